@@ -1,9 +1,10 @@
 """Scenes: pictures with what is known of them, as WebDataset shards with a Parquet index.
 
 A unit is ``shard-00000.tar`` and ``shard-00000.parquet``. The tar holds, per scene that could be read and in key order,
-``KEY.<suffix>`` (the image file's original bytes), ``KEY.label.png`` (class indices, 8 or 16 bit), ``KEY.instances.png``
-(instance numbers from 1, 0 = none) and ``KEY.captions.json``, each only where it exists. The Parquet index has one row
-per scene, failed ones included, and knows each member's offset and size, so any scene is one ``seek`` away.
+``KEY.<suffix>`` (the image file's original bytes), ``KEY.label.png`` (class indices, 8 or 16 bit),
+``KEY.instances.png`` (instance numbers from 1, 0 = none) and ``KEY.captions.json``, each only where it exists. The
+Parquet index has one row per scene, failed ones included, and knows each member's offset and size, so any scene is one
+``seek`` away.
 """
 
 from dataclasses import dataclass

@@ -1,0 +1,233 @@
+"""An artifact: a directory of units, each committed on its own, and a manifest that appears when all are done.
+
+``RUNS/KIND/NAME-DIGEST/`` holds ``artifact.json`` (what it is going to be), the files and the sidecar of each unit,
+``manifest.json`` (last), and ``_local/`` (lock, log, memory of checks: of this machine only, never part of the artifact).
+"""
+
+import contextlib
+import logging
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from storage_schemas.commit import Disk, StagedFile, explained_write_errors, remove_temporaries, write_file
+from storage_schemas.digests import Json, readable_json
+from storage_schemas.errors import ArtifactError
+from storage_schemas.lock import held
+from storage_schemas.manifest import (
+    ARTIFACT_FILE,
+    MANIFEST_FILE,
+    Description,
+    Identity,
+    Manifest,
+    Sidecar,
+    read_document,
+)
+from storage_schemas.status import LOCAL_DIRECTORY, ArtifactStatus, artifact_status, changed_fields
+from storage_schemas.verification import VerifiedFiles
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """One artifact on disk, finished or not. Cheap to make and to send to a worker: it holds no open file.
+
+    Attributes:
+        directory: Where it lies.
+        description: What it is going to be.
+        disk: The calls that its commits are made of; tests replace it.
+    """
+
+    directory: Path
+    description: Description
+    disk: Disk = field(default_factory=Disk, repr=False, compare=False)
+
+    @classmethod
+    def planned(cls, runs: Path, description: Description, disk: Disk | None = None) -> Self:
+        """Return the artifact of a description below a runs directory; nothing is read or written."""
+        return cls(description.identity.directory(runs), description, disk or Disk())
+
+    @classmethod
+    def open(cls, directory: Path) -> Self:
+        """Return the artifact that lies in a directory, finished or not.
+
+        Raises:
+            ArtifactError: If there is none.
+            SchemaError: If another version of this project wrote it.
+        """
+        return cls(directory, Description.read(directory))
+
+    @property
+    def identity(self) -> Identity:
+        """What decides the artifact's bytes."""
+        return self.description.identity
+
+    @property
+    def local_directory(self) -> Path:
+        """Where the lock, the log and the memory of checks lie."""
+        return self.directory / LOCAL_DIRECTORY
+
+    @contextlib.contextmanager
+    def writing(self, *, wait_s: float = 0.0) -> Iterator[None]:
+        """Hold the artifact for writing: make its directory and first file, delete what killed writers left.
+
+        Args:
+            wait_s: How long to wait for another process that holds it [s].
+
+        Raises:
+            HeldError: If another process holds it for longer than that.
+            WriteError: If the directory cannot be written to.
+        """
+        with explained_write_errors(self.directory):
+            self.directory.mkdir(parents=True, exist_ok=True)
+        with held(self.local_directory, wait_s=wait_s):
+            leftovers = remove_temporaries(self.directory, self.disk)
+            if leftovers:
+                logger.info("%s: deleted %d unfinished files of an interrupted run", self.directory, leftovers)
+            self._write_if_changed(ARTIFACT_FILE, self.description.to_json())
+            yield
+
+    def write_unit(self, unit: str) -> "UnitWriter":
+        """Begin to write one unit, done before or not.
+
+        Raises:
+            ArtifactError: If the artifact has no such unit.
+        """
+        if unit not in self.description.units:
+            message = f"{self.directory}: has no unit {unit!r}; its units are {_listed(self.description.units)}"
+            raise ArtifactError(message)
+        return UnitWriter(self, unit)
+
+    def status(self, *, deep: bool = False) -> ArtifactStatus:
+        """Find out the state of every unit.
+
+        Args:
+            deep: Hash every file, also those untouched since they were last hashed.
+        """
+        files = VerifiedFiles(self.directory, self.local_directory / "verified.json", deep=deep)
+        status = artifact_status(self.directory, self.description.units, self.identity.digest(), files)
+        files.remember()
+        return status
+
+    def finish(self) -> Manifest:
+        """Write the manifest, once every unit is done.
+
+        Raises:
+            ArtifactError: If a unit is not done.
+            WriteError: If the operating system refuses.
+        """
+        manifest = self._manifest_of(self.status())
+        self._write_if_changed(
+            MANIFEST_FILE, readable_json({**manifest.to_document(), "manifest_digest": manifest.digest()})
+        )
+        return manifest
+
+    def manifest(self) -> Manifest:
+        """Return the manifest of a finished artifact, its files checked.
+
+        Raises:
+            ArtifactError: If the artifact is not finished, or a file is not what its sidecar states.
+        """
+        path = self.directory / MANIFEST_FILE
+        stated = read_document(path)["manifest_digest"]
+        manifest = self._manifest_of(self.status())
+        if stated != manifest.digest():
+            message = f"{path}: states digest {stated}, its units have {manifest.digest()}; run the stage again"
+            raise ArtifactError(message)
+        return manifest
+
+    def earlier(self) -> dict[Path, tuple[str, ...]]:
+        """Find artifacts of the same kind and name with another digest, and the fields in which they differ."""
+        found = {}
+        for path in sorted(self.directory.parent.glob(f"{self.identity.name}-*/{ARTIFACT_FILE}")):
+            identity = Description.read(path.parent).identity
+            if path.parent != self.directory and identity.name == self.identity.name:
+                found[path.parent] = changed_fields(identity, self.identity)
+        return found
+
+    def _manifest_of(self, status: ArtifactStatus) -> Manifest:
+        """Build the manifest from the sidecars, all of which must be there."""
+        odd = [unit for unit in status.units if unit.sidecar is None]
+        if odd:
+            reasons = "; ".join(f"{unit.unit} is {unit.state}: {unit.reason}" for unit in odd[:3])
+            share = f"{len(odd)} of {len(status.units)} units"
+            message = f"{self.directory}: {share} are not done ({reasons}); run the stage again"
+            raise ArtifactError(message)
+        sidecars = tuple(unit.sidecar for unit in status.units if unit.sidecar is not None)
+        return Manifest(description=self.description, units=sidecars)
+
+    def _write_if_changed(self, name: str, data: bytes) -> None:
+        """Write one of the artifact's own files unless it has these bytes already."""
+        path = self.directory / name
+        if not path.exists() or path.read_bytes() != data:
+            write_file(path, data, self.disk)
+
+
+class UnitWriter:
+    """Writes the files of one unit and commits them together; left without ``commit`` it leaves nothing believed."""
+
+    def __init__(self, artifact: Artifact, unit: str) -> None:
+        self._artifact = artifact
+        self._unit = unit
+        self._staged: list[StagedFile] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for staged in self._staged:
+            staged.discard()
+
+    def file(self, suffix: str) -> StagedFile:
+        """Open the unit's file ``UNIT.SUFFIX`` for writing under a temporary name.
+
+        Raises:
+            WriteError: If the operating system refuses.
+        """
+        staged = StagedFile(self._artifact.directory / f"{self._unit}.{suffix}", self._artifact.disk)
+        self._staged.append(staged)
+        return staged
+
+    def commit(self, *, rows: int, counts: Mapping[str, int], facts: Mapping[str, Json] | None = None) -> Sidecar:
+        """Sync and publish all files, then the sidecar; only with the latter the unit is done.
+
+        Args:
+            rows: Number of rows, failed ones included.
+            counts: Rows per status; they add up to ``rows``.
+            facts: Small facts of the unit for later summing up.
+
+        Raises:
+            ArtifactError: If the counts do not add up.
+            WriteError: If the operating system refuses.
+        """
+        artifact = self._artifact
+        sidecar = Sidecar(
+            unit=self._unit,
+            artifact_digest=artifact.identity.digest(),
+            files=tuple(sorted((staged.seal() for staged in self._staged), key=lambda record: record.name)),
+            rows=rows,
+            counts=dict(counts),
+            facts=dict(facts or {}),
+        )
+        while self._staged:
+            self._staged[0].publish()
+            del self._staged[0]
+        with explained_write_errors(artifact.directory):
+            artifact.disk.sync_directory(artifact.directory)
+        write_file(artifact.directory / f"{self._unit}.json", sidecar.to_json(), artifact.disk)
+        return sidecar
+
+
+def artifacts_below(runs: Path, kind: str = "*") -> list[Artifact]:
+    """Return all artifacts below a runs directory, in order of kind and directory name."""
+    return [Artifact.open(path.parent) for path in sorted(runs.glob(f"{kind}/*/{ARTIFACT_FILE}"))]
+
+
+def _listed(names: tuple[str, ...]) -> str:
+    """Write a few names of many."""
+    return ", ".join(names) if len(names) <= 4 else f"{names[0]} to {names[-1]} ({len(names)})"

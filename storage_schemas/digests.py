@@ -1,0 +1,54 @@
+"""Digests: canonical JSON for settings, sha256 for files."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+Json: TypeAlias = "str | int | float | bool | None | Sequence[Json] | Mapping[str, Json]"
+
+
+@dataclass(frozen=True, slots=True)
+class FileRecord:
+    """What a sidecar states of one file.
+
+    Attributes:
+        name: File name inside the artifact's directory.
+        size_bytes: Length of the file.
+        sha256: Lower-case hexadecimal digest of the file's bytes.
+    """
+
+    name: str
+    size_bytes: int
+    sha256: str
+
+
+def canonical_json(value: Json) -> bytes:
+    """Encode a JSON value so that equal values give equal bytes: sorted keys, no blanks, UTF-8.
+
+    Raises:
+        ValueError: If the value holds NaN or an infinity, which JSON has not.
+    """
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+
+
+def readable_json(value: Json) -> bytes:
+    """Encode a JSON value for people: sorted keys, two blanks of indent, a newline at the end."""
+    return json.dumps(value, sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False).encode() + b"\n"
+
+
+def sha256_of_json(value: Json) -> str:
+    """Return the hexadecimal sha256 of a JSON value's canonical encoding."""
+    return hashlib.sha256(canonical_json(value)).hexdigest()
+
+
+def sha256_of_file(path: Path) -> str:
+    """Return the hexadecimal sha256 of a file's bytes.
+
+    Raises:
+        OSError: If the file cannot be read.
+    """
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

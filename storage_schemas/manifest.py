@@ -1,0 +1,234 @@
+"""What an artifact says of itself: its identity, a sidecar per unit, and a manifest that appears last.
+
+All three are JSON files with sorted keys and no clock, host name or path in them, so that equal work gives equal bytes.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from storage_schemas.digests import FileRecord, Json, readable_json, sha256_of_json
+from storage_schemas.errors import ArtifactError, SchemaError
+
+ARTIFACT_FILE = "artifact.json"
+MANIFEST_FILE = "manifest.json"
+FORMAT = 1
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+_DIGEST_CHARACTERS = 12
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Identity:
+    """What decides an artifact's bytes; equal identities mean equal artifacts.
+
+    Attributes:
+        kind: Artifact kind, also the name of its directory below the runs directory (``"scenes"``).
+        name: A person's name for it (``"coco-train2017"``); letters, digits, ``_`` and ``-``.
+        schema_version: Version of the kind's columns and files.
+        recipe: Number in the stage's file that a developer raises when the stage's meaning changes.
+        settings: The settings that change the result, and no others.
+        inputs: Role of each input artifact to its manifest's digest.
+    """
+
+    kind: str
+    name: str
+    schema_version: int
+    recipe: int
+    settings: Mapping[str, Json]
+    inputs: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for label, value in (("kind", self.kind), ("name", self.name)):
+            if not _NAME.fullmatch(value):
+                message = f"artifact {label}: {value!r} will not do; use letters, digits, '_' and '-'"
+                raise ArtifactError(message)
+
+    def digest(self) -> str:
+        """Return the sha256 of the identity; half of it would do, so directory names carry its first part."""
+        return sha256_of_json(asdict(self))
+
+    def directory(self, runs: Path) -> Path:
+        """Return where the artifact lies below a runs directory: ``KIND/NAME-DIGEST``."""
+        return runs / self.kind / f"{self.name}-{self.digest()[:_DIGEST_CHARACTERS]}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Description:
+    """The first file of an artifact: what it is going to be.
+
+    Attributes:
+        identity: What decides its bytes.
+        units: Names of all its units, in order. They follow from the identity.
+        attributes: What every reader of the artifact needs beside its rows, such as class names.
+    """
+
+    identity: Identity
+    units: tuple[str, ...]
+    attributes: Mapping[str, Json] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for unit in self.units:
+            if not _NAME.fullmatch(unit):
+                message = f"unit name: {unit!r} will not do; use letters, digits, '_' and '-'"
+                raise ArtifactError(message)
+        if len(set(self.units)) != len(self.units):
+            message = (
+                f"units: {len(self.units)} names, {len(set(self.units))} of them distinct; give each a name of its own"
+            )
+            raise ArtifactError(message)
+
+    def to_json(self) -> bytes:
+        """Encode for ``artifact.json``."""
+        return readable_json(
+            {
+                "format": FORMAT,
+                "identity": asdict(self.identity),
+                "digest": self.identity.digest(),
+                "units": list(self.units),
+                "attributes": self.attributes,
+            }
+        )
+
+    @classmethod
+    def read(cls, directory: Path) -> "Description":
+        """Read ``artifact.json`` of an artifact's directory.
+
+        Raises:
+            ArtifactError: If the file is absent or its digest is not that of its identity.
+            SchemaError: If another version of this project wrote it.
+        """
+        path = directory / ARTIFACT_FILE
+        document = read_document(path)
+        identity = Identity(**document["identity"])
+        if document["digest"] != identity.digest():
+            found = f"states digest {document['digest']}, its identity has {identity.digest()}"
+            message = f"{path}: {found}; run the stage again, which writes it anew"
+            raise ArtifactError(message)
+        return cls(identity=identity, units=tuple(document["units"]), attributes=document["attributes"])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sidecar:
+    """What a unit states of itself once all its files lie under their final names.
+
+    Attributes:
+        unit: Name of the unit.
+        artifact_digest: Digest of the identity that the unit was made for.
+        files: Its files, in order of name.
+        rows: Number of rows, failed ones included.
+        counts: Rows per status; they add up to ``rows``.
+        facts: Small facts of the unit that the stage wants to sum up later, JSON.
+    """
+
+    unit: str
+    artifact_digest: str
+    files: tuple[FileRecord, ...]
+    rows: int
+    counts: Mapping[str, int]
+    facts: Mapping[str, Json] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if sum(self.counts.values()) != self.rows:
+            found = f"{self.rows} rows, but the counts {dict(self.counts)} add up to {sum(self.counts.values())}"
+            message = f"{self.unit}: {found}; count every row once"
+            raise ArtifactError(message)
+
+    def to_json(self) -> bytes:
+        """Encode for ``UNIT.json``."""
+        return readable_json({"format": FORMAT, **asdict(self)})
+
+    @classmethod
+    def read(cls, path: Path) -> "Sidecar":
+        """Read a sidecar.
+
+        Raises:
+            ArtifactError: If the file is absent or is not a sidecar.
+            SchemaError: If another version of this project wrote it.
+        """
+        document = read_document(path)
+        del document["format"]
+        try:
+            document["files"] = tuple(FileRecord(**record) for record in document["files"])
+            return cls(**document)
+        except (KeyError, TypeError) as error:
+            message = f"{path}: is not a sidecar ({error}); delete it and run the stage again"
+            raise ArtifactError(message) from error
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    """The last file of an artifact: every unit is done, and this is what they are.
+
+    Attributes:
+        description: What the artifact is.
+        units: The sidecars in order of units.
+    """
+
+    description: Description
+    units: tuple[Sidecar, ...]
+
+    @property
+    def rows(self) -> int:
+        """Number of rows over all units."""
+        return sum(sidecar.rows for sidecar in self.units)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Rows per status over all units."""
+        totals: dict[str, int] = {}
+        for sidecar in self.units:
+            for status, count in sidecar.counts.items():
+                totals[status] = totals.get(status, 0) + count
+        return dict(sorted(totals.items()))
+
+    def to_document(self) -> dict[str, Json]:
+        """Return the JSON form, whose canonical digest stands for the artifact as an input of others."""
+        identity = self.description.identity
+        return {
+            "format": FORMAT,
+            "kind": identity.kind,
+            "name": identity.name,
+            "digest": identity.digest(),
+            "attributes": self.description.attributes,
+            "rows": self.rows,
+            "counts": self.counts,
+            "units": [
+                {key: value for key, value in asdict(sidecar).items() if key != "artifact_digest"}
+                for sidecar in self.units
+            ],
+        }
+
+    def digest(self) -> str:
+        """Return the sha256 over all that the manifest states; equal digests mean equal files."""
+        return sha256_of_json(self.to_document())
+
+
+def read_document(path: Path) -> dict[str, Any]:
+    """Read one of the JSON files of an artifact.
+
+    Raises:
+        ArtifactError: If the file is absent, or is no JSON object.
+        SchemaError: If another version of this project wrote it.
+    """
+    try:
+        document = json.loads(path.read_bytes())
+    except FileNotFoundError as error:
+        message = f"{path}: is not there; run the stage that makes it"
+        raise ArtifactError(message) from error
+    except (OSError, ValueError) as error:
+        message = f"{path}: cannot be read ({error}); delete it and run the stage again"
+        raise ArtifactError(message) from error
+    if not isinstance(document, dict):
+        message = (
+            f"{path}: holds a {type(document).__name__}, a JSON object is wanted; delete it and run the stage again"
+        )
+        raise ArtifactError(message)
+    if document.get("format") != FORMAT:
+        found = f"storage format {document.get('format')!r}, this version reads {FORMAT}"
+        message = f"{path}: {found}; use the version that wrote it"
+        raise SchemaError(message)
+    return document

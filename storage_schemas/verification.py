@@ -1,0 +1,78 @@
+"""Whether files are what their sidecars state, without hashing again what has not been touched.
+
+A hash is remembered together with the file's size, inode and both its times of change, as git does for its index: any
+write to the file changes at least one of them. Files touched within the last seconds are hashed each time, since a
+second write in the same tick of the clock would leave no trace. What decays on the device without a write is found by
+``deep`` checks.
+"""
+
+import json
+import logging
+import os
+import time
+from pathlib import Path
+
+from storage_schemas.commit import Disk, write_file
+from storage_schemas.digests import FileRecord, readable_json, sha256_of_file
+from storage_schemas.errors import WriteError
+
+logger = logging.getLogger(__name__)
+
+_SETTLED_AFTER_NS = 2_000_000_000
+
+
+class VerifiedFiles:
+    """Checks the files of one directory and remembers what it found.
+
+    Args:
+        directory: The artifact's directory.
+        memory: File that keeps what was found between runs; it is of this machine only, and losing it costs time alone.
+        deep: Hash every file, whatever is remembered.
+    """
+
+    def __init__(self, directory: Path, memory: Path, *, deep: bool = False) -> None:
+        self._directory = directory
+        self._memory = memory
+        self._known: dict[str, list[int | str]] = {} if deep else _remembered(memory)
+        self._found: dict[str, list[int | str]] = {}
+
+    def fault(self, record: FileRecord) -> str:
+        """Say how a file differs from what is stated of it; return an empty string if it doesn't.
+
+        Raises:
+            OSError: If the file is there but cannot be read.
+        """
+        path = self._directory / record.name
+        try:
+            stat = path.stat()
+        except FileNotFoundError:
+            return f"{record.name} is missing"
+        if stat.st_size != record.size_bytes:
+            return f"{record.name} has {stat.st_size:,} bytes, its sidecar states {record.size_bytes:,}"
+        traits: list[int | str] = [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
+        known = self._known.get(record.name)
+        sha256 = str(known[-1]) if known is not None and known[:-1] == traits else sha256_of_file(path)
+        if time.time_ns() - max(stat.st_ctime_ns, stat.st_mtime_ns) > _SETTLED_AFTER_NS:
+            self._found[record.name] = [*traits, sha256]
+        if sha256 != record.sha256:
+            return f"{record.name} has sha256 {sha256[:12]}..., its sidecar states {record.sha256[:12]}..."
+        return ""
+
+    def remember(self) -> None:
+        """Keep what was found for the next check; on a read-only file system it is not kept."""
+        if self._found == self._known or not os.access(self._directory, os.W_OK):
+            return
+        try:
+            self._memory.parent.mkdir(exist_ok=True)
+            write_file(self._memory, readable_json(self._found), Disk())
+        except (WriteError, OSError) as error:
+            logger.info("%s: not kept, the next check hashes again (%s)", self._memory, error)
+
+
+def _remembered(memory: Path) -> dict[str, list[int | str]]:
+    """Read the memory; one that is absent or damaged is an empty one."""
+    try:
+        document = json.loads(memory.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return document if isinstance(document, dict) else {}
