@@ -1,7 +1,7 @@
 """An artifact: a directory of units, each committed on its own, and a manifest that appears when all are done.
 
 ``RUNS/KIND/NAME-DIGEST/`` holds ``artifact.json`` (what it is going to be), the files and the sidecar of each unit,
-``manifest.json`` (last), and ``_local/`` (lock, log, memory of checks: of this machine only, never part of the artifact).
+``manifest.json`` (last), and ``_local/`` (lock, log, memory of checks: of this machine only, no part of the artifact).
 """
 
 import contextlib

@@ -7,12 +7,56 @@ Parquet index has one row per scene, failed ones included, and knows each member
 ``seek`` away.
 """
 
-from dataclasses import dataclass
-from typing import NamedTuple
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from types import TracebackType
+from typing import Any, NamedTuple, Self
+
+import pyarrow as pa
+
+from storage_schemas.artifact import Artifact
+from storage_schemas.digests import Json
+from storage_schemas.errors import ArtifactError
+from storage_schemas.manifest import Sidecar
+from storage_schemas.tables import TableSchema, TableWriter, read_table
+from storage_schemas.tars import Member, ShardTarWriter, read_member
 
 KIND = "scenes"
 SCHEMA_VERSION = 1
 OK = "ok"
+
+_MEMBER = pa.struct(
+    [pa.field("offset", pa.int64(), nullable=False), pa.field("size_bytes", pa.int64(), nullable=False)]
+)
+_CAPTION = pa.struct(
+    [pa.field("caption_id", pa.int64(), nullable=False), pa.field("text", pa.string(), nullable=False)]
+)
+
+SCHEMA = TableSchema(
+    KIND,
+    SCHEMA_VERSION,
+    pa.schema(
+        [
+            pa.field("key", pa.string(), nullable=False),
+            pa.field("image_id", pa.string(), nullable=False),
+            pa.field("status", pa.string(), nullable=False),
+            pa.field("reason", pa.string(), nullable=False),
+            pa.field("width_px", pa.int32(), nullable=False),
+            pa.field("height_px", pa.int32(), nullable=False),
+            pa.field("exif_orientation", pa.int8(), nullable=False),
+            pa.field("image_suffix", pa.string(), nullable=False),
+            pa.field("source_path", pa.string(), nullable=False),
+            pa.field("classes", pa.list_(pa.uint16()), nullable=False),
+            pa.field("captions", pa.list_(_CAPTION), nullable=False),
+            pa.field("image", _MEMBER),
+            pa.field("label", _MEMBER),
+            pa.field("instances", _MEMBER),
+        ]
+    ),
+)
 
 
 class Caption(NamedTuple):
@@ -25,6 +69,43 @@ class Caption(NamedTuple):
 
     caption_id: int
     text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScenesAttributes:
+    """What readers of an artifact of scenes need beside its rows.
+
+    Attributes:
+        vocabulary: Name of the class list; empty without labels.
+        class_names: Class names in index order.
+        seen: Per class ``"seen"``, ``"unseen"`` or ``"uncertain"``: whether COCO-Stuff (or the drawn world's labelled
+            part) names it.
+        ignore_label: Value of pixels without a class.
+        licence: Licence or terms of the pictures and annotations, one line.
+    """
+
+    vocabulary: str
+    class_names: tuple[str, ...]
+    seen: tuple[str, ...]
+    ignore_label: int
+    licence: str
+
+    def to_json(self) -> dict[str, Json]:
+        """Return the form that ``Description.attributes`` holds."""
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+
+    @classmethod
+    def of(cls, artifact: Artifact) -> Self:
+        """Return the attributes of an artifact of scenes.
+
+        Raises:
+            ArtifactError: If the artifact is not one of scenes.
+        """
+        if artifact.identity.kind != KIND:
+            message = f"{artifact.directory}: is an artifact of {artifact.identity.kind}, one of {KIND} is wanted"
+            raise ArtifactError(message)
+        values: dict[str, Any] = dict(artifact.description.attributes)
+        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,3 +144,125 @@ class Scene:
     source_path: str = ""
     status: str = OK
     reason: str = ""
+
+
+class SceneShardWriter:
+    """Writes one shard of scenes; a context manager that commits nothing by itself."""
+
+    def __init__(self, artifact: Artifact, unit: str) -> None:
+        self._writer = artifact.write_unit(unit)
+        self._tar = ShardTarWriter(self._writer.file("tar"))
+        self._table_file = self._writer.file("parquet")
+        self._rows: list[dict[str, Any]] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._writer.__exit__(kind, error, trace)
+
+    def add(self, scene: Scene) -> None:
+        """Append one scene; one that could not be read becomes a row without members.
+
+        Raises:
+            ArtifactError: If its key is not greater than that of the scene before, or cannot name a tar member.
+            WriteError: If the operating system refuses.
+        """
+        if self._rows and scene.key <= self._rows[-1]["key"]:
+            message = (
+                f"scene {scene.key!r}: comes after {self._rows[-1]['key']!r}; add scenes in ascending order of key"
+            )
+            raise ArtifactError(message)
+        members: dict[str, dict[str, int] | None] = {"image": None, "label": None, "instances": None}
+        if scene.status == OK:
+            if scene.captions:
+                self._tar.add(scene.key, "captions.json", _captions_json(scene.captions))
+            members["image"] = self._add(scene.key, scene.image_suffix, scene.image)
+            members["instances"] = self._add(scene.key, "instances.png", scene.instances_png)
+            members["label"] = self._add(scene.key, "label.png", scene.label_png)
+        self._rows.append(
+            {
+                "key": scene.key,
+                "image_id": scene.image_id,
+                "status": scene.status,
+                "reason": scene.reason,
+                "width_px": scene.width_px,
+                "height_px": scene.height_px,
+                "exif_orientation": scene.exif_orientation,
+                "image_suffix": scene.image_suffix,
+                "source_path": scene.source_path,
+                "classes": scene.classes,
+                "captions": [caption._asdict() for caption in scene.captions],
+                **members,
+            }
+        )
+
+    def commit(self) -> Sidecar:
+        """Make the shard a finished unit.
+
+        Raises:
+            WriteError: If the operating system refuses.
+        """
+        self._tar.__exit__(None, None, None)
+        with TableWriter(self._table_file, SCHEMA) as table:
+            table.write_rows(self._rows)
+        counts = Counter(row["status"] for row in self._rows)
+        facts = {
+            "captions": sum(len(row["captions"]) for row in self._rows),
+            "labelled": sum(row["label"] is not None for row in self._rows),
+        }
+        return self._writer.commit(rows=len(self._rows), counts=counts, facts=facts)
+
+    def _add(self, key: str, suffix: str, data: bytes | None) -> dict[str, int] | None:
+        return self._tar.add(key, suffix, data)._asdict() if data is not None else None
+
+
+class SceneShard:
+    """One finished shard: its index as a table, and any scene of it by row."""
+
+    def __init__(self, artifact: Artifact, unit: str) -> None:
+        self._tar_path = artifact.directory / f"{unit}.tar"
+        self._index_path = artifact.directory / f"{unit}.parquet"
+
+    @cached_property
+    def index(self) -> pa.Table:
+        """One row per scene in key order, failed ones included; columns as in ``SCHEMA``.
+
+        Raises:
+            SchemaError: If the index is of another schema.
+        """
+        return read_table(self._index_path, SCHEMA)
+
+    def scenes(self, rows: Sequence[int] | None = None, *, labels: bool = True) -> Iterator[Scene]:
+        """Read scenes, failed ones included.
+
+        Args:
+            rows: Row numbers of the index in the order wanted; all by default.
+            labels: Whether to read label and instance maps; without, they are None.
+
+        Raises:
+            CorruptUnitError: If the tar is shorter than the index says.
+        """
+        table = self.index if rows is None else self.index.take(list(rows))
+        with self._tar_path.open("rb") as file:
+            for row in table.to_pylist():
+                wanted = ("image", "label", "instances") if labels else ("image",)
+                parts = {name: read_member(file, Member(**row[name]), self._tar_path) for name in wanted if row[name]}
+                yield _scene(row, parts)
+
+
+def _scene(row: dict[str, Any], parts: dict[str, bytes]) -> Scene:
+    """Put a row of the index and the bytes of its members together."""
+    own = {name: row[name] for name in SCHEMA.columns.names if name not in {"image", "label", "instances"}}
+    own["classes"] = tuple(row["classes"])
+    own["captions"] = tuple(Caption(**caption) for caption in row["captions"])
+    return Scene(
+        image=parts.get("image", b""), label_png=parts.get("label"), instances_png=parts.get("instances"), **own
+    )
+
+
+def _captions_json(captions: Sequence[Caption]) -> bytes:
+    """Encode captions as the tar's member has them: a list of objects with ``caption_id`` and ``text``."""
+    return json.dumps([caption._asdict() for caption in captions], ensure_ascii=False).encode()

@@ -1,0 +1,129 @@
+"""Parquet tables with fixed writer options and a schema that is checked when they are read."""
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from storage_schemas.errors import SchemaError
+
+_KIND = b"ovseg.kind"
+_VERSION = b"ovseg.schema_version"
+
+
+@dataclass(frozen=True, slots=True)
+class TableSchema:
+    """Columns of a table, with the kind and version that its files carry.
+
+    Attributes:
+        kind: Artifact kind.
+        version: Schema version; a reader refuses any other.
+        columns: Arrow fields in order.
+    """
+
+    kind: str
+    version: int
+    columns: pa.Schema
+
+    def with_metadata(self) -> pa.Schema:
+        """Return the Arrow schema that is written, kind and version among its metadata."""
+        return self.columns.with_metadata({_KIND: self.kind.encode(), _VERSION: str(self.version).encode()})
+
+
+class TableWriter:
+    """Writes a Parquet table in batches; equal batches give equal bytes."""
+
+    def __init__(self, file: io.RawIOBase, schema: TableSchema) -> None:
+        self._schema = schema.with_metadata()
+        self._writer = pq.ParquetWriter(
+            file,
+            self._schema,
+            version="2.6",
+            data_page_version="1.0",
+            compression="zstd",
+            compression_level=3,
+            use_dictionary=True,
+            write_statistics=True,
+        )
+        self.rows = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def write_rows(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Append rows, each a mapping of all columns, as one row group."""
+        self._write(pa.Table.from_pylist(list(rows), schema=self._schema))
+
+    def write_columns(self, columns: Mapping[str, Any]) -> None:
+        """Append rows given as one array per column, as one row group.
+
+        Raises:
+            SchemaError: If a column is missing or one too many.
+        """
+        if set(columns) != set(self._schema.names):
+            found, wanted = sorted(columns), sorted(self._schema.names)
+            message = f"columns: found {found}, wanted {wanted}; give each column once"
+            raise SchemaError(message)
+        arrays = [pa.array(columns[field.name], type=field.type) for field in self._schema]
+        self._write(pa.Table.from_arrays(arrays, schema=self._schema))
+
+    def _write(self, table: pa.Table) -> None:
+        self._writer.write_table(table, row_group_size=max(1, table.num_rows))
+        self.rows += table.num_rows
+
+    def close(self) -> None:
+        """Write the footer; the file stays open."""
+        self._writer.close()
+
+
+def read_table(path: Path, schema: TableSchema, *, columns: Sequence[str] | None = None) -> pa.Table:
+    """Read a table, or some of its columns, after checking that it is of this schema.
+
+    Args:
+        path: Parquet file.
+        schema: What the file has to be.
+        columns: Names of the columns to read; all by default.
+
+    Raises:
+        SchemaError: If the file is of another kind, version or column type, or is no Parquet file.
+    """
+    try:
+        file = pq.ParquetFile(path)
+    except (pa.ArrowInvalid, OSError) as error:
+        message = f"{path}: cannot be read as Parquet ({error}); run the stage that makes it again"
+        raise SchemaError(message) from error
+    with file:
+        check_schema(path, file.schema_arrow, schema)
+        return file.read(columns=list(columns) if columns is not None else None)
+
+
+def check_schema(path: Path, found: pa.Schema, wanted: TableSchema) -> None:
+    """Compare the schema of a file with the one that its reader knows.
+
+    Raises:
+        SchemaError: If kind, version, or name or type of a column differ.
+    """
+    metadata = found.metadata or {}
+    kind, version = metadata.get(_KIND, b"").decode(), metadata.get(_VERSION, b"").decode()
+    if (kind, version) != (wanted.kind, str(wanted.version)):
+        found_text = f"is of kind {kind or 'unknown'!r}, schema {version or 'unknown'}"
+        wanted_text = f"kind {wanted.kind!r}, schema {wanted.version} is wanted"
+        message = f"{path}: {found_text}, {wanted_text}; run the stage that makes it again"
+        raise SchemaError(message)
+    for field in wanted.columns:
+        index = found.get_field_index(field.name)
+        type_found = found.field(index).type if index >= 0 else "missing"
+        if type_found != field.type:
+            difference = f"column {field.name!r} is {type_found}, schema {wanted.version} wants {field.type}"
+            message = f"{path}: {difference}; run the stage that makes it again"
+            raise SchemaError(message)

@@ -1,0 +1,81 @@
+"""WebDataset tar shards: members in the order given, fixed owner and time, and the place of each member known.
+
+The standard library's ``tarfile`` in its plain ustar format: importing webdataset's own writer would import torch.
+"""
+
+import io
+import re
+import tarfile
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO, NamedTuple, Self
+
+from storage_schemas.errors import ArtifactError, CorruptUnitError
+
+KEY = re.compile(r"[A-Za-z0-9_-]{1,80}")
+_MEMBER = re.compile(r"[A-Za-z0-9_-]{1,80}\.[a-z0-9.]{1,19}")
+_BLOCK_BYTES = 512
+
+
+class Member(NamedTuple):
+    """Where a member's bytes lie in its tar.
+
+    Attributes:
+        offset: Position of the first byte.
+        size_bytes: Number of bytes.
+    """
+
+    offset: int
+    size_bytes: int
+
+
+class ShardTarWriter:
+    """Writes members to a tar; equal members in equal order give equal bytes."""
+
+    def __init__(self, file: io.RawIOBase) -> None:
+        self._tar = tarfile.open(fileobj=file, mode="w|", format=tarfile.USTAR_FORMAT)  # noqa: SIM115
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self._tar.close()
+
+    def add(self, key: str, suffix: str, data: bytes) -> Member:
+        """Append the member ``KEY.SUFFIX``.
+
+        Raises:
+            ArtifactError: If WebDataset could not split the name into key and suffix, or ustar not hold it.
+        """
+        name = f"{key}.{suffix}"
+        if not _MEMBER.fullmatch(name):
+            message = (
+                f"tar member {name!r}: a key of at most 80 letters, digits, '_' and '-' is wanted; rename the sample"
+            )
+            raise ArtifactError(message)
+        info = tarfile.TarInfo(name)
+        info.size = len(data)
+        info.mode = 0o444
+        offset = self._tar.offset + _BLOCK_BYTES  # ustar: one header block, then the bytes
+        self._tar.addfile(info, io.BytesIO(data))
+        return Member(offset, len(data))
+
+
+def read_member(file: BinaryIO, member: Member, path: Path) -> bytes:
+    """Read one member's bytes from an open tar.
+
+    Raises:
+        CorruptUnitError: If the tar ends before the member does.
+    """
+    file.seek(member.offset)
+    data = file.read(member.size_bytes)
+    if len(data) != member.size_bytes:
+        found = (
+            f"ends within the member that its index lists at byte {member.offset:,}, {member.size_bytes:,} bytes long"
+        )
+        message = f"{path}: {found}; run 'ovseg status' and the stage that makes it again"
+        raise CorruptUnitError(message)
+    return data
