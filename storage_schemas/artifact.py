@@ -25,7 +25,7 @@ from storage_schemas.manifest import (
     Sidecar,
     read_document,
 )
-from storage_schemas.status import LOCAL_DIRECTORY, ArtifactStatus, artifact_status, changed_fields
+from storage_schemas.status import LOCAL_DIRECTORY, ArtifactStatus, UnitState, artifact_status, changed_fields
 from storage_schemas.verification import VerifiedFiles
 
 logger = logging.getLogger(__name__)
@@ -112,18 +112,30 @@ class Artifact:
         files.remember()
         return status
 
-    def finish(self) -> Manifest:
-        """Write the manifest, once every unit is done.
+    def manifest_of(self, sidecars: Mapping[str, Sidecar]) -> Manifest:
+        """Put the sidecars of all units together.
+
+        Args:
+            sidecars: Sidecar by unit.
 
         Raises:
-            ArtifactError: If a unit is not done.
+            ArtifactError: If one is missing.
+        """
+        missing = tuple(unit for unit in self.description.units if unit not in sidecars)
+        if missing:
+            share = f"{len(missing)} of {len(self.description.units)} units"
+            message = f"{self.directory}: {share} are not done: {_listed(missing)}; run the stage again"
+            raise ArtifactError(message)
+        return Manifest(description=self.description, units=tuple(sidecars[unit] for unit in self.description.units))
+
+    def finish(self, manifest: Manifest) -> None:
+        """Write the manifest, which says that all units are done.
+
+        Raises:
             WriteError: If the operating system refuses.
         """
-        manifest = self._manifest_of(self.status())
-        self._write_if_changed(
-            MANIFEST_FILE, readable_json({**manifest.to_document(), "manifest_digest": manifest.digest()})
-        )
-        return manifest
+        document = {**manifest.to_document(), "manifest_digest": manifest.digest()}
+        self._write_if_changed(MANIFEST_FILE, readable_json(document))
 
     def manifest(self) -> Manifest:
         """Return the manifest of a finished artifact, its files checked.
@@ -132,8 +144,13 @@ class Artifact:
             ArtifactError: If the artifact is not finished, or a file is not what its sidecar states.
         """
         path = self.directory / MANIFEST_FILE
-        stated = read_document(path)["manifest_digest"]
-        manifest = self._manifest_of(self.status())
+        stated = read_document(path).get("manifest_digest")
+        status = self.status()
+        for unit in status.units:
+            if unit.state is not UnitState.DONE:
+                message = f"{self.directory}: {unit.unit} is {unit.state}: {unit.reason}; run the stage again"
+                raise ArtifactError(message)
+        manifest = self.manifest_of({unit.unit: unit.sidecar for unit in status.units if unit.sidecar is not None})
         if stated != manifest.digest():
             message = f"{path}: states digest {stated}, its units have {manifest.digest()}; run the stage again"
             raise ArtifactError(message)
@@ -147,17 +164,6 @@ class Artifact:
             if path.parent != self.directory and identity.name == self.identity.name:
                 found[path.parent] = changed_fields(identity, self.identity)
         return found
-
-    def _manifest_of(self, status: ArtifactStatus) -> Manifest:
-        """Build the manifest from the sidecars, all of which must be there."""
-        odd = [unit for unit in status.units if unit.sidecar is None]
-        if odd:
-            reasons = "; ".join(f"{unit.unit} is {unit.state}: {unit.reason}" for unit in odd[:3])
-            share = f"{len(odd)} of {len(status.units)} units"
-            message = f"{self.directory}: {share} are not done ({reasons}); run the stage again"
-            raise ArtifactError(message)
-        sidecars = tuple(unit.sidecar for unit in status.units if unit.sidecar is not None)
-        return Manifest(description=self.description, units=sidecars)
 
     def _write_if_changed(self, name: str, data: bytes) -> None:
         """Write one of the artifact's own files unless it has these bytes already."""

@@ -104,8 +104,11 @@ class ScenesAttributes:
         if artifact.identity.kind != KIND:
             message = f"{artifact.directory}: is an artifact of {artifact.identity.kind}, one of {KIND} is wanted"
             raise ArtifactError(message)
-        values: dict[str, Any] = dict(artifact.description.attributes)
-        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+        values: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in artifact.description.attributes.items()
+        }
+        return cls(**values)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
