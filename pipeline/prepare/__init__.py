@@ -1,0 +1,1 @@
+"""Data preparation: official layouts, and anybody's own pictures, become scenes."""
