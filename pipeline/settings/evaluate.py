@@ -1,0 +1,50 @@
+"""Settings of stage 4: zero-shot evaluation and the paper's ablations (OVSeg, sections 3.4 and 4)."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from pipeline.settings.model import CHANGES_NO_RESULT, Precision, SettingsModel, Share
+
+
+class EvaluatedDatasetSettings(SettingsModel):
+    """One labelled data set to be evaluated on."""
+
+    dataset: str = Field(min_length=1, description="A name under 'datasets'; it needs labels.")
+    ensemble_weight: Share = Field(
+        default=0.7, description="Lambda in p^(1-lambda) p_hat^lambda: 0 = proposal net only, 1 = CLIP only."
+    )
+
+
+class EvaluateSettings(SettingsModel):
+    """Stage 4, ``ovseg evaluate``: labelled scenes, the proposal net and the adapted CLIP in, ``scores`` out."""
+
+    datasets: tuple[EvaluatedDatasetSettings, ...] = Field(default=(), description="What to evaluate on, in order.")
+    short_side_px: int = Field(default=512, ge=16, le=8192, description="Short side of the net's input [px].")
+    max_side_px: int = Field(default=2048, ge=16, le=8192, description="Upper limit of the input's long side [px].")
+    mask_threshold: Share = Field(default=0.5, description="Mask probability above which a pixel is in the crop.")
+    prompt_templates: str = Field(
+        default="vild", min_length=1, description="Name of the prompt templates for class names."
+    )
+    precision: Precision = Field(default="fp32", description="Arithmetic on CUDA.")
+    use_mask_prompts: bool = Field(default=True, description="Give masked patches their prompt tokens (Table 3).")
+    masked_crops: bool = Field(default=True, description="Fill crops outside the mask; off = the box as it is.")
+    proposals: Literal["net", "ground-truth"] = Field(
+        default="net", description="'ground-truth' = masks of the labels with CLIP as the classifier (Figure 1)."
+    )
+    oracle_labels: bool = Field(
+        default=False, description="Give each proposal the class of the ground truth that it covers best (Figure 1)."
+    )
+    sweep_ensemble_weights: tuple[Share, ...] = Field(
+        default=(0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.65, 0.7, 0.75, 0.8, 0.9, 1.0),
+        description="Ensemble weights of --ablate; no model runs again for them.",
+    )
+    sweep_mask_thresholds: tuple[Share, ...] = Field(
+        default=(0.35, 0.4, 0.45, 0.5), description="Mask thresholds of --ablate; the CLIP branch runs for each."
+    )
+    bootstrap_rounds: int = Field(
+        default=1000, ge=1, le=1_000_000, description="Resamplings of images for the 95 % intervals."
+    )
+    batch_crops: int = Field(
+        default=128, ge=1, description="Crops per forward pass of CLIP.", json_schema_extra=CHANGES_NO_RESULT
+    )

@@ -1,0 +1,91 @@
+"""Settings of stage 2, mining: propose masks, embed masked crops, pair them with nouns (OVSeg, section 3.2)."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from pipeline.settings.model import CHANGES_NO_RESULT, Precision, SettingsModel, Share
+
+Source = Literal["masks-classes", "masks-1-caption", "proposals-1-caption", "proposals-5-captions"]
+"""Where masks and texts of pairs come from, the four rows of the paper's Table 2; 'masks' are ground truth."""
+
+
+class ProposeSettings(SettingsModel):
+    """First step: scenes and the proposal net give proposals. A change here redoes all three steps."""
+
+    short_side_px: int = Field(default=512, ge=16, le=8192, description="Short side of the net's input [px].")
+    max_side_px: int = Field(default=2048, ge=16, le=8192, description="Upper limit of the input's long side [px].")
+    mask_threshold: Share = Field(default=0.5, description="Mask probability above which a pixel is in the mask.")
+    duplicate_iou: float = Field(
+        default=1.0,
+        gt=0,
+        le=1,
+        description="IoU with an earlier query's mask above which a proposal is dropped; 1 = none is.",
+    )
+    precision: Precision = Field(default="fp32", description="Arithmetic on CUDA.")
+    batch_images: int = Field(
+        default=1, ge=1, description="Images per forward pass.", json_schema_extra=CHANGES_NO_RESULT
+    )
+
+
+class EmbedSettings(SettingsModel):
+    """Second step: the original CLIP gives one embedding per masked crop. No noun or caption plays a part."""
+
+    precision: Precision = Field(default="fp32", description="Arithmetic on CUDA.")
+    batch_crops: int = Field(
+        default=256,
+        ge=1,
+        description="Crops per forward pass, of many images; halved when the memory does not suffice.",
+        json_schema_extra=CHANGES_NO_RESULT,
+    )
+
+
+class NounSettings(SettingsModel):
+    """Which words of a caption count as nouns. A change here redoes the third step alone."""
+
+    tagger: Literal["embedded", "nltk", "spacy"] = Field(
+        default="embedded",
+        description="'embedded' = the caption tagger in this package, 'nltk' = NLTK's own averaged perceptron (to be "
+        "downloaded), 'spacy' = spaCy (an extra to be installed).",
+    )
+    compound_nouns: bool = Field(default=False, description="Keep 'traffic light' together, not 'traffic' and 'light'.")
+    stop_words: tuple[str, ...] = Field(
+        default=(), description="Lemmas that make no pair, such as 'photo', 'view', 'top', 'side'; none in the paper."
+    )
+
+
+class PairSettings(SettingsModel):
+    """Third step: each noun gets the proposal whose embedding is nearest. A change here redoes this step alone."""
+
+    prompt_templates: str = Field(default="vild", min_length=1, description="Name of the prompt templates for nouns.")
+    min_score: float = Field(
+        default=-1.0, ge=-1, le=1, description="Cosine below which a pair is not kept; -1 = all are, as in the paper."
+    )
+    min_area_share: Share = Field(
+        default=0.0, description="Share of the image below which a mask makes no pair; 0 = none, as in the paper."
+    )
+
+
+class MineSettings(SettingsModel):
+    """Stage 2, ``ovseg mine``: scenes with captions, the proposal net and CLIP in, ``pairs`` out."""
+
+    dataset: str = Field(default="", description="Data set to mine, a name under 'datasets'.")
+    source: Source = Field(
+        default="proposals-1-caption",
+        description="Table 2 of the paper: ground-truth masks with their classes or with the nouns of one caption, or "
+        "proposals with the nouns of one caption (the one with the lowest id) or of five.",
+    )
+    propose: ProposeSettings = Field(default=ProposeSettings(), description="Step 1.")
+    embed: EmbedSettings = Field(default=EmbedSettings(), description="Step 2.")
+    nouns: NounSettings = Field(default=NounSettings(), description="Words of captions, for step 3.")
+    pair: PairSettings = Field(default=PairSettings(), description="Step 3.")
+
+    @property
+    def uses_ground_truth_masks(self) -> bool:
+        """Whether masks come from the labels; the half of ``source`` that steps 1 and 2 depend on."""
+        return self.source.startswith("masks")
+
+    @property
+    def captions_per_image(self) -> int:
+        """Captions of an image whose nouns are taken, the lowest ids first; 0 = class names instead of captions."""
+        return {"classes": 0, "1-caption": 1, "5-captions": 5}[self.source.partition("-")[2]]

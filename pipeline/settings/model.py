@@ -1,0 +1,21 @@
+"""What every settings model shares: frozen, no unknown keys, finite numbers; and the mark of what changes no result."""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic.config import JsonDict
+
+CHANGES_NO_RESULT: JsonDict = {"changes_result": False}
+"""``json_schema_extra`` of a setting, or of a whole model, that says how the work is done, not what comes out."""
+
+Share = Annotated[float, Field(ge=0, le=1)]
+"""A part of a whole, 0 to 1."""
+
+Precision = Literal["fp32", "bf16", "fp16"]
+"""Arithmetic of a model on CUDA; a CPU always computes in fp32."""
+
+
+class SettingsModel(BaseModel):
+    """Base of all settings models."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)

@@ -1,0 +1,112 @@
+"""Settings of stage 1: the proposal net's architecture and its training recipe (OVSeg, section 3.1 and appendix)."""
+
+from typing import Annotated
+
+from pydantic import Field, model_validator
+
+from pipeline.settings.model import Precision, SettingsModel
+from pipeline.settings.training import CheckpointSettings
+
+SideLength = Annotated[int, Field(ge=16, le=8192)]
+
+
+class ArchitectureSettings(SettingsModel):
+    """A MaskFormer whose class head gives an embedding in CLIP's space for each query."""
+
+    backbone: str = Field(
+        default="r101c",
+        min_length=1,
+        description="'r101c' or 'swin_b' as in the paper, or the name of any timm model with features_only.",
+    )
+    backbone_weights: str = Field(
+        default="random",
+        min_length=1,
+        description="Weights to start from: a timm pretrained tag, the path of a weight file, or 'random'.",
+    )
+    frozen_stages: int = Field(
+        default=0,
+        ge=0,
+        le=5,
+        description="Backbone stages that are not trained: 0 = none, 1 = the stem, 2 = the stem and the first stage.",
+    )
+    drop_path: float = Field(default=0.0, ge=0, lt=1, description="Share of residual paths dropped in the last block.")
+    queries: int = Field(default=100, ge=1, le=1000, description="Number of proposals per image.")
+    decoder_layers: int = Field(default=6, ge=1, le=12, description="Layers of the query decoder.")
+    hidden_dim: int = Field(default=256, ge=8, description="Width of the query decoder; a multiple of attention_heads.")
+    attention_heads: int = Field(default=8, ge=1, description="Heads of each attention in the query decoder.")
+    feedforward_dim: int = Field(default=2048, ge=8, description="Hidden width of the decoder's feed-forward parts.")
+    dropout: float = Field(default=0.1, ge=0, lt=1, description="Dropout in the query decoder.")
+    pixel_dim: int = Field(default=256, ge=8, description="Width of the pixel decoder.")
+    mask_dim: int = Field(default=256, ge=8, description="Width of mask features and of mask embeddings.")
+    embedding_hidden_dim: int = Field(default=1024, ge=8, description="Hidden width of the proposal-embedding head.")
+    embedding_layers: int = Field(default=2, ge=1, le=8, description="Layers of the proposal-embedding head.")
+
+    @model_validator(mode="after")
+    def _heads_divide_the_width(self) -> "ArchitectureSettings":
+        if self.hidden_dim % self.attention_heads:
+            message = f"hidden_dim {self.hidden_dim} should be a multiple of attention_heads {self.attention_heads}"
+            raise ValueError(message)
+        return self
+
+
+class LossSettings(SettingsModel):
+    """Weights of the proposal net's losses, the same in matching and training."""
+
+    class_weight: float = Field(default=1.0, ge=0, description="Weight of the classification loss.")
+    mask_weight: float = Field(default=20.0, ge=0, description="Weight of the focal mask loss.")
+    dice_weight: float = Field(default=1.0, ge=0, description="Weight of the dice mask loss.")
+    no_object_weight: float = Field(
+        default=0.1, ge=0, le=1, description="Weight of queries without an object within the classification loss."
+    )
+
+
+class AugmentationSettings(SettingsModel):
+    """Resize to a random short side, crop, jitter colours, flip, pad to the crop's size, in this order."""
+
+    short_sides_px: tuple[SideLength, ...] = Field(
+        default=(512,), min_length=1, description="Short sides [px] of which one is drawn for each sample."
+    )
+    max_side_px: SideLength = Field(default=2048, description="Upper limit of the long side after resizing [px].")
+    crop_px: SideLength = Field(default=512, description="Side of the square crop [px].")
+
+
+class ProposalTrainingSettings(SettingsModel):
+    """AdamW with a polynomial schedule; one step is one global batch, over any number of processes."""
+
+    seed: int = Field(default=0, ge=0, description="Seed of initial weights, data order and augmentation.")
+    steps: int = Field(default=120_000, ge=1, description="Optimizer steps.")
+    batch_images: int = Field(default=32, ge=1, description="Images per step, over all processes together.")
+    accumulation_steps: int = Field(
+        default=1, ge=1, description="Parts into which a process's share of the batch is cut to save memory."
+    )
+    learning_rate: float = Field(default=2e-4, gt=0, description="Learning rate after the warm-up.")
+    backbone_rate_factor: float = Field(default=0.1, ge=0, description="Factor on the backbone's learning rate.")
+    weight_decay: float = Field(default=1e-4, ge=0, description="Decay of weights; norms and embeddings have none.")
+    warmup_steps: int = Field(default=1500, ge=0, description="Steps of linear warm-up.")
+    warmup_factor: float = Field(default=1e-6, ge=0, le=1, description="Factor on the learning rate at step 0.")
+    poly_power: float = Field(default=0.9, gt=0, description="Exponent of the fall to 0 at the last step.")
+    gradient_clip_norm: float = Field(
+        default=0.01, gt=0, description="Upper limit of the L2 norm of the whole model's gradient."
+    )
+    precision: Precision = Field(default="fp32", description="Arithmetic on CUDA; fp16 scales the loss.")
+    augmentation: AugmentationSettings = Field(default=AugmentationSettings(), description="How samples are varied.")
+    loss: LossSettings = Field(default=LossSettings(), description="Weights of the losses.")
+    checkpoints: CheckpointSettings = Field(default=CheckpointSettings(), description="When to save, what to keep.")
+
+
+class ProposalNetSettings(SettingsModel):
+    """Stage 1, ``ovseg train-proposals``: scenes with labels in, ``proposal_net`` out."""
+
+    dataset: str = Field(default="", description="Data set to train on, a name under 'datasets'; it needs labels.")
+    held_out_classes: tuple[str, ...] = Field(
+        default=(),
+        description="Classes of the data set that are not shown: their pixels are ignored (15 of COCO-Stuff's 171 in "
+        "SimBaseline and ZegFormer).",
+    )
+    validation_dataset: str = Field(default="", description="Labelled data set for validation; empty = no validation.")
+    validation_every_steps: int = Field(default=5000, ge=1, description="Steps from one validation to the next.")
+    prompt_templates: str = Field(
+        default="vild", min_length=1, description="Name of the prompt templates for class names."
+    )
+    architecture: ArchitectureSettings = Field(default=ArchitectureSettings(), description="What is trained.")
+    training: ProposalTrainingSettings = Field(default=ProposalTrainingSettings(), description="How it is trained.")
