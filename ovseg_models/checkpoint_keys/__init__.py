@@ -1,0 +1,1 @@
+"""Key maps between the layouts of published checkpoints and ours: pure functions on named tensors."""

@@ -1,0 +1,96 @@
+"""How the tensors of a file fit those that a module wants."""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from torch import Tensor
+
+_SHOWN_KEYS = 20
+
+
+@dataclass(frozen=True)
+class KeyReport:
+    """What did not fit, in the file's own key names, sorted.
+
+    Attributes:
+        missing: Wanted, and not in the file.
+        unexpected: In the file, and of no use here.
+        misshapen: In both with different shapes, as ``key (found shape), wanted (shape)``.
+        notes: Sentences that explain a known reason.
+    """
+
+    missing: tuple[str, ...] = ()
+    unexpected: tuple[str, ...] = ()
+    misshapen: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def fits(self) -> bool:
+        """True when every tensor has its place."""
+        return not (self.missing or self.unexpected or self.misshapen)
+
+    def describe(self) -> str:
+        """Count and list what did not fit, at most 20 keys of a kind; ``everything fits`` if nothing did not."""
+        kinds = (("missing", self.missing), ("unexpected", self.unexpected), ("misshapen", self.misshapen))
+        parts = [f"{len(keys)} {kind} ({_shown(keys)})" for kind, keys in kinds if keys]
+        return "; ".join((*parts, *self.notes)) or "everything fits"
+
+    def require_fit(self, where: str) -> None:
+        """Raise if anything is missing, unexpected or misshapen.
+
+        Args:
+            where: Names the file in the message.
+
+        Raises:
+            ValueError: With the keys that do not fit.
+        """
+        if not self.fits:
+            raise ValueError(
+                f"{where}: its keys do not fit the module: {self.describe()}; "
+                "build the module with the sizes of the file, or choose another file"
+            )
+
+
+class Conversion(NamedTuple):
+    """A state dict in the wanted layout, and how the file fitted.
+
+    ``tensors`` has every wanted key; one that the file did not give keeps the module's own tensor.
+    """
+
+    tensors: dict[str, Tensor]
+    report: KeyReport
+
+
+def take_tensors(
+    found: Mapping[str, Tensor],
+    wanted: Mapping[str, Tensor],
+    names: Mapping[str, str],
+    *,
+    ignored: Collection[str] = (),
+) -> Conversion:
+    """Pick the wanted tensors out of a file.
+
+    Args:
+        found: The file's tensors.
+        wanted: The module's state dict; only its keys and shapes matter, and its tensors where the file has none.
+        names: The file's key of each wanted key; a wanted key that is not in here is not looked for.
+        ignored: Keys of the file that are of no use and no fault.
+    """
+    tensors = dict(wanted)
+    missing, misshapen = [], []
+    for ours, theirs in names.items():
+        if theirs not in found:
+            missing.append(theirs)
+        elif found[theirs].shape != wanted[ours].shape:
+            misshapen.append(f"{theirs} {tuple(found[theirs].shape)}, wanted {tuple(wanted[ours].shape)}")
+        else:
+            tensors[ours] = found[theirs]
+    unexpected = found.keys() - set(names.values()) - set(ignored)
+    return Conversion(tensors, KeyReport(tuple(sorted(missing)), tuple(sorted(unexpected)), tuple(sorted(misshapen))))
+
+
+def _shown(keys: tuple[str, ...]) -> str:
+    """Join the first keys and count the rest."""
+    rest = len(keys) - _SHOWN_KEYS
+    return ", ".join(keys[:_SHOWN_KEYS]) + (f", and {rest} more" if rest > 0 else "")

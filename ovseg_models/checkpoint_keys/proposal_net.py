@@ -1,0 +1,124 @@
+"""Key map between our proposal net and the published OVSeg and MaskFormer checkpoints, in both directions."""
+
+from collections.abc import Collection, Mapping
+
+import torch
+from torch import Tensor
+
+from ovseg_models.checkpoint_keys.backbone import published_backbone_names, relative_position_index
+from ovseg_models.checkpoint_keys.key_report import Conversion, KeyReport, take_tensors
+from ovseg_models.checkpoint_keys.renaming import Rule, rename
+
+_HEAD = "sem_seg_head."
+_PREDICTOR = "sem_seg_head.predictor."
+_PIXEL_DECODER = "sem_seg_head.pixel_decoder."
+_TRANSFORMER = "sem_seg_head.predictor.transformer."
+_COCO_STUFF_CLASSES = 171
+_NO_OBJECT_WEIGHT = 0.1
+
+_HEAD_RULES = (
+    Rule(r"pixel_decoder\.lateral\.(\d)\.conv\.(.+)", _PIXEL_DECODER + "adapter_{0}.{1}", shifts=((0, 1),)),
+    Rule(r"pixel_decoder\.lateral\.(\d)\.norm\.(.+)", _PIXEL_DECODER + "adapter_{0}.norm.{1}", shifts=((0, 1),)),
+    Rule(r"pixel_decoder\.smooth\.(\d)\.conv\.(.+)", _PIXEL_DECODER + "layer_{0}.{1}", shifts=((0, 1),)),
+    Rule(r"pixel_decoder\.smooth\.(\d)\.norm\.(.+)", _PIXEL_DECODER + "layer_{0}.norm.{1}", shifts=((0, 1),)),
+    Rule(r"pixel_decoder\.mask_features\.(.+)", _PIXEL_DECODER + "mask_features.{0}"),
+    Rule(r"query_decoder\.input_projection\.(.+)", _PREDICTOR + "input_proj.{0}"),
+    Rule(r"query_decoder\.query_positions\.(.+)", _PREDICTOR + "query_embed.{0}"),
+    Rule(r"query_decoder\.norm\.(.+)", _TRANSFORMER + "decoder.norm.{0}"),
+    Rule(
+        r"query_decoder\.(encoder|decoder)_layers\.(\d+)\.self_attention\.(.+)",
+        _TRANSFORMER + "{0}.layers.{1}.self_attn.{2}",
+    ),
+    Rule(
+        r"query_decoder\.decoder_layers\.(\d+)\.cross_attention\.(.+)",
+        _TRANSFORMER + "decoder.layers.{0}.multihead_attn.{1}",
+    ),
+    Rule(r"query_decoder\.(encoder|decoder)_layers\.(\d+)\.(.+)", _TRANSFORMER + "{0}.layers.{1}.{2}"),
+    Rule(r"mask_head\.layers\.(\d)\.(.+)", _PREDICTOR + "mask_embed.layers.{0}.{1}"),
+    Rule(r"embedding_head\.layers\.(\d)\.(.+)", _PREDICTOR + "class_embed.layers.{0}.{1}"),
+    Rule(r"no_object_embedding", "clip_adapter.non_object_embedding"),
+)
+_LINEAR_CLASS_HEAD = _PREDICTOR + "class_embed.weight"
+_DERIVED_ENDINGS = (".relative_position_index", ".attn_mask", ".num_batches_tracked")
+
+
+def published_names(keys: Collection[str]) -> dict[str, str]:
+    """Give the published key of each key of our proposal net; batch norm's counters have none.
+
+    Raises:
+        ValueError: If a key has no counterpart, for example that of a backbone outside the two published families.
+    """
+    prefix = "backbone."
+    backbone_keys = [key.removeprefix(prefix) for key in keys if key.startswith(prefix)]
+    names = {prefix + ours: prefix + theirs for ours, theirs in published_backbone_names(backbone_keys).items()}
+    for key in keys:
+        if key.startswith(prefix):
+            continue
+        name = rename(key, _HEAD_RULES)
+        if name is None:
+            raise ValueError(f"proposal net key {key!r}: no published layout names it; pass ProposalNet.state_dict()")
+        names[key] = name
+    return names
+
+
+def proposal_net_from_published(published: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> Conversion:
+    """Bring the proposal net of a published checkpoint to our keys.
+
+    CLIP's weights, the loss's buffers and tables that follow from sizes are ignored. Checkpoints of the first head
+    version, which lack the ``pixel_decoder.`` level, are understood. MaskFormer's own checkpoints have a linear class
+    head instead of the proposal-embedding head: the report lists it as unexpected and ours as missing, and says so.
+
+    Args:
+        published: The checkpoint's tensors, without a wrapper around them.
+        wanted: The state dict of our net; a tensor that the checkpoint does not give stays as it is there.
+    """
+    found = _with_pixel_decoder_level(published)
+    names = published_names(wanted)
+    ignored = {key for key in found if _is_of_no_use(key) and key not in set(names.values())}
+    conversion = take_tensors(found, wanted, names, ignored=ignored)
+    if _LINEAR_CLASS_HEAD not in found:
+        return conversion
+    report = conversion.report
+    classes = found[_LINEAR_CLASS_HEAD].shape[0] - 1
+    note = (
+        f"the checkpoint is MaskFormer's own, with a linear head for {classes} classes where proposal embeddings "
+        "are wanted; the embedding head and the no-object embedding stay as initialised and must be trained"
+    )
+    return Conversion(conversion.tensors, KeyReport(report.missing, report.unexpected, report.misshapen, (note,)))
+
+
+def proposal_net_to_published(
+    ours: Mapping[str, Tensor], *, num_classes: int = _COCO_STUFF_CLASSES, no_object_weight: float = _NO_OBJECT_WEIGHT
+) -> dict[str, Tensor]:
+    """Write our proposal net in the published OVSeg layout, with the buffers that a published file holds.
+
+    Args:
+        ours: The net's state dict.
+        num_classes: Classes in training; the published loss stores one weight for each and one for no object.
+        no_object_weight: That last weight.
+    """
+    names = published_names(ours)
+    published = {theirs: ours[key] for key, theirs in names.items()}
+    for theirs in tuple(published):
+        if theirs.endswith(".relative_position_bias_table"):
+            index_name = theirs.removesuffix("bias_table") + "index"
+            published[index_name] = relative_position_index(published[theirs])
+    published["criterion.empty_weight"] = torch.tensor([1.0] * num_classes + [no_object_weight])
+    return published
+
+
+def _with_pixel_decoder_level(published: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Insert ``pixel_decoder.`` into the keys of the first head version."""
+    if any(key.startswith(_PIXEL_DECODER) for key in published):
+        return dict(published)
+    return {
+        _PIXEL_DECODER + key.removeprefix(_HEAD)
+        if key.startswith(_HEAD) and not key.startswith(_PREDICTOR)
+        else key: tensor
+        for key, tensor in published.items()
+    }
+
+
+def _is_of_no_use(key: str) -> bool:
+    """Tell whether a published key belongs to CLIP, to the loss, or follows from sizes."""
+    return key.startswith(("clip_adapter.", "criterion.", "pixel_mean", "pixel_std")) or key.endswith(_DERIVED_ENDINGS)

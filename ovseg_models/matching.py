@@ -1,0 +1,110 @@
+"""Which query answers for which target: the cheapest one-to-one assignment, image by image.
+
+Costs are made on the device for the whole batch and travel to the CPU once per decoder output.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F  # noqa: N812
+from jaxtyping import Float, Int64
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+
+from ovseg_models.targets import TargetBatch
+
+FOCAL_ALPHA = 0.25
+DICE_SMOOTHING = 1.0
+
+
+@dataclass(frozen=True)
+class LossWeights:
+    """What each term counts in the matching cost and, but for no_object, in the loss.
+
+    Attributes:
+        classification: Of the class probability, and of the cross-entropy.
+        focal: Of the focal term over the mask's pixels.
+        dice: Of the dice term.
+        no_object: Of a query without a target in the cross-entropy, where classes have 1.
+    """
+
+    classification: float = 1.0
+    focal: float = 20.0
+    dice: float = 1.0
+    no_object: float = 0.1
+
+
+@dataclass(frozen=True)
+class Matches:
+    """The matched pairs of a batch, sorted by target; min(queries, targets) of each image.
+
+    Attributes:
+        images: Row of the batch.
+        queries: Query of that image.
+        targets: Row of the targets of the batch, all images counted through.
+    """
+
+    images: Int64[Tensor, " match"]
+    queries: Int64[Tensor, " match"]
+    targets: Int64[Tensor, " match"]
+
+
+@torch.no_grad()
+def match_queries(
+    mask_logits: Float[Tensor, "batch query height width"],
+    class_logits: Float[Tensor, "batch query column"],
+    targets: TargetBatch,
+    *,
+    weights: LossWeights,
+) -> Matches:
+    """Assign each target the query that makes the sum of costs of its image smallest.
+
+    Raises:
+        FloatingPointError: If a cost is NaN or infinite.
+
+    References:
+        MaskFormer's HungarianMatcher: on all pixels of the mask logits, no sampling.
+    """
+    costs = matching_costs(mask_logits, class_logits, targets, weights=weights).cpu().numpy()
+    if not np.isfinite(costs).all():
+        image, query, slot = np.argwhere(~np.isfinite(costs))[0]
+        raise FloatingPointError(
+            f"match_queries: the cost of query {query} for target {slot} of image {image} is "
+            f"{costs[image, query, slot]}, a finite one is wanted; lower the learning rate, or look for broken pictures"
+        )
+    rows, first = [], 0
+    for image, (cost, count) in enumerate(zip(costs, targets.counts, strict=True)):
+        queries, slots = linear_sum_assignment(cost[:, :count])
+        order = np.argsort(slots)
+        rows.append(np.stack((np.full_like(slots, image), queries[order], slots[order] + first)))
+        first += count
+    pairs = torch.from_numpy(np.concatenate(rows, axis=1)).long().to(mask_logits.device)
+    return Matches(*pairs)
+
+
+def matching_costs(
+    mask_logits: Float[Tensor, "batch query height width"],
+    class_logits: Float[Tensor, "batch query column"],
+    targets: TargetBatch,
+    *,
+    weights: LossWeights,
+) -> Float[Tensor, "batch query slot"]:
+    """Compute what it costs to let each query answer for each target of its image.
+
+    The sum of the negative class probability, the focal loss per pixel and the dice loss. Slots past an image's
+    count hold costs without meaning.
+    """
+    logits = mask_logits.flatten(2).float()
+    masks = targets.mask_slots.flatten(2).transpose(1, 2)  # [batch pixel slot]
+    probs = logits.sigmoid()
+    softplus = F.softplus(logits)
+    outside = (1 - FOCAL_ALPHA) * probs.square() * softplus
+    inside = FOCAL_ALPHA * (1 - probs).square() * (softplus - logits)
+    # sum(inside * t + outside * (1 - t)) with one product instead of two
+    focal = ((inside - outside) @ masks + outside.sum(-1, keepdim=True)) / logits.shape[-1]
+    areas = probs.sum(-1, keepdim=True) + masks.sum(1, keepdim=True)
+    dice = 1 - (2 * (probs @ masks) + DICE_SMOOTHING) / (areas + DICE_SMOOTHING)
+    columns = targets.class_slots[:, None].expand(-1, logits.shape[1], -1)
+    class_probs = class_logits.float().softmax(-1).gather(2, columns)
+    return weights.focal * focal + weights.dice * dice - weights.classification * class_probs

@@ -1,0 +1,135 @@
+"""The losses of the proposal net: cross-entropy over all queries, focal and dice over the matched masks."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from jaxtyping import Float
+from torch import Tensor
+
+from ovseg_models.matching import DICE_SMOOTHING, FOCAL_ALPHA, LossWeights, Matches, match_queries
+from ovseg_models.proposal_net import ProposalOutput
+from ovseg_models.targets import TargetBatch, Targets, pack_targets
+
+
+class LossTerms(NamedTuple):
+    """The unweighted terms of one decoder output."""
+
+    classification: Float[Tensor, ""]
+    focal: Float[Tensor, ""]
+    dice: Float[Tensor, ""]
+
+
+class ProposalLosses(NamedTuple):
+    """What to minimise, and what it consists of.
+
+    Attributes:
+        total: Weighted sum over the terms of all decoder outputs.
+        layers: The terms of the last decoder layer, then those of the earlier ones, first layer first.
+    """
+
+    total: Float[Tensor, ""]
+    layers: tuple[LossTerms, ...]
+
+
+def proposal_losses(
+    output: ProposalOutput,
+    class_logits: Sequence[Float[Tensor, "batch query column"]],
+    targets: Sequence[Targets],
+    *,
+    image_size: tuple[int, int],
+    num_masks: float,
+    weights: LossWeights = LossWeights(),  # noqa: B008 (frozen)
+) -> ProposalLosses:
+    """Match and compare every decoder output with the ground truth; each output is matched anew.
+
+    Args:
+        output: Of `ProposalNet`; its aux outputs are supervised as the last one is.
+        class_logits: `ProposalNet.class_logits` of each of ``output.layers``; no object is the last column.
+        targets: One per image.
+        image_size: Height and width of the net's input [px].
+        num_masks: Targets of the batch, averaged over the processes of a distributed run; taken as at least 1.
+        weights: The same for every output.
+
+    Raises:
+        ValueError: If a target does not fit the vocabulary or the images.
+        FloatingPointError: If a matching cost is not finite.
+
+    References:
+        MaskFormer, section 3.3; OVSeg's published setting.
+    """
+    batch = pack_targets(
+        targets,
+        image_size=image_size,
+        mask_size=(output.mask_logits.shape[-2], output.mask_logits.shape[-1]),
+        num_classes=class_logits[0].shape[-1] - 1,
+        device=output.mask_logits.device,
+    )
+    layers = tuple(
+        _layer_losses(layer.mask_logits, logits, batch, num_masks=max(num_masks, 1.0), weights=weights)
+        for layer, logits in zip(output.layers, class_logits, strict=True)
+    )
+    sums = [torch.stack(terms).sum() for terms in zip(*layers, strict=True)]
+    total = weights.classification * sums[0] + weights.focal * sums[1] + weights.dice * sums[2]
+    return ProposalLosses(total, layers)
+
+
+def _layer_losses(
+    mask_logits: Float[Tensor, "batch query height width"],
+    class_logits: Float[Tensor, "batch query column"],
+    targets: TargetBatch,
+    *,
+    num_masks: float,
+    weights: LossWeights,
+) -> LossTerms:
+    """Match one decoder output and compute its terms."""
+    matches = match_queries(mask_logits, class_logits, targets, weights=weights)
+    every_target_matched = len(matches.targets) == len(targets.class_ids)
+    masks = targets.masks if every_target_matched else targets.masks[matches.targets]
+    matched = mask_logits[matches.images, matches.queries, None].float()
+    # Only matched masks are brought to full size; unmatched ones have no mask loss.
+    matched = F.interpolate(matched, size=masks.shape[-2:], mode="bilinear", align_corners=False)[:, 0]
+    focal, dice = mask_losses(matched, masks)
+    classification = classification_loss(class_logits, targets, matches, no_object_weight=weights.no_object)
+    return LossTerms(classification, focal.sum() / num_masks, dice.sum() / num_masks)
+
+
+def classification_loss(
+    class_logits: Float[Tensor, "batch query column"],
+    targets: TargetBatch,
+    matches: Matches,
+    *,
+    no_object_weight: float,
+) -> Float[Tensor, ""]:
+    """Compute the cross-entropy over all queries of the batch; those without a target want the last column.
+
+    The mean is weighted: a query without a target counts no_object_weight, the others count 1.
+    """
+    no_object = class_logits.shape[-1] - 1
+    wanted = torch.full(class_logits.shape[:2], no_object, device=class_logits.device)
+    wanted[matches.images, matches.queries] = targets.class_ids[matches.targets]
+    class_weights = class_logits.new_ones(no_object + 1)
+    class_weights[no_object] = no_object_weight
+    return F.cross_entropy(class_logits.flatten(0, 1), wanted.flatten(), class_weights)
+
+
+def mask_losses(
+    logits: Float[Tensor, "mask height width"], masks: Float[Tensor, "mask height width"]
+) -> tuple[Float[Tensor, " mask"], Float[Tensor, " mask"]]:
+    """Compute the focal loss (alpha 0.25, gamma 2, mean over pixels) and the dice loss of each mask.
+
+    Args:
+        logits: Of the matched queries, at the masks' size.
+        masks: 0 or 1.
+
+    References:
+        RetinaNet, section 3; the dice loss is smoothed by 1 in numerator and denominator.
+    """
+    probs = logits.sigmoid()
+    cross_entropy = F.binary_cross_entropy_with_logits(logits, masks, reduction="none")
+    error = (probs - masks).square()  # (1 - probability of the truth) squared, for masks of 0 and 1
+    focal = (cross_entropy * error * (1 - FOCAL_ALPHA + (2 * FOCAL_ALPHA - 1) * masks)).mean((1, 2))
+    overlap = (probs * masks).sum((1, 2))
+    dice = 1 - (2 * overlap + DICE_SMOOTHING) / (probs.sum((1, 2)) + masks.sum((1, 2)) + DICE_SMOOTHING)
+    return focal, dice

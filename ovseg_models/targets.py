@@ -1,0 +1,120 @@
+"""What a proposal net is trained on: the binary masks of the classes that are present in each image."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from jaxtyping import Bool, Float, Int64, Integer
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Targets:
+    """The ground truth of one image; zero targets are fine.
+
+    Attributes:
+        class_ids: Row of the vocabulary of each target.
+        masks: True inside. Ignored pixels and padding are in none: they count as background of every mask.
+    """
+
+    class_ids: Int64[Tensor, " target"]
+    masks: Bool[Tensor, "target height width"]
+
+
+@dataclass(frozen=True)
+class TargetBatch:
+    """The ground truth of a batch, on the net's device, laid out for matching and for the losses.
+
+    Attributes:
+        class_ids: Of all targets, image after image.
+        masks: The same targets, 0 or 1, at the size of the net's input.
+        class_slots: Class ids per image, filled up with 0.
+        mask_slots: Masks per image at the size of the mask logits, filled up with 0.
+        counts: Targets of each image.
+    """
+
+    class_ids: Int64[Tensor, " target"]
+    masks: Float[Tensor, "target height width"]
+    class_slots: Int64[Tensor, "batch slot"]
+    mask_slots: Float[Tensor, "batch slot mask_height mask_width"]
+    counts: tuple[int, ...]
+
+
+def targets_from_label_map(label_map: Integer[Tensor, "height width"], *, ignore_label: int) -> Targets:
+    """Make one binary mask for each class that is present.
+
+    Args:
+        label_map: Class ids, none negative.
+        ignore_label: Belongs to no class, for example 255.
+
+    Raises:
+        ValueError: If a label is negative.
+    """
+    labels = label_map.int()
+    if labels.numel() and labels.min() < 0:
+        raise ValueError(
+            f"targets_from_label_map: label {int(labels.min())} is in the map, ids from 0 are wanted; "
+            "give ignored pixels the ignore_label"
+        )
+    present = torch.bincount(labels.flatten()).nonzero().flatten()  # 30 times as fast as torch.unique
+    class_ids = present[present != ignore_label]
+    return Targets(class_ids, labels == class_ids.int()[:, None, None])
+
+
+def pack_targets(
+    targets: Sequence[Targets],
+    *,
+    image_size: tuple[int, int],
+    mask_size: tuple[int, int],
+    num_classes: int,
+    device: torch.device,
+) -> TargetBatch:
+    """Lay the targets of a batch out for matching and losses, once for all decoder outputs.
+
+    Args:
+        targets: One per image; masks smaller than the net's input are padded right and below.
+        image_size: Height and width of the net's input [px].
+        mask_size: Height and width of the mask logits; masks are subsampled to it (nearest).
+        num_classes: Size of the vocabulary.
+        device: Where the net is.
+
+    Raises:
+        ValueError: If a class id is outside the vocabulary, or a mask is larger than the net's input.
+    """
+    for row, target in enumerate(targets):
+        _require_valid(target, row, image_size, num_classes)
+    counts = tuple(len(target.class_ids) for target in targets)
+    class_ids = torch.cat([target.class_ids for target in targets]).to(device)
+    masks = torch.cat([_padded(target.masks, image_size) for target in targets]).to(device).float()
+    small_masks = F.interpolate(masks[:, None], size=mask_size, mode="nearest")[:, 0]
+    images = torch.tensor([row for row, count in enumerate(counts) for _ in range(count)], dtype=torch.int64)
+    slots = torch.tensor([slot for count in counts for slot in range(count)], dtype=torch.int64)
+    class_slots = class_ids.new_zeros(len(targets), max(counts))
+    mask_slots = masks.new_zeros(len(targets), max(counts), *mask_size)
+    places = (images.to(device), slots.to(device))
+    class_slots[places] = class_ids
+    mask_slots[places] = small_masks
+    return TargetBatch(class_ids, masks, class_slots, mask_slots, counts)
+
+
+def _padded(masks: Bool[Tensor, "target height width"], size: tuple[int, int]) -> Bool[Tensor, "target bottom right"]:
+    """Pad masks with background, right and below."""
+    height, width = masks.shape[-2:]
+    return masks if (height, width) == size else F.pad(masks, (0, size[1] - width, 0, size[0] - height))
+
+
+def _require_valid(target: Targets, row: int, image_size: tuple[int, int], num_classes: int) -> None:
+    """Refuse targets that the losses would misread or that would fail on the device without a message."""
+    outside = target.class_ids[(target.class_ids < 0) | (target.class_ids >= num_classes)]
+    if len(outside):
+        raise ValueError(
+            f"targets of image {row}: class id {int(outside[0])} is not in the vocabulary of {num_classes} names; "
+            "check the labels and the ignore_label"
+        )
+    height, width = target.masks.shape[-2:]
+    if height > image_size[0] or width > image_size[1]:
+        raise ValueError(
+            f"targets of image {row}: masks are {height} x {width} px, at most the net's input of {image_size[0]} x "
+            f"{image_size[1]} px is wanted; resize and crop picture and labels alike"
+        )
