@@ -1,0 +1,227 @@
+"""Masked crops: what the proposals of an image, or the pairs mined from many, look like to CLIP.
+
+One rule serves both: the tight box of a mask is cut out, the pixels outside the mask take the fill colour, the crop is
+normalised and then resized to a square, whatever its aspect (OVSeg, section 3.1).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+import torch
+from jaxtyping import Bool, Float, Int, Shaped, UInt8
+from torch import Tensor
+from torch.nn import functional
+
+from ovseg_models.region_resize import resize_bicubic, resize_nearest
+
+CLIP_MEAN_RGB = (0.48145466, 0.4578275, 0.40821073)  # of CLIP's training images, as parts of 255
+CLIP_STD_RGB = (0.26862954, 0.26130258, 0.27577711)
+
+Fill: TypeAlias = Literal["mean", "zero", "unmasked"] | tuple[float, float, float]
+"""The colour outside the mask: CLIP's mean, black, an RGB colour in 0..255, or the image itself (no masking)."""
+
+
+@dataclass(frozen=True)
+class MaskedCrops:
+    """Crops of the non-empty masks of one image, in the order of the masks.
+
+    Attributes:
+        crops: Normalised for CLIP; the fill "mean" is 0 there.
+        crop_masks: The masks, cut and resized like the crops.
+        kept_rows: Which mask each crop was made of.
+        boxes_xyxy: Tight boxes of the kept masks [px], half-open.
+    """
+
+    crops: Float[Tensor, "kept 3 crop_px crop_px"]
+    crop_masks: Bool[Tensor, "kept crop_px crop_px"]
+    kept_rows: Int[Tensor, "kept"]
+    boxes_xyxy: Int[Tensor, "kept 4"]
+
+
+@torch.no_grad()
+def masked_crops(
+    image: UInt8[Tensor, "3 height width"],
+    masks: Bool[Tensor, "mask height width"],
+    *,
+    crop_px: int,
+    fill: Fill = "mean",
+    chunk: int = 16,
+    soft_masks: Float[Tensor, "mask height width"] | None = None,
+) -> MaskedCrops:
+    """Cut one CLIP-sized crop per non-empty mask.
+
+    Args:
+        image: RGB, 0..255, at the proposal net's input size; on the masks' device.
+        masks: True inside the region; an all-False row is dropped, never an error. There may be none at all.
+        crop_px: Side of the square crops [px].
+        fill: What is shown outside the mask.
+        chunk: Masks in work at a time. Bounds the memory beyond the result: one image in single precision and, for each
+            mask in work, at most another one. The result doesn't depend on it.
+        soft_masks: 0..1; if given, image and fill are mixed by these instead of by ``masks``, which go on deciding
+            about rows, boxes and ``crop_masks`` (the reference's MASK_MATTING).
+
+    Raises:
+        ValueError: If image and masks differ in height or width, or an option is out of bounds.
+
+    References:
+        OVSeg, section 3.1. The resize is bicubic without antialiasing; the reference normalises before it, as here, so
+        that the overshoot at the edges is the same.
+    """
+    _check_sizes(image, masks, soft_masks)
+    _check_options(crop_px, chunk)
+    kept_rows, boxes_xyxy = mask_boxes(masks)
+    base = _normalised_fill(fill, image.device)
+    lines = _lines_above_fill(image, base)
+    blend = masks if soft_masks is None else soft_masks
+    crops = torch.empty(len(kept_rows), 3, crop_px, crop_px, device=image.device)
+    crop_masks = torch.empty(len(kept_rows), crop_px, crop_px, dtype=torch.bool, device=image.device)
+    windows = list(zip(kept_rows.tolist(), boxes_xyxy.tolist(), strict=True))
+    for start in range(0, len(windows), chunk):
+        regions = []
+        for crop, (row, (left, top, right, bottom)) in enumerate(windows[start : start + chunk], start=start):
+            regions.append(_masked(lines[top:bottom, :, left:right], blend[row, top:bottom, left:right], fill))
+            crop_masks[crop] = resize_nearest(masks[row, top:bottom, left:right], crop_px)
+        crops[start : start + chunk] = resize_bicubic(regions, crop_px)
+    return MaskedCrops(crops.add_(base), crop_masks, kept_rows, boxes_xyxy)
+
+
+@torch.no_grad()
+def crops_of_regions(
+    regions: Sequence[tuple[UInt8[Tensor, "3 _height _width"], Bool[Tensor, "_height _width"]]],
+    *,
+    crop_px: int,
+    fill: Fill = "mean",
+) -> tuple[Float[Tensor, "region 3 crop_px crop_px"], Bool[Tensor, "region crop_px crop_px"]]:
+    """Make crops of regions that are cut out already, such as mined pairs, each of its own size.
+
+    A region that was cut along its mask's box gives the crop that ``masked_crops`` would have made of the whole image.
+
+    Args:
+        regions: Pixels (RGB, 0..255) and mask of each, on the CPU; may be empty.
+        crop_px: Side of the square crops [px].
+        fill: What is shown outside the mask.
+
+    Returns:
+        Crops, normalised for CLIP, and their masks.
+
+    Raises:
+        ValueError: If a mask is empty or isn't of its region's size, or an option is out of bounds.
+    """
+    _check_options(crop_px, chunk=1)
+    crop_masks = torch.empty(len(regions), crop_px, crop_px, dtype=torch.bool)
+    base = _normalised_fill(fill, torch.device("cpu"))
+    filled = []
+    for index, (pixels, mask) in enumerate(regions):
+        _check_sizes(pixels, mask[None], None, where=f"crops_of_regions: region {index}")
+        if not mask.any():
+            raise ValueError(
+                f"crops_of_regions: region {index} ({mask.shape[1]} x {mask.shape[0]} px) has an empty mask, "
+                "at least one pixel is wanted; leave such a pair out"
+            )
+        filled.append(_masked(_lines_above_fill(pixels, base), mask, fill))
+        crop_masks[index] = resize_nearest(mask, crop_px)
+    return resize_bicubic(filled, crop_px).add_(base), crop_masks
+
+
+def mask_boxes(masks: Bool[Tensor, "mask height width"]) -> tuple[Int[Tensor, "kept"], Int[Tensor, "kept 4"]]:
+    """Find the non-empty masks and their tight boxes.
+
+    Returns:
+        The rows of the masks that have a pixel, ascending, and their ``boxes_xyxy`` [px], half-open.
+    """
+    bytes_of_masks = masks.view(torch.uint8)  # reducing bool is many times slower than reducing bytes
+    filled_lines, filled_columns = bytes_of_masks.amax(dim=2), bytes_of_masks.amax(dim=1)
+    kept_rows = filled_lines.amax(dim=1).nonzero().flatten()
+    left, right = _first_and_end(filled_columns[kept_rows])
+    top, bottom = _first_and_end(filled_lines[kept_rows])
+    return kept_rows, torch.stack([left, top, right, bottom], dim=1)
+
+
+def patch_mask(crop_masks: Bool[Tensor, "crop side side"], patch_px: int) -> Bool[Tensor, "crop patch"]:
+    """Say which patches of a vision transformer see at least one pixel of the mask, line by line from the top left.
+
+    The reference takes the ceiling of the average over a patch, which is the same. Pixels beyond the last whole patch
+    are left out, as the patch embedding leaves them out.
+
+    Raises:
+        ValueError: If no patch fits into the crop.
+    """
+    side = crop_masks.shape[1]
+    if not 1 <= patch_px <= side:
+        raise ValueError(
+            f"patch_mask: patch_px is {patch_px}, 1 to {side} (the crop's side) is wanted; see the image tower"
+        )
+    pixels = crop_masks.view(torch.uint8).to(torch.float32)[:, None]
+    return functional.max_pool2d(pixels, patch_px).flatten(1).bool()
+
+
+def _first_and_end(filled: UInt8[Tensor, "mask length"]) -> tuple[Int[Tensor, "mask"], Int[Tensor, "mask"]]:
+    """Find the index of the first one in each row, and the index after the last one."""
+    return filled.argmax(dim=1), filled.shape[1] - filled.flip(1).argmax(dim=1)
+
+
+def _lines_above_fill(
+    image: UInt8[Tensor, "3 height width"], base: Float[Tensor, "3 1 1"]
+) -> Float[Tensor, "height 3 width"]:
+    """Normalise an image for CLIP and subtract the fill, so that masking is a product and the fill is added last.
+
+    That changes nothing, since resampling weights sum to one, and a product is several times faster than a choice per
+    pixel. Lines come first, as ``resize_bicubic`` wants them.
+    """
+    mean, std = (255 * torch.tensor(part, device=image.device) for part in (CLIP_MEAN_RGB, CLIP_STD_RGB))
+    pixels = image.permute(1, 0, 2).to(torch.float32, memory_format=torch.contiguous_format)
+    return pixels.sub_(mean[:, None]).div_(std[:, None]).sub_(base[:, 0])
+
+
+def _masked(
+    lines: Float[Tensor, "height 3 width"], mask: Shaped[Tensor, "height width"], fill: Fill
+) -> Float[Tensor, "height 3 width"]:
+    """Set a region to zero, which stands for the fill, outside its mask."""
+    return lines if fill == "unmasked" else lines * mask[:, None]
+
+
+def _normalised_fill(fill: Fill, device: torch.device) -> Float[Tensor, "3 1 1"]:
+    """Return a fill's colour as CLIP sees it; zero for "unmasked", which has no colour."""
+    colour = _fill_rgb(fill)
+    if colour is None:
+        return torch.zeros(3, 1, 1, device=device)
+    mean, std = (255 * torch.tensor(part, device=device) for part in (CLIP_MEAN_RGB, CLIP_STD_RGB))
+    return ((torch.tensor(colour, device=device) - mean) / std)[:, None, None]
+
+
+def _fill_rgb(fill: Fill) -> tuple[float, float, float] | None:
+    """Return a fill's colour in 0..255, or None for one that is not a colour.
+
+    Raises:
+        ValueError: If the fill is unknown or its colour is out of range.
+    """
+    if fill == "mean":
+        return tuple(255 * part for part in CLIP_MEAN_RGB)  # type: ignore[return-value]
+    if fill == "zero":
+        return (0.0, 0.0, 0.0)
+    if fill == "unmasked":
+        return None
+    if isinstance(fill, tuple) and len(fill) == 3 and all(0 <= part <= 255 for part in fill):
+        return fill
+    raise ValueError(
+        f"masked_crops: fill is {fill!r}; 'mean', 'zero', 'unmasked' or three numbers of 0..255 (RGB) are wanted; "
+        "correct the setting"
+    )
+
+
+def _check_sizes(image: Tensor, masks: Tensor, soft_masks: Tensor | None, where: str = "masked_crops") -> None:
+    """Raise ValueError unless the masks lie on the image pixel by pixel."""
+    for name, found in (("masks", masks), ("soft_masks", soft_masks)):
+        if found is not None and found.shape[1:] != image.shape[1:]:
+            raise ValueError(
+                f"{where}: {name} are {found.shape[2]} x {found.shape[1]} px, the image is "
+                f"{image.shape[2]} x {image.shape[1]} px; resize the masks to the image first"
+            )
+
+
+def _check_options(crop_px: int, chunk: int) -> None:
+    """Raise ValueError unless both options are positive."""
+    for name, value in (("crop_px", crop_px), ("chunk", chunk)):
+        if value < 1:
+            raise ValueError(f"masked_crops: {name} is {value}, at least 1 is wanted; correct the setting")

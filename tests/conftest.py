@@ -1,0 +1,21 @@
+"""Set up before any test module is imported: one thread for torch, shape checks for ovseg_models."""
+
+import os
+from collections.abc import Iterator
+
+import jaxtyping
+import pytest
+
+# Read when torch is first imported; tests of the storage never import it, so it isn't imported here to be told.
+os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["MKL_NUM_THREADS"] = "1"
+
+jaxtyping.install_import_hook("ovseg_models", "beartype.beartype")
+
+
+@pytest.fixture
+def without_shape_checks() -> Iterator[None]:
+    """Call the code as users do, without run-time types, to see the errors that it raises itself."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)

@@ -1,0 +1,52 @@
+"""Resizing ragged regions equals torch's own resize of each region alone."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn import functional
+
+from ovseg_models.region_resize import resize_bicubic, resize_nearest
+
+SIDES = st.integers(1, 40)
+
+
+def naive_bicubic(region: torch.Tensor, side: int) -> torch.Tensor:
+    return functional.interpolate(region.permute(1, 0, 2)[None], (side, side), mode="bicubic", align_corners=False)[0]
+
+
+@settings(max_examples=60, deadline=None)
+@given(sizes=st.lists(st.tuples(SIDES, SIDES), max_size=5), side=st.integers(1, 32), seed=st.integers(0, 2**31))
+def test_bicubic_equals_interpolating_each_region_alone(sizes, side, seed):
+    generator = torch.Generator().manual_seed(seed)
+    regions = [torch.randn(height, 3, width, generator=generator) for height, width in sizes]
+    resized = resize_bicubic(regions, side)
+    assert resized.shape == (len(sizes), 3, side, side)
+    for region, found in zip(regions, resized, strict=True):
+        torch.testing.assert_close(found, naive_bicubic(region, side), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 853), (640, 1), (480, 640), (640, 853), (224, 224)])
+def test_bicubic_at_true_sizes(height, width):
+    region = torch.randn(height, 3, width, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(resize_bicubic([region], 224)[0], naive_bicubic(region, 224), atol=1e-4, rtol=0)
+
+
+def test_bicubic_takes_windows_of_a_larger_image():
+    image = torch.randn(50, 3, 60, generator=torch.Generator().manual_seed(1))
+    window = image[7:31, :, 11:52]
+    torch.testing.assert_close(resize_bicubic([window], 16), resize_bicubic([window.contiguous()], 16), atol=0, rtol=0)
+
+
+def test_bicubic_at_the_same_size_changes_nothing():
+    region = torch.randn(24, 3, 24, generator=torch.Generator().manual_seed(2))
+    assert torch.equal(resize_bicubic([region], 24)[0], region.permute(1, 0, 2))
+
+
+@settings(max_examples=60, deadline=None)
+@given(height=st.integers(1, 300), width=st.integers(1, 300), side=st.integers(1, 64), seed=st.integers(0, 2**31))
+def test_nearest_shows_the_pixel_at_the_floored_position(height, width, side, seed):
+    mask = torch.rand(height, width, generator=torch.Generator().manual_seed(seed)) > 0.5
+    lines = (torch.arange(side) * torch.tensor(height / side, dtype=torch.float32)).long().clamp(max=height - 1)
+    columns = (torch.arange(side) * torch.tensor(width / side, dtype=torch.float32)).long().clamp(max=width - 1)
+    assert torch.equal(resize_nearest(mask, side), mask[lines[:, None], columns])
