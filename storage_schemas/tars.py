@@ -33,7 +33,7 @@ class ShardTarWriter:
     """Writes members to a tar; equal members in equal order give equal bytes."""
 
     def __init__(self, file: io.RawIOBase) -> None:
-        self._tar = tarfile.open(fileobj=file, mode="w|", format=tarfile.USTAR_FORMAT)  # noqa: SIM115
+        self._tar = tarfile.open(fileobj=file, mode="w:", format=tarfile.USTAR_FORMAT)  # noqa: SIM115
 
     def __enter__(self) -> Self:
         return self

@@ -1,0 +1,185 @@
+"""Weights: the finished ones of an artifact, and the checkpoints from which a training run goes on.
+
+An artifact of weights (``proposal_net``, ``adapted_clip``) has one unit per set of tensors: ``UNIT.safetensors``, with
+what is needed to build its module as facts in the sidecar. Checkpoints of the run that makes it lie in
+``_local/checkpoints``, each one safetensors file and a sidecar that appears last, so that a kill inside a write leaves
+the one before it in force.
+"""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy.typing as npt
+import safetensors.numpy
+
+from storage_schemas.artifact import Artifact
+from storage_schemas.commit import Disk, StagedFile, explained_write_errors, remove_temporaries, write_file
+from storage_schemas.digests import Json
+from storage_schemas.errors import ArtifactError, StorageError
+from storage_schemas.manifest import Sidecar
+from storage_schemas.scenes import OK
+from storage_schemas.verification import VerifiedFiles
+
+logger = logging.getLogger(__name__)
+
+PROPOSAL_NET = "proposal_net"
+ADAPTED_CLIP = "adapted_clip"
+SCHEMA_VERSION = 1
+
+Tensors = Mapping[str, npt.NDArray[Any]]
+
+
+def write_weights(artifact: Artifact, unit: str, tensors: Tensors, facts: Mapping[str, Json]) -> Sidecar:
+    """Write one set of tensors as a finished unit.
+
+    Args:
+        artifact: The artifact of weights.
+        unit: Name of the set (``"weights"``, ``"mask_prompts"``).
+        tensors: Arrays by name.
+        facts: What is needed to build the module, and what the training run came to.
+
+    Raises:
+        WriteError: If the operating system refuses.
+    """
+    with artifact.write_unit(unit) as writer:
+        writer.file("safetensors").write(safetensors.numpy.save(dict(tensors)))
+        return writer.commit(rows=len(tensors), counts={OK: len(tensors)}, facts=facts)
+
+
+def read_weights(artifact: Artifact, unit: str) -> dict[str, npt.NDArray[Any]]:
+    """Read one set of tensors of a finished artifact.
+
+    Raises:
+        ArtifactError: If the file is absent or is no safetensors file.
+    """
+    return _load(artifact.directory / f"{unit}.safetensors")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checkpoint:
+    """The whole state of a training run after some step.
+
+    Attributes:
+        step: Number of optimizer steps taken.
+        tensors: Every array of the state by name: weights, optimizer, random generators.
+        facts: Everything else of the state, as JSON.
+    """
+
+    step: int
+    tensors: Tensors = field(repr=False)
+    facts: Mapping[str, Json]
+
+
+class CheckpointStore:
+    """The checkpoints of one training run; only the holder of the artifact's lock may use it.
+
+    Args:
+        artifact: The artifact of weights that the run is to make.
+    """
+
+    def __init__(self, artifact: Artifact) -> None:
+        self._directory = artifact.local_directory / "checkpoints"
+        self._digest = artifact.identity.digest()
+        self._disk: Disk = artifact.disk
+        with explained_write_errors(self._directory):
+            self._directory.mkdir(parents=True, exist_ok=True)
+        remove_temporaries(self._directory, self._disk)
+
+    def save(self, checkpoint: Checkpoint) -> None:
+        """Write a checkpoint; it counts once its sidecar lies there.
+
+        Raises:
+            WriteError: If the operating system refuses; the checkpoints before stay in force.
+        """
+        name = _name(checkpoint.step)
+        staged = StagedFile(self._directory / f"{name}.safetensors", self._disk)
+        try:
+            staged.write(safetensors.numpy.save(dict(checkpoint.tensors)))
+            record = staged.seal()
+            staged.publish()
+        except Exception:
+            staged.discard()
+            raise
+        with explained_write_errors(self._directory):
+            self._disk.sync_directory(self._directory)
+        count = len(checkpoint.tensors)
+        sidecar = Sidecar(
+            unit=name,
+            artifact_digest=self._digest,
+            files=(record,),
+            rows=count,
+            counts={OK: count},
+            facts={"step": checkpoint.step, "state": checkpoint.facts},
+        )
+        write_file(self._directory / f"{name}.json", sidecar.to_json(), self._disk)
+
+    def steps(self) -> tuple[int, ...]:
+        """Return the steps of all checkpoints whose sidecar lies there, ascending; their files may yet be damaged."""
+        return tuple(sorted(int(path.stem.removeprefix("step-")) for path in self._directory.glob("step-*.json")))
+
+    def load(self, step: int) -> Checkpoint:
+        """Read one checkpoint.
+
+        Raises:
+            ArtifactError: If it is absent, damaged, or of other settings.
+        """
+        path = self._directory / f"{_name(step)}.json"
+        sidecar = Sidecar.read(path)
+        if sidecar.artifact_digest != self._digest:
+            message = (
+                f"{path}: is of settings {sidecar.artifact_digest[:12]}, {self._digest[:12]} are wanted; delete it"
+            )
+            raise ArtifactError(message)
+        files = VerifiedFiles(self._directory, self._directory / "verified.json", deep=True)
+        faults = [fault for record in sidecar.files if (fault := files.fault(record))]
+        if faults:
+            message = f"{path}: {'; '.join(faults)}; delete the checkpoint, the one before it serves"
+            raise ArtifactError(message)
+        tensors = _load(self._directory / sidecar.files[0].name)
+        facts = sidecar.facts["state"]
+        return Checkpoint(step=step, tensors=tensors, facts=dict(facts) if isinstance(facts, Mapping) else {})
+
+    def latest(self) -> Checkpoint | None:
+        """Read the newest whole checkpoint, None if there is none; damaged ones are passed over with a warning."""
+        for step in reversed(self.steps()):
+            try:
+                return self.load(step)
+            except StorageError as error:
+                logger.warning("checkpoint passed over: %s", error)
+        return None
+
+    def prune(self, *, keep_last: int, keep: frozenset[int] = frozenset()) -> None:
+        """Delete all checkpoints but the newest and those named.
+
+        Args:
+            keep_last: How many of the newest to keep; at least 1.
+            keep: Steps to keep besides, such as the best one.
+
+        Raises:
+            WriteError: If a file cannot be deleted.
+        """
+        for step in self.steps()[: -max(1, keep_last)]:
+            if step not in keep:
+                with explained_write_errors(self._directory):
+                    self._disk.remove(self._directory / f"{_name(step)}.json")
+                    self._disk.remove(self._directory / f"{_name(step)}.safetensors")
+
+
+def _name(step: int) -> str:
+    return f"step-{step:09d}"
+
+
+def _load(path: Path) -> dict[str, npt.NDArray[Any]]:
+    """Read a safetensors file into memory.
+
+    Raises:
+        ArtifactError: If it is absent or no safetensors file.
+    """
+    try:
+        return safetensors.numpy.load(path.read_bytes())
+    except (OSError, safetensors.SafetensorError) as error:
+        message = f"{path}: cannot be read as safetensors ({error}); run the stage that makes it again"
+        raise ArtifactError(message) from error

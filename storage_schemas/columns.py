@@ -1,0 +1,58 @@
+"""Columns of vectors, one fixed-size list per row, to and from numpy; and tables cut where a column's value changes."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from storage_schemas.errors import SchemaError
+
+
+def vector_type(length: int, value_type: pa.DataType) -> pa.DataType:
+    """Return the Arrow type of vectors of one length."""
+    return pa.list_(pa.field("item", value_type, nullable=False), length)
+
+
+def vector_column(values: npt.NDArray[np.generic], *, missing: bool = False) -> pa.Array:
+    """Turn an array [row length] into a column of vectors.
+
+    Args:
+        values: Vectors, one per row.
+        missing: Make every row null instead, for rows that could not be made.
+
+    Raises:
+        SchemaError: If ``values`` is not two-dimensional.
+    """
+    if values.ndim != 2:
+        message = f"vectors: found shape {values.shape}, wanted [row length]"
+        raise SchemaError(message)
+    flat = pa.array(np.ascontiguousarray(values).reshape(-1))
+    kind = vector_type(values.shape[1], flat.type)
+    if missing:
+        return pa.nulls(values.shape[0], kind)
+    return pa.FixedSizeListArray.from_arrays(flat, type=kind)
+
+
+def vectors_of(column: pa.ChunkedArray | pa.Array) -> npt.NDArray[Any]:
+    """Turn a column of vectors without nulls into an array [row length].
+
+    Raises:
+        SchemaError: If a row is null.
+    """
+    if column.null_count:
+        message = f"vectors: {column.null_count} of {len(column)} rows are null; select the rows whose status is 'ok'"
+        raise SchemaError(message)
+    array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    length = array.type.list_size
+    values: npt.NDArray[Any] = array.flatten().to_numpy(zero_copy_only=False)
+    return values.reshape(-1, length)
+
+
+def slices_by(table: pa.Table, column: str) -> Iterator[pa.Table]:
+    """Cut a table into the runs of rows that share a column's value, in order."""
+    values = table[column].to_pylist()
+    starts = [row for row, value in enumerate(values) if row == 0 or value != values[row - 1]]
+    for start, end in zip(starts, [*starts[1:], len(values)], strict=True):
+        yield table.slice(start, end - start)

@@ -1,0 +1,151 @@
+"""Embeddings: one CLIP image embedding per mask of a scene, as Parquet.
+
+A unit is ``shard-00000.parquet``, one row per embedded mask and one row group per scene, in key order, then in order of
+``region``. A mask that could not be embedded is a row without a vector, with ``status`` and ``reason``; so is, with
+``region`` null, a scene without masks.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from storage_schemas.artifact import Artifact
+from storage_schemas.columns import slices_by, vector_type, vectors_of
+from storage_schemas.errors import SchemaError
+from storage_schemas.manifest import Sidecar
+from storage_schemas.scenes import OK
+from storage_schemas.tables import TableSchema, TableWriter, read_table
+
+KIND = "embeddings"
+SCHEMA_VERSION = 1
+
+
+def schema(embedding_dim: int) -> TableSchema:
+    """Return the table's schema for a CLIP with embeddings of this length, kept in half precision."""
+    columns = [
+        pa.field("key", pa.string(), nullable=False),
+        pa.field("region", pa.int32()),
+        pa.field("status", pa.string(), nullable=False),
+        pa.field("reason", pa.string(), nullable=False),
+        pa.field("image_embedding", vector_type(embedding_dim, pa.float16())),
+    ]
+    return TableSchema(KIND, SCHEMA_VERSION, pa.schema(columns))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SceneEmbeddings:
+    """The image embeddings of one scene's masks.
+
+    Attributes:
+        key: Key of the scene.
+        regions: Index of each mask, ascending: the query of a proposal, or the class of a ground-truth mask [region].
+        statuses: ``"ok"``, else a slug of what went wrong, per mask.
+        reasons: What went wrong in words, per mask.
+        embeddings: L2-normalised, half precision; zero where the status is not ``"ok"`` [region dim].
+        scene_status: ``"ok"``, else a slug of why the scene has no mask at all.
+        scene_reason: The same in words.
+    """
+
+    key: str
+    regions: npt.NDArray[np.int32]
+    statuses: Sequence[str]
+    reasons: Sequence[str]
+    embeddings: npt.NDArray[np.float16]
+    scene_status: str = OK
+    scene_reason: str = ""
+
+    def __post_init__(self) -> None:
+        lengths = [len(part) for part in (self.regions, self.statuses, self.reasons, self.embeddings)]
+        if len(set(lengths)) != 1:
+            message = f"scene {self.key!r}: parts of lengths {lengths}; give every region each part"
+            raise SchemaError(message)
+        if lengths[0] == 0 and self.scene_status == OK:
+            message = f"scene {self.key!r}: has no region; say why in its status"
+            raise SchemaError(message)
+
+
+class EmbeddingShardWriter:
+    """Writes one shard of embeddings; a context manager that commits nothing by itself."""
+
+    def __init__(self, artifact: Artifact, unit: str, *, embedding_dim: int) -> None:
+        self._writer = artifact.write_unit(unit)
+        self._schema = schema(embedding_dim)
+        self._table = TableWriter(self._writer.file("parquet"), self._schema)
+        self._counts: Counter[str] = Counter()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._writer.__exit__(kind, error, trace)
+
+    def add(self, scene: SceneEmbeddings) -> None:
+        """Append the embeddings of one scene.
+
+        Raises:
+            WriteError: If the operating system refuses.
+        """
+        statuses = list(scene.statuses) or [scene.scene_status]
+        self._counts.update(statuses)
+        vector = self._schema.columns.field("image_embedding").type
+        rows: list[npt.NDArray[np.float16] | None] = [
+            values if status == OK else None for values, status in zip(scene.embeddings, scene.statuses, strict=True)
+        ]
+        self._table.write_columns(
+            {
+                "key": [scene.key] * len(statuses),
+                "region": scene.regions if len(scene.regions) else [None],
+                "status": statuses,
+                "reason": list(scene.reasons) or [scene.scene_reason],
+                "image_embedding": pa.array(rows or [None], type=vector),
+            }
+        )
+
+    def commit(self) -> Sidecar:
+        """Make the shard a finished unit.
+
+        Raises:
+            WriteError: If the operating system refuses.
+        """
+        self._table.close()
+        return self._writer.commit(rows=self._table.rows, counts=self._counts)
+
+
+def read_embeddings(artifact: Artifact, unit: str, *, embedding_dim: int) -> Iterator[SceneEmbeddings]:
+    """Read the embeddings of one shard, scene by scene in key order.
+
+    Raises:
+        SchemaError: If the file is of another schema.
+    """
+    table = read_table(artifact.directory / f"{unit}.parquet", schema(embedding_dim))
+    for rows in slices_by(table, "key"):
+        yield _scene(rows, embedding_dim)
+
+
+def _scene(rows: pa.Table, embedding_dim: int) -> SceneEmbeddings:
+    """Put the rows of one scene together."""
+    key, statuses, reasons = rows["key"][0].as_py(), rows["status"].to_pylist(), rows["reason"].to_pylist()
+    if rows["region"].null_count:
+        return SceneEmbeddings(
+            key=key,
+            regions=np.zeros(0, np.int32),
+            statuses=(),
+            reasons=(),
+            embeddings=np.zeros((0, embedding_dim), np.float16),
+            scene_status=statuses[0],
+            scene_reason=reasons[0],
+        )
+    embeddings = np.zeros((len(statuses), embedding_dim), np.float16)
+    ok = np.array([status == OK for status in statuses])
+    embeddings[ok] = vectors_of(rows["image_embedding"].drop_null())
+    return SceneEmbeddings(
+        key=key, regions=rows["region"].to_numpy(), statuses=statuses, reasons=reasons, embeddings=embeddings
+    )

@@ -1,0 +1,224 @@
+"""Pairs: masked regions with the noun that names them, the product of mining that other projects reuse.
+
+A unit is ``shard-00000.tar`` and ``shard-00000.parquet``. The tar is a WebDataset: per pair ``PAIR.png`` or
+``PAIR.jpg`` (the region's box cut from the picture, not masked), ``PAIR.mask.png`` (255 inside the region, 0 outside,
+same size), ``PAIR.txt`` (the noun) and ``PAIR.json`` (score and origin). The Parquet table has one row per pair, made
+or not, with all that is known of it and the place of its members. Fill colour, crop rule and resize are applied when
+reading, so one data set serves masked, unmasked and soft-mask experiments.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO, NamedTuple, Self
+
+import pyarrow as pa
+
+from storage_schemas.artifact import Artifact
+from storage_schemas.columns import vector_type
+from storage_schemas.errors import ArtifactError
+from storage_schemas.manifest import Sidecar
+from storage_schemas.scenes import OK
+from storage_schemas.tables import TableSchema, TableWriter, read_table
+from storage_schemas.tars import Member, ShardTarWriter, read_member
+
+KIND = "pairs"
+SCHEMA_VERSION = 1
+
+_MEMBER = pa.struct(
+    [pa.field("offset", pa.int64(), nullable=False), pa.field("size_bytes", pa.int64(), nullable=False)]
+)
+
+SCHEMA = TableSchema(
+    KIND,
+    SCHEMA_VERSION,
+    pa.schema(
+        [
+            pa.field("pair", pa.string(), nullable=False),
+            pa.field("key", pa.string(), nullable=False),
+            pa.field("image_id", pa.string(), nullable=False),
+            pa.field("status", pa.string(), nullable=False),
+            pa.field("reason", pa.string(), nullable=False),
+            pa.field("noun", pa.string(), nullable=False),
+            pa.field("noun_text", pa.string(), nullable=False),
+            pa.field("noun_start", pa.int32()),
+            pa.field("noun_end", pa.int32()),
+            pa.field("caption_id", pa.int64()),
+            pa.field("region", pa.int32()),
+            pa.field("score", pa.float32()),
+            pa.field("margin", pa.float32()),
+            pa.field("rank", pa.int32()),
+            pa.field("height_px", pa.int32(), nullable=False),
+            pa.field("width_px", pa.int32(), nullable=False),
+            pa.field("mask_counts", pa.binary()),
+            pa.field("area_px", pa.int64()),
+            pa.field("box_xyxy", vector_type(4, pa.int32())),
+            pa.field("crop_suffix", pa.string(), nullable=False),
+            pa.field("crop", _MEMBER),
+            pa.field("crop_mask", _MEMBER),
+        ]
+    ),
+)
+
+_ORIGIN = (
+    *("key", "image_id", "noun", "noun_text", "noun_start", "noun_end", "caption_id", "region"),
+    *("score", "margin", "rank", "height_px", "width_px", "area_px", "box_xyxy"),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pair:
+    """One masked region with its noun, or why there is none.
+
+    Attributes:
+        pair: Name of the pair, unique in the artifact and ascending; letters, digits, ``_`` and ``-``.
+        key: Key of the scene.
+        image_id: The data set's own id of the image.
+        noun: Lower-case lemma; empty for a scene or caption that gave none.
+        noun_text: The noun as the caption has it.
+        noun_start: First character of the noun in the caption; None where the noun is a class name.
+        noun_end: One past its last character.
+        caption_id: The caption's id in the data set; None where the noun is a class name.
+        region: Query of the proposal, or class of the ground-truth mask; None where nothing was chosen.
+        score: Cosine of image and text embedding, -1..1.
+        margin: Score minus that of the second-best region for the noun; None where there is but one region.
+        rank: Place of this noun among the scene's nouns by score, from 0.
+        height_px: Height of the picture in which mask and box lie.
+        width_px: Width of that picture.
+        mask_counts: Compressed COCO run lengths of the region.
+        area_px: Pixels inside the region.
+        box_xyxy: Tight box; px, half-open.
+        crop_suffix: ``"png"`` or ``"jpg"``.
+        crop: Image file of the box's content, not masked.
+        crop_mask_png: PNG file of the mask inside the box, 255 inside and 0 outside.
+        status: ``"ok"``, else a slug of what went wrong.
+        reason: What went wrong in words.
+    """
+
+    pair: str
+    key: str
+    image_id: str
+    noun: str = ""
+    noun_text: str = ""
+    noun_start: int | None = None
+    noun_end: int | None = None
+    caption_id: int | None = None
+    region: int | None = None
+    score: float | None = None
+    margin: float | None = None
+    rank: int | None = None
+    height_px: int = 0
+    width_px: int = 0
+    mask_counts: bytes | None = None
+    area_px: int | None = None
+    box_xyxy: tuple[int, int, int, int] | None = None
+    crop_suffix: str = ""
+    crop: bytes = b""
+    crop_mask_png: bytes = b""
+    status: str = OK
+    reason: str = ""
+
+
+class PairShardWriter:
+    """Writes one shard of pairs; a context manager that commits nothing by itself."""
+
+    def __init__(self, artifact: Artifact, unit: str) -> None:
+        self._writer = artifact.write_unit(unit)
+        self._tar = ShardTarWriter(self._writer.file("tar"))
+        self._table_file = self._writer.file("parquet")
+        self._rows: list[dict[str, Any]] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._writer.__exit__(kind, error, trace)
+
+    def add(self, pair: Pair) -> None:
+        """Append one pair; one that could not be made becomes a row without members.
+
+        Raises:
+            ArtifactError: If its name is not greater than that of the pair before, or cannot name a tar member.
+            WriteError: If the operating system refuses.
+        """
+        if self._rows and pair.pair <= self._rows[-1]["pair"]:
+            message = f"pair {pair.pair!r}: comes after {self._rows[-1]['pair']!r}; add pairs in ascending order"
+            raise ArtifactError(message)
+        row = {name: value for name, value in asdict(pair).items() if name in SCHEMA.columns.names}
+        row["crop"], row["crop_mask"] = None, None
+        if pair.status == OK:
+            row["crop"] = self._tar.add(pair.pair, pair.crop_suffix, pair.crop)._asdict()
+            self._tar.add(pair.pair, "json", _origin_json(pair))
+            row["crop_mask"] = self._tar.add(pair.pair, "mask.png", pair.crop_mask_png)._asdict()
+            self._tar.add(pair.pair, "txt", pair.noun.encode())
+        self._rows.append(row)
+
+    def commit(self) -> Sidecar:
+        """Make the shard a finished unit.
+
+        Raises:
+            WriteError: If the operating system refuses.
+        """
+        self._tar.__exit__(None, None, None)
+        with TableWriter(self._table_file, SCHEMA) as table:
+            table.write_rows(self._rows)
+        counts = Counter(row["status"] for row in self._rows)
+        return self._writer.commit(rows=len(self._rows), counts=counts)
+
+
+class PairMembers(NamedTuple):
+    """The stored pictures of a pair.
+
+    Attributes:
+        crop: Image file of the box's content, not masked.
+        crop_mask_png: PNG file of the mask inside the box.
+    """
+
+    crop: bytes
+    crop_mask_png: bytes
+
+
+def read_index(artifact: Artifact, unit: str, *, columns: Sequence[str] | None = None) -> pa.Table:
+    """Read the table of one shard, or some columns of it.
+
+    Raises:
+        SchemaError: If the file is of another schema.
+    """
+    return read_table(artifact.directory / f"{unit}.parquet", SCHEMA, columns=columns)
+
+
+def read_members(artifact: Artifact, unit: str, index: pa.Table, rows: Sequence[int]) -> Iterator[PairMembers]:
+    """Read the pictures of some pairs of one shard.
+
+    Args:
+        artifact: The pairs.
+        unit: Shard.
+        index: Its table, with the columns ``crop`` and ``crop_mask``.
+        rows: Row numbers of pairs whose status is ``"ok"``, in the order wanted.
+
+    Raises:
+        ArtifactError: If a row has no pictures.
+        CorruptUnitError: If the tar is shorter than the index says.
+    """
+    path = artifact.directory / f"{unit}.tar"
+    with path.open("rb") as file:
+        for row in rows:
+            crop, mask = index["crop"][row].as_py(), index["crop_mask"][row].as_py()
+            if crop is None or mask is None:
+                message = f"{path}: row {row} has no pictures; ask for rows whose status is 'ok'"
+                raise ArtifactError(message)
+            yield PairMembers(_read(file, crop, path), _read(file, mask, path))
+
+
+def _read(file: BinaryIO, member: dict[str, int], path: Path) -> bytes:
+    return read_member(file, Member(**member), path)
+
+
+def _origin_json(pair: Pair) -> bytes:
+    """Encode what the tar says of a pair, for readers that don't open the table."""
+    return json.dumps({name: getattr(pair, name) for name in _ORIGIN}, ensure_ascii=False).encode()

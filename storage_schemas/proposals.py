@@ -1,0 +1,200 @@
+"""Proposals: the masks that a proposal net finds in each scene, as Parquet.
+
+A unit is ``shard-00000.parquet``, one row per query of a scene and one row group per scene, in key order. A scene
+without proposals, or one that could not be read, is a single row without a query, with ``status`` and ``reason``. Masks
+and boxes are at the size at which the net saw the picture, before padding (``height_px``, ``width_px``).
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from storage_schemas.artifact import Artifact
+from storage_schemas.columns import slices_by, vector_column, vector_type, vectors_of
+from storage_schemas.errors import SchemaError
+from storage_schemas.manifest import Sidecar
+from storage_schemas.scenes import OK
+from storage_schemas.tables import TableSchema, TableWriter, read_table
+
+KIND = "proposals"
+SCHEMA_VERSION = 1
+
+
+def schema(embedding_dim: int) -> TableSchema:
+    """Return the table's schema for a proposal net with embeddings of this length."""
+    columns = [
+        pa.field("key", pa.string(), nullable=False),
+        pa.field("status", pa.string(), nullable=False),
+        pa.field("reason", pa.string(), nullable=False),
+        pa.field("query", pa.int32()),
+        pa.field("height_px", pa.int32(), nullable=False),
+        pa.field("width_px", pa.int32(), nullable=False),
+        pa.field("mask_counts", pa.binary()),
+        pa.field("area_px", pa.int64()),
+        pa.field("box_xyxy", vector_type(4, pa.int32())),
+        pa.field("objectness", pa.float32()),
+        pa.field("proposal_embedding", vector_type(embedding_dim, pa.float32())),
+    ]
+    return TableSchema(KIND, SCHEMA_VERSION, pa.schema(columns))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SceneProposals:
+    """The proposals of one scene.
+
+    Attributes:
+        key: Key of the scene.
+        height_px: Height of the masks.
+        width_px: Width of the masks.
+        queries: Query index of each proposal, ascending [proposal].
+        mask_counts: Compressed COCO run lengths of each mask.
+        areas_px: Pixels inside each mask [proposal].
+        boxes_xyxy: Tight boxes; px, half-open [proposal 4].
+        objectness: Probability that the query is any object at all, 0..1 [proposal].
+        embeddings: Proposal embeddings, L2-normalised [proposal dim].
+        status: ``"ok"``, else a slug of what went wrong.
+        reason: What went wrong in words.
+    """
+
+    key: str
+    height_px: int
+    width_px: int
+    queries: npt.NDArray[np.int32]
+    mask_counts: Sequence[bytes]
+    areas_px: npt.NDArray[np.int64]
+    boxes_xyxy: npt.NDArray[np.int32]
+    objectness: npt.NDArray[np.float32]
+    embeddings: npt.NDArray[np.float32]
+    status: str = OK
+    reason: str = ""
+
+    def __post_init__(self) -> None:
+        parts = (self.queries, self.mask_counts, self.areas_px, self.boxes_xyxy, self.objectness, self.embeddings)
+        lengths = [len(part) for part in parts]
+        if len(set(lengths)) != 1:
+            message = f"scene {self.key!r}: parts of lengths {lengths}; give every proposal each part"
+            raise SchemaError(message)
+
+    @classmethod
+    def failed(cls, key: str, embedding_dim: int, status: str, reason: str) -> Self:
+        """Return what stands for a scene without proposals."""
+        return cls(
+            key=key,
+            height_px=0,
+            width_px=0,
+            queries=np.zeros(0, np.int32),
+            mask_counts=(),
+            areas_px=np.zeros(0, np.int64),
+            boxes_xyxy=np.zeros((0, 4), np.int32),
+            objectness=np.zeros(0, np.float32),
+            embeddings=np.zeros((0, embedding_dim), np.float32),
+            status=status,
+            reason=reason,
+        )
+
+
+class ProposalShardWriter:
+    """Writes one shard of proposals; a context manager that commits nothing by itself."""
+
+    def __init__(self, artifact: Artifact, unit: str, *, embedding_dim: int) -> None:
+        self._writer = artifact.write_unit(unit)
+        self._table = TableWriter(self._writer.file("parquet"), schema(embedding_dim))
+        self._counts: Counter[str] = Counter()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._writer.__exit__(kind, error, trace)
+
+    def add(self, scene: SceneProposals) -> None:
+        """Append the proposals of one scene.
+
+        Raises:
+            WriteError: If the operating system refuses.
+        """
+        rows = len(scene.queries)
+        self._counts[scene.status] += max(1, rows)
+        if rows == 0:
+            self._table.write_rows([_empty_row(scene)])
+            return
+        self._table.write_columns(
+            {
+                "key": [scene.key] * rows,
+                "status": [scene.status] * rows,
+                "reason": [scene.reason] * rows,
+                "query": scene.queries,
+                "height_px": np.full(rows, scene.height_px, np.int32),
+                "width_px": np.full(rows, scene.width_px, np.int32),
+                "mask_counts": list(scene.mask_counts),
+                "area_px": scene.areas_px,
+                "box_xyxy": vector_column(scene.boxes_xyxy),
+                "objectness": scene.objectness,
+                "proposal_embedding": vector_column(scene.embeddings),
+            }
+        )
+
+    def commit(self) -> Sidecar:
+        """Make the shard a finished unit.
+
+        Raises:
+            WriteError: If the operating system refuses.
+        """
+        self._table.close()
+        return self._writer.commit(rows=self._table.rows, counts=self._counts)
+
+
+def read_proposals(artifact: Artifact, unit: str, *, embedding_dim: int) -> Iterator[SceneProposals]:
+    """Read the proposals of one shard, scene by scene in key order.
+
+    Raises:
+        SchemaError: If the file is of another schema.
+    """
+    table = read_table(artifact.directory / f"{unit}.parquet", schema(embedding_dim))
+    for rows in slices_by(table, "key"):
+        yield _scene(rows, embedding_dim)
+
+
+def _scene(rows: pa.Table, embedding_dim: int) -> SceneProposals:
+    """Put the rows of one scene together."""
+    key, status, reason = (rows[name][0].as_py() for name in ("key", "status", "reason"))
+    if rows["query"].null_count:
+        return SceneProposals.failed(key, embedding_dim, status, reason)
+    return SceneProposals(
+        key=key,
+        height_px=rows["height_px"][0].as_py(),
+        width_px=rows["width_px"][0].as_py(),
+        queries=rows["query"].to_numpy(),
+        mask_counts=rows["mask_counts"].to_pylist(),
+        areas_px=rows["area_px"].to_numpy(),
+        boxes_xyxy=vectors_of(rows["box_xyxy"]).astype(np.int32, copy=False),
+        objectness=rows["objectness"].to_numpy(),
+        embeddings=vectors_of(rows["proposal_embedding"]).astype(np.float32, copy=False),
+        status=status,
+        reason=reason,
+    )
+
+
+def _empty_row(scene: SceneProposals) -> dict[str, Any]:
+    """Return the row that stands for a scene without proposals."""
+    return {
+        "key": scene.key,
+        "status": scene.status,
+        "reason": scene.reason,
+        "query": None,
+        "height_px": scene.height_px,
+        "width_px": scene.width_px,
+        "mask_counts": None,
+        "area_px": None,
+        "box_xyxy": None,
+        "objectness": None,
+        "proposal_embedding": None,
+    }

@@ -1,0 +1,300 @@
+"""Round trips of the artifact kinds after the scenes, and what each refuses."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import webdataset
+
+from storage_schemas import checkpoints, embeddings, pairs, proposals, scores
+from storage_schemas.artifact import Artifact
+from storage_schemas.checkpoints import Checkpoint, CheckpointStore
+from storage_schemas.commit import StagedFile
+from storage_schemas.errors import ArtifactError, SchemaError
+from storage_schemas.manifest import Description, Identity
+from storage_schemas.rle import encode_masks
+
+UNIT = "shard-00000"
+DIM = 4
+
+
+@pytest.fixture
+def artifact(tmp_path: Path) -> Artifact:
+    identity = Identity(kind="test", name="kinds", schema_version=1, recipe=1, settings={})
+    artifact = Artifact.planned(tmp_path, Description(identity=identity, units=(UNIT,)))
+    with artifact.writing():
+        return artifact
+
+
+def unit_vectors(count: int) -> np.ndarray:
+    vectors = np.random.default_rng(0).normal(size=(count, DIM)).astype(np.float32)
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+def scene_proposals(key: str, count: int) -> proposals.SceneProposals:
+    masks = np.random.default_rng(count).random((count, 6, 5)) > 0.5
+    return proposals.SceneProposals(
+        key=key,
+        height_px=6,
+        width_px=5,
+        queries=np.arange(count, dtype=np.int32),
+        mask_counts=encode_masks(masks),
+        areas_px=masks.sum(axis=(1, 2)).astype(np.int64),
+        boxes_xyxy=np.tile(np.array([0, 0, 5, 6], np.int32), (count, 1)),
+        objectness=np.linspace(0, 1, count, dtype=np.float32),
+        embeddings=unit_vectors(count),
+    )
+
+
+def test_proposals_come_back_scene_by_scene(artifact: Artifact) -> None:
+    written = [
+        scene_proposals("a", 3),
+        proposals.SceneProposals.failed("b", DIM, "no_proposals", "no query is above 0.5"),
+        scene_proposals("c", 1),
+    ]
+    with proposals.ProposalShardWriter(artifact, UNIT, embedding_dim=DIM) as writer:
+        for scene in written:
+            writer.add(scene)
+        sidecar = writer.commit()
+    read = list(proposals.read_proposals(artifact, UNIT, embedding_dim=DIM))
+    assert [scene.key for scene in read] == ["a", "b", "c"]
+    assert sidecar.counts == {"ok": 4, "no_proposals": 1}
+    assert (read[1].status, read[1].reason, len(read[1].queries)) == ("no_proposals", "no query is above 0.5", 0)
+    for before, after in zip(written, read, strict=True):
+        np.testing.assert_array_equal(after.embeddings, before.embeddings)
+        np.testing.assert_array_equal(after.boxes_xyxy, before.boxes_xyxy)
+        np.testing.assert_array_equal(after.queries, before.queries)
+        assert list(after.mask_counts) == list(before.mask_counts)
+
+
+def test_proposals_of_another_embedding_length_are_refused(artifact: Artifact) -> None:
+    with proposals.ProposalShardWriter(artifact, UNIT, embedding_dim=DIM) as writer:
+        writer.add(scene_proposals("a", 1))
+        writer.commit()
+    with pytest.raises(SchemaError, match="proposal_embedding"):
+        list(proposals.read_proposals(artifact, UNIT, embedding_dim=DIM + 1))
+
+
+def test_proposals_with_parts_of_different_lengths_are_refused() -> None:
+    whole = scene_proposals("a", 2)
+    with pytest.raises(SchemaError, match="lengths"):
+        proposals.SceneProposals(
+            key="a",
+            height_px=6,
+            width_px=5,
+            queries=whole.queries[:1],
+            mask_counts=whole.mask_counts,
+            areas_px=whole.areas_px,
+            boxes_xyxy=whole.boxes_xyxy,
+            objectness=whole.objectness,
+            embeddings=whole.embeddings,
+        )
+
+
+def test_embeddings_keep_failed_regions_and_scenes_without_any(artifact: Artifact) -> None:
+    vectors = unit_vectors(3).astype(np.float16)
+    vectors[1] = 0
+    with embeddings.EmbeddingShardWriter(artifact, UNIT, embedding_dim=DIM) as writer:
+        writer.add(
+            embeddings.SceneEmbeddings(
+                key="a",
+                regions=np.array([0, 2, 5], np.int32),
+                statuses=("ok", "empty_mask", "ok"),
+                reasons=("", "no pixel above 0.5", ""),
+                embeddings=vectors,
+            )
+        )
+        writer.add(
+            embeddings.SceneEmbeddings(
+                key="b",
+                regions=np.zeros(0, np.int32),
+                statuses=(),
+                reasons=(),
+                embeddings=np.zeros((0, DIM), np.float16),
+                scene_status="no_proposals",
+                scene_reason="nothing to embed",
+            )
+        )
+        sidecar = writer.commit()
+    first, second = embeddings.read_embeddings(artifact, UNIT, embedding_dim=DIM)
+    assert sidecar.counts == {"ok": 2, "empty_mask": 1, "no_proposals": 1}
+    assert list(first.regions) == [0, 2, 5]
+    assert list(first.statuses) == ["ok", "empty_mask", "ok"]
+    np.testing.assert_array_equal(first.embeddings, vectors)
+    assert (second.scene_status, second.scene_reason, len(second.regions)) == ("no_proposals", "nothing to embed", 0)
+
+
+def test_embeddings_of_a_scene_without_regions_must_say_why() -> None:
+    with pytest.raises(SchemaError, match="say why"):
+        embeddings.SceneEmbeddings(
+            key="a", regions=np.zeros(0, np.int32), statuses=(), reasons=(), embeddings=np.zeros((0, DIM), np.float16)
+        )
+
+
+def sample_pair(name: str, noun: str = "boat") -> pairs.Pair:
+    return pairs.Pair(
+        pair=name,
+        key="a",
+        image_id="7",
+        noun=noun,
+        noun_text=noun.title(),
+        noun_start=2,
+        noun_end=6,
+        caption_id=11,
+        region=3,
+        score=0.5,
+        margin=0.25,
+        rank=0,
+        height_px=6,
+        width_px=5,
+        mask_counts=encode_masks(np.ones((1, 6, 5), np.bool_))[0],
+        area_px=30,
+        box_xyxy=(0, 0, 5, 6),
+        crop_suffix="png",
+        crop=f"crop of {name}".encode(),
+        crop_mask_png=f"mask of {name}".encode(),
+    )
+
+
+def write_pairs(artifact: Artifact) -> None:
+    with pairs.PairShardWriter(artifact, UNIT) as writer:
+        writer.add(sample_pair("a-000"))
+        writer.add(
+            pairs.Pair(pair="a-001", key="a", image_id="7", status="no_noun", reason="the caption names nothing")
+        )
+        writer.add(sample_pair("a-002", noun="tree"))
+        assert writer.commit().counts == {"ok": 2, "no_noun": 1}
+
+
+def test_pairs_come_back_by_table_and_members(artifact: Artifact) -> None:
+    write_pairs(artifact)
+    index = pairs.read_index(artifact, UNIT)
+    assert index["noun"].to_pylist() == ["boat", "", "tree"]
+    assert index["box_xyxy"][0].as_py() == [0, 0, 5, 6]
+    last, first = pairs.read_members(artifact, UNIT, index, [2, 0])
+    assert (last.crop, first.crop_mask_png) == (b"crop of a-002", b"mask of a-000")
+    with pytest.raises(ArtifactError, match="row 1 has no pictures"):
+        list(pairs.read_members(artifact, UNIT, index, [1]))
+
+
+# webdataset leaves the closing of its tar to the garbage collector
+@pytest.mark.filterwarnings("ignore:Exception ignored in:pytest.PytestUnraisableExceptionWarning")
+def test_pairs_are_a_webdataset(artifact: Artifact) -> None:
+    write_pairs(artifact)
+    path = str(artifact.directory / f"{UNIT}.tar")
+    samples = list(webdataset.WebDataset(path, shardshuffle=False, empty_check=False))
+    assert [sample["__key__"] for sample in samples] == ["a-000", "a-002"]
+    assert samples[1]["txt"] == b"tree"
+    assert samples[1]["mask.png"] == b"mask of a-002"
+    assert json.loads(samples[0]["json"])["box_xyxy"] == [0, 0, 5, 6]
+
+
+def test_pairs_out_of_order_are_refused(artifact: Artifact) -> None:
+    with pairs.PairShardWriter(artifact, UNIT) as writer:
+        writer.add(sample_pair("b"))
+        with pytest.raises(ArtifactError, match="ascending"):
+            writer.add(sample_pair("a"))
+
+
+def test_weights_come_back_and_damage_is_named(artifact: Artifact) -> None:
+    tensors = {"weight": np.arange(6, dtype=np.float32).reshape(2, 3), "step": np.array(3, np.int64)}
+    sidecar = checkpoints.write_weights(artifact, UNIT, tensors, {"width": 3})
+    read = checkpoints.read_weights(artifact, UNIT)
+    assert sidecar.facts == {"width": 3}
+    np.testing.assert_array_equal(read["weight"], tensors["weight"])
+    assert read["step"] == 3
+    (artifact.directory / f"{UNIT}.safetensors").write_bytes(b"no")
+    with pytest.raises(ArtifactError, match="cannot be read as safetensors"):
+        checkpoints.read_weights(artifact, UNIT)
+
+
+def checkpoint(step: int) -> Checkpoint:
+    return Checkpoint(step=step, tensors={"weight": np.full(3, step, np.float32)}, facts={"seed": 1, "step": step})
+
+
+def test_the_newest_whole_checkpoint_is_in_force(artifact: Artifact, caplog: pytest.LogCaptureFixture) -> None:
+    store = CheckpointStore(artifact)
+    assert store.latest() is None
+    for step in (10, 20, 30):
+        store.save(checkpoint(step))
+    latest = store.latest()
+    assert latest is not None
+    assert (latest.step, latest.facts["seed"], latest.tensors["weight"][0]) == (30, 1, 30)
+    damaged = artifact.local_directory / "checkpoints" / "step-000000030.safetensors"
+    damaged.write_bytes(damaged.read_bytes()[:-1] + b"\0")
+    latest = store.latest()
+    assert latest is not None
+    assert latest.step == 20
+    assert "step-000000030.safetensors" in caplog.text
+
+
+def test_an_interrupted_checkpoint_is_never_loaded(artifact: Artifact) -> None:
+    store = CheckpointStore(artifact)
+    store.save(checkpoint(10))
+    half = StagedFile(artifact.local_directory / "checkpoints" / "step-000000020.safetensors", artifact.disk)
+    half.write(b"half")
+    half._file.close()  # as the end of a killed process does
+    latest = CheckpointStore(artifact).latest()
+    assert latest is not None
+    assert latest.step == 10
+    assert not list((artifact.local_directory / "checkpoints").glob(".tmp-*"))
+
+
+def test_pruning_keeps_the_newest_and_the_named(artifact: Artifact) -> None:
+    store = CheckpointStore(artifact)
+    for step in (10, 20, 30, 40):
+        store.save(checkpoint(step))
+    store.prune(keep_last=1, keep=frozenset({20}))
+    assert store.steps() == (20, 40)
+
+
+def test_a_checkpoint_of_other_settings_is_refused(artifact: Artifact, tmp_path: Path) -> None:
+    CheckpointStore(artifact).save(checkpoint(10))
+    identity = Identity(kind="test", name="kinds", schema_version=1, recipe=2, settings={})
+    other = Artifact(artifact.directory, Description(identity=identity, units=(UNIT,)))
+    with pytest.raises(ArtifactError, match="is of settings"):
+        CheckpointStore(other).load(10)
+
+
+def test_equal_states_give_equal_bytes(artifact: Artifact) -> None:
+    store = CheckpointStore(artifact)
+    path = artifact.local_directory / "checkpoints" / "step-000000010.safetensors"
+    store.save(checkpoint(10))
+    first = path.read_bytes()
+    store.save(checkpoint(10))
+    assert path.read_bytes() == first
+
+
+def test_confusions_add_up_in_any_order(artifact: Artifact) -> None:
+    random = np.random.default_rng(0)
+    big = np.int64(2) ** 40
+    counted = {variant: random.integers(0, 3, (5, 5)).astype(np.int64) * big for variant in ("ensemble", "clip-only")}
+    image = {"variant": "ensemble", "key": "a", "status": "ok", "reason": "", "labelled_px": 9, "correct_px": 4}
+    shard = scores.ShardScores(confusions=counted, images=[image])
+    shard.images.append(scores.failed_image("ensemble", "b", "unreadable", "no picture"))
+    sidecar = scores.write_scores(artifact, UNIT, shard)
+    table = scores.read_scores(artifact, UNIT, "confusion")
+    assert sidecar.counts == {"ok": 1, "unreadable": 1}
+    for order in ([table, table.slice(3)], [table.slice(3), table]):
+        merged = scores.merged_confusions(order, 5)
+        once = scores.merged_confusions([table], 5)
+        assert set(merged) == set(counted)
+        np.testing.assert_array_equal(once["clip-only"], counted["clip-only"])
+        np.testing.assert_array_equal(merged["ensemble"], 2 * counted["ensemble"])
+    assert scores.read_scores(artifact, UNIT, "images")["key"].to_pylist() == ["a", "b"]
+
+
+def test_unknown_score_table_and_false_failure_are_refused(artifact: Artifact) -> None:
+    with pytest.raises(SchemaError, match="name one of them"):
+        scores.read_scores(artifact, UNIT, "pictures")
+    with pytest.raises(SchemaError, match="slug"):
+        scores.failed_image("ensemble", "a", "ok", "")
+
+
+def test_staged_files_take_any_buffer(artifact: Artifact) -> None:
+    staged = StagedFile(artifact.directory / "x.bin", artifact.disk)
+    staged.write(memoryview(np.arange(3, dtype=np.int32)))
+    record = staged.seal()
+    staged.publish()
+    assert record.size_bytes == 12
