@@ -1,8 +1,8 @@
 """Settings of stage 1: the proposal net's architecture and its training recipe (OVSeg, section 3.1 and appendix)."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import Field, model_validator
+from pydantic import Field, JsonValue, model_validator
 
 from pipeline.settings.model import Precision, SettingsModel
 from pipeline.settings.training import CheckpointSettings
@@ -10,43 +10,101 @@ from pipeline.settings.training import CheckpointSettings
 SideLength = Annotated[int, Field(ge=16, le=8192)]
 
 
-class ArchitectureSettings(SettingsModel):
-    """A MaskFormer whose class head gives an embedding in CLIP's space for each query."""
+class BackboneSettings(SettingsModel):
+    """What turns the image into feature maps at strides 4, 8, 16 and 32."""
 
-    backbone: str = Field(
+    name: str = Field(
         default="r101c",
         min_length=1,
-        description="'r101c' or 'swin_b' as in the paper, or the name of any timm model with features_only.",
+        description="'r101c' or 'swin_base_patch4_window12_384' as in the paper, or any timm model with such maps.",
     )
-    backbone_weights: str = Field(
+    pretrained: str = Field(
         default="random",
         min_length=1,
-        description="Weights to start from: a timm pretrained tag, the path of a weight file, or 'random'.",
+        description="Weights to start from: a timm tag, the path of a weight file, or 'random'. The digest covers "
+        "the file's bytes, not its path alone.",
     )
-    frozen_stages: int = Field(
+    freeze_at: int = Field(
         default=0,
         ge=0,
         le=5,
-        description="Backbone stages that are not trained: 0 = none, 1 = the stem, 2 = the stem and the first stage.",
+        description="Stages that are not trained: 0 = none, 1 = the stem, 2 = the stem and the first stage, and so on; "
+        "0 for a Swin.",
     )
-    drop_path: float = Field(default=0.0, ge=0, lt=1, description="Share of residual paths dropped in the last block.")
-    queries: int = Field(default=100, ge=1, le=1000, description="Number of proposals per image.")
-    decoder_layers: int = Field(default=6, ge=1, le=12, description="Layers of the query decoder.")
-    hidden_dim: int = Field(default=256, ge=8, description="Width of the query decoder; a multiple of attention_heads.")
-    attention_heads: int = Field(default=8, ge=1, description="Heads of each attention in the query decoder.")
-    feedforward_dim: int = Field(default=2048, ge=8, description="Hidden width of the decoder's feed-forward parts.")
-    dropout: float = Field(default=0.1, ge=0, lt=1, description="Dropout in the query decoder.")
-    pixel_dim: int = Field(default=256, ge=8, description="Width of the pixel decoder.")
-    mask_dim: int = Field(default=256, ge=8, description="Width of mask features and of mask embeddings.")
-    embedding_hidden_dim: int = Field(default=1024, ge=8, description="Hidden width of the proposal-embedding head.")
-    embedding_layers: int = Field(default=2, ge=1, le=8, description="Layers of the proposal-embedding head.")
+    frozen_batch_norm: bool = Field(
+        default=False, description="Keep the statistics and weights of all batch norms as they are; off for a Swin."
+    )
+    drop_path_rate: float = Field(
+        default=0.0, ge=0, lt=1, description="Share of residual paths dropped in the last block; 0 but for a Swin."
+    )
+    timm_arguments: dict[str, JsonValue] = Field(
+        default={}, description="Further arguments of the timm model, such as channels = [24, 48, 72, 96] of a ResNet."
+    )
 
     @model_validator(mode="after")
-    def _heads_divide_the_width(self) -> "ArchitectureSettings":
-        if self.hidden_dim % self.attention_heads:
-            message = f"hidden_dim {self.hidden_dim} should be a multiple of attention_heads {self.attention_heads}"
+    def _fits_the_kind(self) -> "BackboneSettings":
+        if self.is_swin and (self.freeze_at or self.frozen_batch_norm):
+            message = f"freeze_at should be 0 and frozen_batch_norm false for the Swin {self.name!r}"
+            raise ValueError(message)
+        if self.drop_path_rate and not self.is_swin:
+            message = f"drop_path_rate {self.drop_path_rate} should be 0 for {self.name!r}, which is no Swin"
+            raise ValueError(message)
+        if self.timm_arguments and self.name == "r101c":
+            message = "timm_arguments should be empty for 'r101c', whose form is fixed"
             raise ValueError(message)
         return self
+
+    @property
+    def is_swin(self) -> bool:
+        """Whether the backbone is a Swin Transformer."""
+        return self.name.startswith("swin_")
+
+    def arguments(self) -> dict[str, Any]:
+        """Return what the backbone's builder takes beside name and weights."""
+        if self.is_swin:
+            kind: dict[str, Any] = {"drop_path_rate": self.drop_path_rate}
+        else:
+            kind = {"freeze_at": self.freeze_at, "frozen_batch_norm": self.frozen_batch_norm}
+        return kind | ({"timm_arguments": self.timm_arguments} if self.timm_arguments else {})
+
+
+class ArchitectureSettings(SettingsModel):
+    """A MaskFormer whose class head gives an embedding in CLIP's space for each query."""
+
+    backbone: BackboneSettings = Field(default=BackboneSettings(), description="What sees the image.")
+    queries: int = Field(default=100, ge=1, le=1000, description="Number of proposals per image.")
+    encoder_layers: int = Field(default=0, ge=0, le=12, description="Self-attention layers among stride-32 pixels.")
+    decoder_layers: int = Field(default=6, ge=1, le=12, description="Layers of the query decoder; each is supervised.")
+    hidden_dim: int = Field(
+        default=256,
+        ge=4,
+        description="Width of queries and pixel decoder; a multiple of 4, of heads and of norm_groups.",
+    )
+    mask_dim: int = Field(default=256, ge=1, description="Channels of mask features and mask embeddings.")
+    norm_groups: int = Field(default=32, ge=1, description="Groups of the pixel decoder's norms.")
+    heads: int = Field(default=8, ge=1, description="Heads of each attention.")
+    feedforward_dim: int = Field(default=2048, ge=1, description="Hidden width of the feed-forward parts.")
+    dropout: float = Field(default=0.1, ge=0, lt=1, description="Dropout in encoder and decoder.")
+    embedding_hidden_dim: int = Field(default=1024, ge=1, description="Hidden width of the proposal-embedding head.")
+
+    @model_validator(mode="after")
+    def _hidden_dim_divides(self) -> "ArchitectureSettings":
+        for divisor, label in ((4, "4"), (self.heads, "heads"), (self.norm_groups, "norm_groups")):
+            if self.hidden_dim % divisor:
+                message = f"hidden_dim {self.hidden_dim} should be a multiple of {label}"
+                raise ValueError(message if label == "4" else f"{message} {divisor}")
+        return self
+
+    def arguments(self) -> dict[str, Any]:
+        """Return what ``ovseg_models``' builder takes beside the two numbers that follow from CLIP."""
+        sizes = self.model_dump(exclude={"backbone"})
+        weights = False if self.backbone.pretrained == "random" else self.backbone.pretrained
+        return {
+            "backbone": self.backbone.name,
+            "backbone_arguments": self.backbone.arguments(),
+            "pretrained": weights,
+            **sizes,
+        }
 
 
 class LossSettings(SettingsModel):

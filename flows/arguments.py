@@ -1,0 +1,33 @@
+"""Arguments that several subcommands take."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+
+if TYPE_CHECKING:
+    from pipeline.settings import Settings
+
+Overrides = Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(name="set", metavar="KEY=VALUE")]
+"""Settings laid over those of the file, by their dotted names; may be given many times."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunArguments:
+    """Where the settings of a run come from."""
+
+    config: Annotated[Path, tyro.conf.arg(metavar="FILE")]
+    """Settings file (TOML), such as flows/configs/demo.toml."""
+    overrides: Overrides = ()
+    """Setting that takes the place of the file's, such as mine.pair.min_score=0.2; may be given many times."""
+
+    def settings(self) -> "Settings":
+        """Load the settings.
+
+        Raises:
+            SettingsError: If anything is wrong with them.
+        """
+        from pipeline.settings import load_settings
+
+        return load_settings(self.config, self.overrides)

@@ -1,0 +1,161 @@
+"""What ``ovseg status`` tells of artifacts: a report per artifact, as text or JSON."""
+
+import itertools
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from storage_schemas.artifact import Artifact
+from storage_schemas.errors import StorageError
+from storage_schemas.manifest import ARTIFACT_FILE
+from storage_schemas.status import ArtifactStatus, UnitState, UnitStatus
+
+FINISHED, UNFINISHED, NOT_BEGUN, UNREADABLE, WAITING = "finished", "unfinished", "not begun", "unreadable", "waiting"
+
+_COLUMNS = ("artifact", "state", *UnitState)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OddUnits:
+    """Units in a row that are not done for the same reason.
+
+    Attributes:
+        units: Their names, in order.
+        state: What is known of them.
+        reason: Why they are not done.
+    """
+
+    units: tuple[str, ...]
+    state: str
+    reason: str
+
+    @property
+    def label(self) -> str:
+        """The name of one unit, or the first and last of several."""
+        return self.units[0] if len(self.units) == 1 else f"{self.units[0]} to {self.units[-1]} ({len(self.units)})"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArtifactReport:
+    """What is known of one artifact.
+
+    Attributes:
+        artifact: ``KIND/NAME-DIGEST``, or ``KIND/NAME`` while the digest cannot be known.
+        state: One of the five words above.
+        reason: Why it is unreadable or waiting; empty otherwise.
+        units: Number of units by state.
+        odd_units: Those that are not done.
+        foreign_files: Files in its directory that nobody reads.
+        changes: Directory of another artifact of the same kind and name to the fields in which it differs; only for
+            an artifact that is not finished, for which it is the likely reason.
+    """
+
+    artifact: str
+    state: str
+    reason: str = ""
+    units: dict[str, int] = field(default_factory=dict)
+    odd_units: tuple[OddUnits, ...] = ()
+    foreign_files: tuple[str, ...] = ()
+    changes: dict[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, object]:
+        """Return the report as JSON values."""
+        return asdict(self)
+
+
+def report_of(artifact: Artifact, *, deep: bool = False) -> ArtifactReport:
+    """Find out what is known of an artifact.
+
+    Args:
+        artifact: Planned or on disk.
+        deep: Hash every file, also those untouched since they were last hashed.
+    """
+    label = _label(artifact.directory)
+    try:
+        status = artifact.status(deep=deep)
+        earlier = {} if status.finished else artifact.earlier()
+    except StorageError as error:
+        return ArtifactReport(artifact=label, state=UNREADABLE, reason=str(error))
+    return ArtifactReport(
+        artifact=label,
+        state=_state(artifact, status),
+        units={state.value: len(status.of_state(state)) for state in UnitState},
+        odd_units=tuple(_odd_units(status.units)),
+        foreign_files=status.foreign_files,
+        changes={_label(path): fields for path, fields in earlier.items()},
+    )
+
+
+def reports_below(path: Path, *, deep: bool = False) -> list[ArtifactReport]:
+    """Report on all artifacts in a directory: an artifact's own, one of a kind, or a runs directory.
+
+    Raises:
+        FileNotFoundError: If there is nothing at the path.
+    """
+    path.stat()
+    depths = ("", "*/", "*/*/")
+    directories = sorted(file.parent for depth in depths for file in path.glob(f"{depth}{ARTIFACT_FILE}"))
+    reports = []
+    for directory in directories:
+        try:
+            artifact = Artifact.open(directory)
+        except StorageError as error:
+            reports.append(ArtifactReport(artifact=_label(directory), state=UNREADABLE, reason=str(error)))
+        else:
+            reports.append(report_of(artifact, deep=deep))
+    return reports
+
+
+def as_text(reports: Sequence[ArtifactReport]) -> str:
+    """Write reports as a table, with the details of each below its row."""
+    rows = [_COLUMNS, *(_row(report) for report in reports)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(_COLUMNS))]
+    lines = [_aligned(rows[0], widths)]
+    for report, row in zip(reports, rows[1:], strict=True):
+        lines.append(_aligned(row, widths))
+        lines.extend(f"    {line}" for line in _details(report))
+    return "\n".join(lines) + "\n"
+
+
+def _row(report: ArtifactReport) -> tuple[str, ...]:
+    """Return a report's row of the table."""
+    return (report.artifact, report.state, *(str(report.units.get(state, "-")) for state in UnitState))
+
+
+def _aligned(row: Sequence[str], widths: Sequence[int]) -> str:
+    """Write a row with words to the left and numbers to the right."""
+    words = [cell.ljust(width) for cell, width in zip(row[:2], widths[:2], strict=True)]
+    numbers = [cell.rjust(width) for cell, width in zip(row[2:], widths[2:], strict=True)]
+    return "  ".join(words + numbers)
+
+
+def _details(report: ArtifactReport) -> list[str]:
+    """List what is odd about an artifact, and what has changed since another of its name."""
+    lines = [report.reason] if report.reason else []
+    lines += [f"{odd.label}: {odd.state}, {odd.reason}" for odd in report.odd_units]
+    lines += [f"{name}: foreign file, nobody reads it" for name in report.foreign_files]
+    for directory, fields in report.changes.items():
+        lines.append(f"differs from {directory} in")
+        lines += [f"    {change}" for change in fields]
+    return lines
+
+
+def _odd_units(statuses: Iterable[UnitStatus]) -> list[OddUnits]:
+    """Gather the units that are not done, those in a row with the same state and reason together."""
+    return [
+        OddUnits(units=tuple(status.unit for status in group), state=state.value, reason=reason)
+        for (state, reason), group in itertools.groupby(statuses, key=lambda status: (status.state, status.reason))
+        if state is not UnitState.DONE
+    ]
+
+
+def _state(artifact: Artifact, status: ArtifactStatus) -> str:
+    """Name the state of an artifact as a whole."""
+    if not artifact.directory.is_dir():
+        return NOT_BEGUN
+    return FINISHED if status.finished else UNFINISHED
+
+
+def _label(directory: Path) -> str:
+    """Name an artifact by the last two parts of its path."""
+    return f"{directory.parent.name}/{directory.name}"

@@ -1,0 +1,35 @@
+"""Logging of the command line: one line per event on stderr, so that stdout holds results alone."""
+
+import logging
+import sys
+
+LEVELS = ("debug", "info", "warning", "error")
+
+_OWN_PACKAGES = ("storage_schemas", "ovseg_models", "pipeline", "flows")
+
+
+def configure_logging(level: str) -> None:
+    """Send log records to stderr: those of this project from a level on, those of libraries from warnings on.
+
+    Progress bars look after themselves: they appear only where stderr is a terminal, and lift log lines above them.
+
+    Args:
+        level: One of ``LEVELS``.
+    """
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(OneLineFormatter("%(asctime)s %(levelname)-7s %(message)s", datefmt="%Y-%m-%d %H:%M:%S"))
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(logging.WARNING)
+    for package in _OWN_PACKAGES:
+        logging.getLogger(package).setLevel(level.upper())
+    logging.captureWarnings(True)
+
+
+class OneLineFormatter(logging.Formatter):
+    """Writes a message of several lines as one, so that a log can be read and searched line by line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Format a record; the lines of a traceback, where there is one, stay lines."""
+        text = super().format(record)
+        return text if record.exc_info else " | ".join(text.splitlines())
