@@ -1,5 +1,7 @@
 """Settings of CLIP, which every stage after preparation uses."""
 
+from typing import Literal
+
 from pydantic import Field
 
 from pipeline.settings.model import SettingsModel
@@ -16,13 +18,15 @@ class ClipSettings(SettingsModel):
     pretrained: str = Field(
         default="openai",
         min_length=1,
-        description="Weights: an open_clip tag, the path of a weight file, or 'random'. A stage's digest covers the "
-        "weights themselves, not this name alone.",
+        description="Weights: an open_clip tag, the path of a weight file, or 'random'. The digest covers the weights "
+        "themselves, not this name alone.",
     )
-    quick_gelu: bool = Field(
-        default=True,
-        description="Use the activation that OpenAI's weights were trained with, x * sigmoid(1.702 x).",
+    quick_gelu: Literal["auto", "on", "off"] = Field(
+        default="auto",
+        description="Whether the activation is x * sigmoid(1.702 x), as OpenAI's weights want it; 'auto' = as the "
+        "weights say, else as the architecture says.",
     )
+    seed: int = Field(default=0, ge=0, description="Seed of random weights.")
     random_if_unavailable: bool = Field(
         default=False,
         description="Use random weights when a tag cannot be downloaded, to try the pipeline without network.",

@@ -16,6 +16,18 @@ class EvaluatedDatasetSettings(SettingsModel):
     )
 
 
+class SweepSettings(SettingsModel):
+    """Values that ``ovseg evaluate --ablate`` goes through."""
+
+    ensemble_weights: tuple[Share, ...] = Field(
+        default=(0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.65, 0.7, 0.75, 0.8, 0.9, 1.0),
+        description="Ensemble weights; no model runs again for them.",
+    )
+    mask_thresholds: tuple[Share, ...] = Field(
+        default=(0.35, 0.4, 0.45, 0.5), description="Mask thresholds; the CLIP branch runs for each."
+    )
+
+
 class EvaluateSettings(SettingsModel):
     """Stage 4, ``ovseg evaluate``: labelled scenes, the proposal net and the adapted CLIP in, ``scores`` out."""
 
@@ -35,13 +47,7 @@ class EvaluateSettings(SettingsModel):
     oracle_labels: bool = Field(
         default=False, description="Give each proposal the class of the ground truth that it covers best (Figure 1)."
     )
-    sweep_ensemble_weights: tuple[Share, ...] = Field(
-        default=(0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.65, 0.7, 0.75, 0.8, 0.9, 1.0),
-        description="Ensemble weights of --ablate; no model runs again for them.",
-    )
-    sweep_mask_thresholds: tuple[Share, ...] = Field(
-        default=(0.35, 0.4, 0.45, 0.5), description="Mask thresholds of --ablate; the CLIP branch runs for each."
-    )
+    sweep: SweepSettings = Field(default=SweepSettings(), description="What --ablate goes through.")
     bootstrap_rounds: int = Field(
         default=1000, ge=1, le=1_000_000, description="Resamplings of images for the 95 % intervals."
     )

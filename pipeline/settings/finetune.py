@@ -7,7 +7,7 @@ from pydantic import Field
 from pipeline.settings.model import CHANGES_NO_RESULT, Precision, SettingsModel
 from pipeline.settings.training import CheckpointSettings
 
-Mode = Literal["ft", "mpt", "ft-then-mpt", "mpt-then-ft", "both-at-once"]
+Mode = Literal["ft", "mpt", "ft-then-mpt", "mpt-then-ft", "ft+mpt"]
 
 
 class PhaseSettings(SettingsModel):
@@ -20,6 +20,13 @@ class PhaseSettings(SettingsModel):
     learning_rate: float = Field(default=5e-6, gt=0, description="Learning rate after the warm-up.")
     weight_decay: float = Field(default=0.2, ge=0, description="Decay of weights; norms, biases and gains have none.")
     warmup_steps: int = Field(default=100, ge=0, description="Steps of linear warm-up.")
+
+
+class PromptPhaseSettings(PhaseSettings):
+    """As for 'ft', with another learning rate and no decay."""
+
+    learning_rate: float = Field(default=2e-2, gt=0, description="Learning rate after the warm-up.")
+    weight_decay: float = Field(default=0.0, ge=0, description="Decay of the prompt tokens.")
 
 
 class CropAugmentationSettings(SettingsModel):
@@ -38,8 +45,8 @@ class FinetuneSettings(SettingsModel):
 
     mode: Mode = Field(
         default="ft-then-mpt",
-        description="FT trains the image tower, MPT the mask prompt tokens alone. 'both-at-once' takes batch, epochs "
-        "and warm-up of 'ft', and for the prompts learning rate and decay of 'mpt'.",
+        description="FT trains the image tower, MPT the mask prompt tokens alone; 'ft+mpt' trains both at once with "
+        "batch, epochs and warm-up of 'ft', and learning rate and decay of 'mpt' for the prompts.",
     )
     seed: int = Field(default=0, ge=0, description="Seed of prompt tokens, data order and augmentation.")
     prompt_depth: int = Field(default=3, ge=1, le=64, description="Transformer layers that get mask prompt tokens.")
@@ -55,9 +62,7 @@ class FinetuneSettings(SettingsModel):
         default="bare", min_length=1, description="Name of the prompt templates for nouns; 'bare' is the noun itself."
     )
     ft: PhaseSettings = Field(default=PhaseSettings(), description="The phase that trains the image tower.")
-    mpt: PhaseSettings = Field(
-        default=PhaseSettings(learning_rate=2e-2, weight_decay=0.0), description="The phase that trains the prompts."
-    )
+    mpt: PromptPhaseSettings = Field(default=PromptPhaseSettings(), description="The phase that trains the prompts.")
     augmentation: CropAugmentationSettings = Field(
         default=CropAugmentationSettings(), description="How crops are varied."
     )
@@ -77,3 +82,8 @@ class FinetuneSettings(SettingsModel):
         description="Labelled data set whose masked ground-truth crops are classified after each epoch; empty = none.",
     )
     checkpoints: CheckpointSettings = Field(default=CheckpointSettings(), description="When to save, what to keep.")
+
+    @property
+    def phases(self) -> tuple[str, ...]:
+        """What is trained after what: each is 'ft', 'mpt' or 'ft+mpt'."""
+        return tuple(self.mode.split("-then-"))

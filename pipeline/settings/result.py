@@ -14,7 +14,7 @@ def result_settings(model: BaseModel) -> dict[str, Json]:
 
     Left out is what is marked with ``CHANGES_NO_RESULT``: a field, or a model as a whole.
     """
-    if _is_marked(type(model).model_config.get("json_schema_extra")):
+    if not model_changes_result(type(model)):
         return {}
     pruned: dict[str, Json] = _pruned(model, model.model_dump(mode="json"))
     return pruned
@@ -23,6 +23,11 @@ def result_settings(model: BaseModel) -> dict[str, Json]:
 def changes_result(field: FieldInfo) -> bool:
     """Tell whether a setting changes the result, as far as its own mark says."""
     return not _is_marked(field.json_schema_extra)
+
+
+def model_changes_result(model: type[BaseModel]) -> bool:
+    """Tell whether a section of settings changes the result, as far as its own mark says."""
+    return not _is_marked(model.model_config.get("json_schema_extra"))
 
 
 def _is_marked(extra: object) -> bool:
@@ -35,7 +40,7 @@ def _pruned(value: object, dumped: Any) -> Any:
         return {
             name: _pruned(getattr(value, name), dumped[name])
             for name, field in type(value).model_fields.items()
-            if changes_result(field) and not _is_marked_model(getattr(value, name))
+            if changes_result(field) and not _is_left_out(getattr(value, name))
         }
     if isinstance(value, Mapping):
         return {key: _pruned(item, dumped[str(key)]) for key, item in value.items()}
@@ -44,5 +49,5 @@ def _pruned(value: object, dumped: Any) -> Any:
     return dumped
 
 
-def _is_marked_model(value: object) -> bool:
-    return isinstance(value, BaseModel) and _is_marked(type(value).model_config.get("json_schema_extra"))
+def _is_left_out(value: object) -> bool:
+    return isinstance(value, BaseModel) and not model_changes_result(type(value))

@@ -1,0 +1,120 @@
+"""Write docs/settings.md from the settings models; ``--check`` only tells whether it is up to date."""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from pipeline.settings import Settings
+from pipeline.settings.keys import ANY_ITEM, Setting, all_settings
+from pipeline.settings.result import changes_result, model_changes_result
+
+TARGET = Path(__file__).parents[1] / "docs" / "settings.md"
+
+INTRODUCTION = """\
+# Settings
+
+Written by `make docs` from the models in `pipeline/settings`; edit those, not this page.
+
+A run has one settings file in TOML; `flows/configs` holds examples. What the file leaves out has the default below, and
+`--set key=value` on the command line overrules both, for instance `--set mine.pair.min_score=0.2`. Relative paths
+are relative to the directory in which the command is given. All faults of a file are told at once.
+
+**R** marks settings that change the result. They are part of the artifact's digest: with another value, another
+artifact is made beside the first. The others say how the work is done (how many workers, on which device), and can
+change from one call to the next.
+"""
+
+
+def document() -> str:
+    """Return the whole page."""
+    parts = [INTRODUCTION, *_section("", Settings, is_list=False)]
+    for setting in all_settings(Settings):
+        for model in setting.section:
+            parts += _section(_table_name(setting), model, is_list=_is_list(setting))
+    return "\n".join(parts)
+
+
+def _section(name: str, model: type[BaseModel], *, is_list: bool) -> Iterator[str]:
+    """Yield heading, description and table of one model; nothing for a model that only holds others."""
+    heading = f"[[{name}]]" if is_list else f"[{name}]"
+    yield f"## {f'`{heading}`' if name else 'At the top of the file'}\n"
+    yield f"{(model.__doc__ or '').strip().replace('``', '`')}\n"
+    schema = model.model_json_schema()
+    plain = {setting.key[0] for setting in all_settings(model) if len(setting.key) == 1 and not setting.section}
+    if not plain:
+        return
+    yield "| setting | | default | values | what |"
+    yield "|---|---|---|---|---|"
+    for key, field in model.model_fields.items():
+        if key in plain:
+            values = schema["properties"][key]
+            mark = "**R**" if changes_result(field) and model_changes_result(model) else ""
+            default = _toml(values["default"]) if "default" in values else "(needed)"
+            yield f"| `{key}` | {mark} | {default} | {_values(values)} | {_cell(field.description or '')} |"
+    yield ""
+
+
+def _table_name(setting: Setting) -> str:
+    """Name the TOML table of a section."""
+    names = ["NAME" if part == ANY_ITEM else part for part in setting.key]
+    return ".".join(names if _is_list(setting) or not _is_table_of(setting) else [*names, "NAME"])
+
+
+def _is_list(setting: Setting) -> bool:
+    """Tell whether a section is a list of tables."""
+    return bool(setting.section) and getattr(setting.field.annotation, "__origin__", None) in {list, tuple}
+
+
+def _is_table_of(setting: Setting) -> bool:
+    """Tell whether a section is a table of tables with names that the user gives."""
+    return getattr(setting.field.annotation, "__origin__", None) is dict
+
+
+def _values(schema: dict[str, Any]) -> str:
+    """Say which values a JSON schema allows."""
+    if "enum" in schema:
+        return ", ".join(_toml(value) for value in schema["enum"])
+    if schema.get("type") == "array":
+        items = schema.get("items", {})
+        return f"list: {_values(items)}" if items else "list"
+    kind = {"integer": "integer", "number": "number", "boolean": "true, false", "object": "table", "string": "text"}
+    if schema.get("format") == "path":
+        return "path"
+    bounds = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
+    limits = [f"{sign} {schema[name]:g}" for name, sign in bounds.items() if name in schema]
+    return ", ".join([kind.get(schema.get("type", ""), "any"), *limits])
+
+
+def _toml(value: object) -> str:
+    """Write a value as in a settings file."""
+    return f"`{json.dumps(value)}`"
+
+
+def _cell(text: str) -> str:
+    """Write text so that it fits a cell of a Markdown table."""
+    return text.replace("|", "\\|").replace("*", "\\*").replace("\n", " ")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Write the page, or check it; return the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 if the page is out of date")
+    options = parser.parse_args(arguments)
+    page = document()
+    if not options.check:
+        TARGET.parent.mkdir(exist_ok=True)
+        TARGET.write_text(page, encoding="utf-8")
+        return 0
+    if TARGET.exists() and TARGET.read_text(encoding="utf-8") == page:
+        return 0
+    print(f"{TARGET}: is out of date; run 'make docs'", file=sys.stderr)
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
