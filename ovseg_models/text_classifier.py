@@ -1,0 +1,140 @@
+"""Class names as unit vectors of CLIP's space: the weights of a classifier of any vocabulary."""
+
+import re
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn import functional
+
+from ovseg_models.mask_adapted_clip import OpenClip
+from ovseg_models.weights_digest import text_tower_weights, weights_digest
+
+Tokenize: TypeAlias = Callable[[list[str]], Int[Tensor, "text context"]]
+
+
+class TextClassifier:
+    """Computes text embeddings of class names and keeps them in memory.
+
+    An embedding is kept under the digest of the text tower's weights, the templates and the name. So a name is computed
+    once, and a tower that is trained, loaded or replaced, or other templates, never get vectors of the old ones.
+
+    Args:
+        clip: Its text tower is used, on the device where it lies.
+        tokenize: Turns texts into token numbers, such as ``open_clip.get_tokenizer(name)``.
+        texts_per_batch: Sentences that the text tower takes at a time.
+
+    Raises:
+        ValueError: If ``texts_per_batch`` is below one.
+    """
+
+    def __init__(self, clip: OpenClip, tokenize: Tokenize, *, texts_per_batch: int = 256) -> None:
+        if texts_per_batch < 1:
+            raise ValueError(
+                f"TextClassifier: texts_per_batch is {texts_per_batch}, at least 1 is wanted; correct the setting"
+            )
+        self._clip = clip
+        self._tokenize = tokenize
+        self._texts_per_batch = texts_per_batch
+        self._tower = _WatchedTower(clip)
+        self._kept: dict[tuple[str, tuple[str, ...], str], Tensor] = {}  # each [dim]
+
+    @torch.no_grad()
+    def text_embeddings(
+        self, class_names: Sequence[str], templates: Sequence[str], *, split_synonyms: bool = False
+    ) -> Float[Tensor, "name dim"]:
+        """Embed each name: the normalised mean of the normalised embeddings of its sentences.
+
+        Args:
+            class_names: In the order of the result; blanks around them are taken away, repeated names are welcome. At
+                least one.
+            templates: Sentences with one ``{}`` each (see ``prompt_templates``). At least one.
+            split_synonyms: Embed the parts of a name like "road, route" alone and average them, instead of putting the
+                whole into the sentences as OVSeg does.
+
+        Returns:
+            L2-normalised embeddings in single precision.
+
+        Raises:
+            ValueError: If there is no name or no template, a name is blank, or a template hasn't exactly one ``{}``.
+        """
+        wording = _checked_templates(templates)
+        synonyms = [_synonyms(name, split_synonyms) for name in class_names]
+        if not synonyms:
+            raise ValueError("text_embeddings: there are no class names, at least one is wanted; give a vocabulary")
+        digest = self._tower.digest()
+        names = dict.fromkeys(part for parts in synonyms for part in parts)
+        missing = [name for name in names if (digest, wording, name) not in self._kept]
+        if missing:
+            for name, embedding in zip(missing, self._embed(missing, wording), strict=True):
+                self._kept[digest, wording, name] = embedding
+        device = self._clip.logit_scale.device
+        rows = [torch.stack([self._kept[digest, wording, part] for part in parts]).to(device) for parts in synonyms]
+        return torch.stack([row[0] if len(row) == 1 else functional.normalize(row.mean(dim=0), dim=0) for row in rows])
+
+    def _embed(self, names: list[str], templates: tuple[str, ...]) -> Float[Tensor, "name dim"]:
+        """Run the text tower over every sentence of every name."""
+        sentences = [template.replace("{}", name) for name in names for template in templates]
+        device = self._clip.logit_scale.device
+        # A vector that is kept must not depend on the mixed precision of whoever asks for it first.
+        with torch.autocast(device.type, enabled=False):
+            embeddings = torch.cat(
+                [
+                    self._clip.encode_text(self._tokenize(sentences[start : start + self._texts_per_batch]).to(device))
+                    for start in range(0, len(sentences), self._texts_per_batch)
+                ]
+            )
+        of_sentences = functional.normalize(embeddings.float(), dim=-1).unflatten(0, (len(names), len(templates)))
+        return functional.normalize(of_sentences.mean(dim=1), dim=-1)
+
+
+class _WatchedTower:
+    """The digest of a text tower, computed again only if the weights have changed.
+
+    The digest costs a tenth of a second or more, and a segmenter asks for it with each picture. What is compared first
+    is cheap: which tensors there are, how often torch has written to each, and their norms, which show writes that
+    torch doesn't count (``tensor.data.copy_``).
+    """
+
+    def __init__(self, clip: OpenClip) -> None:
+        self._clip = clip
+        self._seen: list[Tensor] = []  # kept, so that no new tensor can have the identity of an old one
+        self._mark: list[tuple[int, int, float]] = []
+        self._digest = ""
+
+    def digest(self) -> str:
+        weights = text_tower_weights(self._clip)
+        tensors = list(weights.values())
+        norms = torch.stack([tensor.detach().float().norm() for tensor in tensors]).tolist()
+        mark = [
+            (id(tensor), 0 if tensor.is_inference() else tensor._version, norm)
+            for tensor, norm in zip(tensors, norms, strict=True)
+        ]
+        if mark != self._mark:
+            self._seen, self._mark, self._digest = tensors, mark, weights_digest(weights)
+        return self._digest
+
+
+def _synonyms(name: str, split: bool) -> tuple[str, ...]:
+    """Strip a name and, if asked, split it at its commas."""
+    parts = tuple(part.strip() for part in (name.split(",") if split else [name]) if part.strip())
+    if not parts:
+        raise ValueError(f"text_embeddings: a class name is {name!r}, a word is wanted; correct the vocabulary")
+    return parts
+
+
+def _checked_templates(templates: Sequence[str]) -> tuple[str, ...]:
+    """Return the templates as a key of the memory."""
+    if isinstance(templates, str) or not templates:
+        raise ValueError(
+            f"text_embeddings: templates are {templates!r}, a list of at least one sentence is wanted; "
+            "see prompt_templates"
+        )
+    for template in templates:
+        if len(re.findall(r"\{\}", template)) != 1:
+            raise ValueError(
+                f"text_embeddings: template {template!r} is wanted with exactly one {{}} for the class name"
+            )
+    return tuple(templates)
