@@ -1,0 +1,110 @@
+"""The thirteen shapes that things are made of, each inside the square -1..1 with u to the right and v downwards.
+
+Only additions, products, quotients and square roots are used, which IEEE 754 rounds alike everywhere: a pixel is inside
+on one machine if it is on another.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+
+Coordinate = npt.NDArray[np.float64]
+"""Of each pixel: [height width]."""
+
+Inside = npt.NDArray[np.bool_]
+"""Whether each pixel lies in the shape: [height width]."""
+
+_TINY = 1e-9
+
+
+def _disc(u: Coordinate, v: Coordinate) -> Inside:
+    return u * u + v * v < 1.0
+
+
+def _box(u: Coordinate, v: Coordinate) -> Inside:
+    return (np.abs(u) < 1.0) & (np.abs(v) < 1.0)
+
+
+def _triangle(u: Coordinate, v: Coordinate) -> Inside:
+    """Point up."""
+    return (np.abs(v) < 1.0) & (np.abs(u) < 0.5 * (v + 1.0))
+
+
+def _hull(u: Coordinate, v: Coordinate) -> Inside:
+    """Wide at the top, half as wide at the bottom."""
+    return (np.abs(v) < 1.0) & (np.abs(u) < 0.74 - 0.26 * v)
+
+
+def _ring(u: Coordinate, v: Coordinate) -> Inside:
+    squared_radius = u * u + v * v
+    return (squared_radius < 1.0) & (squared_radius > 0.42)
+
+
+def _radius_and_cosine(u: Coordinate, v: Coordinate) -> tuple[Coordinate, Coordinate]:
+    """Return the polar radius and the cosine of the angle from straight up."""
+    radius = np.sqrt(u * u + v * v)
+    return radius, -v / np.maximum(radius, _TINY)
+
+
+def _star(u: Coordinate, v: Coordinate) -> Inside:
+    """Five arms, one straight up."""
+    radius, c = _radius_and_cosine(u, v)
+    cosine_5 = c * (5.0 + c * c * (16.0 * c * c - 20.0))
+    return radius < 0.62 + 0.38 * cosine_5
+
+
+def _petals(u: Coordinate, v: Coordinate) -> Inside:
+    """Six lobes."""
+    radius, c = _radius_and_cosine(u, v)
+    cosine_2 = 2.0 * c * c - 1.0
+    return radius < 0.78 + 0.22 * cosine_2 * (4.0 * cosine_2 * cosine_2 - 3.0)
+
+
+def _rays(u: Coordinate, v: Coordinate) -> Inside:
+    """Ten spikes."""
+    radius, c = _radius_and_cosine(u, v)
+    cosine_5 = c * (5.0 + c * c * (16.0 * c * c - 20.0))
+    return radius < 0.72 + 0.28 * (2.0 * cosine_5 * cosine_5 - 1.0)
+
+
+def _cross(u: Coordinate, v: Coordinate) -> Inside:
+    return _box(u, v) & ((np.abs(u) < 0.3) | (np.abs(v) < 0.3))
+
+
+def _diamond(u: Coordinate, v: Coordinate) -> Inside:
+    return np.abs(u) + np.abs(v) < 1.0
+
+
+def _dome(u: Coordinate, v: Coordinate) -> Inside:
+    """The upper half of an ellipse."""
+    return (u * u + 0.25 * (v - 1.0) * (v - 1.0) < 1.0) & (v < 1.0)
+
+
+def _moon(u: Coordinate, v: Coordinate) -> Inside:
+    """A crescent, open to the right."""
+    return (u * u + v * v < 1.0) & ((u - 0.55) * (u - 0.55) + v * v > 0.8)
+
+
+def _wings(u: Coordinate, v: Coordinate) -> Inside:
+    """A gull seen from afar: two arches that meet in the middle and taper outwards."""
+    span = np.abs(u)
+    arch = 0.55 - 4.4 * span * (1.0 - span)
+    return (span < 1.0) & (np.abs(v - arch) < 0.45 - 0.3 * span)
+
+
+SHAPES: dict[str, Callable[[Coordinate, Coordinate], Inside]] = {
+    "disc": _disc,
+    "box": _box,
+    "triangle": _triangle,
+    "hull": _hull,
+    "ring": _ring,
+    "star": _star,
+    "petals": _petals,
+    "rays": _rays,
+    "cross": _cross,
+    "diamond": _diamond,
+    "dome": _dome,
+    "moon": _moon,
+    "wings": _wings,
+}
