@@ -6,15 +6,23 @@
 
 import contextlib
 import logging
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from storage_schemas.commit import Disk, StagedFile, explained_write_errors, remove_temporaries, write_file
-from storage_schemas.digests import Json, readable_json
-from storage_schemas.errors import ArtifactError
+from storage_schemas.commit import (
+    Disk,
+    StagedFile,
+    explained_write_errors,
+    make_directories,
+    remove_temporaries,
+    write_file,
+)
+from storage_schemas.digests import Json
+from storage_schemas.errors import ArtifactError, StorageError
 from storage_schemas.lock import held
 from storage_schemas.manifest import (
     ARTIFACT_FILE,
@@ -23,12 +31,13 @@ from storage_schemas.manifest import (
     Identity,
     Manifest,
     Sidecar,
-    read_document,
 )
 from storage_schemas.status import LOCAL_DIRECTORY, ArtifactStatus, UnitState, artifact_status, changed_fields
 from storage_schemas.verification import VerifiedFiles
 
 logger = logging.getLogger(__name__)
+
+_SUFFIX = re.compile(r"[a-z0-9]+(\.[a-z0-9]+)*")
 
 
 @dataclass(frozen=True)
@@ -81,9 +90,9 @@ class Artifact:
             HeldError: If another process holds it for longer than that.
             WriteError: If the directory cannot be written to.
         """
-        with explained_write_errors(self.directory):
-            self.directory.mkdir(parents=True, exist_ok=True)
+        make_directories(self.directory, self.disk)
         with held(self.local_directory, wait_s=wait_s):
+            remove_temporaries(self.local_directory, self.disk)
             leftovers = remove_temporaries(self.directory, self.disk)
             if leftovers:
                 logger.info("%s: deleted %d unfinished files of an interrupted run", self.directory, leftovers)
@@ -108,7 +117,7 @@ class Artifact:
             deep: Hash every file, also those untouched since they were last hashed.
         """
         files = VerifiedFiles(self.directory, self.local_directory / "verified.json", deep=deep)
-        status = artifact_status(self.directory, self.description.units, self.identity.digest(), files)
+        status = artifact_status(self.directory, self.description, files)
         files.remember()
         return status
 
@@ -134,8 +143,7 @@ class Artifact:
         Raises:
             WriteError: If the operating system refuses.
         """
-        document = {**manifest.to_document(), "manifest_digest": manifest.digest()}
-        self._write_if_changed(MANIFEST_FILE, readable_json(document))
+        self._write_if_changed(MANIFEST_FILE, manifest.to_json())
 
     def manifest(self) -> Manifest:
         """Return the manifest of a finished artifact, its files checked.
@@ -143,33 +151,47 @@ class Artifact:
         Raises:
             ArtifactError: If the artifact is not finished, or a file is not what its sidecar states.
         """
-        path = self.directory / MANIFEST_FILE
-        stated = read_document(path).get("manifest_digest")
         status = self.status()
+        if not status.has_manifest:
+            message = f"{self.directory / MANIFEST_FILE}: is not there; run the stage that makes it"
+            raise ArtifactError(message)
         for unit in status.units:
             if unit.state is not UnitState.DONE:
                 message = f"{self.directory}: {unit.unit} is {unit.state}: {unit.reason}; run the stage again"
                 raise ArtifactError(message)
-        manifest = self.manifest_of({unit.unit: unit.sidecar for unit in status.units if unit.sidecar is not None})
-        if stated != manifest.digest():
-            message = f"{path}: states digest {stated}, its units have {manifest.digest()}; run the stage again"
+        if status.document_faults:
+            message = f"{self.directory}: {'; '.join(status.document_faults)}; run the stage again"
             raise ArtifactError(message)
-        return manifest
+        return self.manifest_of({unit.unit: unit.sidecar for unit in status.units if unit.sidecar is not None})
 
     def earlier(self) -> dict[Path, tuple[str, ...]]:
-        """Find artifacts of the same kind and name with another digest, and the fields in which they differ."""
+        """Find artifacts of the same kind and name with another digest, and the fields in which they differ.
+
+        For one whose description cannot be read, the reason stands in place of the fields.
+        """
         found = {}
         for path in sorted(self.directory.parent.glob(f"{self.identity.name}-*/{ARTIFACT_FILE}")):
-            identity = Description.read(path.parent).identity
-            if path.parent != self.directory and identity.name == self.identity.name:
-                found[path.parent] = changed_fields(identity, self.identity)
+            other = path.parent
+            if other.name.rpartition("-")[0] != self.identity.name or other.name == self.directory.name:
+                continue
+            try:
+                found[other] = changed_fields(Description.read(other).identity, self.identity)
+            except StorageError as error:
+                found[other] = (str(error),)
         return found
 
     def _write_if_changed(self, name: str, data: bytes) -> None:
-        """Write one of the artifact's own files unless it has these bytes already."""
+        """Write one of the artifact's own files unless it has these bytes already, and see to it that it stays."""
         path = self.directory / name
-        if not path.exists() or path.read_bytes() != data:
+        try:
+            changed = path.read_bytes() != data
+        except OSError:  # absent or unreadable
+            changed = True
+        if changed:
             write_file(path, data, self.disk)
+        else:  # a writer killed before it synced the directory left a name that a power cut would take back
+            with explained_write_errors(path):
+                self.disk.sync_directory(self.directory)
 
 
 class UnitWriter:
@@ -193,11 +215,19 @@ class UnitWriter:
         """Open the unit's file ``UNIT.SUFFIX`` for writing under a temporary name.
 
         Raises:
-            WriteError: If the operating system refuses.
+            ArtifactError: If the suffix is taken, or is the sidecar's.
+            WriteError: If the operating system refuses; the unit's other files are given up, too.
         """
-        staged = StagedFile(self._artifact.directory / f"{self._unit}.{suffix}", self._artifact.disk)
-        self._staged.append(staged)
-        return staged
+        target = self._artifact.directory / f"{self._unit}.{suffix}"
+        if not _SUFFIX.fullmatch(suffix) or suffix == "json" or target in {staged.target for staged in self._staged}:
+            message = f"{target}: cannot be a file of the unit; use lower-case suffixes, each once, but not 'json'"
+            raise ArtifactError(message)
+        try:
+            self._staged.append(StagedFile(target, self._artifact.disk))
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
+        return self._staged[-1]
 
     def commit(self, *, rows: int, counts: Mapping[str, int], facts: Mapping[str, Json] | None = None) -> Sidecar:
         """Sync and publish all files, then the sidecar; only with the latter the unit is done.

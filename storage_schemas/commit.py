@@ -23,6 +23,10 @@ TEMPORARY_PREFIX = ".tmp-"
 class Disk:
     """The operating system's calls that the commit protocol is made of."""
 
+    def make_directory(self, path: Path) -> None:
+        """Make a directory; one that is there already will do."""
+        path.mkdir(exist_ok=True)
+
     def create(self, path: Path) -> BinaryIO:
         """Open a new file for writing; it must not exist."""
         return path.open("xb")
@@ -57,7 +61,8 @@ class StagedFile(io.RawIOBase):
     """A file being written under a temporary name in its final directory, hashed as it is written.
 
     A stream for tar, Parquet and image writers: ``write`` and ``tell`` only. Its life is ``write``*, ``seal``,
-    ``publish``; ``discard`` at any point before ``publish`` leaves nothing behind.
+    ``publish``; ``discard`` at any point before ``publish`` leaves nothing behind, and what is written after it is
+    dropped, since such writers end their file even while an error passes through.
     """
 
     def __init__(self, target: Path, disk: Disk) -> None:
@@ -67,6 +72,7 @@ class StagedFile(io.RawIOBase):
         self._temporary = target.with_name(f"{TEMPORARY_PREFIX}{target.name}-{secrets.token_hex(4)}")
         self._sha256 = hashlib.sha256()
         self._size_bytes = 0
+        self._discarded = False
         with explained_write_errors(target):
             self._file = disk.create(self._temporary)
 
@@ -81,6 +87,8 @@ class StagedFile(io.RawIOBase):
             WriteError: If the operating system refuses, because the device is full, say.
         """
         view = memoryview(data).cast("B")
+        if self._discarded:
+            return len(view)
         with explained_write_errors(self.target):
             self._disk.write(self._file, view)
         self._sha256.update(view)
@@ -113,6 +121,7 @@ class StagedFile(io.RawIOBase):
 
     def discard(self) -> None:
         """Delete the temporary file; a failure to do so leaves a file that is never believed."""
+        self._discarded = True
         with contextlib.suppress(OSError):  # the error that led here is the one worth telling
             self._file.close()
         with contextlib.suppress(OSError):
@@ -133,10 +142,27 @@ def explained_write_errors(target: Path) -> Iterator[None]:
             errno.ENOSPC: "free some space and run the same command again",
             errno.EDQUOT: "free some of your quota and run the same command again",
             errno.EACCES: "make the directory writable or choose another runs directory",
+            errno.EPERM: "make the directory writable or choose another runs directory",
+            errno.ENOTDIR: "a file is where a directory is wanted: move it or choose another runs directory",
+            errno.EEXIST: "a file is where a directory is wanted: move it or choose another runs directory",
+            errno.EISDIR: "a directory is where a file is wanted: move it away and run the same command again",
             errno.EROFS: "choose a runs directory on a writable file system",
         }.get(error.errno or 0, "check the device and run the same command again")
         message = f"{target}: could not be written ({error.strerror or error}); finished units are kept; {advice}"
         raise WriteError(message) from error
+
+
+def make_directories(path: Path, disk: Disk) -> None:
+    """Make a directory and those above it that are missing, so that they survive a power cut.
+
+    Raises:
+        WriteError: If the operating system refuses.
+    """
+    missing = [directory for directory in (path, *path.parents) if not directory.is_dir()]
+    for directory in reversed(missing):
+        with explained_write_errors(directory):
+            disk.make_directory(directory)
+            disk.sync_directory(directory.parent)
 
 
 def write_file(target: Path, data: bytes, disk: Disk) -> FileRecord:
@@ -150,7 +176,7 @@ def write_file(target: Path, data: bytes, disk: Disk) -> FileRecord:
         staged.write(data)
         record = staged.seal()
         staged.publish()
-    except Exception:
+    except BaseException:
         staged.discard()
         raise
     with explained_write_errors(target):

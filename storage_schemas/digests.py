@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
+SEAL = "document_digest"
+
 Json: TypeAlias = "str | int | float | bool | None | Sequence[Json] | Mapping[str, Json]"
 
 
@@ -37,6 +39,14 @@ def canonical_json(value: Json) -> bytes:
 def readable_json(value: Json) -> bytes:
     """Encode a JSON value for people: sorted keys, two blanks of indent, a newline at the end."""
     return json.dumps(value, sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False).encode() + b"\n"
+
+
+def sealed_json(document: Mapping[str, Json]) -> bytes:
+    """Encode a JSON object for people, with the digest of all of it under ``document_digest``.
+
+    A file of these bytes shows every change to it: to a value by the digest, to the white space by encoding it again.
+    """
+    return readable_json({**document, SEAL: sha256_of_json(document)})
 
 
 def sha256_of_json(value: Json) -> str:

@@ -38,9 +38,12 @@ def held(local_directory: Path, *, wait_s: float) -> Iterator[None]:
         message = f"{local_directory}: cannot be locked ({error}); choose a runs directory that can be written to"
         raise WriteError(message) from error
     try:
-        holder_file.write_text(json.dumps({"pid": os.getpid(), "host": socket.gethostname()}))
+        with contextlib.suppress(OSError):  # who holds it is told to others; on a full disk they are told less
+            holder_file.write_text(json.dumps({"pid": os.getpid(), "host": socket.gethostname()}))
         yield
     finally:
+        with contextlib.suppress(OSError):
+            holder_file.unlink()
         lock.release()
 
 
@@ -63,5 +66,5 @@ def _holder(holder_file: Path) -> str:
     try:
         document = json.loads(holder_file.read_text())
         return f"process {document['pid']} on {document['host']}"
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError):
         return "another process"

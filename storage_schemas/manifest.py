@@ -1,6 +1,7 @@
 """What an artifact says of itself: its identity, a sidecar per unit, and a manifest that appears last.
 
-All three are JSON files with sorted keys and no clock, host name or path in them, so that equal work gives equal bytes.
+All three are JSON files with sorted keys and no clock, host name or path in them, so that equal work gives equal bytes,
+and each carries a digest of itself, so that damage to any byte of them shows.
 """
 
 import json
@@ -10,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from storage_schemas.digests import FileRecord, Json, readable_json, sha256_of_json
+from storage_schemas.digests import SEAL, FileRecord, Json, sealed_json, sha256_of_json
 from storage_schemas.errors import ArtifactError, SchemaError
 
 ARTIFACT_FILE = "artifact.json"
@@ -18,6 +19,7 @@ MANIFEST_FILE = "manifest.json"
 FORMAT = 1
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+_RESERVED = frozenset({Path(ARTIFACT_FILE).stem, Path(MANIFEST_FILE).stem})
 _DIGEST_CHARACTERS = 12
 
 
@@ -48,8 +50,8 @@ class Identity:
                 raise ArtifactError(message)
 
     def digest(self) -> str:
-        """Return the sha256 of the identity; half of it would do, so directory names carry its first part."""
-        return sha256_of_json(asdict(self))
+        """Return the sha256 of the identity and the storage format; directory names carry its first part."""
+        return sha256_of_json({"format": FORMAT, **asdict(self)})
 
     def directory(self, runs: Path) -> Path:
         """Return where the artifact lies below a runs directory: ``KIND/NAME-DIGEST``."""
@@ -72,8 +74,9 @@ class Description:
 
     def __post_init__(self) -> None:
         for unit in self.units:
-            if not _NAME.fullmatch(unit):
-                message = f"unit name: {unit!r} will not do; use letters, digits, '_' and '-'"
+            if not _NAME.fullmatch(unit) or unit in _RESERVED:
+                rule = f"use letters, digits, '_' and '-', and none of {sorted(_RESERVED)}"
+                message = f"unit name: {unit!r} will not do; {rule}"
                 raise ArtifactError(message)
         if len(set(self.units)) != len(self.units):
             message = (
@@ -83,7 +86,7 @@ class Description:
 
     def to_json(self) -> bytes:
         """Encode for ``artifact.json``."""
-        return readable_json(
+        return sealed_json(
             {
                 "format": FORMAT,
                 "identity": asdict(self.identity),
@@ -98,17 +101,17 @@ class Description:
         """Read ``artifact.json`` of an artifact's directory.
 
         Raises:
-            ArtifactError: If the file is absent or its digest is not that of its identity.
+            ArtifactError: If the file is absent or damaged.
             SchemaError: If another version of this project wrote it.
         """
         path = directory / ARTIFACT_FILE
         document = read_document(path)
-        identity = Identity(**document["identity"])
-        if document["digest"] != identity.digest():
-            found = f"states digest {document['digest']}, its identity has {identity.digest()}"
-            message = f"{path}: {found}; run the stage again, which writes it anew"
-            raise ArtifactError(message)
-        return cls(identity=identity, units=tuple(document["units"]), attributes=document["attributes"])
+        try:
+            identity = Identity(**document["identity"])
+            return cls(identity=identity, units=tuple(document["units"]), attributes=document["attributes"])
+        except (KeyError, TypeError) as error:
+            message = f"{path}: describes no artifact ({error}); run the stage again, which writes it anew"
+            raise ArtifactError(message) from error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,14 +142,14 @@ class Sidecar:
 
     def to_json(self) -> bytes:
         """Encode for ``UNIT.json``."""
-        return readable_json({"format": FORMAT, **asdict(self)})
+        return sealed_json({"format": FORMAT, **asdict(self)})
 
     @classmethod
     def read(cls, path: Path) -> "Sidecar":
         """Read a sidecar.
 
         Raises:
-            ArtifactError: If the file is absent or is not a sidecar.
+            ArtifactError: If the file is absent, damaged, or not a sidecar.
             SchemaError: If another version of this project wrote it.
         """
         document = read_document(path)
@@ -154,7 +157,7 @@ class Sidecar:
         try:
             document["files"] = tuple(FileRecord(**record) for record in document["files"])
             return cls(**document)
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, AttributeError) as error:
             message = f"{path}: is not a sidecar ({error}); delete it and run the stage again"
             raise ArtifactError(message) from error
 
@@ -203,19 +206,27 @@ class Manifest:
         }
 
     def digest(self) -> str:
-        """Return the sha256 over all that the manifest states; equal digests mean equal files."""
+        """Return the sha256 over all that the manifest states; equal digests mean equal files.
+
+        It stands in ``manifest.json`` as ``document_digest``.
+        """
         return sha256_of_json(self.to_document())
+
+    def to_json(self) -> bytes:
+        """Encode for ``manifest.json``."""
+        return sealed_json(self.to_document())
 
 
 def read_document(path: Path) -> dict[str, Any]:
-    """Read one of the JSON files of an artifact.
+    """Read one of the JSON files of an artifact; its own digest is checked and left out.
 
     Raises:
-        ArtifactError: If the file is absent, or is no JSON object.
+        ArtifactError: If the file is absent, no JSON object, or not as it was written.
         SchemaError: If another version of this project wrote it.
     """
     try:
-        document = json.loads(path.read_bytes())
+        data = path.read_bytes()
+        document = json.loads(data)
     except FileNotFoundError as error:
         message = f"{path}: is not there; run the stage that makes it"
         raise ArtifactError(message) from error
@@ -231,4 +242,16 @@ def read_document(path: Path) -> dict[str, Any]:
         found = f"storage format {document.get('format')!r}, this version reads {FORMAT}"
         message = f"{path}: {found}; use the version that wrote it"
         raise SchemaError(message)
+    stated = document.pop(SEAL, None)
+    if not _is_sealed_as(document, data):
+        message = f"{path}: is damaged, its {SEAL} {stated!r} is not true of it; delete it and run the stage again"
+        raise ArtifactError(message)
     return document
+
+
+def _is_sealed_as(document: Mapping[str, Json], data: bytes) -> bool:
+    """Tell whether a document, its digest left out, gives these bytes again."""
+    try:
+        return sealed_json(document) == data
+    except ValueError:  # NaN, an infinity or half a character, which are never written
+        return False

@@ -19,14 +19,15 @@ import pyarrow as pa
 
 from storage_schemas.artifact import Artifact
 from storage_schemas.digests import Json
-from storage_schemas.errors import ArtifactError
+from storage_schemas.errors import ArtifactError, CorruptUnitError, SchemaError
 from storage_schemas.manifest import Sidecar
 from storage_schemas.tables import TableSchema, TableWriter, read_table
-from storage_schemas.tars import Member, ShardTarWriter, read_member
+from storage_schemas.tars import KEY, Member, ShardTarWriter, read_member
 
 KIND = "scenes"
 SCHEMA_VERSION = 1
 OK = "ok"
+IMAGE_SUFFIXES = ("jpg", "png")
 
 _MEMBER = pa.struct(
     [pa.field("offset", pa.int64(), nullable=False), pa.field("size_bytes", pa.int64(), nullable=False)]
@@ -100,10 +101,15 @@ class ScenesAttributes:
 
         Raises:
             ArtifactError: If the artifact is not one of scenes.
+            SchemaError: If they are scenes of another schema version.
         """
         if artifact.identity.kind != KIND:
             message = f"{artifact.directory}: is an artifact of {artifact.identity.kind}, one of {KIND} is wanted"
             raise ArtifactError(message)
+        if artifact.identity.schema_version != SCHEMA_VERSION:
+            found = f"holds scenes of schema {artifact.identity.schema_version}, schema {SCHEMA_VERSION} is wanted"
+            message = f"{artifact.directory}: {found}; run 'ovseg prepare' again"
+            raise SchemaError(message)
         values: dict[str, Any] = {
             name: tuple(value) if isinstance(value, list) else value
             for name, value in artifact.description.attributes.items()
@@ -170,14 +176,11 @@ class SceneShardWriter:
         """Append one scene; one that could not be read becomes a row without members.
 
         Raises:
-            ArtifactError: If its key is not greater than that of the scene before, or cannot name a tar member.
+            ArtifactError: If its key is not greater than that of the scene before, or cannot name a tar member, or its
+                image is not of a kind that readers know.
             WriteError: If the operating system refuses.
         """
-        if self._rows and scene.key <= self._rows[-1]["key"]:
-            message = (
-                f"scene {scene.key!r}: comes after {self._rows[-1]['key']!r}; add scenes in ascending order of key"
-            )
-            raise ArtifactError(message)
+        self._check(scene)
         members: dict[str, dict[str, int] | None] = {"image": None, "label": None, "instances": None}
         if scene.status == OK:
             if scene.captions:
@@ -208,7 +211,7 @@ class SceneShardWriter:
         Raises:
             WriteError: If the operating system refuses.
         """
-        self._tar.__exit__(None, None, None)
+        self._tar.close()
         with TableWriter(self._table_file, SCHEMA) as table:
             table.write_rows(self._rows)
         counts = Counter(row["status"] for row in self._rows)
@@ -217,6 +220,24 @@ class SceneShardWriter:
             "labelled": sum(row["label"] is not None for row in self._rows),
         }
         return self._writer.commit(rows=len(self._rows), counts=counts, facts=facts)
+
+    def _check(self, scene: Scene) -> None:
+        """Refuse a scene that could not be found again.
+
+        Raises:
+            ArtifactError: As ``add`` says.
+        """
+        if not KEY.fullmatch(scene.key):
+            message = f"scene {scene.key!r}: at most 80 letters, digits, '_' and '-' make a key; rename the scene"
+            raise ArtifactError(message)
+        if self._rows and scene.key <= self._rows[-1]["key"]:
+            before = self._rows[-1]["key"]
+            message = f"scene {scene.key!r}: comes after {before!r}; add scenes in ascending order of key"
+            raise ArtifactError(message)
+        if scene.status == OK and scene.image_suffix not in IMAGE_SUFFIXES:
+            found = f"image suffix {scene.image_suffix!r}, one of {IMAGE_SUFFIXES} is wanted"
+            message = f"scene {scene.key!r}: {found}; convert the image, or store the scene with a status and reason"
+            raise ArtifactError(message)
 
     def _add(self, key: str, suffix: str, data: bytes | None) -> dict[str, int] | None:
         return self._tar.add(key, suffix, data)._asdict() if data is not None else None
@@ -246,10 +267,15 @@ class SceneShard:
             labels: Whether to read label and instance maps; without, they are None.
 
         Raises:
-            CorruptUnitError: If the tar is shorter than the index says.
+            CorruptUnitError: If the tar is missing or shorter than the index says.
         """
         table = self.index if rows is None else self.index.take(list(rows))
-        with self._tar_path.open("rb") as file:
+        try:
+            tar = self._tar_path.open("rb")
+        except OSError as error:
+            message = f"{self._tar_path}: cannot be read ({error}); run the stage that makes it again"
+            raise CorruptUnitError(message) from error
+        with tar as file:
             for row in table.to_pylist():
                 wanted = ("image", "label", "instances") if labels else ("image",)
                 parts = {name: read_member(file, Member(**row[name]), self._tar_path) for name in wanted if row[name]}

@@ -1,14 +1,14 @@
 """The state of an artifact's units: done, stale, missing or corrupt, each with the reason."""
 
 import enum
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from storage_schemas.commit import TEMPORARY_PREFIX
-from storage_schemas.digests import Json
+from storage_schemas.digests import Json, canonical_json
 from storage_schemas.errors import StorageError
-from storage_schemas.manifest import ARTIFACT_FILE, MANIFEST_FILE, Identity, Sidecar
+from storage_schemas.manifest import ARTIFACT_FILE, MANIFEST_FILE, Description, Identity, Manifest, Sidecar
 from storage_schemas.verification import VerifiedFiles
 
 LOCAL_DIRECTORY = "_local"
@@ -48,11 +48,13 @@ class ArtifactStatus:
         units: One status per unit, in order.
         foreign_files: Names of files that no sidecar, nor the artifact itself, speaks of. Nobody reads them.
         has_manifest: Whether ``manifest.json`` lies there.
+        document_faults: How ``artifact.json`` and ``manifest.json`` differ from what they have to state.
     """
 
     units: tuple[UnitStatus, ...]
     foreign_files: tuple[str, ...]
     has_manifest: bool
+    document_faults: tuple[str, ...] = ()
 
     def of_state(self, state: UnitState) -> tuple[UnitStatus, ...]:
         """Return the units in one state, in order."""
@@ -65,8 +67,8 @@ class ArtifactStatus:
 
     @property
     def finished(self) -> bool:
-        """Whether every unit is done and the manifest lies there."""
-        return self.has_manifest and not self.todo
+        """Whether every unit is done and the manifest lies there and says so."""
+        return self.has_manifest and not self.todo and not self.document_faults
 
 
 def unit_status(directory: Path, unit: str, artifact_digest: str, files: VerifiedFiles) -> UnitStatus:
@@ -92,12 +94,34 @@ def unit_status(directory: Path, unit: str, artifact_digest: str, files: Verifie
     return UnitStatus(unit, UnitState.DONE, sidecar=sidecar)
 
 
-def artifact_status(
-    directory: Path, units: Iterable[str], artifact_digest: str, files: VerifiedFiles
-) -> ArtifactStatus:
-    """Find out the state of every unit, and which files are foreign."""
-    statuses = tuple(unit_status(directory, unit, artifact_digest, files) for unit in units)
-    return ArtifactStatus(statuses, _foreign_files(directory, statuses), (directory / MANIFEST_FILE).exists())
+def artifact_status(directory: Path, description: Description, files: VerifiedFiles) -> ArtifactStatus:
+    """Find out the state of every unit and of the artifact's own files, and which files are foreign."""
+    digest = description.identity.digest()
+    statuses = tuple(unit_status(directory, unit, digest, files) for unit in description.units)
+    return ArtifactStatus(
+        units=statuses,
+        foreign_files=_foreign_files(directory, statuses),
+        has_manifest=(directory / MANIFEST_FILE).exists(),
+        document_faults=tuple(_document_faults(directory, description, statuses)),
+    )
+
+
+def _document_faults(directory: Path, description: Description, statuses: tuple[UnitStatus, ...]) -> Iterator[str]:
+    """Compare the artifact's own files with what they have to state, once there is anything to state."""
+    sidecars = tuple(status.sidecar for status in statuses if status.sidecar is not None)
+    if sidecars and not (directory / ARTIFACT_FILE).exists():
+        yield f"{ARTIFACT_FILE} is missing"
+    wanted = {ARTIFACT_FILE: description.to_json()}
+    if len(sidecars) == len(statuses):
+        wanted[MANIFEST_FILE] = Manifest(description=description, units=sidecars).to_json()
+    for name, data in wanted.items():
+        try:
+            if (directory / name).read_bytes() != data:
+                yield f"{name} is not what the units and settings call for"
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            yield f"{name} cannot be read: {error}"
 
 
 def _foreign_files(directory: Path, statuses: tuple[UnitStatus, ...]) -> tuple[str, ...]:
@@ -132,6 +156,17 @@ def changed_fields(old: Identity, new: Identity) -> tuple[str, ...]:
 def _differences(label: str, before: Json, after: Json) -> list[str]:
     """List where two JSON values differ, descending into objects."""
     if isinstance(before, Mapping) and isinstance(after, Mapping):
-        keys = sorted(before.keys() | after.keys())
-        return [line for key in keys for line in _differences(f"{label}.{key}", before.get(key), after.get(key))]
-    return [] if before == after else [f"{label}: {before!r} -> {after!r}"]
+        differences = []
+        for key in sorted(before.keys() | after.keys()):
+            if key not in before or key not in after:
+                differences.append(f"{label}.{key}: {_shown(before, key)} -> {_shown(after, key)}")
+            else:
+                differences.extend(_differences(f"{label}.{key}", before[key], after[key]))
+        return differences
+    old, new = canonical_json(before).decode(), canonical_json(after).decode()
+    return [] if old == new else [f"{label}: {old} -> {new}"]
+
+
+def _shown(values: Mapping[str, Json], key: str) -> str:
+    """Write a value that one of two objects may not have."""
+    return canonical_json(values[key]).decode() if key in values else "absent"

@@ -1,7 +1,8 @@
 """Parquet tables with fixed writer options and a schema that is checked when they are read."""
 
+import contextlib
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -58,26 +59,53 @@ class TableWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
+        if kind is None:
+            self.close()
+            return
+        with contextlib.suppress(Exception):  # the error that passes through is the one worth telling
+            self.close()
 
     def write_rows(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Append rows, each a mapping of all columns, as one row group."""
-        self._write(pa.Table.from_pylist(list(rows), schema=self._schema))
+        """Append rows, each a mapping of all columns, as one row group.
+
+        Raises:
+            SchemaError: If a row has a column missing or one too many, or a value of another type.
+        """
+        for row in rows:
+            self._check_names(row)
+        with _explained_value_errors():
+            table = pa.Table.from_pylist(list(rows), schema=self._schema)
+        self._write(table)
 
     def write_columns(self, columns: Mapping[str, Any]) -> None:
         """Append rows given as one array per column, as one row group.
 
         Raises:
-            SchemaError: If a column is missing or one too many.
+            SchemaError: If a column is missing or one too many, or has a value of another type or another length.
         """
-        if set(columns) != set(self._schema.names):
-            found, wanted = sorted(columns), sorted(self._schema.names)
+        self._check_names(columns)
+        with _explained_value_errors():
+            arrays = [pa.array(columns[field.name], type=field.type) for field in self._schema]
+            table = pa.Table.from_arrays(arrays, schema=self._schema)
+        self._write(table)
+
+    def _check_names(self, names: Mapping[str, Any]) -> None:
+        """Compare the names of columns given with those of the schema.
+
+        Raises:
+            SchemaError: If they differ.
+        """
+        if names.keys() != set(self._schema.names):
+            found, wanted = sorted(names), sorted(self._schema.names)
             message = f"columns: found {found}, wanted {wanted}; give each column once"
             raise SchemaError(message)
-        arrays = [pa.array(columns[field.name], type=field.type) for field in self._schema]
-        self._write(pa.Table.from_arrays(arrays, schema=self._schema))
 
     def _write(self, table: pa.Table) -> None:
+        for field in self._schema:
+            nulls = table[field.name].null_count
+            if nulls and not field.nullable:
+                message = f"column {field.name!r}: {nulls} of {table.num_rows} values are missing; give every row one"
+                raise SchemaError(message)
         self._writer.write_table(table, row_group_size=max(1, table.num_rows))
         self.rows += table.num_rows
 
@@ -95,23 +123,27 @@ def read_table(path: Path, schema: TableSchema, *, columns: Sequence[str] | None
         columns: Names of the columns to read; all by default.
 
     Raises:
-        SchemaError: If the file is of another kind, version or column type, or is no Parquet file.
+        SchemaError: If the file is of another kind, version or column type, or is no Parquet file; or if a column
+            is asked for that the schema has not.
     """
+    unknown = sorted(set(columns or ()) - set(schema.columns.names))
+    if unknown:
+        message = f"{path}: columns {unknown} are asked for, schema {schema.version} has {schema.columns.names}"
+        raise SchemaError(message)
     try:
-        file = pq.ParquetFile(path)
-    except (pa.ArrowInvalid, OSError) as error:
+        with pq.ParquetFile(path) as file:
+            check_schema(path, file.schema_arrow, schema)
+            return file.read(columns=list(columns) if columns is not None else None)
+    except (pa.ArrowException, OSError) as error:
         message = f"{path}: cannot be read as Parquet ({error}); run the stage that makes it again"
         raise SchemaError(message) from error
-    with file:
-        check_schema(path, file.schema_arrow, schema)
-        return file.read(columns=list(columns) if columns is not None else None)
 
 
 def check_schema(path: Path, found: pa.Schema, wanted: TableSchema) -> None:
     """Compare the schema of a file with the one that its reader knows.
 
     Raises:
-        SchemaError: If kind, version, or name or type of a column differ.
+        SchemaError: If kind, version, or name, type or number of the columns differ.
     """
     metadata = found.metadata or {}
     kind, version = metadata.get(_KIND, b"").decode(), metadata.get(_VERSION, b"").decode()
@@ -127,3 +159,21 @@ def check_schema(path: Path, found: pa.Schema, wanted: TableSchema) -> None:
             difference = f"column {field.name!r} is {type_found}, schema {wanted.version} wants {field.type}"
             message = f"{path}: {difference}; run the stage that makes it again"
             raise SchemaError(message)
+    unknown = [name for name in found.names if name not in wanted.columns.names]
+    if unknown:
+        message = f"{path}: columns {unknown} are not of schema {wanted.version}; run the stage that makes it again"
+        raise SchemaError(message)
+
+
+@contextlib.contextmanager
+def _explained_value_errors() -> Iterator[None]:
+    """Turn Arrow's complaints about values into a ``SchemaError``.
+
+    Raises:
+        SchemaError: In place of any of them.
+    """
+    try:
+        yield
+    except (pa.ArrowException, OverflowError, TypeError, ValueError) as error:
+        message = f"rows: do not fit the schema ({error}); give values of the columns' types, columns of equal length"
+        raise SchemaError(message) from error

@@ -1,6 +1,6 @@
 """WebDataset tar shards: members in the order given, fixed owner and time, and the place of each member known.
 
-The standard library's ``tarfile`` in its plain ustar format: importing webdataset's own writer would import torch.
+Headers are the standard library's, in the plain ustar format: importing webdataset's own writer would import torch.
 """
 
 import io
@@ -14,7 +14,7 @@ from storage_schemas.errors import ArtifactError, CorruptUnitError
 
 KEY = re.compile(r"[A-Za-z0-9_-]{1,80}")
 _MEMBER = re.compile(r"[A-Za-z0-9_-]{1,80}\.[a-z0-9.]{1,19}")
-_BLOCK_BYTES = 512
+_BLOCK_BYTES = tarfile.BLOCKSIZE
 
 
 class Member(NamedTuple):
@@ -33,7 +33,8 @@ class ShardTarWriter:
     """Writes members to a tar; equal members in equal order give equal bytes."""
 
     def __init__(self, file: io.RawIOBase) -> None:
-        self._tar = tarfile.open(fileobj=file, mode="w:", format=tarfile.USTAR_FORMAT)  # noqa: SIM115
+        self._file = file
+        self._size_bytes = 0
 
     def __enter__(self) -> Self:
         return self
@@ -42,7 +43,12 @@ class ShardTarWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if kind is None:
-            self._tar.close()
+            self.close()
+
+    def close(self) -> None:
+        """Write the end of the archive, two empty blocks in whole records; the file stays open."""
+        end = self._size_bytes + 2 * _BLOCK_BYTES
+        self._write(bytes(2 * _BLOCK_BYTES + -end % tarfile.RECORDSIZE))
 
     def add(self, key: str, suffix: str, data: bytes) -> Member:
         """Append the member ``KEY.SUFFIX``.
@@ -59,9 +65,15 @@ class ShardTarWriter:
         info = tarfile.TarInfo(name)
         info.size = len(data)
         info.mode = 0o444
-        offset = self._tar.offset + _BLOCK_BYTES  # ustar: one header block, then the bytes
-        self._tar.addfile(info, io.BytesIO(data))
-        return Member(offset, len(data))
+        self._write(info.tobuf(tarfile.USTAR_FORMAT))
+        member = Member(self._size_bytes, len(data))
+        self._write(data)
+        self._write(bytes(-len(data) % _BLOCK_BYTES))
+        return member
+
+    def _write(self, data: bytes) -> None:
+        self._file.write(data)
+        self._size_bytes += len(data)
 
 
 def read_member(file: BinaryIO, member: Member, path: Path) -> bytes:

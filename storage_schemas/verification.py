@@ -73,6 +73,6 @@ def _remembered(memory: Path) -> dict[str, list[int | str]]:
     """Read the memory; one that is absent or damaged is an empty one."""
     try:
         document = json.loads(memory.read_bytes())
-    except (OSError, ValueError):
+        return {str(name): [*traits] for name, traits in document.items()}
+    except (OSError, ValueError, AttributeError, TypeError):
         return {}
-    return document if isinstance(document, dict) else {}
