@@ -39,7 +39,7 @@ def proposal_losses(
     targets: Sequence[Targets],
     *,
     image_size: tuple[int, int],
-    num_masks: float,
+    num_masks: float | int,
     weights: LossWeights = LossWeights(),  # noqa: B008 (frozen)
 ) -> ProposalLosses:
     """Match and compare every decoder output with the ground truth; each output is matched anew.
@@ -67,7 +67,7 @@ def proposal_losses(
         device=output.mask_logits.device,
     )
     layers = tuple(
-        _layer_losses(layer.mask_logits, logits, batch, num_masks=max(num_masks, 1.0), weights=weights)
+        _layer_losses(layer.mask_logits, logits, batch, num_masks=float(max(num_masks, 1)), weights=weights)
         for layer, logits in zip(output.layers, class_logits, strict=True)
     )
     sums = [torch.stack(terms).sum() for terms in zip(*layers, strict=True)]

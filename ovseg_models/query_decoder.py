@@ -30,7 +30,7 @@ class EncoderLayer(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(
-        self, memory: Float[Tensor, "batch pixel width"], positions: Float[Tensor, "#batch pixel width"]
+        self, memory: Float[Tensor, "batch pixel width"], positions: Float[Tensor, "pixel width"]
     ) -> Float[Tensor, "batch pixel width"]:
         """Refine the memory."""
         placed = memory + positions

@@ -54,7 +54,7 @@ class SwinBlock(nn.Module):
         if any(self._shift):
             tokens = tokens.roll((-self._shift[0], -self._shift[1]), dims=(1, 2))
             mask = self._shift_mask(padded_height, padded_width, tokens)
-        windows = _to_windows(tokens, self._window).view(-1, window_height * window_width, channels)
+        windows = _to_windows(tokens, self._window).reshape(-1, window_height * window_width, channels)
         windows = self.attn(windows, mask=mask)
         grid = (batch, padded_height // window_height, padded_width // window_width)
         tokens = windows.view(*grid, window_height, window_width, channels).transpose(2, 3)

@@ -1,0 +1,53 @@
+import pickle
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from ovseg_models.weights_file import read_weights_file
+
+
+class Trap:
+    """Runs code when it is unpickled."""
+
+    def __init__(self, marker):
+        self.marker = marker
+
+    def __reduce__(self):
+        return (open, (self.marker, "w"))
+
+
+def test_reads_safetensors_and_torch_files_bare_or_wrapped(tmp_path):
+    tensors = {"a.weight": torch.randn(2, 3), "b": torch.arange(4)}
+    save_file(tensors, tmp_path / "bare.safetensors")
+    torch.save(tensors, tmp_path / "bare.pt")
+    torch.save({"model": tensors, "iteration": 7, "optimizer": {"state": {}}}, tmp_path / "wrapped.pth")
+    torch.save({"state_dict": {f"module.{k}": v for k, v in tensors.items()}}, tmp_path / "distributed.bin")
+    for name in ("bare.safetensors", "bare.pt", "wrapped.pth", "distributed.bin"):
+        found = read_weights_file(tmp_path / name)
+        assert found.keys() == tensors.keys()
+        assert all(torch.equal(found[key], tensors[key]) for key in tensors)
+
+
+@pytest.mark.parametrize(
+    "save", [torch.save, lambda content, path: path.write_bytes(pickle.dumps(content, protocol=2))]
+)
+def test_runs_no_code_from_the_file(tmp_path, save):
+    marker = tmp_path / "code-was-run"
+    save({"model": {"weight": Trap(str(marker))}}, tmp_path / "trap.pth")
+    with pytest.raises(ValueError, match=r"trap\.pth: cannot be read without running code from it"):
+        read_weights_file(tmp_path / "trap.pth")
+    assert not marker.exists()
+
+
+def test_damaged_empty_and_foreign_files_are_refused(tmp_path):
+    (tmp_path / "cut.safetensors").write_bytes(b"\x08\x00\x00\x00\x00\x00\x00\x00{")
+    (tmp_path / "cut.pth").write_bytes(b"")
+    for name in ("cut.safetensors", "cut.pth"):
+        with pytest.raises(ValueError, match=rf"{name}: cannot be read .*or is damaged"):
+            read_weights_file(tmp_path / name)
+    torch.save([1, 2, 3], tmp_path / "list.pt")
+    with pytest.raises(ValueError, match=r"list\.pt: no named tensors are in it"):
+        read_weights_file(tmp_path / "list.pt")
+    with pytest.raises(ValueError, match=r"weights\.onnx: ends in '\.onnx'"):
+        read_weights_file(tmp_path / "weights.onnx")
