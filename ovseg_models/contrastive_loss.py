@@ -5,7 +5,7 @@ and give every process the whole batch. Letters: B pairs; s_ij = scale * <image 
 """
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional
 
@@ -41,12 +41,13 @@ def noun_contrastive_loss(
     scale: Float[Tensor, "*scalar"],
     nouns: Int[Tensor, "pair"],
 ) -> Float[Tensor, ""]:
-    """Compute the loss in which pairs of equal nouns are positives of each other rather than negatives.
+    """Compute the loss in which pairs of equal nouns are positives of each other, and never negatives.
 
-    With P(i) = {j : noun j = noun i}, which i is in,
-    L = -1/2B sum_i 1/|P(i)| sum_{p in P(i)} [ log softmax_j(s_ij) at j = p + log softmax_j(s_ji) at j = p ].
-    If all the nouns differ, this is ``contrastive_loss``. Where nouns repeat, its least value is not zero but the mean
-    of log |P(i)|, since an image's probability is shared by all the texts that are equal.
+    With P(i) = {j : noun j = noun i}, which i is in, and l(x, N) = -log(e^x / (e^x + sum_{n in N} e^n)),
+    L = 1/2B sum_i 1/|P(i)| sum_{p in P(i)} [ l(s_ip, {s_ij : j not in P(i)}) + l(s_pi, {s_ji : j not in P(i)}) ].
+    If all the nouns differ, this is ``contrastive_loss``. Positives do not compete with each other, so that the least
+    value is zero whatever repeats. (The better known form with 1/|P(i)| as soft targets of one softmax would be no
+    choice here: if equal nouns have equal text features, it has the same value and gradient as ``contrastive_loss``.)
 
     Args:
         image_features: L2-normalised.
@@ -58,17 +59,24 @@ def noun_contrastive_loss(
         ValueError: If the numbers of images, texts and nouns differ, or are zero.
 
     References:
-        The form of supervised contrastive learning with the sum outside the logarithm (Khosla et al., 2020), in both
-        directions (Yang et al., 2022). Not in OVSeg.
+        Not in OVSeg, whose authors leave repeated nouns as negatives.
     """
     logits = _similarities(image_features, text_features, scale)
     if len(nouns) != len(logits):
         raise ValueError(
             f"noun_contrastive_loss: {len(nouns)} nouns, {len(logits)} are wanted, one per pair; gather them"
         )
-    equal = (nouns[:, None] == nouns).to(logits.dtype)
-    targets = equal / equal.sum(dim=1, keepdim=True)
-    return (functional.cross_entropy(logits, targets) + functional.cross_entropy(logits.T, targets)) / 2
+    equal = nouns[:, None] == nouns
+    return (_against_other_nouns(logits, equal) + _against_other_nouns(logits.T, equal)) / 2
+
+
+def _against_other_nouns(
+    logits: Float[Tensor, "anchor candidate"], equal: Bool[Tensor, "anchor candidate"]
+) -> Float[Tensor, ""]:
+    """Average l(s_ip, {s_ij : j not in P(i)}) over the positives of each anchor, then over the anchors."""
+    negatives = logits.masked_fill(equal, -torch.inf).logsumexp(dim=1, keepdim=True)
+    terms = functional.softplus(negatives - logits).masked_fill(~equal, 0)
+    return (terms.sum(dim=1) / equal.sum(dim=1)).mean()
 
 
 def _similarities(image_features: Tensor, text_features: Tensor, scale: Tensor) -> Float[Tensor, "pair pair"]:

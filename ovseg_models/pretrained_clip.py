@@ -124,8 +124,8 @@ def _locate(model: str | Mapping[str, Any], pretrained: str | Path) -> tuple[Pat
         path = Path(open_clip.download_pretrained(entry))
     except OSError as error:
         raise ConnectionError(
-            f"build_clip: the weights {str(pretrained)!r} of {model} could not be downloaded ({error}); give the path of a "
-            "file that was downloaded elsewhere, or try again with a network"
+            f"build_clip: the weights {str(pretrained)!r} of {model} could not be downloaded ({error}); give the path "
+            "of a file that was downloaded elsewhere, or try again with a network"
         ) from error
     return path, bool(entry.get("quick_gelu", False))
 
@@ -158,7 +158,7 @@ def _build(
         torch.manual_seed(seed)
         try:
             clip = model_class(**config)
-        except TypeError as error:
+        except (TypeError, AssertionError) as error:
             raise ValueError(
                 f"build_clip: open_clip refuses the configuration ({error}); compare it with ViT-B-16's"
             ) from error

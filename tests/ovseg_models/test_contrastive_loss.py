@@ -1,0 +1,123 @@
+"""Both losses against loops over pairs, and their gradients."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn import functional
+
+from ovseg_models.contrastive_loss import contrastive_loss, noun_contrastive_loss
+
+
+def features(pairs, seed=0, dim=5, dtype=torch.float64):
+    generator = torch.Generator().manual_seed(seed)
+    image, text = torch.randn(2, pairs, dim, generator=generator, dtype=dtype)
+    return functional.normalize(image, dim=1), functional.normalize(text, dim=1), torch.tensor(14.0, dtype=dtype)
+
+
+def naive_clip_loss(image, text, scale):
+    total = 0.0
+    for i in range(len(image)):
+        to_texts = torch.stack([scale * image[i] @ one for one in text])
+        to_images = torch.stack([scale * one @ text[i] for one in image])
+        total = total - to_texts.log_softmax(dim=0)[i] - to_images.log_softmax(dim=0)[i]
+    return total / (2 * len(image))
+
+
+def naive_noun_loss(image, text, scale, nouns):
+    """The stated formula, term by term."""
+    total = 0.0
+    for i, noun in enumerate(nouns):
+        to_texts = torch.stack([scale * image[i] @ one for one in text])
+        to_images = torch.stack([scale * one @ text[i] for one in image])
+        positives = [j for j in range(len(nouns)) if nouns[j] == noun]
+        others = [j for j in range(len(nouns)) if nouns[j] != noun]
+        for logits in (to_texts, to_images):
+            for p in positives:
+                total = total - logits[[p, *others]].log_softmax(dim=0)[0] / len(positives)
+    return total / (2 * len(image))
+
+
+@pytest.mark.parametrize("pairs", [1, 2, 7])
+def test_clips_loss_equals_the_naive_twin(pairs):
+    image, text, scale = features(pairs)
+    torch.testing.assert_close(contrastive_loss(image, text, scale), naive_clip_loss(image, text, scale))
+
+
+@settings(max_examples=30, deadline=None)
+@given(nouns=st.lists(st.integers(-3, 3), min_size=1, max_size=7), seed=st.integers(0, 2**31))
+def test_noun_loss_equals_the_naive_twin(nouns, seed):
+    image, text, scale = features(len(nouns), seed)
+    found = noun_contrastive_loss(image, text, scale, torch.tensor(nouns))
+    torch.testing.assert_close(found, naive_noun_loss(image, text, scale, nouns), atol=1e-7, rtol=1e-7)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_losses_agree_when_all_nouns_differ(dtype):
+    image, text, scale = features(9, dtype=dtype)
+    nouns = torch.tensor([4, 0, 8, 2, 6, 1, 3, 7, 5])
+    expected = contrastive_loss(image, text, scale)
+    torch.testing.assert_close(noun_contrastive_loss(image, text, scale, nouns), expected, atol=1e-7, rtol=0)
+
+
+def test_gradients_by_finite_differences():
+    inputs = tuple(value.requires_grad_() for value in features(4))
+    nouns = torch.tensor([1, 2, 1, 3])
+    assert torch.autograd.gradcheck(contrastive_loss, inputs)
+    assert torch.autograd.gradcheck(lambda *given: noun_contrastive_loss(*given, nouns), inputs)
+
+
+def test_a_permuted_batch_has_the_same_loss():
+    image, text, scale = features(6)
+    nouns = torch.tensor([0, 1, 0, 2, 1, 3])
+    order = torch.tensor([5, 3, 0, 1, 4, 2])
+    torch.testing.assert_close(
+        noun_contrastive_loss(image[order], text[order], scale, nouns[order]),
+        noun_contrastive_loss(image, text, scale, nouns),
+    )
+
+
+def test_pairs_of_one_noun_do_not_repel_each_other():
+    first, second, neither = torch.eye(3, dtype=torch.float64)
+    text = torch.stack([first, first, second])
+    image = torch.stack([first, (first + neither) / 2**0.5, second]).requires_grad_()
+    scale = torch.tensor(14.0, dtype=torch.float64)
+    (clip_gradient,) = torch.autograd.grad(contrastive_loss(image, text, scale), image)
+    (noun_gradient,) = torch.autograd.grad(noun_contrastive_loss(image, text, scale, torch.tensor([0, 0, 1])), image)
+    assert clip_gradient[0] @ text[0] > 0.1  # pushed away from its own noun, for the sake of image 1
+    assert noun_gradient[0] @ text[0] <= 0
+
+
+def test_least_value_is_zero_whatever_repeats():
+    nouns = torch.tensor([0, 0, 1, 1, 1, 2])
+    directions = torch.eye(4, dtype=torch.float64)[nouns]
+    scale = torch.tensor(1e3, dtype=torch.float64)
+    assert noun_contrastive_loss(directions, directions, scale, nouns) == 0
+    assert contrastive_loss(directions, directions, scale) > 0.5
+
+
+def test_a_batch_of_one_noun_has_nothing_to_learn():
+    image, text, scale = (value.requires_grad_() for value in features(3))
+    loss = noun_contrastive_loss(image, text, scale, torch.tensor([7, 7, 7]))
+    assert loss == 0
+    for gradient in torch.autograd.grad(loss, (image, text, scale)):
+        assert not gradient.any()
+
+
+def test_half_precision_features_are_multiplied_in_single():
+    image, text, scale = features(5, dtype=torch.float32)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = contrastive_loss(image.bfloat16(), text.bfloat16(), scale)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, contrastive_loss(image.bfloat16().float(), text.bfloat16().float(), scale))
+
+
+@pytest.mark.usefixtures("without_shape_checks")
+def test_counts_that_differ_are_refused():
+    image, text, scale = features(3)
+    with pytest.raises(ValueError, match="contrastive loss: 3 images and 2 texts, equally many are wanted"):
+        contrastive_loss(image, text[:2], scale)
+    with pytest.raises(ValueError, match="contrastive loss: 0 images and 0 texts"):
+        contrastive_loss(image[:0], text[:0], scale)
+    with pytest.raises(ValueError, match="noun_contrastive_loss: 2 nouns, 3 are wanted"):
+        noun_contrastive_loss(image, text, scale, torch.tensor([1, 2]))

@@ -1,0 +1,239 @@
+"""Identities of the mask-adapted CLIP, a naive twin of its forward, and its gradients."""
+
+import open_clip
+import pytest
+import torch
+
+from ovseg_models.mask_adapted_clip import MaskAdaptedClip
+from ovseg_models.pretrained_clip import build_clip
+
+VARIANTS = [
+    {},
+    {"quick_gelu": True},
+    {"custom_text": True},
+    {"vision_cfg": {"ls_init_value": 0.1, "no_ln_pre": True}},
+    {"vision_cfg": {"pool_type": "avg", "final_ln_after_pool": True, "pos_embed_type": "sin_cos_2d"}},
+    {"vision_cfg": {"qk_norm": True, "scale_attn": True, "scale_fc": True}},
+]
+
+
+def variant_of(config, changes):
+    return {**config, **changes, "vision_cfg": {**config["vision_cfg"], **changes.get("vision_cfg", {})}}
+
+
+@pytest.fixture
+def adapted(tiny_clip_config):
+    return MaskAdaptedClip(build_clip(tiny_clip_config), prompt_depth=3, prompt_seed=1)
+
+
+def inputs(count=3, seed=0, share=0.5, side=16, patches=16):
+    generator = torch.Generator().manual_seed(seed)
+    crops = torch.randn(count, 3, side, side, generator=generator)
+    return crops, torch.rand(count, patches, generator=generator) < share
+
+
+def naive_embedding(model, crop, mask):
+    """One crop, token by token, with the mask as numbers: x * m + P * (1 - m)."""
+    visual, prompts = model.clip.visual, model.mask_prompts
+    patch_px, side = visual.patch_size[0], visual.image_size[0]
+    tokens = []
+    for top in range(0, side, patch_px):
+        for left in range(0, side, patch_px):
+            pixels = crop[:, top : top + patch_px, left : left + patch_px]
+            tokens.append((visual.conv1.weight * pixels).sum(dim=(1, 2, 3)))
+    kept = [float(value) for value in mask]
+    tokens = [token * m + prompts[0, i] * (1 - m) for i, (token, m) in enumerate(zip(tokens, kept, strict=True))]
+    x = visual.ln_pre(torch.stack([visual.class_embedding, *tokens]) + visual.positional_embedding)
+    for number, block in enumerate(visual.transformer.resblocks, start=1):
+        x = block(x[None])[0]
+        if number < len(prompts):
+            x = torch.stack([x[0], *(x[i + 1] * m + prompts[number, i] * (1 - m) for i, m in enumerate(kept))])
+    embedding = visual.ln_post(x[0]) @ visual.proj
+    return embedding / embedding.norm()
+
+
+@torch.no_grad()
+def test_masked_forward_equals_the_naive_twin(adapted):
+    crops, patch_mask = inputs(count=4)
+    found = adapted.encode_image(crops, patch_mask)
+    expected = torch.stack([naive_embedding(adapted, *pair) for pair in zip(crops, patch_mask, strict=True)])
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+    assert (found - adapted.encode_image(crops)).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("changes", VARIANTS)
+@torch.no_grad()
+def test_all_true_mask_equals_open_clip_bit_for_bit(tiny_clip_config, changes):
+    clip = build_clip(variant_of(tiny_clip_config, changes))
+    crops, _ = inputs()
+    expected = clip.encode_image(crops, normalize=True)
+    model = MaskAdaptedClip(clip, prompt_depth=3, prompt_seed=1)
+    assert torch.equal(model.encode_image(crops, torch.ones(3, 16, dtype=torch.bool)), expected)
+    assert not torch.equal(model.encode_image(crops, torch.zeros(3, 16, dtype=torch.bool)), expected)
+
+
+@torch.no_grad()
+def test_without_mask_or_prompts_it_is_open_clip_bit_for_bit(tiny_clip_config):
+    clip = build_clip(tiny_clip_config)
+    crops, patch_mask = inputs()
+    tokens = open_clip.SimpleTokenizer(context_length=16)(["a boat", "a cow"])
+    expected = clip.encode_image(crops, normalize=True)
+    assert torch.equal(MaskAdaptedClip(clip, prompt_depth=3, prompt_seed=1).encode_image(crops), expected)
+    without_prompts = MaskAdaptedClip(clip, prompt_depth=0)
+    assert without_prompts.mask_prompts is None
+    assert set(without_prompts.state_dict()) == {f"clip.{name}" for name in clip.state_dict()}
+    assert torch.equal(without_prompts.encode_image(crops, patch_mask), expected)
+    assert torch.equal(without_prompts.encode_text(tokens), clip.encode_text(tokens, normalize=True))
+
+
+@torch.no_grad()
+def test_all_true_mask_equals_open_clip_in_mixed_precision(tiny_clip_config):
+    clip = build_clip(tiny_clip_config)
+    crops, _ = inputs()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        expected = clip.encode_image(crops, normalize=True)
+        found = MaskAdaptedClip(clip, prompt_seed=1).encode_image(crops, torch.ones(3, 16, dtype=torch.bool))
+    assert torch.equal(found, expected)
+
+
+@torch.no_grad()
+def test_batch_equals_single_crops_and_permutes(adapted):
+    crops, patch_mask = inputs(count=5)
+    together = adapted.encode_image(crops, patch_mask)
+    alone = torch.cat([adapted.encode_image(crops[i : i + 1], patch_mask[i : i + 1]) for i in range(5)])
+    torch.testing.assert_close(alone, together, atol=1e-6, rtol=0)
+    order = torch.tensor([4, 2, 0, 1, 3])
+    torch.testing.assert_close(
+        adapted.encode_image(crops[order], patch_mask[order]), together[order], atol=1e-6, rtol=0
+    )
+    assert adapted.encode_image(crops[:0], patch_mask[:0]).shape == (0, 16)
+
+
+@pytest.mark.parametrize("depth", [1, 2, 4])
+@torch.no_grad()
+def test_each_depth_equals_the_naive_twin(tiny_clip_config, depth):
+    model = MaskAdaptedClip(build_clip(tiny_clip_config), prompt_depth=depth, prompt_seed=2)
+    assert model.prompt_depth == depth
+    crops, patch_mask = inputs(count=1, seed=depth)
+    expected = naive_embedding(model, crops[0], patch_mask[0])
+    torch.testing.assert_close(model.encode_image(crops, patch_mask)[0], expected, atol=1e-5, rtol=0)
+
+
+def test_prompts_of_kept_patches_get_no_gradient(adapted):
+    crops, patch_mask = inputs(count=3, share=0.4)
+    adapted.encode_image(crops, patch_mask)[:, 0].sum().backward()
+    kept_by_all = patch_mask.all(dim=0)
+    gradient = adapted.mask_prompts.grad.abs().sum(dim=2)
+    assert kept_by_all.any()
+    assert (gradient[:, kept_by_all] == 0).all()
+    assert (gradient[:, ~kept_by_all] > 0).all()
+
+
+def test_gradient_of_the_prompts_by_finite_differences(tiny_clip_config):
+    tiny_clip_config["vision_cfg"] |= {"image_size": 8, "width": 4, "head_width": 4, "layers": 2}
+    model = MaskAdaptedClip(build_clip(tiny_clip_config), prompt_depth=2, prompt_seed=0).double()
+    crops, patch_mask = inputs(count=2, side=8, patches=4)
+    tokens = torch.ones(2, 16, dtype=torch.long)
+
+    def embedding(prompts):
+        parameters = {"mask_prompts": prompts}
+        return torch.func.functional_call(model, parameters, (crops.double(), patch_mask, tokens))[0]
+
+    assert torch.autograd.gradcheck(embedding, (model.mask_prompts,))
+
+
+def test_gradient_checkpointing_changes_no_gradient(adapted):
+    crops, patch_mask = inputs()
+    gradients = []
+    for enabled in (False, True):
+        adapted.set_grad_checkpointing(enabled)
+        adapted.zero_grad()
+        adapted.encode_image(crops, patch_mask)[:, 0].sum().backward()
+        gradients.append(
+            {name: value.grad.clone() for name, value in adapted.named_parameters() if value.grad is not None}
+        )
+    assert gradients[0].keys() == gradients[1].keys()
+    assert "mask_prompts" in gradients[0]
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], gradient, atol=1e-7, rtol=0)
+
+
+def test_forward_gives_both_embeddings_and_the_factor(adapted):
+    crops, patch_mask = inputs(count=2)
+    tokens = open_clip.SimpleTokenizer(context_length=16)(["a boat", "a cow"])
+    image_features, text_features, scale = adapted(crops, patch_mask, tokens)
+    assert torch.equal(image_features, adapted.encode_image(crops, patch_mask))
+    assert torch.equal(text_features, adapted.encode_text(tokens))
+    torch.testing.assert_close(scale.item(), 1 / 0.07)
+
+
+@pytest.mark.parametrize(("value", "clamped"), [(-1.0, 0.0), (2.5, 2.5), (9.0, 4.605170)])
+def test_logit_scale_is_kept_in_bounds(adapted, value, clamped):
+    torch.nn.init.constant_(adapted.logit_scale, value)
+    adapted.clamp_logit_scale()
+    assert adapted.clip.logit_scale.item() == pytest.approx(clamped)
+
+
+def test_new_prompts_are_zero_or_small_and_reproducible(tiny_clip_config):
+    tiny_clip_config["vision_cfg"]["width"] = 256
+    clip = build_clip(tiny_clip_config)
+    assert not MaskAdaptedClip(clip).mask_prompts.any()
+    prompts = MaskAdaptedClip(clip, prompt_seed=3).mask_prompts
+    assert prompts.shape == (3, 16, 256)
+    assert prompts.std().item() == pytest.approx(0.02, rel=0.05)
+    assert torch.equal(prompts, MaskAdaptedClip(clip, prompt_seed=3).mask_prompts)
+    assert not torch.equal(prompts, MaskAdaptedClip(clip, prompt_seed=4).mask_prompts)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "numbers", "crop_px", "patch_px"),
+    [("ViT-B-16", (3, 196, 768), 451_584, 224, 16), ("ViT-L-14", (3, 256, 1024), 786_432, 224, 14)],
+)
+def test_prompts_of_the_published_models(name, shape, numbers, crop_px, patch_px):
+    with torch.device("meta"):
+        model = MaskAdaptedClip(open_clip.CLIP(**open_clip.get_model_config(name)), prompt_depth=3)
+    assert tuple(model.mask_prompts.shape) == shape
+    assert model.mask_prompts.numel() == numbers
+    assert (model.crop_px, model.patch_px) == (crop_px, patch_px)
+
+
+@pytest.mark.parametrize(
+    ("vision_cfg", "message"),
+    [
+        ({"attentional_pool": True}, "an attentional pooler"),
+        ({"output_tokens": True}, r"tokens beside the embedding \(output_tokens\)"),
+        ({"pool_type": "none"}, r"no pooling \(pool_type 'none'\)"),
+        ({"patch_dropout": 0.5}, "patch dropout"),
+        ({"image_size": (16, 32)}, r"an oblong image, \(16, 32\) px"),
+        ({"patch_size": (4, 8), "attentional_pool": True}, r"an attentional pooler, oblong patches, \(4, 8\) px"),
+    ],
+)
+def test_towers_that_do_not_go_with_prompts_are_refused(tiny_clip_config, vision_cfg, message):
+    clip = open_clip.CLIP(**variant_of(tiny_clip_config, {"vision_cfg": vision_cfg}))
+    with pytest.raises(ValueError, match=f"MaskAdaptedClip: the image tower has {message}; a plain vision transformer"):
+        MaskAdaptedClip(clip)
+
+
+def test_a_tower_with_tokens_first_is_refused(tiny_clip_config):
+    clip = build_clip(tiny_clip_config)
+    clip.visual.transformer.batch_first = False
+    with pytest.raises(ValueError, match=r"the image tower has tokens before crops \(batch_first False\)"):
+        MaskAdaptedClip(clip)
+
+
+def test_a_resnet_is_refused(tiny_clip_config):
+    tiny_clip_config["vision_cfg"] = {"image_size": 32, "layers": (1, 1, 1, 1), "width": 8}
+    with pytest.raises(TypeError, match=r"the image tower is ModifiedResNet, open_clip's VisionTransformer is wanted"):
+        MaskAdaptedClip(open_clip.CLIP(**tiny_clip_config))
+
+
+@pytest.mark.parametrize("depth", [-1, 5])
+def test_prompt_depth_out_of_bounds_is_refused(tiny_clip_config, depth):
+    with pytest.raises(ValueError, match=rf"prompt_depth is {depth}, 0 to 4 \(the image tower's layers\) is wanted"):
+        MaskAdaptedClip(build_clip(tiny_clip_config), prompt_depth=depth)
+
+
+def test_embeddings_have_unit_length(adapted):
+    crops, patch_mask = inputs()
+    for embeddings in (adapted.encode_image(crops, patch_mask), adapted.encode_image(crops)):
+        torch.testing.assert_close(embeddings.norm(dim=-1), torch.ones(3))
