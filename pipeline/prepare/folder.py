@@ -1,0 +1,188 @@
+"""Anybody's own pictures: a folder with ``images/``, and as far as there are any ``labels/`` and captions.
+
+``BASE/images/*.{jpg,jpeg,png}``, ``BASE/labels/*.png`` (class indices, 8 or 16 bit), ``BASE/captions.tsv``, and
+``ROOT/classes.txt``, where BASE is ROOT, or ROOT/SPLIT if a split is named.
+"""
+
+import re
+from collections import defaultdict
+from collections.abc import Mapping
+
+import numpy as np
+
+from pipeline.prepare.coco_annotations import caption_fault
+from pipeline.prepare.faults import SceneFault
+from pipeline.prepare.images import IMAGE_ENDINGS, ImageFacts
+from pipeline.prepare.label_maps import ClassTable
+from pipeline.prepare.layout import DataRoot, LayoutError, scene_key
+from pipeline.prepare.paired import (
+    DecodedLabel,
+    LabelDecoder,
+    Pair,
+    PairedSource,
+    decode_index_png,
+    notes_on_labels,
+    pairs_of_files,
+)
+from pipeline.prepare.vocabulary import Vocabulary, vocabulary_of_names
+from storage_schemas.scenes import Caption
+
+_COLUMNS = {"image", "caption", "caption_id"}
+_CAPTIONS_HINT = "its first line is to be image<TAB>caption, or image<TAB>caption_id<TAB>caption"
+
+
+def folder(root: DataRoot, split: str) -> PairedSource:
+    """Return the scenes of a folder.
+
+    Value 255 of an 8-bit label and 65535 of a 16-bit one are ignored. A label or captions may be absent for any image.
+
+    Args:
+        root: The folder.
+        split: Name of a sub-folder that holds ``images`` and the rest, or empty.
+
+    Raises:
+        LayoutError: If ``images`` is not there, if there are labels without ``classes.txt``, or if a text file cannot
+            be read.
+    """
+    base = f"{split}/" if split else ""
+    names = root.names(f"{base}images", hint="put the pictures there, or correct --root or --split")
+    text_files = [file for file in ("classes.txt", f"{base}captions.tsv") if root.path(file).exists()]
+    has_labels = root.path(f"{base}labels").exists()
+    label_hint = "name the classes there, one a line, in the order of their indices"
+    label_names = root.names(f"{base}labels", (".png",), hint=label_hint) if has_labels else []
+    vocabulary = _vocabulary(root, label_hint) if has_labels or "classes.txt" in text_files else _NO_CLASSES
+    captions = read_captions(root, f"{base}captions.tsv") if f"{base}captions.tsv" in text_files else Captions()
+    image_prefix, label_prefix = f"{base}images/", f"{base}labels/"
+    pairs = pairs_of_files(
+        (image_prefix + name for name in names),
+        lambda path: f"{label_prefix}{path[len(image_prefix) :]}.png" if has_labels else None,
+        captions.by_image(),
+    )
+    return PairedSource(
+        root,
+        _with_caption_faults(pairs, captions),
+        vocabulary,
+        _class_table(vocabulary),
+        "unknown: the owner's",
+        decode_label=_decoder(vocabulary),
+        label_required=False,
+        text_files=text_files,
+        layout_notes=notes_on_labels(label_names, pairs),
+    )
+
+
+class Captions:
+    """What a ``captions.tsv`` says.
+
+    Attributes:
+        found: Captions of each image that a line names.
+        faults: What is wrong with a line of an image, the first fault found.
+    """
+
+    def __init__(self) -> None:
+        self.found: dict[str, list[Caption]] = defaultdict(list)
+        self.faults: dict[str, SceneFault] = {}
+        self._image_of: dict[int, str] = {}
+
+    def add(self, image: str, caption_id: int, text: str, where: str) -> None:
+        """Take a caption."""
+        fault = caption_fault(text, where)
+        if fault:
+            self.refuse(image, fault)
+        if caption_id in self._image_of:
+            reason = f"{where}: caption id {caption_id} was given before, to an image {self._image_of[caption_id]!r}"
+            self.refuse(image, SceneFault("duplicate_caption_id", reason))
+            self.refuse(self._image_of[caption_id], SceneFault("duplicate_caption_id", reason))
+        self._image_of.setdefault(caption_id, image)
+        self.found[image].append(Caption(caption_id, text))
+
+    def refuse(self, image: str, fault: SceneFault) -> None:
+        """Note that an image cannot be used."""
+        self.faults.setdefault(image, fault)
+
+    def by_image(self) -> Mapping[str, tuple[Caption, ...]]:
+        """Return the captions of each image by ascending id."""
+        return {image: tuple(sorted(captions)) for image, captions in self.found.items()}
+
+
+def read_captions(root: DataRoot, relative: str) -> Captions:
+    """Read a ``captions.tsv``: a header line, then one caption a line; without ids they are numbered from 1.
+
+    Raises:
+        LayoutError: If the header or a line's image cannot be made out.
+    """
+    lines = root.path(relative).read_bytes().removeprefix(b"\xef\xbb\xbf").splitlines()
+    header = lines[0].decode("utf-8", "replace").split("\t") if lines else []
+    if not {"image", "caption"} <= set(header) <= _COLUMNS or len(set(header)) < len(header):
+        message = f"{root.name}: {relative} starts with {header}; {_CAPTIONS_HINT}"
+        raise LayoutError(message)
+    captions = Captions()
+    for number, line in enumerate(lines[1:], start=1):
+        values = line.decode("utf-8", "surrogateescape").split("\t")
+        row = {"caption_id": str(number)} | dict(zip(header, values, strict=False))
+        where = f"{relative}: line {number + 1}"
+        if not line:
+            continue
+        if not row.get("image"):
+            message = f"{root.name}: {where} names no image; {_CAPTIONS_HINT}"
+            raise LayoutError(message)
+        image = _stem(row["image"])
+        if len(values) != len(header) or not re.fullmatch(r"[0-9]{1,18}", row["caption_id"]):
+            captions.refuse(image, SceneFault("caption_malformed", f"{where} is {values}, wanted {header}"))
+        else:
+            captions.add(image, int(row["caption_id"]), row["caption"], where)
+    return captions
+
+
+def _with_caption_faults(pairs: dict[str, Pair], captions: Captions) -> dict[str, Pair]:
+    """Mark the images whose captions are faulty, and add a row for each image that only a caption names."""
+    marked = dict(pairs)
+    for image in {*captions.found, *captions.faults}:
+        key = scene_key(image)
+        fault = captions.faults.get(image)
+        if key not in marked:
+            fault = SceneFault("image_id_unknown", f"captions.tsv names the image {image!r}, which is not there")
+            marked[key] = Pair(image, "", None, (), fault)
+        elif fault and not marked[key].fault:
+            marked[key] = Pair(image, marked[key].image_path, marked[key].label_path, (), fault)
+    return marked
+
+
+def _stem(name: str) -> str:
+    """Return a file name without its ending, if it has an image's."""
+    return name.rpartition(".")[0] if name.lower().endswith(IMAGE_ENDINGS) else name
+
+
+_NO_CLASSES = vocabulary_of_names("folder", ())
+
+
+def _vocabulary(root: DataRoot, hint: str) -> Vocabulary:
+    """Read ``classes.txt``."""
+    try:
+        return vocabulary_of_names("folder", root.text_lines("classes.txt", hint))
+    except ValueError as error:
+        message = f"{root.name}: classes.txt: {error}"
+        raise LayoutError(message) from error
+
+
+def _class_table(vocabulary: Vocabulary) -> ClassTable:
+    """Let each index stand for itself."""
+    ignored = frozenset({255, 65535} if vocabulary.ignore_label == 255 else {65535})
+    indices = {index: index for index in vocabulary.source_ids}
+    return ClassTable(indices, ignore_label=vocabulary.ignore_label, ignored=ignored)
+
+
+def _decoder(vocabulary: Vocabulary) -> LabelDecoder:
+    """Return a decoder by which 255 in an 8-bit file is ignored even where a 16-bit file may have a class 255."""
+    if vocabulary.ignore_label == 255:
+        return decode_index_png
+
+    def decode_widened(data: bytes, image: ImageFacts, max_image_px: int) -> DecodedLabel:
+        decoded = decode_index_png(data, image, max_image_px)
+        if decoded.values.dtype == np.uint16:
+            return decoded
+        widened = decoded.values.astype(np.uint16)
+        widened[decoded.values == 255] = 65535
+        return DecodedLabel(widened)
+
+    return decode_widened
