@@ -5,6 +5,7 @@ Exit codes: 0 done; 1 a run failed; 2 wrong arguments, settings or files; 130 in
 
 import difflib
 import importlib.metadata
+import itertools
 import os
 import sys
 import textwrap
@@ -59,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: What follows ``ovseg``; by default what the process was started with.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
-    debug = "--debug" in given
+    debug = "--debug" in itertools.takewhile(lambda argument: argument != "--", given)
     try:
         code = _run(given)
         sys.stdout.flush()

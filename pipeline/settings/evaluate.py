@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from pipeline.settings.model import CHANGES_NO_RESULT, Precision, SettingsModel, Share
+from pipeline.settings.model import CHANGES_NO_RESULT, Precision, PromptTemplates, SettingsModel, Share
 
 
 class EvaluatedDatasetSettings(SettingsModel):
@@ -35,9 +35,7 @@ class EvaluateSettings(SettingsModel):
     short_side_px: int = Field(default=512, ge=16, le=8192, description="Short side of the net's input [px].")
     max_side_px: int = Field(default=2048, ge=16, le=8192, description="Upper limit of the input's long side [px].")
     mask_threshold: Share = Field(default=0.5, description="Mask probability above which a pixel is in the crop.")
-    prompt_templates: str = Field(
-        default="vild", min_length=1, description="Name of the prompt templates for class names."
-    )
+    prompt_templates: PromptTemplates = Field(default="vild", description="Sentences around class names.")
     precision: Precision = Field(default="fp32", description="Arithmetic on CUDA.")
     use_mask_prompts: bool = Field(default=True, description="Give masked patches their prompt tokens (Table 3).")
     masked_crops: bool = Field(default=True, description="Fill crops outside the mask; off = the box as it is.")

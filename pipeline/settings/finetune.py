@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from pipeline.settings.model import CHANGES_NO_RESULT, Precision, SettingsModel
+from pipeline.settings.model import CHANGES_NO_RESULT, Precision, PromptTemplates, SettingsModel
 from pipeline.settings.training import CheckpointSettings
 
 Mode = Literal["ft", "mpt", "ft-then-mpt", "mpt-then-ft", "ft+mpt"]
@@ -58,8 +58,8 @@ class FinetuneSettings(SettingsModel):
         description="'contrastive' = CLIP's own, where equal nouns in a batch are negatives of each other; "
         "'noun-aware' = equal nouns are positives.",
     )
-    prompt_templates: str = Field(
-        default="bare", min_length=1, description="Name of the prompt templates for nouns; 'bare' is the noun itself."
+    prompt_templates: PromptTemplates = Field(
+        default="bare", description="Sentences around nouns; 'bare' is the noun itself."
     )
     ft: PhaseSettings = Field(default=PhaseSettings(), description="The phase that trains the image tower.")
     mpt: PromptPhaseSettings = Field(default=PromptPhaseSettings(), description="The phase that trains the prompts.")

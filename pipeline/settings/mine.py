@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from pipeline.settings.model import CHANGES_NO_RESULT, Precision, SettingsModel, Share
+from pipeline.settings.model import CHANGES_NO_RESULT, Precision, PromptTemplates, SettingsModel, Share
 
 Source = Literal["masks-classes", "masks-1-caption", "proposals-1-caption", "proposals-5-captions"]
 """Where masks and texts of pairs come from, the four rows of the paper's Table 2; 'masks' are ground truth."""
@@ -57,7 +57,7 @@ class NounSettings(SettingsModel):
 class PairSettings(SettingsModel):
     """Third step: each noun gets the proposal whose embedding is nearest. A change here redoes this step alone."""
 
-    prompt_templates: str = Field(default="vild", min_length=1, description="Name of the prompt templates for nouns.")
+    prompt_templates: PromptTemplates = Field(default="vild", description="Sentences around nouns.")
     min_score: float = Field(
         default=-1.0, ge=-1, le=1, description="Cosine below which a pair is not kept; -1 = all are, as in the paper."
     )

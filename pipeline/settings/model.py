@@ -15,6 +15,10 @@ Precision = Literal["fp32", "bf16", "fp16"]
 """Arithmetic of a model on CUDA; a CPU always computes in fp32."""
 
 
+PromptTemplates = Literal["bare", "single", "vild", "imagenet"]
+"""Sentences that a noun or class name is put into: the name alone, one sentence, ViLD's 14, CLIP's 80 for ImageNet."""
+
+
 class SettingsModel(BaseModel):
     """Base of all settings models."""
 

@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, JsonValue, model_validator
 
-from pipeline.settings.model import Precision, SettingsModel
+from pipeline.settings.model import Precision, PromptTemplates, SettingsModel
 from pipeline.settings.training import CheckpointSettings
 
 SideLength = Annotated[int, Field(ge=16, le=8192)]
@@ -163,8 +163,6 @@ class ProposalNetSettings(SettingsModel):
     )
     validation_dataset: str = Field(default="", description="Labelled data set for validation; empty = no validation.")
     validation_every_steps: int = Field(default=5000, ge=1, description="Steps from one validation to the next.")
-    prompt_templates: str = Field(
-        default="vild", min_length=1, description="Name of the prompt templates for class names."
-    )
+    prompt_templates: PromptTemplates = Field(default="vild", description="Sentences around class names.")
     architecture: ArchitectureSettings = Field(default=ArchitectureSettings(), description="What is trained.")
     training: ProposalTrainingSettings = Field(default=ProposalTrainingSettings(), description="How it is trained.")

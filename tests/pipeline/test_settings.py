@@ -1,0 +1,482 @@
+"""Loading settings: order of sources, every class of fault, and that all faults are told at once."""
+
+import json
+import math
+import os
+import pickle
+from pathlib import Path
+from typing import get_args
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ovseg_models.prompt_templates import PROMPT_TEMPLATE_NAMES
+from ovseg_models.proposal_presets import PRESETS, ProposalNetArguments
+from pipeline.executors import Compute
+from pipeline.settings import (
+    Settings,
+    SettingsError,
+    load_settings,
+    result_settings,
+    settings_json,
+    settings_toml,
+    writable_runs_dir,
+)
+from pipeline.settings.model import PromptTemplates
+from pipeline.settings.overrides import overlaid, parse_overrides, parse_value
+from pipeline.settings.runner import compute_of, limits_of
+from pipeline.shard_runner import Limits
+
+CONFIGS = Path(__file__).parents[2] / "flows" / "configs"
+
+
+@pytest.fixture
+def write(tmp_path: Path):
+    def write_file(text: str) -> Path:
+        path = tmp_path / "run.toml"
+        path.write_text(text, encoding="utf-8")
+        return path
+
+    return write_file
+
+
+def faults_of(*arguments) -> list[str]:
+    with pytest.raises(SettingsError) as caught:
+        load_settings(*arguments)
+    assert str(caught.value) == "\n".join(caught.value.faults)
+    return list(caught.value.faults)
+
+
+# Order: default < file < flag
+
+
+def test_without_file_and_flags_the_defaults_hold():
+    assert load_settings() == Settings()
+
+
+def test_the_file_goes_before_defaults_and_flags_before_the_file(write):
+    path = write("[finetune]\nprompt_depth = 6\nseed = 7\n")
+    settings = load_settings(path, ["finetune.prompt_depth=12"])
+    assert (settings.finetune.prompt_depth, settings.finetune.seed) == (12, 7)
+    assert settings.finetune.mode == "ft-then-mpt"
+
+
+def test_of_two_flags_for_one_key_the_later_one_holds():
+    assert load_settings(None, ["name=a", "name=b"]).name == "b"
+
+
+def test_a_part_of_a_section_leaves_the_defaults_of_its_other_settings(write):
+    settings = load_settings(write("[finetune.mpt]\nepochs = 1\n"))
+    assert settings.finetune.mpt == Settings().finetune.mpt.model_copy(update={"epochs": 1})
+
+
+def test_a_flag_reaches_into_a_list_of_tables(write):
+    path = write("[[evaluate.datasets]]\ndataset = 'a'\n[[evaluate.datasets]]\ndataset = 'b'\n")
+    settings = load_settings(path, ["evaluate.datasets.1.ensemble_weight=0.6"])
+    assert [each.ensemble_weight for each in settings.evaluate.datasets] == [0.7, 0.6]
+
+
+def test_relative_paths_are_relative_to_the_current_directory_not_to_the_file(write):
+    assert load_settings(write("runs_dir = 'here'\n")).runs_dir == Path("here")
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("3", 3),
+        ("0.5", 0.5),
+        ("true", True),
+        ("[1, 2]", [1, 2]),
+        ('"3"', "3"),
+        ("/data/runs", "/data/runs"),
+        ("tcp://10.0.0.1:8786", "tcp://10.0.0.1:8786"),
+        ("", ""),
+        ("1\nother = 2", "1\nother = 2"),
+        ("{a = 1}", {"a": 1}),
+    ],
+)
+def test_the_value_of_a_flag_is_toml_or_else_plain_text(text, value):
+    assert parse_value(text) == value
+
+
+@given(st.text())
+def test_every_text_is_a_value(text):
+    parse_value(text)
+
+
+@given(st.recursive(st.integers(), lambda inner: st.dictionaries(st.sampled_from("abc"), inner, max_size=3)))
+def test_an_overlay_changes_its_own_place_alone(document):
+    document = {"top": document, "other": 1}
+    before = json.dumps(document)
+    laid = overlaid(document, parse_overrides(["top.a.b=5"])[0])
+    assert laid["top"]["a"]["b"] == 5
+    assert laid["other"] == 1
+    assert json.dumps(document) == before
+
+
+# Faults, one by one
+
+
+def test_unknown_setting_names_the_likely_one_beside_it(write):
+    path = write("[finetune]\nprompt_dept = 3\n")
+    assert faults_of(path) == [
+        f"{path}: finetune.prompt_dept: unknown setting, did you mean 'finetune.prompt_depth'? (got 3)"
+    ]
+
+
+def test_unknown_setting_names_the_likely_one_elsewhere(write):
+    path = write("prompt_depth = 3\n")
+    assert faults_of(path) == [f"{path}: prompt_depth: unknown setting, did you mean 'finetune.prompt_depth'? (got 3)"]
+
+
+def test_unknown_setting_in_a_list_is_named_with_its_place(write):
+    path = write("[[evaluate.datasets]]\ndataset = 'a'\nensemble_weigh = 1\n")
+    (fault,) = faults_of(path)
+    assert fault.startswith(f"{path}: evaluate.datasets.0.ensemble_weigh: unknown setting, ")
+    assert fault.endswith("did you mean 'evaluate.datasets.0.ensemble_weight'? (got 1)")
+
+
+def test_unknown_setting_like_no_other_has_no_suggestion(write):
+    path = write("zzz = 3\n")
+    assert faults_of(path) == [f"{path}: zzz: unknown setting (got 3)"]
+
+
+def test_unknown_section(write):
+    path = write("[mine.par]\nmin_score = 0.1\n")
+    assert faults_of(path) == [f"{path}: mine.par: unknown setting, did you mean 'mine.pair'?"]
+
+
+@pytest.mark.parametrize(
+    ("line", "what"),
+    [
+        ("finetune.seed = '3'", 'finetune.seed: should be a valid integer (got "3")'),
+        ("finetune.seed = true", "finetune.seed: should be a valid integer (got true)"),
+        ("finetune.seed = 1.5", "finetune.seed: should be a valid integer"),
+        ("compute.compile = 1", "compute.compile: should be a valid boolean (got 1)"),
+        ("runs_dir = 3", "runs_dir: should be a valid string (got 3)"),
+        ("mine.nouns.stop_words = 'photo'", "mine.nouns.stop_words: should be a valid array"),
+        ("mine = 3", "mine: should be an object (got 3)"),
+        ("finetune.ft.learning_rate = nan", "finetune.ft.learning_rate: should be a finite number (got NaN)"),
+    ],
+)
+def test_wrong_type(write, line, what):
+    path = write(f"{line}\n")
+    (fault,) = faults_of(path)
+    assert fault.startswith(f"{path}: {what}")
+
+
+@pytest.mark.parametrize(
+    ("line", "what"),
+    [
+        ("compute.workers = -1", "compute.workers: should be greater than or equal to 0 (got -1)"),
+        ("finetune.prompt_depth = 0", "finetune.prompt_depth: should be greater than or equal to 1 (got 0)"),
+        ("mine.pair.min_score = 1.5", "mine.pair.min_score: should be less than or equal to 1 (got 1.5)"),
+        ("finetune.mode = 'tune'", "finetune.mode: should be 'ft', 'mpt', 'ft-then-mpt', 'mpt-then-ft' or 'ft+mpt'"),
+        (
+            "name = 'two words'",
+            "name: does not fit, it is: Name of the run's artifacts; letters, digits, '_' and '-'. (got \"two words\")",
+        ),
+        ("compute.device = 'gpu'", "compute.device: does not fit, it is: 'cpu', 'cuda', 'cuda:N', or 'auto'"),
+        (
+            "proposal_net.architecture.hidden_dim = 36",
+            "proposal_net.architecture: hidden_dim 36 should be a multiple of heads 8",
+        ),
+        (
+            "proposal_net.architecture.backbone = {name = 'swin_tiny_patch4_window7_224', freeze_at = 2}",
+            "proposal_net.architecture.backbone: freeze_at should be 0 and frozen_batch_norm false for the Swin",
+        ),
+        (
+            "proposal_net.architecture.backbone.drop_path_rate = 0.3",
+            "proposal_net.architecture.backbone: drop_path_rate 0.3 should be 0 for 'r101c', which is no Swin",
+        ),
+        (
+            "proposal_net.architecture.backbone.timm_arguments = {stem_width = 16}",
+            "proposal_net.architecture.backbone: timm_arguments should be empty for 'r101c'",
+        ),
+        ("proposal_net.training.augmentation.short_sides_px = []", "proposal_net.training.augmentation.short_sides_px"),
+    ],
+)
+def test_out_of_range(write, line, what):
+    path = write(f"{line}\n")
+    (fault,) = faults_of(path)
+    assert fault.startswith(f"{path}: {what}")
+
+
+def test_a_needed_setting_that_is_absent(write):
+    path = write("[[evaluate.datasets]]\nensemble_weight = 0.5\n")
+    assert faults_of(path) == [f"{path}: evaluate.datasets.0.dataset: is missing"]
+
+
+def test_a_fault_of_a_flag_is_told_as_the_flags(write):
+    path = write("finetune.prompt_depth = 3\n")
+    assert faults_of(path, ["finetune.prompt_depth=0"]) == [
+        "--set: finetune.prompt_depth: should be greater than or equal to 1 (got 0)"
+    ]
+
+
+@pytest.mark.parametrize("flag", ["name", "=3", "a b=3", ""])
+def test_a_flag_that_is_no_assignment(flag):
+    assert faults_of(None, [flag]) == [f"--set: key=value is wanted, such as mine.pair.min_score=0.2 (got {flag!r})"]
+
+
+def test_a_long_value_is_cut_short(write):
+    path = write(f"zzz = '{'x' * 500}'\n")
+    (fault,) = faults_of(path)
+    assert fault.endswith("xxx...)")
+    assert len(fault) < len(str(path)) + 120
+
+
+def test_all_faults_are_told_at_once(write):
+    path = write("name = 3\n[mine]\nsourc = 'x'\n[finetune]\nmode = 'no'\nseed = -1\n")
+    faults = faults_of(path, ["compute.workers=-2", "nonsense"])
+    assert [fault.split(": ")[:2] for fault in faults] == [
+        ["--set", "key=value is wanted, such as mine.pair.min_score=0.2 (got 'nonsense')"],
+        [str(path), "name"],
+        [str(path), "mine.sourc"],
+        [str(path), "finetune.mode"],
+        [str(path), "finetune.seed"],
+        ["--set", "compute.workers"],
+    ]
+
+
+def test_a_settings_error_keeps_its_faults_on_the_way_between_processes():
+    error = SettingsError(["a: b", "c: d"])
+    again = pickle.loads(pickle.dumps(error))
+    assert (again.faults, str(again)) == (error.faults, str(error))
+
+
+# Files
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ("a = 1\nb = = 2\n", "line 2, column 5: Invalid value"),
+        ("[mine]\n[mine]\n", "line 2, column 6: Cannot declare"),
+        ("a = [1,", "end of document: "),
+    ],
+)
+def test_a_syntax_error_names_line_and_column(write, text, what):
+    path = write(text)
+    (fault,) = faults_of(path)
+    assert fault.startswith(f"{path}: {what}")
+    assert fault.endswith("mend the TOML there")
+
+
+def test_a_missing_file(tmp_path):
+    path = tmp_path / "absent.toml"
+    assert faults_of(path) == [f"{path}: no such file; give a settings file, such as flows/configs/demo.toml"]
+
+
+def test_a_directory_in_place_of_a_file(tmp_path):
+    assert faults_of(tmp_path) == [f"{tmp_path}: cannot be read (Is a directory); give a settings file"]
+
+
+def test_a_file_that_is_not_utf8(tmp_path):
+    path = tmp_path / "run.toml"
+    path.write_bytes(b"name = '\xff'\n")
+    assert faults_of(path) == [f"{path}: is not UTF-8 (byte 8); save it as UTF-8 text"]
+
+
+# The runs directory
+
+
+def test_the_runs_directory_is_made_and_left_empty(tmp_path):
+    path = tmp_path / "a" / "runs"
+    assert writable_runs_dir(path) == path
+    assert list(path.iterdir()) == []
+    assert writable_runs_dir(path) == path
+
+
+@pytest.mark.parametrize("below", ["", "runs"])
+def test_a_file_in_place_of_the_runs_directory(tmp_path, below):
+    (tmp_path / "file").write_text("")
+    path = tmp_path / "file" / below
+    with pytest.raises(
+        SettingsError, match=r"runs_dir: should be a directory, a file is in its place; .* \(got .*file"
+    ):
+        writable_runs_dir(path)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_runs_directory_without_permission(tmp_path):
+    tmp_path.chmod(0o500)
+    with pytest.raises(SettingsError, match=r"runs_dir: cannot be written to \(Permission denied\)"):
+        writable_runs_dir(tmp_path / "runs")
+
+
+def test_a_runs_directory_that_the_system_refuses(tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr("tempfile.TemporaryFile", refuse)
+    with pytest.raises(SettingsError, match=r"runs_dir: cannot be written to \(Read-only file system\); make it"):
+        writable_runs_dir(tmp_path)
+
+
+# Written beside a result
+
+
+@pytest.mark.parametrize("path", [None, *sorted(CONFIGS.glob("*.toml"))], ids=str)
+def test_settings_written_as_toml_are_read_back_equal(path, tmp_path):
+    settings = load_settings(path)
+    copy = tmp_path / "resolved.toml"
+    copy.write_text(settings_toml(settings), encoding="utf-8")
+    assert load_settings(copy) == settings
+
+
+def test_settings_written_as_json_hold_every_setting():
+    assert Settings.model_validate_json(settings_json(Settings())) == Settings()
+
+
+# Digests
+
+
+def test_how_the_work_is_done_does_not_change_the_digest():
+    hurried = load_settings(
+        None,
+        [
+            "compute.workers=8",
+            "compute.device=cuda",
+            "dask.address=tcp://10.0.0.1:8786",
+            "flow.retries=0",
+            "runs_dir=/elsewhere",
+            "mine.embed.batch_crops=1",
+            "mine.propose.batch_images=2",
+            "evaluate.batch_crops=1",
+            "finetune.gradient_checkpointing=true",
+            "finetune.accumulation_steps=4",
+            "finetune.checkpoints.keep_last=9",
+            "proposal_net.training.checkpoints.every_steps=1",
+        ],
+    )
+    assert hurried != Settings()
+    assert result_settings(hurried) == result_settings(Settings())
+
+
+@pytest.mark.parametrize(
+    "flag",
+    [
+        "proposal_net.training.batch_images=16",
+        "proposal_net.architecture.backbone.freeze_at=2",
+        "proposal_net.held_out_classes=['cow']",
+        "mine.source=proposals-5-captions",
+        "mine.embed.precision=bf16",
+        "mine.nouns.stop_words=['photo']",
+        "finetune.mpt.learning_rate=0.05",
+        "evaluate.datasets=[{dataset='a'}]",
+        "clip.pretrained=random",
+    ],
+)
+def test_what_is_done_changes_the_digest(flag):
+    assert result_settings(load_settings(None, [flag])) != result_settings(Settings())
+
+
+def test_result_settings_are_json_without_sections_that_change_nothing():
+    found = result_settings(Settings())
+    assert json.loads(json.dumps(found, allow_nan=False)) == found
+    assert {"compute", "dask", "flow", "runs_dir"}.isdisjoint(found)
+    assert "checkpoints" not in found["finetune"]
+    assert result_settings(Settings().compute) == {}
+
+
+def test_from_one_caption_to_five_only_the_last_mining_step_changes():
+    one, five = (load_settings(None, [f"mine.source=proposals-{count}"]).mine for count in ("1-caption", "5-captions"))
+    assert (one.captions_per_image, five.captions_per_image) == (1, 5)
+    assert one.uses_ground_truth_masks == five.uses_ground_truth_masks is False
+    assert result_settings(one.propose) == result_settings(five.propose)
+    assert result_settings(one.embed) == result_settings(five.embed)
+
+
+@pytest.mark.parametrize(
+    ("source", "ground_truth", "captions"), [("masks-classes", True, 0), ("masks-1-caption", True, 1)]
+)
+def test_sources_with_ground_truth_masks(source, ground_truth, captions):
+    mine = load_settings(None, [f"mine.source={source}"]).mine
+    assert (mine.uses_ground_truth_masks, mine.captions_per_image) == (ground_truth, captions)
+
+
+@pytest.mark.parametrize(("mode", "phases"), [("ft", ("ft",)), ("mpt-then-ft", ("mpt", "ft")), ("ft+mpt", ("ft+mpt",))])
+def test_phases_of_a_mode(mode, phases):
+    assert load_settings(None, [f"finetune.mode={mode}"]).finetune.phases == phases
+
+
+# What stages take from settings
+
+
+def test_the_names_of_prompt_templates_are_those_that_the_models_know():
+    assert get_args(PromptTemplates) == PROMPT_TEMPLATE_NAMES
+
+
+def test_defaults_are_valid():
+    assert Settings.model_validate(Settings().model_dump()) == Settings()
+
+
+def test_settings_are_frozen():
+    with pytest.raises(ValueError, match="frozen"):
+        Settings().finetune.seed = 3
+
+
+def test_the_runner_gets_its_own_defaults_from_default_settings():
+    assert compute_of(Settings()) == Compute()
+    assert limits_of(Settings()) == Limits()
+
+
+def test_the_runner_gets_what_the_settings_say():
+    settings = load_settings(None, ["compute.workers=3", "dask.address=tcp://h:1", "compute.max_failed_units=2"])
+    assert compute_of(settings) == Compute(workers=3, dask_address="tcp://h:1")
+    assert limits_of(settings).max_failed_units == 2
+
+
+@pytest.mark.parametrize(
+    ("config", "preset", "kind"),
+    [
+        ("ovseg_r101c_vitb16.toml", "r101c", {"freeze_at": 2, "frozen_batch_norm": True}),
+        ("ovseg_swinb_vitl14.toml", "swin_b", {"drop_path_rate": 0.3}),
+    ],
+)
+def test_the_papers_architectures_are_the_models_presets(config, preset, kind):
+    arguments = load_settings(CONFIGS / config).proposal_net.architecture.arguments()
+    assert arguments["backbone_arguments"] == kind
+    assert arguments["pretrained"] is not False
+    expected = PRESETS[preset]
+    built = ProposalNetArguments(
+        **arguments | {"backbone_arguments": {}, "pretrained": False},
+        embedding_dim=expected.embedding_dim,
+        no_object_std=expected.no_object_std,
+    )
+    assert built == expected
+
+
+# The shipped configurations
+
+
+def test_there_are_four_configurations():
+    assert sorted(path.name for path in CONFIGS.glob("*.toml")) == [
+        "coco_sample.toml",
+        "demo.toml",
+        "ovseg_r101c_vitb16.toml",
+        "ovseg_swinb_vitl14.toml",
+    ]
+
+
+def test_the_papers_numbers():
+    base = load_settings(CONFIGS / "ovseg_r101c_vitb16.toml")
+    large = load_settings(CONFIGS / "ovseg_swinb_vitl14.toml")
+    for settings in (base, large):
+        training = settings.proposal_net.training
+        assert (training.steps, training.batch_images, training.warmup_steps) == (120_000, 32, 1500)
+        assert (training.gradient_clip_norm, training.poly_power) == (0.01, 0.9)
+        assert settings.finetune.mode == "ft-then-mpt"
+        assert (settings.finetune.mpt.learning_rate, settings.finetune.mpt.weight_decay) == (2e-2, 0.0)
+        assert (settings.finetune.ft.learning_rate, settings.finetune.ft.weight_decay) == (5e-6, 0.2)
+        assert (settings.finetune.ft.epochs, settings.finetune.ft.warmup_steps) == (5, 100)
+        assert settings.mine.nouns.stop_words == ()
+        assert settings.mine.pair.min_score == -1
+    assert (base.proposal_net.training.learning_rate, large.proposal_net.training.learning_rate) == (2e-4, 6e-5)
+    assert (base.finetune.ft.batch_pairs, large.finetune.ft.batch_pairs) == (1024, 256)
+    assert (base.evaluate.short_side_px, large.evaluate.short_side_px) == (512, 640)
+    assert (base.evaluate.mask_threshold, large.evaluate.mask_threshold) == (0.5, 0.4)
+    assert large.proposal_net.training.augmentation.short_sides_px == tuple(range(320, 1281, 64))
+    assert math.isclose(large.finetune.augmentation.max_aspect, 4 / 3)
