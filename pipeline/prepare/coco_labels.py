@@ -173,17 +173,21 @@ class InstanceLabels:
             for number, thing in enumerate((thing for thing in objects if not thing.is_crowd), start=1)
         }
         for thing in sorted(objects, key=lambda thing: (not thing.is_crowd, -thing.area, thing.annotation_id)):
-            inside = object_mask(thing, image)
-            label[inside] = index_of_category(thing.category_id, self._index_of)
-            numbers[inside] = number_of.get(thing.annotation_id, 0)
+            mask = object_mask(thing, image)
+            label[mask.window][mask.inside] = index_of_category(thing.category_id, self._index_of)
+            numbers[mask.window][mask.inside] = number_of.get(thing.annotation_id, 0)
         return CocoLabel(label_of_indices(label), encode_png(numbers))
 
 
-def object_mask(thing: Instance, image: ImageFacts) -> npt.NDArray[np.bool_]:
-    """Draw one object.
+class ObjectMask(NamedTuple):
+    """An object drawn: rows and columns of its bounding box, and which pixels of that box are inside."""
 
-    Returns:
-        [height width], of the image's size.
+    window: tuple[slice, slice]
+    inside: npt.NDArray[np.bool_]
+
+
+def object_mask(thing: Instance, image: ImageFacts) -> ObjectMask:
+    """Draw one object into an image of that size; its box may be empty.
 
     Raises:
         SceneFault: If its polygons or RLE cannot be drawn, or are for another size.
@@ -202,10 +206,12 @@ def object_mask(thing: Instance, image: ImageFacts) -> npt.NDArray[np.bool_]:
             if not segmentation or any(len(polygon) < 6 or len(polygon) % 2 for polygon in segmentation):
                 raise SceneFault("label_unreadable", f"{where}: has polygons of less than 3 points")
             runs = coco_mask.merge(coco_mask.frPyObjects(segmentation, image.height_px, image.width_px))
+        left, top, width, height = (int(number) for number in coco_mask.toBbox(runs))
         drawn: npt.NDArray[Any] = coco_mask.decode(runs)
     except (TypeError, ValueError, KeyError, AttributeError, OverflowError) as error:
         raise SceneFault("label_unreadable", f"{where}: cannot be drawn: {error}") from error
-    return drawn.astype(bool)
+    window = slice(top, top + height), slice(left, left + width)
+    return ObjectMask(window, drawn[window].astype(bool))
 
 
 def index_of_category(category_id: int, index_of: Mapping[int, int]) -> int:

@@ -145,7 +145,7 @@ def encode_png(values: Values) -> bytes:
         values: [height width], uint8 or uint16.
     """
     height, width = values.shape
-    samples = values.astype(">u2").view(np.uint8) if values.dtype == np.uint16 else values
+    samples = values.astype(">u2", order="C").view(np.uint8) if values.dtype == np.uint16 else values
     rows = np.empty((height, samples.shape[1] + 1), np.uint8)
     rows[:, 0] = 2  # the filter "up"
     rows[0, 1:] = samples[0]

@@ -61,7 +61,7 @@ class PrepareSettings(SettingsModel):
     )
     reference_resize: bool = Field(
         default=False,
-        description="ADE20K-847: shrink to short side 512 px and save as JPEG of quality 75, as for the paper's figures.",
+        description="ADE20K-847: shrink to short side 512 px and save as JPEG of quality 75, as the reference does.",
     )
     drawn_world: DrawnWorldSettings = Field(default=DrawnWorldSettings(), description="Drawn world: its options.")
     scenes_per_shard: int = Field(default=1000, ge=1, le=100_000, description="Scenes of one unit of work.")
