@@ -1,21 +1,28 @@
 """Where units run: in this process, or on Dask workers on this machine or others."""
 
 import contextlib
+import itertools
 import logging
+import multiprocessing.resource_tracker
+import os
 import signal
-from collections.abc import Callable, Iterator, Sequence
+import socket
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 from pipeline.errors import PipelineError
 
 if TYPE_CHECKING:
-    from distributed import Client
+    from distributed import Client, Future, LocalCluster, as_completed
 
 logger = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 Unit = str
+
+# A unit that kills its worker this often more fails; the workers that it killed are started again in between.
+_RETRIES_AFTER_A_DEAD_WORKER = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +32,8 @@ class Compute:
     Attributes:
         workers: Worker processes to start on this machine; 0 runs in this process.
         dask_address: Address of a running Dask scheduler (``"tcp://10.0.0.1:8786"``), whose workers are used instead.
-        connect_timeout_s: How long to wait for that scheduler [s].
+            They must see the artifact's directory under the same path.
+        connect_timeout_s: How long to wait for that scheduler, and for workers to appear [s].
         dashboard_port: Port of the Dask dashboard on 127.0.0.1 for workers on this machine; 0 takes a free one.
     """
 
@@ -53,15 +61,18 @@ class Outcome(Generic[Result]):
 class Executor(Protocol):
     """Maps a function over units and yields the outcomes as they come."""
 
-    def outcomes(self, function: Callable[[Unit], Result], units: Sequence[Unit]) -> Iterator[Outcome[Result]]:
-        """Run the function on every unit; an exception of one unit doesn't stop the others."""
+    def outcomes(self, function: Callable[[Unit], Result], units: Sequence[Unit]) -> Generator[Outcome[Result]]:
+        """Run the function on every unit; an exception of one unit doesn't stop the others.
+
+        No more units are begun once the generator is closed.
+        """
         ...
 
 
 class InlineExecutor:
     """Runs units one after another in this process."""
 
-    def outcomes(self, function: Callable[[Unit], Result], units: Sequence[Unit]) -> Iterator[Outcome[Result]]:
+    def outcomes(self, function: Callable[[Unit], Result], units: Sequence[Unit]) -> Generator[Outcome[Result]]:
         """Run the function on every unit in order."""
         for unit in units:
             try:
@@ -73,28 +84,61 @@ class InlineExecutor:
 
 
 class DaskExecutor:
-    """Runs units on the workers of a Dask scheduler, at most a few per worker waiting at a time."""
+    """Runs units on the workers of a Dask scheduler, as many at a time as the workers have threads.
+
+    Units that wait on a worker would share the blame when the one that runs there kills it, so none wait there.
+    """
 
     def __init__(self, client: "Client") -> None:
         self._client = client
 
-    def outcomes(self, function: Callable[[Unit], Result], units: Sequence[Unit]) -> Iterator[Outcome[Result]]:
-        """Run the function on every unit; a unit whose worker dies is run again on another one."""
+    def outcomes(self, function: Callable[[Unit], Result], units: Sequence[Unit]) -> Generator[Outcome[Result]]:
+        """Run the function on every unit; a unit whose worker dies is run again, a few times at most.
+
+        Raises:
+            PipelineError: If the scheduler goes away; what its workers still finish is found by the next run.
+        """
         from distributed import as_completed
 
-        names = {self._client.submit(function, unit, pure=False): unit for unit in units}
+        waiting = iter(units)
+        running: dict[Future[Result], Unit] = {}
+        completed = as_completed(loop=self._client.loop)
         try:
-            for future in as_completed(list(names), loop=self._client.loop):
-                unit = names.pop(future)
-                error = future.exception()
-                if error is None:
-                    yield Outcome(unit, future.result(), None)
-                else:
-                    yield Outcome(unit, None, error if isinstance(error, Exception) else RuntimeError(repr(error)))
-                future.release()
+            self._begin(function, waiting, running, completed)
+            for future in completed:
+                outcome = self._outcome(future, running.pop(future))
+                self._begin(function, waiting, running, completed)
+                yield outcome
         finally:
-            if names:
-                self._client.cancel(list(names), force=True)
+            if running:
+                self._client.cancel(list(running), force=True)
+
+    def _begin(
+        self,
+        function: Callable[[Unit], Result],
+        waiting: Iterator[Unit],
+        running: "dict[Future[Result], Unit]",
+        completed: "as_completed",
+    ) -> None:
+        """Begin as many units as there are free threads; one at least, which waits for a worker to come back."""
+        threads = sum(self._client.nthreads().values())
+        for unit in itertools.islice(waiting, max(0, max(1, threads) - len(running))):
+            future = self._client.submit(function, unit, pure=False)
+            running[future] = unit
+            completed.add(future)
+
+    def _outcome(self, future: "Future[Result]", unit: Unit) -> Outcome[Result]:
+        """Read what became of one unit."""
+        if future.status == "finished":
+            outcome: Outcome[Result] = Outcome(unit, future.result(), None)
+        elif future.status == "error":
+            error = future.exception()
+            outcome = Outcome(unit, None, error if isinstance(error, Exception) else RuntimeError(repr(error)))
+        else:
+            message = f"dask: {unit} is {future.status}, the scheduler has gone away; start it and run again"
+            raise PipelineError(message)
+        future.release()
+        return outcome
 
 
 @contextlib.contextmanager
@@ -102,15 +146,32 @@ def executor_for(compute: Compute) -> Iterator[Executor]:
     """Start, or connect to, the workers that the settings name, and stop what was started.
 
     Raises:
-        PipelineError: If the named scheduler cannot be reached.
+        PipelineError: If workers cannot be started here, or the named scheduler cannot be reached or has none.
     """
     if not compute.dask_address and compute.workers == 0:
         yield InlineExecutor()
         return
-    logging.getLogger("distributed").setLevel(logging.WARNING)
-    with _cluster_address(compute) as address, _client(address, compute.connect_timeout_s) as client:
+    with (
+        _quiet_dask(),
+        _cluster_address(compute) as address,
+        _client(address, 1 if compute.dask_address else compute.workers, compute.connect_timeout_s) as client,
+    ):
         logger.info("Dask dashboard: %s", client.dashboard_link)
         yield DaskExecutor(client)
+
+
+@contextlib.contextmanager
+def _quiet_dask() -> Iterator[None]:
+    """Let Dask's own log tell of warnings only, for the time being."""
+    import distributed  # importing it sets its log level
+
+    dask_logger = logging.getLogger(distributed.__name__)
+    level = dask_logger.level
+    dask_logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        dask_logger.setLevel(level)
 
 
 @contextlib.contextmanager
@@ -119,23 +180,70 @@ def _cluster_address(compute: Compute) -> Iterator[str]:
     if compute.dask_address:
         yield compute.dask_address
         return
+    import dask
+
+    settings = {
+        "distributed.scheduler.allowed-failures": _RETRIES_AFTER_A_DEAD_WORKER,
+        "distributed.nanny.pre-spawn-environ.DASK_LOGGING__DISTRIBUTED": "error",
+    }
+    with _environment_kept(), dask.config.set(settings), _local_cluster(compute.dashboard_port) as cluster:
+        cluster.scale(compute.workers)
+        try:
+            yield cluster.scheduler_address
+        finally:  # workers in the middle of a unit are killed, which is no news
+            logging.getLogger("distributed").setLevel(logging.ERROR)
+
+
+def _local_cluster(dashboard_port: int) -> "LocalCluster":
+    """Start a scheduler whose workers, started later, never see a Ctrl-C.
+
+    Ctrl-C reaches the whole process group. It is meant for this process, which ends its workers in order. Dask starts
+    them from its own thread, and what a thread blocks is blocked in its children.
+
+    Raises:
+        PipelineError: If the scheduler cannot be started, because the dashboard's port is taken, say.
+    """
     from distributed import LocalCluster
 
-    with LocalCluster(
-        n_workers=compute.workers,
-        threads_per_worker=1,
-        processes=True,
-        host="127.0.0.1",
-        dashboard_address=f"127.0.0.1:{compute.dashboard_port}",
-        memory_limit=0,
-        silence_logs=logging.ERROR,
-    ) as cluster:
-        yield cluster.scheduler_address
+    where = f"dask workers on this machine, dashboard_port {dashboard_port}"
+    multiprocessing.resource_tracker.ensure_running()  # starting it unblocks Ctrl-C, so it is started before
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        socket.create_server(("127.0.0.1", dashboard_port)).close()  # Dask itself would take another one
+        return LocalCluster(
+            n_workers=0,
+            threads_per_worker=1,
+            processes=True,
+            host="127.0.0.1",
+            dashboard_address=f"127.0.0.1:{dashboard_port}",
+            memory_limit=0,
+        )
+    except (OSError, RuntimeError) as error:
+        message = f"{where}: cannot be started ({error}); choose another port, or 0 for any"
+        raise PipelineError(message) from error
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 @contextlib.contextmanager
-def _client(address: str, timeout_s: float) -> Iterator["Client"]:
-    """Connect to a scheduler, and shield its workers from a Ctrl-C that is meant for this process."""
+def _environment_kept() -> Iterator[None]:
+    """Take back what Dask puts into the environment for its workers, such as one thread for torch."""
+    before = dict(os.environ)
+    try:
+        yield
+    finally:
+        for name in os.environ.keys() - before.keys():
+            del os.environ[name]
+        os.environ.update(before)
+
+
+@contextlib.contextmanager
+def _client(address: str, workers: int, timeout_s: float) -> Iterator["Client"]:
+    """Connect to a scheduler and wait for its workers.
+
+    Raises:
+        PipelineError: If there is no scheduler, or it has too few workers.
+    """
     from distributed import Client
 
     try:
@@ -146,11 +254,10 @@ def _client(address: str, timeout_s: float) -> Iterator["Client"]:
         )
         raise PipelineError(message) from error
     with client:
-        client.register_worker_callbacks(_leave_interrupts_to_the_client)
+        try:
+            client.wait_for_workers(workers, timeout=timeout_s)
+        except TimeoutError as error:
+            found = f"{len(client.nthreads())} workers after {timeout_s:g} s, {workers} are wanted"
+            message = f"dask address {address!r}: {found}; start workers, or raise connect_timeout_s"
+            raise PipelineError(message) from error
         yield client
-
-
-def _leave_interrupts_to_the_client() -> None:
-    """Let a worker finish or be cancelled in order: Ctrl-C reaches the whole process group."""
-    with contextlib.suppress(ValueError):  # not the main thread: a threaded worker, whose owner gets the signal
-        signal.signal(signal.SIGINT, signal.SIG_IGN)

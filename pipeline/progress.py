@@ -1,9 +1,12 @@
 """What a run tells while it goes: a bar on a terminal, a log line per unit, the same numbers in ``report.jsonl``."""
 
+import contextlib
 import json
 import logging
 import sys
 import time
+from collections.abc import Iterator
+from io import FileIO
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -21,13 +24,17 @@ class Progress:
         label: What runs, for the bar and the log (``"prepare coco-train2017"``).
         total: Number of units to do.
         report: File to which one JSON line per unit is appended; it holds times, so it is no part of an artifact.
+            Where it cannot be written, the run goes on without it, after a warning.
     """
 
     def __init__(self, label: str, total: int, report: Path) -> None:
         self._label = label
         self._total = total
         self._done = 0
-        self._report = report.open("a", encoding="utf-8")
+        self._report_path = report
+        self._report: FileIO | None = None
+        with self._report_errors_told():
+            self._report = report.open("ab", buffering=0)  # a line is one write: no kill leaves half of one
         self._bar: tqdm[Any] = tqdm(total=total, desc=label, unit="unit", disable=not sys.stderr.isatty())
         self._redirect = logging_redirect_tqdm()
 
@@ -39,7 +46,8 @@ class Progress:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._bar.close()
-        self._report.close()
+        if self._report is not None:
+            self._report.close()
         self._redirect.__exit__(kind, error, trace)
 
     def unit(self, unit: str, *, state: str, **numbers: Any) -> None:
@@ -59,5 +67,18 @@ class Progress:
 
     def event(self, **values: Any) -> None:
         """Append one line to the report, with the time."""
-        self._report.write(json.dumps({"time": round(time.time(), 3), "label": self._label, **values}) + "\n")
-        self._report.flush()
+        line = json.dumps({"time": round(time.time(), 3), "label": self._label, **values}) + "\n"
+        if self._report is not None:
+            with self._report_errors_told():
+                self._report.write(line.encode())
+
+    @contextlib.contextmanager
+    def _report_errors_told(self) -> Iterator[None]:
+        """Tell why the report is not written, instead of failing the run that it tells of."""
+        try:
+            yield
+        except OSError as error:
+            if self._report is not None:
+                self._report.close()
+                self._report = None
+            logger.warning("%s: cannot be written (%s); the run goes on without it", self._report_path, error)

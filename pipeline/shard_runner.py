@@ -4,17 +4,21 @@ A stage is a job: what to load once per worker, and what to do with one unit. Th
 artifact alone, so a repeated run does nothing, and a killed one goes on where it stopped.
 """
 
+import contextlib
 import logging
+import secrets
+import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
-from pipeline.errors import StageError
+from pipeline.errors import PipelineError, StageError
 from pipeline.executors import Compute, Outcome, executor_for
 from pipeline.progress import Progress
 from storage_schemas.artifact import Artifact
+from storage_schemas.errors import StorageError
 from storage_schemas.manifest import Manifest, Sidecar
 from storage_schemas.scenes import OK
 from storage_schemas.status import ArtifactStatus, UnitState
@@ -88,6 +92,9 @@ def run_stage(
 ) -> StageReport:
     """Make every unit of an artifact that is not done, then its manifest.
 
+    Only what is read back from the directory is believed, whatever the workers say. On Ctrl-C one line tells what is
+    saved before the ``KeyboardInterrupt`` goes on.
+
     Args:
         job: What to do with a unit.
         artifact: Where to put it.
@@ -97,101 +104,168 @@ def run_stage(
 
     Raises:
         StageError: If units failed, or too many rows did; what is done stays done.
+        PipelineError: If the workers cannot be started or reached.
         HeldError: If another process holds the artifact.
         WriteError: If the artifact's directory cannot be written to.
     """
     started = time.monotonic()
-    with artifact.writing(wait_s=limits.wait_s):
+    artifact = replace(artifact, directory=artifact.directory.absolute())  # a worker may run in another directory
+    tally = _Tally(total=len(artifact.description.units))
+    with _interrupts_told(artifact, tally), artifact.writing(wait_s=limits.wait_s):
         status = artifact.status()
-        sidecars = {unit.unit: unit.sidecar for unit in status.units if unit.sidecar is not None}
-        skipped = len(sidecars)
+        tally.skipped = tally.total - len(status.todo)
         if status.todo:
-            sidecars |= _run_units(job, artifact, status, compute, limits, on_unit)
+            _run_units(job, artifact, status, tally, compute, limits, on_unit)
+            status = artifact.status()
+            _check_kept(artifact, status)
         else:
-            logger.info("%s: all %d units were done before; nothing to do", _label(artifact), skipped)
-        manifest = artifact.manifest_of(sidecars)
+            logger.info("%s: all %d units were done before; nothing to do", _label(artifact), tally.total)
+        manifest = artifact.manifest_of({unit.unit: unit.sidecar for unit in status.units if unit.sidecar is not None})
         _check_failed_share(artifact, manifest, limits)
         artifact.finish(manifest)
-    return StageReport(artifact, manifest, len(sidecars) - skipped, skipped, time.monotonic() - started)
+    return StageReport(artifact, manifest, len(tally.done), tally.skipped, time.monotonic() - started)
+
+
+@dataclass(slots=True)
+class _Tally:
+    """How far a run has come.
+
+    Attributes:
+        total: Units of the artifact.
+        skipped: Units that were done before.
+        done: Units made by this run.
+        failed: Units that failed, and why.
+        interrupt_told: Whether the user was told what is saved.
+    """
+
+    total: int
+    skipped: int = 0
+    done: list[str] = field(default_factory=list)
+    failed: dict[str, Exception] = field(default_factory=dict)
+    interrupt_told: bool = False
+
+
+@contextlib.contextmanager
+def _interrupts_told(artifact: Artifact, tally: _Tally) -> Iterator[None]:
+    """Tell on Ctrl-C, once, what is saved."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if not tally.interrupt_told:
+            tally.interrupt_told = True
+            saved = f"{tally.skipped + len(tally.done)} of {tally.total} units are saved"
+            logger.warning("%s: interrupted; %s, run the same command to go on", _label(artifact), saved)
+        raise
 
 
 def _run_units(
     job: UnitJob[Any],
     artifact: Artifact,
     status: ArtifactStatus,
+    tally: _Tally,
     compute: Compute,
     limits: Limits,
     on_unit: Callable[[Outcome[UnitResult]], None] | None,
-) -> dict[str, Sidecar]:
-    """Run the units that are not done; return their sidecars."""
+) -> None:
+    """Run the units that are not done and count them off.
+
+    Raises:
+        StageError: If units failed.
+    """
     for unit in status.units:
         if unit.state in {UnitState.STALE, UnitState.CORRUPT}:
             logger.warning("%s: %s is %s and is made again: %s", _label(artifact), unit.unit, unit.state, unit.reason)
-    done: dict[str, Sidecar] = {}
-    failed: dict[str, Exception] = {}
-    todo = status.todo
-    with Progress(_label(artifact), len(todo), artifact.local_directory / "report.jsonl") as progress:
-        progress.event(state="started", todo=len(todo), skipped=len(status.units) - len(todo))
-        try:
-            with executor_for(compute) as executor:
-                for outcome in executor.outcomes(partial(_run_unit, job, artifact), todo):
-                    _report(progress, outcome)
-                    if on_unit is not None:
-                        on_unit(outcome)
-                    if outcome.result is not None:
-                        done[outcome.unit] = outcome.result.sidecar
-                    elif outcome.error is not None:
-                        failed[outcome.unit] = outcome.error
-                    if len(failed) > limits.max_failed_units:
-                        break
-        except KeyboardInterrupt:
-            kept = len(status.units) - len(todo) + len(done)
-            logger.warning(
-                "%s: interrupted; %d of %d units are saved, run the same command to go on",
-                _label(artifact),
-                kept,
-                len(status.units),
-            )
-            raise
-        progress.event(state="ended", done=len(done), failed=len(failed))
-    if failed:
-        raise StageError(_failure_message(artifact, done, failed, limits))
-    return done
+    work = partial(_run_unit, job, artifact, secrets.token_hex(8))
+    with (
+        Progress(_label(artifact), len(status.todo), artifact.local_directory / "report.jsonl") as progress,
+        _job_state_dropped(),
+    ):
+        progress.event(state="started", todo=len(status.todo), skipped=tally.skipped)
+        with (
+            executor_for(compute) as executor,
+            contextlib.closing(executor.outcomes(work, status.todo)) as outcomes,
+            _interrupts_told(artifact, tally),  # before the workers are stopped, which takes seconds
+        ):
+            for outcome in outcomes:
+                _count(tally, outcome, progress)
+                if on_unit is not None:
+                    on_unit(outcome)
+                if len(tally.failed) > limits.max_failed_units:
+                    break
+        progress.event(state="ended", done=len(tally.done), failed=len(tally.failed))
+    if tally.failed:
+        raise StageError(_failure_message(artifact, tally, limits))
 
 
+# What the job of one run has loaded in this process, by the run's token: a model is loaded once per worker.
 _open_state: dict[str, Any] = {}
+_opening = threading.Lock()
 
 
-def _run_unit(job: UnitJob[Any], artifact: Artifact, unit: str) -> UnitResult:
+def _run_unit(job: UnitJob[Any], artifact: Artifact, run_token: str, unit: str) -> UnitResult:
     """Make one unit on a worker, which keeps what the job loads for the units to come."""
     started = time.monotonic()
-    token = artifact.identity.digest()
-    if token not in _open_state:
-        _open_state.clear()
-        _open_state[token] = job.open()
-    sidecar = job.run(_open_state[token], artifact, unit)
+    with _opening:  # a worker may have several threads
+        if run_token not in _open_state:
+            _open_state.clear()
+            _open_state[run_token] = job.open()
+        state = _open_state[run_token]
+    sidecar = job.run(state, artifact, unit)
     return UnitResult(sidecar, time.monotonic() - started)
 
 
-def _report(progress: Progress, outcome: Outcome[UnitResult]) -> None:
-    """Tell how a unit ended."""
+@contextlib.contextmanager
+def _job_state_dropped() -> Iterator[None]:
+    """Let go of what the job has loaded in this process when its run ends; workers started here end themselves."""
+    try:
+        yield
+    finally:
+        _open_state.clear()
+
+
+def _check_kept(artifact: Artifact, status: ArtifactStatus) -> None:
+    """Refuse to finish an artifact that doesn't hold what its workers said they made.
+
+    Raises:
+        StageError: If a unit is not done.
+    """
+    lost = [unit for unit in status.units if unit.state is not UnitState.DONE]
+    if lost:
+        reasons = "; ".join(f"{unit.unit} is {unit.state}: {unit.reason}" for unit in lost[:5])
+        message = (
+            f"{_label(artifact)}: {len(lost)} units are not in {artifact.directory} as their workers made them "
+            f"({reasons}); see to it that all workers write to this directory, and run the same command again"
+        )
+        raise StageError(message)
+
+
+def _count(tally: _Tally, outcome: Outcome[UnitResult], progress: Progress) -> None:
+    """Count a unit off and tell how it ended."""
     if outcome.result is not None:
+        tally.done.append(outcome.unit)
         sidecar = outcome.result.sidecar
         counts = dict(sidecar.counts)
         progress.unit(outcome.unit, state="done", seconds=outcome.result.seconds, rows=sidecar.rows, counts=counts)
-    else:
-        progress.unit(outcome.unit, state="failed", error=f"{type(outcome.error).__name__}: {outcome.error}")
+    elif outcome.error is not None:
+        tally.failed[outcome.unit] = outcome.error
+        progress.unit(outcome.unit, state="failed", error=_told(outcome.error))
         logger.debug("traceback of %s", outcome.unit, exc_info=outcome.error)
 
 
-def _failure_message(artifact: Artifact, done: dict[str, Sidecar], failed: dict[str, Exception], limits: Limits) -> str:
+def _failure_message(artifact: Artifact, tally: _Tally, limits: Limits) -> str:
     """Say which units failed and why, and whether the run gave up early."""
-    reasons = "; ".join(f"{unit}: {error}" for unit, error in sorted(failed.items())[:5])
-    gave_up = f"; gave up after more than {limits.max_failed_units}" if len(failed) > limits.max_failed_units else ""
+    failed, limit = tally.failed, limits.max_failed_units
+    reasons = "; ".join(f"{unit}: {_told(failed[unit])}" for unit in sorted(failed)[:5])
+    gave_up = f"; gave up after more than {limit}" if len(failed) > limit else ""
     return (
-        f"{_label(artifact)}: {len(failed)} units failed ({reasons}){gave_up}; {len(done)} were made and are kept; "
-        "mend the cause and run the same command again"
+        f"{_label(artifact)}: {len(failed)} units failed ({reasons}){gave_up}; "
+        f"{len(tally.done)} were made and are kept; mend the cause and run the same command again"
     )
+
+
+def _told(error: Exception) -> str:
+    """Say what went wrong, with the error's type unless the message was written for the user."""
+    return str(error) if isinstance(error, StorageError | PipelineError) else f"{type(error).__name__}: {error}"
 
 
 def _check_failed_share(artifact: Artifact, manifest: Manifest, limits: Limits) -> None:
