@@ -150,8 +150,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="PNG file to write")
     parser.add_argument("--seed", type=int, default=0, help="which world (default 0)")
     parser.add_argument("--first-index", type=int, default=0, help="first scene (default 0)")
-    parser.add_argument("--scenes", type=int, default=16, help="number of scenes (default 16)")
-    parser.add_argument("--size-px", type=int, default=192, help="side at which scenes are drawn [px] (default 192)")
+    parser.add_argument("--scenes", type=int, default=8, help="number of scenes (default 8)")
+    parser.add_argument("--size-px", type=int, default=96, help="side at which scenes are drawn [px] (default 96)")
     arguments = parser.parse_args()
     sheet = contact_sheet(
         DrawnWorld(arguments.seed, arguments.size_px), first_index=arguments.first_index, scenes=arguments.scenes
