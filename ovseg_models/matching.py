@@ -95,7 +95,7 @@ def matching_costs(
     The sum of the negative class probability, the focal loss per pixel and the dice loss. Slots past an image's
     count hold costs without meaning.
     """
-    logits = mask_logits.flatten(2).float()
+    logits = mask_logits.flatten(2)
     masks = targets.mask_slots.flatten(2).transpose(1, 2)  # [batch pixel slot]
     probs = logits.sigmoid()
     softplus = F.softplus(logits)
@@ -106,5 +106,5 @@ def matching_costs(
     areas = probs.sum(-1, keepdim=True) + masks.sum(1, keepdim=True)
     dice = 1 - (2 * (probs @ masks) + DICE_SMOOTHING) / (areas + DICE_SMOOTHING)
     columns = targets.class_slots[:, None].expand(-1, logits.shape[1], -1)
-    class_probs = class_logits.float().softmax(-1).gather(2, columns)
+    class_probs = class_logits.softmax(-1).gather(2, columns)
     return weights.focal * focal + weights.dice * dice - weights.classification * class_probs

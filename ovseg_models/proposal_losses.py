@@ -59,17 +59,21 @@ def proposal_losses(
     References:
         MaskFormer, section 3.3; OVSeg's published setting.
     """
+    device = output.mask_logits.device
     batch = pack_targets(
         targets,
         image_size=image_size,
         mask_size=(output.mask_logits.shape[-2], output.mask_logits.shape[-1]),
         num_classes=class_logits[0].shape[-1] - 1,
-        device=output.mask_logits.device,
+        device=device,
     )
-    layers = tuple(
-        _layer_losses(layer.mask_logits, logits, batch, num_masks=float(max(num_masks, 1)), weights=weights)
-        for layer, logits in zip(output.layers, class_logits, strict=True)
-    )
+    with torch.autocast(device.type, enabled=False):  # sums over a million pixels want full precision
+        layers = tuple(
+            _layer_losses(
+                layer.mask_logits.float(), logits.float(), batch, num_masks=float(max(num_masks, 1)), weights=weights
+            )
+            for layer, logits in zip(output.layers, class_logits, strict=True)
+        )
     sums = [torch.stack(terms).sum() for terms in zip(*layers, strict=True)]
     total = weights.classification * sums[0] + weights.focal * sums[1] + weights.dice * sums[2]
     return ProposalLosses(total, layers)
@@ -87,9 +91,8 @@ def _layer_losses(
     matches = match_queries(mask_logits, class_logits, targets, weights=weights)
     every_target_matched = len(matches.targets) == len(targets.class_ids)
     masks = targets.masks if every_target_matched else targets.masks[matches.targets]
-    matched = mask_logits[matches.images, matches.queries, None].float()
     # Only matched masks are brought to full size; unmatched ones have no mask loss.
-    matched = F.interpolate(matched, size=masks.shape[-2:], mode="bilinear", align_corners=False)[:, 0]
+    matched = upsample_bilinear(mask_logits[matches.images, matches.queries], (masks.shape[-2], masks.shape[-1]))
     focal, dice = mask_losses(matched, masks)
     classification = classification_loss(class_logits, targets, matches, no_object_weight=weights.no_object)
     return LossTerms(classification, focal.sum() / num_masks, dice.sum() / num_masks)
@@ -112,6 +115,25 @@ def classification_loss(
     class_weights = class_logits.new_ones(no_object + 1)
     class_weights[no_object] = no_object_weight
     return F.cross_entropy(class_logits.flatten(0, 1), wanted.flatten(), class_weights)
+
+
+def upsample_bilinear(
+    masks: Float[Tensor, "mask height width"], size: tuple[int, int]
+) -> Float[Tensor, "mask full_height full_width"]:
+    """Resize as ``interpolate(mode="bilinear", align_corners=False)`` does, by one matrix product per side.
+
+    The products' backward pass is several times as fast on the CPU, and deterministic on a GPU.
+    """
+    by_row, by_column = (
+        F.interpolate(
+            torch.eye(found, device=masks.device, dtype=masks.dtype)[None],
+            size=wanted,
+            mode="linear",
+            align_corners=False,
+        )[0]
+        for found, wanted in zip(masks.shape[-2:], size, strict=True)
+    )
+    return by_row.T @ masks @ by_column
 
 
 def mask_losses(

@@ -1,5 +1,5 @@
 import torch
-import torch.nn.functional as F
+import torch.nn.functional as F  # noqa: N812
 
 from ovseg_models.backbones import FeatureMaps
 from ovseg_models.pixel_decoder import PixelDecoder

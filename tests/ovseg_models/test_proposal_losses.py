@@ -2,10 +2,10 @@ import math
 
 import pytest
 import torch
-import torch.nn.functional as F
+import torch.nn.functional as F  # noqa: N812
 
 from ovseg_models.matching import LossWeights, match_queries
-from ovseg_models.proposal_losses import mask_losses, proposal_losses
+from ovseg_models.proposal_losses import mask_losses, proposal_losses, upsample_bilinear
 from ovseg_models.proposal_net import ProposalOutput
 from ovseg_models.targets import Targets, pack_targets
 
@@ -96,6 +96,28 @@ def test_mask_losses_and_their_gradients_equal_naive_twins():
     plain_dice = sum(naive_dice(logits[row], masks[row]) for row in range(3))
     (wanted,) = torch.autograd.grad(plain_focal + plain_dice, logits)
     torch.testing.assert_close(gradient, wanted, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(("found", "wanted"), [((4, 6), (16, 24)), ((5, 3), (18, 11)), ((1, 7), (4, 7))])
+def test_upsampling_and_its_gradient_equal_interpolate(found, wanted):
+    masks = torch.randn(3, *found, requires_grad=True)
+    plain = F.interpolate(masks[:, None], size=wanted, mode="bilinear", align_corners=False)[:, 0]
+    upsampled = upsample_bilinear(masks, wanted)
+    torch.testing.assert_close(upsampled, plain)
+    weights = torch.randn_like(plain)
+    (gradient,) = torch.autograd.grad((upsampled * weights).sum(), masks)
+    (plain_gradient,) = torch.autograd.grad((plain * weights).sum(), masks)
+    torch.testing.assert_close(gradient, plain_gradient)
+
+
+def test_mixed_precision_leaves_the_losses_in_full_precision():
+    output, class_logits, targets = draw(9, (2, 3))
+    plain = compute(output, class_logits, targets).total
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        mixed = compute(output, class_logits, targets).total
+    assert torch.equal(mixed, plain)
+    halved = ProposalOutput(output.mask_logits.bfloat16(), output.proposal_embeddings)
+    torch.testing.assert_close(compute(halved, class_logits, targets).total, plain, rtol=0.02, atol=0.02)
 
 
 @pytest.mark.parametrize("counts", [(3, 1), (0, 4), (8, 2), (0, 0)])

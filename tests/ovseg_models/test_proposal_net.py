@@ -158,7 +158,7 @@ def test_the_loss_reaches_every_trainable_parameter(arguments):
     untouched = {name for name, parameter in net.named_parameters() if parameter.grad is None}
     still = {name for name, parameter in net.named_parameters() if name not in untouched and not parameter.grad.any()}
     assert untouched == set()
-    # The queries start at zero, so the first self-attention gives each of them its bias whatever its weights are, up to rounding.
+    # The queries start at zero, so the first self-attention gives each of them its bias whatever its weights are.
     assert still <= {"query_decoder.decoder_layers.0.self_attention.in_proj_weight"}
 
 

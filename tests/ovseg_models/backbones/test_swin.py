@@ -3,7 +3,7 @@ import itertools
 import pytest
 import timm
 import torch
-import torch.nn.functional as F
+import torch.nn.functional as F  # noqa: N812
 
 from ovseg_models.backbones import build_backbone
 from ovseg_models.backbones.swin import SwinBackbone, SwinBlock

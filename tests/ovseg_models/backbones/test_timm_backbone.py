@@ -1,6 +1,6 @@
 import pytest
 import torch
-import torch.nn.functional as F
+import torch.nn.functional as F  # noqa: N812
 
 from ovseg_models.backbones import build_backbone
 from ovseg_models.checkpoint_keys.backbone import published_backbone_names

@@ -175,5 +175,5 @@ def test_batch_norm_counters_have_no_published_key_and_keep_their_value():
 
 def test_keys_that_are_not_ours_are_refused():
     state = build_proposal_net(**RESNET).state_dict()
-    with pytest.raises(ValueError, match="proposal net key 'head.weight': no published layout names it"):
+    with pytest.raises(ValueError, match=r"proposal net key 'head\.weight': no published layout names it"):
         proposal_net_to_published(state | {"head.weight": torch.zeros(1)})
