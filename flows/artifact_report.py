@@ -45,6 +45,7 @@ class ArtifactReport:
         reason: Why it is unreadable or waiting; empty otherwise.
         units: Number of units by state.
         odd_units: Those that are not done.
+        document_faults: What is wrong with the artifact's own files.
         foreign_files: Files in its directory that nobody reads.
         changes: Directory of another artifact of the same kind and name to the fields in which it differs; only for
             an artifact that is not finished, for which it is the likely reason.
@@ -55,6 +56,7 @@ class ArtifactReport:
     reason: str = ""
     units: dict[str, int] = field(default_factory=dict)
     odd_units: tuple[OddUnits, ...] = ()
+    document_faults: tuple[str, ...] = ()
     foreign_files: tuple[str, ...] = ()
     changes: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
@@ -81,6 +83,7 @@ def report_of(artifact: Artifact, *, deep: bool = False) -> ArtifactReport:
         state=_state(artifact, status),
         units={state.value: len(status.of_state(state)) for state in UnitState},
         odd_units=tuple(_odd_units(status.units)),
+        document_faults=status.document_faults,
         foreign_files=status.foreign_files,
         changes={_label(path): fields for path, fields in earlier.items()},
     )
@@ -132,7 +135,9 @@ def _aligned(row: Sequence[str], widths: Sequence[int]) -> str:
 def _details(report: ArtifactReport) -> list[str]:
     """List what is odd about an artifact, and what has changed since another of its name."""
     lines = [report.reason] if report.reason else []
-    lines += [f"{odd.label}: {odd.state}, {odd.reason}" for odd in report.odd_units]
+    if report.state != NOT_BEGUN:
+        lines += [f"{odd.label}: {odd.state}, {odd.reason}" for odd in report.odd_units]
+    lines += report.document_faults
     lines += [f"{name}: foreign file, nobody reads it" for name in report.foreign_files]
     for directory, fields in report.changes.items():
         lines.append(f"differs from {directory} in")

@@ -38,6 +38,17 @@ class Subcommand:
 
 SUBCOMMANDS = (
     Subcommand(
+        name="prepare",
+        group="data",
+        summary="turn a data set in its official layout, a folder of pictures, or drawn pictures into scenes",
+        function="flows.prepare_command:prepare",
+        examples=(
+            "ovseg prepare drawn-world --split demo --scenes 1000",
+            "ovseg prepare coco --root data/coco --split train2017 --labels panoptic --workers 4",
+            "ovseg prepare folder --root my_pictures --check",
+        ),
+    ),
+    Subcommand(
         name="status",
         group="look",
         summary="tell which units of which artifacts are done, stale, missing or corrupt, and why",

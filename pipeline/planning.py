@@ -3,7 +3,10 @@
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
+from pipeline.prepare.layout import LayoutError
+from pipeline.prepare.prepare import plan_prepare
 from pipeline.settings import Settings
+from storage_schemas import scenes
 from storage_schemas.artifact import Artifact
 
 
@@ -25,7 +28,19 @@ class PlannedArtifact:
 Planner = Callable[[Settings], Iterable[PlannedArtifact]]
 """What a stage knows of its artifacts; it reads manifests of inputs, and makes nothing."""
 
-PLANNERS: tuple[Planner, ...] = ()
+
+def plan_scenes(settings: Settings) -> Iterator[PlannedArtifact]:
+    """Plan the scenes of each data set."""
+    for name, dataset in settings.datasets.items():
+        try:
+            artifact = plan_prepare(dataset, settings.runs_dir).artifact
+        except LayoutError as error:
+            yield PlannedArtifact(label=f"{scenes.KIND}/{name}", artifact=None, reason=str(error))
+        else:
+            yield PlannedArtifact(label=f"{scenes.KIND}/{artifact.identity.name}", artifact=artifact)
+
+
+PLANNERS: tuple[Planner, ...] = (plan_scenes,)
 
 
 def planned_artifacts(settings: Settings) -> Iterator[PlannedArtifact]:

@@ -10,7 +10,7 @@ from pipeline.settings.model import CHANGES_NO_RESULT, Precision, PromptTemplate
 class EvaluatedDatasetSettings(SettingsModel):
     """One labelled data set to be evaluated on."""
 
-    dataset: str = Field(min_length=1, description="A name under 'datasets'; it needs labels.")
+    dataset: str = Field(min_length=1, description="Name of the data set; it needs labels.")
     ensemble_weight: Share = Field(
         default=0.7, description="Lambda in p^(1-lambda) p_hat^lambda: 0 = proposal net only, 1 = CLIP only."
     )

@@ -34,10 +34,23 @@ def fault_lines(
     lines = []
     for details in error.errors(include_url=False):
         key = _key_of(details["loc"], document)
-        where = FLAG if any(_meet(key, override.key) for override in overrides) else source
-        parts = [where, ".".join(key), _what(details, key, known)]
-        lines.append(": ".join(part for part in parts if part) + _got(details))
+        what = _what(details, key, known) + _got(details)
+        place = key[:-1] if details["type"] == "missing" else key
+        lines.append(fault_line(key, what, source=teller(place, source, overrides)))
     return lines
+
+
+def fault_line(key: tuple[str, ...], what: str, *, source: str) -> str:
+    """Write one fault as ``file: key: what``; the key may be empty."""
+    return ": ".join(part for part in (source, ".".join(key), what) if part)
+
+
+def teller(key: tuple[str, ...], source: str, overrides: Sequence[Override]) -> str:
+    """Return what a fault at a key is to be laid to: the file, or the flag if one lies at, above or below the key."""
+    laid_over = any(
+        all(mine == theirs for mine, theirs in zip(key, override.key, strict=False)) for override in overrides
+    )
+    return FLAG if laid_over else source
 
 
 def shown(value: object) -> str:
@@ -53,7 +66,7 @@ def _key_of(loc: tuple[int | str, ...], document: Any) -> tuple[str, ...]:
         if _holds(document, part):
             document = document[part]
             key.append(str(part))
-        elif index == len(loc) - 1 and isinstance(document, dict):
+        elif index == len(loc) - 1 and isinstance(document, dict) and part != "[key]":
             key.append(str(part))
     return tuple(key)
 
@@ -65,11 +78,6 @@ def _holds(document: object, part: int | str) -> bool:
     return isinstance(document, dict) and part in document
 
 
-def _meet(key: tuple[str, ...], override: tuple[str, ...]) -> bool:
-    """Tell whether one of two keys lies at or below the other."""
-    return all(mine == theirs for mine, theirs in zip(key, override, strict=False))
-
-
 def _what(details: ErrorDetails, key: tuple[str, ...], known: Sequence[Setting]) -> str:
     """Say what is wrong."""
     if details["type"] == "extra_forbidden":
@@ -79,11 +87,12 @@ def _what(details: ErrorDetails, key: tuple[str, ...], known: Sequence[Setting])
         return "is missing"
     if details["type"] == "string_pattern_mismatch":
         described = [setting.field.description for setting in known if matches(setting.key, key)]
-        return f"does not fit, it is: {described[0]}" if described else details["msg"]
+        if described:
+            return f"does not fit, it is: {described[0]}"
     message = details["msg"].removeprefix("Value error, ")
     return message.replace("Input should be", "should be", 1).replace("String should", "should", 1)
 
 
 def _got(details: ErrorDetails) -> str:
-    """Tell the value that was found, unless it is a whole section."""
-    return "" if isinstance(details["input"], dict | BaseModel) else f" (got {shown(details['input'])})"
+    """Tell the value that was found, where one value and not a section as a whole is at fault."""
+    return "" if details["type"] in {"missing", "value_error"} else f" (got {shown(details['input'])})"

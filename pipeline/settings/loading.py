@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from pipeline.settings.errors import SettingsError
 from pipeline.settings.faults import fault_lines
 from pipeline.settings.overrides import FLAG, overlaid, parse_overrides
+from pipeline.settings.references import reference_faults
 from pipeline.settings.root import Settings
 
 _PLACE_IN_TOML = re.compile(r"^(?P<what>.*) \((?:at )?(?P<place>line \d+, column \d+|end of document)\)$")
@@ -34,6 +35,7 @@ def load_settings(path: Path | None = None, overrides: Sequence[str] = ()) -> Se
     flags, faults = parse_overrides(overrides)
     document = overlaid(document, flags)
     source = FLAG if path is None else str(path)
+    faults += reference_faults(document, source=source, overrides=flags)
     try:
         # JSON is pydantic's strict mode in which lists may become tuples and strings paths, yet "3" is no number.
         settings = Settings.model_validate_json(json.dumps(document, default=str), strict=True)
@@ -47,7 +49,7 @@ def load_settings(path: Path | None = None, overrides: Sequence[str] = ()) -> Se
 
 def settings_toml(settings: Settings) -> str:
     """Write all settings, defaults included, as TOML that ``load_settings`` reads back."""
-    return tomli_w.dumps(settings.model_dump(mode="json"))
+    return tomli_w.dumps(settings.model_dump(mode="json", exclude_none=True))
 
 
 def settings_json(settings: Settings) -> str:

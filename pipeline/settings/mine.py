@@ -69,7 +69,7 @@ class PairSettings(SettingsModel):
 class MineSettings(SettingsModel):
     """Stage 2, ``ovseg mine``: scenes with captions, the proposal net and CLIP in, ``pairs`` out."""
 
-    dataset: str = Field(default="", description="Data set to mine, a name under 'datasets'.")
+    dataset: str = Field(default="", description="Data set to mine, by its name.")
     source: Source = Field(
         default="proposals-1-caption",
         description="Table 2 of the paper: ground-truth masks with their classes or with the nouns of one caption, or "

@@ -155,7 +155,7 @@ class ProposalTrainingSettings(SettingsModel):
 class ProposalNetSettings(SettingsModel):
     """Stage 1, ``ovseg train-proposals``: scenes with labels in, ``proposal_net`` out."""
 
-    dataset: str = Field(default="", description="Data set to train on, a name under 'datasets'; it needs labels.")
+    dataset: str = Field(default="", description="Data set to train on, by its name; it needs labels.")
     held_out_classes: tuple[str, ...] = Field(
         default=(),
         description="Classes of the data set that are not shown: their pixels are ignored (15 of COCO-Stuff's 171 in "

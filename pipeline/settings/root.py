@@ -1,6 +1,7 @@
 """All settings of a run, one model per stage."""
 
 from pathlib import Path
+from typing import Annotated
 
 from pydantic import Field
 
@@ -10,7 +11,11 @@ from pipeline.settings.evaluate import EvaluateSettings
 from pipeline.settings.finetune import FinetuneSettings
 from pipeline.settings.mine import MineSettings
 from pipeline.settings.model import CHANGES_NO_RESULT, SettingsModel
+from pipeline.settings.prepare import PrepareSettings
 from pipeline.settings.proposal_net import ProposalNetSettings
+
+DatasetKey = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
+"""Name of a data set in the settings; no dot, so that flags can reach it."""
 
 
 class Settings(SettingsModel):
@@ -25,6 +30,9 @@ class Settings(SettingsModel):
         default=Path("runs"),
         description="Directory of all artifacts.",
         json_schema_extra=CHANGES_NO_RESULT,
+    )
+    datasets: dict[DatasetKey, PrepareSettings] = Field(
+        default={}, description="Data sets by the names that the stages know them by, such as [datasets.coco-train]."
     )
     clip: ClipSettings = Field(default=ClipSettings(), description="The CLIP of all stages.")
     proposal_net: ProposalNetSettings = Field(default=ProposalNetSettings(), description="Stage 1.")

@@ -29,6 +29,7 @@ from pipeline.settings.runner import compute_of, limits_of
 from pipeline.shard_runner import Limits
 
 CONFIGS = Path(__file__).parents[2] / "flows" / "configs"
+DRAWN = "[datasets.drawn]\ndataset = 'drawn-world'\nsplit = 'val'\n"
 
 
 @pytest.fixture
@@ -72,7 +73,7 @@ def test_a_part_of_a_section_leaves_the_defaults_of_its_other_settings(write):
 
 
 def test_a_flag_reaches_into_a_list_of_tables(write):
-    path = write("[[evaluate.datasets]]\ndataset = 'a'\n[[evaluate.datasets]]\ndataset = 'b'\n")
+    path = write(DRAWN + "[[evaluate.datasets]]\ndataset = 'drawn'\n[[evaluate.datasets]]\ndataset = 'drawn'\n")
     settings = load_settings(path, ["evaluate.datasets.1.ensemble_weight=0.6"])
     assert [each.ensemble_weight for each in settings.evaluate.datasets] == [0.7, 0.6]
 
@@ -131,7 +132,7 @@ def test_unknown_setting_names_the_likely_one_elsewhere(write):
 
 
 def test_unknown_setting_in_a_list_is_named_with_its_place(write):
-    path = write("[[evaluate.datasets]]\ndataset = 'a'\nensemble_weigh = 1\n")
+    path = write(DRAWN + "[[evaluate.datasets]]\ndataset = 'drawn'\nensemble_weigh = 1\n")
     (fault,) = faults_of(path)
     assert fault.startswith(f"{path}: evaluate.datasets.0.ensemble_weigh: unknown setting, ")
     assert fault.endswith("did you mean 'evaluate.datasets.0.ensemble_weight'? (got 1)")
@@ -144,7 +145,9 @@ def test_unknown_setting_like_no_other_has_no_suggestion(write):
 
 def test_unknown_section(write):
     path = write("[mine.par]\nmin_score = 0.1\n")
-    assert faults_of(path) == [f"{path}: mine.par: unknown setting, did you mean 'mine.pair'?"]
+    assert faults_of(path) == [
+        f"{path}: mine.par: unknown setting, did you mean 'mine.pair'? (got {{\"min_score\": 0.1}})"
+    ]
 
 
 @pytest.mark.parametrize(
@@ -215,6 +218,11 @@ def test_a_fault_of_a_flag_is_told_as_the_flags(write):
     ]
 
 
+def test_a_fault_of_a_section_that_a_flag_makes_is_told_as_the_flags(write):
+    path = write("name = 'x'\n")
+    assert faults_of(path, ["datasets.mine.split=val"]) == ["--set: datasets.mine.dataset: is missing"]
+
+
 @pytest.mark.parametrize("flag", ["name", "=3", "a b=3", ""])
 def test_a_flag_that_is_no_assignment(flag):
     assert faults_of(None, [flag]) == [f"--set: key=value is wanted, such as mine.pair.min_score=0.2 (got {flag!r})"]
@@ -244,6 +252,50 @@ def test_a_settings_error_keeps_its_faults_on_the_way_between_processes():
     error = SettingsError(["a: b", "c: d"])
     again = pickle.loads(pickle.dumps(error))
     assert (again.faults, str(again)) == (error.faults, str(error))
+
+
+# Names of data sets
+
+
+def test_a_data_set_that_is_not_described_is_a_fault(write):
+    path = write("[datasets.drawn-train]\ndataset = 'drawn-world'\nsplit = 'train'\n[mine]\ndataset = 'drawn-trian'\n")
+    assert faults_of(path) == [
+        f"{path}: mine.dataset: is no name under 'datasets', did you mean 'drawn-train'? (got \"drawn-trian\")"
+    ]
+
+
+def test_every_place_that_names_a_data_set_is_looked_at(write):
+    lines = ["[mine]", "[proposal_net]", "[finetune]"]
+    keys = [["dataset"], ["dataset", "validation_dataset"], ["validation_dataset"]]
+    text = "\n".join("\n".join([line, *(f"{key} = 'x'" for key in of)]) for line, of in zip(lines, keys, strict=True))
+    faults = faults_of(write(text + "\n[[evaluate.datasets]]\ndataset = 'x'\n"))
+    assert {fault.split(": ")[1] for fault in faults} == {
+        "mine.dataset",
+        "proposal_net.dataset",
+        "proposal_net.validation_dataset",
+        "finetune.validation_dataset",
+        "evaluate.datasets.0.dataset",
+    }
+    assert all("is no name under 'datasets'; there are none (got \"x\")" in fault for fault in faults)
+
+
+def test_names_of_data_sets_are_checked_beside_other_faults(write):
+    path = write("[mine]\ndataset = 'x'\nsource = 'y'\n")
+    assert [fault.split(": ")[1] for fault in faults_of(path)] == ["mine.dataset", "mine.source"]
+
+
+def test_the_name_of_a_data_set_has_no_blank(write):
+    path = write("[datasets.'two words']\ndataset = 'folder'\n")
+    (fault,) = faults_of(path)
+    assert fault.startswith(f"{path}: datasets.two words: should match pattern")
+
+
+@pytest.mark.parametrize("config", sorted(CONFIGS.glob("*.toml")), ids=lambda path: path.name)
+def test_every_shipped_configuration_names_its_data_sets(config):
+    settings = load_settings(config)
+    assert settings.proposal_net.dataset in settings.datasets
+    assert settings.mine.dataset in settings.datasets
+    assert settings.evaluate.datasets
 
 
 # Files
@@ -365,7 +417,8 @@ def test_how_the_work_is_done_does_not_change_the_digest():
         "mine.embed.precision=bf16",
         "mine.nouns.stop_words=['photo']",
         "finetune.mpt.learning_rate=0.05",
-        "evaluate.datasets=[{dataset='a'}]",
+        "datasets.drawn={dataset='drawn-world', split='val'}",
+        "evaluate.sweep.mask_thresholds=[0.5]",
         "clip.pretrained=random",
     ],
 )

@@ -1,0 +1,189 @@
+"""``ovseg status``: every state of units and artifacts, as a table and as JSON."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from flows.artifact_report import ArtifactReport, OddUnits, as_text, report_of, reports_below
+from flows.command import main
+from pipeline.prepare.prepare import prepare
+from pipeline.settings.prepare import DrawnWorldSettings, PrepareSettings
+from storage_schemas.artifact import Artifact
+from storage_schemas.manifest import Description, Identity
+
+UNITS = tuple(f"shard-{number:05d}" for number in range(5))
+
+
+def planned(runs: Path, name: str = "coco", **settings) -> Artifact:
+    identity = Identity(kind="scenes", name=name, schema_version=1, recipe=1, settings=settings)
+    return Artifact.planned(runs, Description(identity=identity, units=UNITS))
+
+
+def written(artifact: Artifact, units: tuple[str, ...] = UNITS) -> Artifact:
+    with artifact.writing():
+        sidecars = {}
+        for unit in units:
+            with artifact.write_unit(unit) as writer:
+                writer.file("bin").write(f"content of {unit}".encode())
+                sidecars[unit] = writer.commit(rows=1, counts={"ok": 1})
+        if units == UNITS:
+            artifact.finish(artifact.manifest_of(sidecars))
+    return artifact
+
+
+@pytest.fixture
+def spoilt(tmp_path: Path) -> Artifact:
+    """One unit done, one of other settings, one with a flipped byte, two missing, and a foreign file."""
+    artifact = written(planned(tmp_path / "runs", size=2), UNITS[:3])
+    other = written(planned(tmp_path / "other", size=3))
+    shutil.copy(other.directory / "shard-00001.json", artifact.directory)
+    (artifact.directory / "shard-00002.bin").write_bytes(b"kontent of shard-00002")
+    (artifact.directory / "notes.txt").write_text("")
+    return artifact
+
+
+def test_a_finished_artifact(tmp_path):
+    artifact = written(planned(tmp_path))
+    report = report_of(artifact)
+    assert report == ArtifactReport(
+        artifact=f"scenes/{artifact.directory.name}",
+        state="finished",
+        units={"done": 5, "stale": 0, "missing": 0, "corrupt": 0},
+    )
+
+
+def test_an_artifact_that_is_not_begun(tmp_path):
+    report = report_of(planned(tmp_path))
+    assert (report.state, report.units["missing"]) == ("not begun", 5)
+    assert len(as_text([report]).splitlines()) == 2
+
+
+def test_every_odd_unit_has_its_reason(spoilt):
+    report = report_of(spoilt)
+    assert (report.state, report.units) == ("unfinished", {"done": 1, "stale": 1, "missing": 2, "corrupt": 1})
+    assert [(odd.label, odd.state) for odd in report.odd_units] == [
+        ("shard-00001", "stale"),
+        ("shard-00002", "corrupt"),
+        ("shard-00003 to shard-00004 (2)", "missing"),
+    ]
+    stale, corrupt, missing = (odd.reason for odd in report.odd_units)
+    assert "its sidecar is of settings" in stale
+    assert "shard-00002.bin has sha256" in corrupt
+    assert missing == "it has no sidecar"
+    assert report.foreign_files == ("notes.txt",)
+
+
+def test_the_field_that_changed_is_named(tmp_path):
+    earlier = written(planned(tmp_path, size=1))
+    report = report_of(planned(tmp_path, size=2, fast=True))
+    assert report.changes == {
+        f"scenes/{earlier.directory.name}": ("settings.fast: absent -> true", "settings.size: 1 -> 2")
+    }
+
+
+def test_a_finished_artifact_is_not_compared_with_others_of_its_name(tmp_path):
+    written(planned(tmp_path, size=1))
+    assert report_of(written(planned(tmp_path, size=2))).changes == {}
+
+
+def test_the_table_tells_all_of_it(spoilt):
+    written(planned(spoilt.directory.parents[1], size=1))
+    lines = as_text([report_of(spoilt)]).splitlines()
+    assert lines[0].split() == ["artifact", "state", "done", "stale", "missing", "corrupt"]
+    assert lines[1].split() == [f"scenes/{spoilt.directory.name}", "unfinished", "1", "1", "2", "1"]
+    assert lines[4] == "    shard-00003 to shard-00004 (2): missing, it has no sidecar"
+    assert lines[5] == "    notes.txt: foreign file, nobody reads it"
+    assert lines[6].startswith("    differs from scenes/coco-")
+    assert lines[7] == "        settings.size: 1 -> 2"
+
+
+def test_units_are_gathered_only_in_a_row_and_for_one_reason():
+    odd = OddUnits(units=("a",), state="missing", reason="r")
+    assert odd.label == "a"
+
+
+@pytest.mark.parametrize("depth", [0, 1, 2])
+def test_artifacts_are_found_in_a_runs_directory_a_kind_or_their_own(tmp_path, depth):
+    artifact = written(planned(tmp_path))
+    directory = [artifact.directory, *artifact.directory.parents][depth]
+    assert [report.artifact for report in reports_below(directory)] == [f"scenes/{artifact.directory.name}"]
+
+
+def test_a_damaged_artifact_does_not_hide_the_others(tmp_path):
+    damaged, sound = written(planned(tmp_path, "a")), written(planned(tmp_path, "b"))
+    (damaged.directory / "artifact.json").write_text("{")
+    first, second = reports_below(tmp_path)
+    assert (first.state, second.state) == ("unreadable", "finished")
+    assert "artifact.json: cannot be read" in first.reason
+    assert sound.directory.name in second.artifact
+
+
+def test_a_damaged_artifact_of_the_same_name_is_told(tmp_path):
+    damaged = written(planned(tmp_path, size=1))
+    (damaged.directory / "artifact.json").write_text("{")
+    (reason,) = report_of(planned(tmp_path, size=2)).changes[f"scenes/{damaged.directory.name}"]
+    assert str(damaged.directory) in reason
+
+
+def test_a_damaged_manifest_is_told(tmp_path):
+    artifact = written(planned(tmp_path))
+    (artifact.directory / "manifest.json").write_text("{}")
+    report = report_of(artifact)
+    assert report.state == "unfinished"
+    assert report.document_faults == ("manifest.json is not what the units and settings call for",)
+    assert "    manifest.json is not what" in as_text([report])
+
+
+# The command
+
+
+def test_status_of_a_configuration(tmp_path, capsys):
+    dataset = PrepareSettings(
+        dataset="drawn-world", split="val", drawn_world=DrawnWorldSettings(scenes=3), scenes_per_shard=2
+    )
+    prepare(dataset, tmp_path / "runs")
+    config = tmp_path / "run.toml"
+    config.write_text(
+        f"runs_dir = '{tmp_path}/runs'\n"
+        "[datasets.drawn]\ndataset = 'drawn-world'\nsplit = 'val'\nscenes_per_shard = 2\ndrawn_world = {scenes = 3}\n"
+        f"[datasets.absent]\ndataset = 'folder'\nroot = '{tmp_path}/absent'\n"
+    )
+    assert main(["status", "--config", str(config), "--json"]) == 0
+    drawn, absent = json.loads(capsys.readouterr().out)
+    assert (drawn["state"], drawn["units"]["done"]) == ("finished", 2)
+    assert (absent["artifact"], absent["state"]) == ("scenes/absent", "waiting")
+    assert f"{tmp_path}/absent is no directory" in absent["reason"]
+
+    assert main(["status", "--config", str(config), "--set", "datasets.drawn.scenes_per_shard=1"]) == 0
+    shown = capsys.readouterr().out
+    assert "not begun" in shown
+    assert "settings.options.scenes_per_shard: 2 -> 1" in shown
+
+
+def test_status_of_directories(spoilt, capsys):
+    assert main(["status", str(spoilt.directory), str(spoilt.directory.parents[1])]) == 0
+    assert capsys.readouterr().out.count(f"scenes/{spoilt.directory.name} ") == 2
+
+
+def test_deep_status_finds_what_a_quick_one_believes(tmp_path, monkeypatch, capsys):
+    artifact = written(planned(tmp_path))
+    monkeypatch.setattr("storage_schemas.verification._SETTLED_AFTER_NS", -1)
+    report_of(artifact)
+    memory = artifact.local_directory / "verified.json"
+    (artifact.directory / "shard-00000.bin").write_bytes(b"kontent of shard-00000")
+    stat = (artifact.directory / "shard-00000.bin").stat()
+    document = json.loads(memory.read_text())
+    document["shard-00000.bin"][:4] = [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
+    memory.write_text(json.dumps(document))
+    assert report_of(artifact).state == "finished"
+    assert main(["status", "--deep", str(tmp_path)]) == 0
+    assert "shard-00000: corrupt, shard-00000.bin has sha256" in capsys.readouterr().out
+
+
+def test_a_directory_without_artifacts(tmp_path, capsys):
+    assert main(["status", str(tmp_path)]) == 2
+    assert capsys.readouterr().err == (
+        f"ovseg: {tmp_path}: holds no artifact; give a runs directory, or an artifact in it\n"
+    )
