@@ -74,7 +74,7 @@ class Checkpoint:
 
 
 class CheckpointStore:
-    """The checkpoints of one training run; only the holder of the artifact's lock may use it.
+    """The checkpoints of one training run; only the holder of the artifact's lock may write to it.
 
     Args:
         artifact: The artifact of weights that the run is to make.
@@ -84,6 +84,13 @@ class CheckpointStore:
         self._directory = artifact.local_directory / "checkpoints"
         self._digest = artifact.identity.digest()
         self._disk: Disk = artifact.disk
+
+    def prepare(self) -> None:
+        """Make the directory and delete what killed writers left in it; needed before ``save``.
+
+        Raises:
+            WriteError: If the operating system refuses.
+        """
         with explained_write_errors(self._directory):
             self._directory.mkdir(parents=True, exist_ok=True)
         remove_temporaries(self._directory, self._disk)

@@ -209,12 +209,18 @@ def test_weights_come_back_and_damage_is_named(artifact: Artifact) -> None:
         checkpoints.read_weights(artifact, UNIT)
 
 
+def opened(artifact: Artifact) -> CheckpointStore:
+    store = CheckpointStore(artifact)
+    store.prepare()
+    return store
+
+
 def checkpoint(step: int) -> Checkpoint:
     return Checkpoint(step=step, tensors={"weight": np.full(3, step, np.float32)}, facts={"seed": 1, "step": step})
 
 
 def test_the_newest_whole_checkpoint_is_in_force(artifact: Artifact, caplog: pytest.LogCaptureFixture) -> None:
-    store = CheckpointStore(artifact)
+    store = opened(artifact)
     assert store.latest() is None
     for step in (10, 20, 30):
         store.save(checkpoint(step))
@@ -230,19 +236,19 @@ def test_the_newest_whole_checkpoint_is_in_force(artifact: Artifact, caplog: pyt
 
 
 def test_an_interrupted_checkpoint_is_never_loaded(artifact: Artifact) -> None:
-    store = CheckpointStore(artifact)
+    store = opened(artifact)
     store.save(checkpoint(10))
     half = StagedFile(artifact.local_directory / "checkpoints" / "step-000000020.safetensors", artifact.disk)
     half.write(b"half")
     half._file.close()  # as the end of a killed process does
-    latest = CheckpointStore(artifact).latest()
+    latest = opened(artifact).latest()
     assert latest is not None
     assert latest.step == 10
     assert not list((artifact.local_directory / "checkpoints").glob(".tmp-*"))
 
 
 def test_pruning_keeps_the_newest_and_the_named(artifact: Artifact) -> None:
-    store = CheckpointStore(artifact)
+    store = opened(artifact)
     for step in (10, 20, 30, 40):
         store.save(checkpoint(step))
     store.prune(keep_last=1, keep=frozenset({20}))
@@ -250,7 +256,7 @@ def test_pruning_keeps_the_newest_and_the_named(artifact: Artifact) -> None:
 
 
 def test_a_checkpoint_of_other_settings_is_refused(artifact: Artifact, tmp_path: Path) -> None:
-    CheckpointStore(artifact).save(checkpoint(10))
+    opened(artifact).save(checkpoint(10))
     identity = Identity(kind="test", name="kinds", schema_version=1, recipe=2, settings={})
     other = Artifact(artifact.directory, Description(identity=identity, units=(UNIT,)))
     with pytest.raises(ArtifactError, match="is of settings"):
@@ -258,7 +264,7 @@ def test_a_checkpoint_of_other_settings_is_refused(artifact: Artifact, tmp_path:
 
 
 def test_equal_states_give_equal_bytes(artifact: Artifact) -> None:
-    store = CheckpointStore(artifact)
+    store = opened(artifact)
     path = artifact.local_directory / "checkpoints" / "step-000000010.safetensors"
     store.save(checkpoint(10))
     first = path.read_bytes()

@@ -1,0 +1,308 @@
+"""The training loop: steps, checkpoints, validation and metrics around a task that knows model, data and loss."""
+
+import contextlib
+import logging
+import math
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, cast
+
+import torch
+from torch import Tensor, nn
+from torch.amp import GradScaler
+from torch.nn.parallel import DistributedDataParallel
+from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+from pipeline.errors import StageError
+from pipeline.training.data_order import torch_seed
+from pipeline.training.metrics import MetricsLog
+from pipeline.training.processes import Processes
+from pipeline.training.schedules import Schedule
+from pipeline.training.state import from_checkpoint, to_checkpoint
+from storage_schemas.artifact import Artifact
+from storage_schemas.checkpoints import CheckpointStore
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """The numbers of a run that the loop itself needs.
+
+    Attributes:
+        steps: Optimizer steps of the whole run.
+        seed: What decides all random numbers.
+        schedule: Factor on each group's learning rate.
+        gradient_clip_norm: Upper limit of the L2 norm of the whole gradient; infinity for none.
+        accumulation_parts: Parts into which a process's batch is cut to save memory.
+        precision: ``"fp32"``, ``"bf16"`` or ``"fp16"``; the latter two on CUDA only.
+        compile: Whether to compile the model.
+        checkpoint_every: Steps from one checkpoint to the next.
+        keep_last: Checkpoints to keep.
+        validate_every: Steps from one validation to the next; 0 for none.
+        best_by: Name of the validation value whose greatest marks the best checkpoint; empty for none.
+        lower_on_memory_error: What a user can lower when memory runs out, for the message.
+    """
+
+    steps: int
+    seed: int
+    schedule: Schedule
+    gradient_clip_norm: float = math.inf
+    accumulation_parts: int = 1
+    precision: str = "fp32"
+    compile: bool = False
+    checkpoint_every: int = 1000
+    keep_last: int = 2
+    validate_every: int = 0
+    best_by: str = ""
+    lower_on_memory_error: str = "the batch"
+
+
+class Task(Protocol):
+    """What is trained: model, data and loss of one stage."""
+
+    @property
+    def model(self) -> nn.Module:
+        """The module that is trained, on its device."""
+        ...
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Return AdamW's groups with ``params``, ``lr`` and ``weight_decay``."""
+        ...
+
+    def optimizer_arguments(self) -> dict[str, Any]:
+        """Return AdamW's other arguments."""
+        ...
+
+    def batches(self, first_step: int) -> contextlib.AbstractContextManager[Iterator[Sequence[Any]]]:
+        """Open the stream of this process's samples, one sequence per step from ``first_step`` to the last."""
+        ...
+
+    def backward(self, model: nn.Module, samples: Sequence[Any], step: "StepContext") -> Mapping[str, Tensor]:
+        """Compute the losses of a batch and, through ``step``, their gradients; return the terms and ``"loss"``.
+
+        Each term is this process's share: summed over the processes it is the term of the whole batch.
+        """
+        ...
+
+    def after_step(self) -> None:
+        """Do what has to follow an optimizer step, such as clamping a parameter."""
+        ...
+
+    def validate(self) -> Mapping[str, float]:
+        """Measure the model on held-out data; called in the first process."""
+        ...
+
+    def describe(self, samples: Sequence[Any]) -> str:
+        """Name the samples of a batch with their shards, for the message of a loss that is not finite."""
+        ...
+
+
+@dataclass(frozen=True)
+class StepContext:
+    """What a task needs to compute gradients under the run's precision and processes.
+
+    Attributes:
+        processes: The processes that train together.
+        parts: Parts into which to cut the batch.
+        scaler: Scales losses of half precision; does nothing otherwise.
+        autocast_type: Type of half precision, None for full.
+    """
+
+    processes: Processes
+    parts: int
+    scaler: GradScaler
+    autocast_type: torch.dtype | None
+
+    def autocast(self) -> contextlib.AbstractContextManager[Any]:
+        """Compute in the run's precision."""
+        if self.autocast_type is None:
+            return contextlib.nullcontext()
+        return torch.autocast(self.processes.device.type, dtype=self.autocast_type)
+
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradient of a loss that is a sum over this process's samples, normalised over all processes.
+
+        DistributedDataParallel averages gradients over the processes; here they are to be summed.
+        """
+        self.scaler.scale(loss * self.processes.count).backward()
+
+    def cut(self, samples: Sequence[Any], model: nn.Module) -> Iterator[Sequence[Any]]:
+        """Yield the parts of a batch; gradients are exchanged between processes in the last one alone."""
+        size = math.ceil(len(samples) / self.parts)
+        for start in range(0, len(samples), size):
+            last = start + size >= len(samples)
+            with exchange_of_gradients(model, enabled=last):
+                yield samples[start : start + size]
+
+
+def exchange_of_gradients(model: nn.Module, *, enabled: bool) -> contextlib.AbstractContextManager[Any]:
+    """Let DistributedDataParallel exchange gradients in this backward pass, or not."""
+    if enabled or not isinstance(model, DistributedDataParallel):
+        return contextlib.nullcontext()
+    return model.no_sync()
+
+
+class Trainer:
+    """Runs a task to its last step, from the newest checkpoint if there is one.
+
+    Args:
+        task: What is trained.
+        plan: How long and how.
+        artifact: Where checkpoints and metrics lie (``_local``); held for writing by the first process.
+        processes: The processes that train together.
+    """
+
+    def __init__(self, task: Task, plan: Plan, artifact: Artifact, processes: Processes) -> None:
+        self._task = task
+        self._plan = plan
+        self._artifact = artifact
+        self._processes = processes
+        self._optimizer = torch.optim.AdamW(task.parameter_groups(), **task.optimizer_arguments())
+        for group in self._optimizer.param_groups:
+            group["base_lr"] = group["lr"]
+        self._context = _step_context(plan, processes)
+        self._model = _wrapped(task.model, plan, processes)
+        self._best: tuple[int, float] | None = None
+
+    def run(self) -> None:
+        """Train to the last step.
+
+        Raises:
+            StageError: If the loss is not finite, or memory runs out on CUDA.
+            WriteError: If a checkpoint cannot be written.
+        """
+        store = None
+        if self._processes.is_first:
+            store = CheckpointStore(self._artifact)
+            store.prepare()
+        step = self._resume(store)
+        if step < self._plan.steps:
+            with contextlib.ExitStack() as stack:
+                metrics = None
+                if self._processes.is_first:
+                    metrics = stack.enter_context(MetricsLog(self._artifact.local_directory, step=step))
+                try:
+                    self._steps(step, store, metrics)
+                except torch.OutOfMemoryError as error:
+                    raise StageError(_memory_message(error, self._plan)) from error
+        self._processes.wait()
+
+    def _resume(self, store: CheckpointStore | None) -> int:
+        """Load the newest checkpoint on every process; return the step to go on from."""
+        latest = store.latest() if store is not None else None
+        step = self._processes.from_first(latest.step if latest is not None else -1)
+        if step < 0:
+            return 0
+        if latest is None:
+            latest = CheckpointStore(self._artifact).load(step)
+        facts = from_checkpoint(latest, self._task.model, self._optimizer, self._context.scaler)
+        self._best = (int(facts["best"][0]), float(facts["best"][1])) if facts["best"] else None
+        logger.info("going on from step %d of %d", step, self._plan.steps)
+        return step
+
+    def _steps(self, first: int, store: CheckpointStore | None, metrics: MetricsLog | None) -> None:
+        """Take the steps from ``first`` to the last."""
+        plan = self._plan
+        bar = tqdm(
+            total=plan.steps, initial=first, unit="step", disable=not (self._processes.is_first and sys.stderr.isatty())
+        )
+        with bar, logging_redirect_tqdm(), self._task.batches(first) as batches:
+            for step, samples in enumerate(batches, start=first):
+                started = time.monotonic()
+                values = self._step(step, samples)
+                done = step + 1
+                if metrics is not None:
+                    metrics.write(done, values)
+                    metrics.rate(done, len(samples) * self._processes.count / (time.monotonic() - started))
+                bar.set_postfix(loss=f"{values['loss']:.3f}")
+                bar.update()
+                if plan.validate_every and (done % plan.validate_every == 0 or done == plan.steps):
+                    self._validate(done, metrics)
+                if done % plan.checkpoint_every == 0 or done == plan.steps:
+                    self._save(done, store, metrics)
+
+    def _step(self, step: int, samples: Sequence[Any]) -> dict[str, float]:
+        """Take one optimizer step; return the loss terms, the gradient's norm and the learning rate."""
+        factor = self._plan.schedule.factor(step)
+        for group in self._optimizer.param_groups:
+            group["lr"] = group["base_lr"] * factor
+        torch.manual_seed(torch_seed(self._plan.seed, "step", step, self._processes.rank))
+        self._task.model.train()
+        self._optimizer.zero_grad(set_to_none=True)
+        terms = self._task.backward(self._model, samples, self._context)
+        names = sorted(terms)
+        summed = self._processes.sum(torch.stack([terms[name].detach().double() for name in names])).tolist()
+        values = dict(zip(names, summed, strict=True))
+        if not math.isfinite(values["loss"]):
+            raise StageError(_not_finite_message(step + 1, values, self._task.describe(samples)))
+        scaler = self._context.scaler
+        scaler.unscale_(self._optimizer)
+        parameters = [parameter for group in self._optimizer.param_groups for parameter in group["params"]]
+        norm = torch.nn.utils.clip_grad_norm_(parameters, self._plan.gradient_clip_norm)
+        if not scaler.is_enabled() and not math.isfinite(norm.item()):
+            told = {**values, "gradient_norm": norm.item()}
+            raise StageError(_not_finite_message(step + 1, told, self._task.describe(samples)))
+        scaler.step(self._optimizer)
+        scaler.update()
+        self._task.after_step()
+        return {**values, "gradient_norm": norm.item(), "learning_rate": self._optimizer.param_groups[0]["lr"]}
+
+    def _validate(self, step: int, metrics: MetricsLog | None) -> None:
+        """Measure the model in the first process; remember the best."""
+        if metrics is not None:
+            self._task.model.eval()
+            values = self._task.validate()
+            metrics.write(step, values, group="validation")
+            told = ", ".join(f"{name} {value:.4f}" for name, value in values.items())
+            logger.info("step %d of %d: validation %s", step, self._plan.steps, told)
+            if self._plan.best_by and (self._best is None or values[self._plan.best_by] > self._best[1]):
+                self._best = (step, values[self._plan.best_by])
+        self._processes.wait()
+
+    def _save(self, step: int, store: CheckpointStore | None, metrics: MetricsLog | None) -> None:
+        """Write a checkpoint in the first process, and delete those that are not to be kept."""
+        if store is not None and metrics is not None:
+            metrics.sync()
+            facts = {"best": list(self._best) if self._best else []}
+            store.save(to_checkpoint(step, self._task.model, self._optimizer, self._context.scaler, facts))
+            kept = frozenset({self._best[0]}) if self._best else frozenset[int]()
+            store.prune(keep_last=self._plan.keep_last, keep=kept)
+        self._processes.wait()
+
+
+def _step_context(plan: Plan, processes: Processes) -> StepContext:
+    """Choose precision and scaler; a CPU computes in full precision whatever the setting."""
+    types = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+    autocast_type = types[plan.precision] if processes.device.type == "cuda" else None
+    scaler = GradScaler(processes.device.type, enabled=autocast_type is torch.float16)
+    return StepContext(processes, plan.accumulation_parts, scaler, autocast_type)
+
+
+def _wrapped(model: nn.Module, plan: Plan, processes: Processes) -> nn.Module:
+    """Compile the model and wrap it for several processes, as the plan says."""
+    wrapped = cast("nn.Module", torch.compile(model)) if plan.compile else model
+    if processes.count == 1:
+        return wrapped
+    return DistributedDataParallel(wrapped, device_ids=[processes.device] if processes.device.type == "cuda" else None)
+
+
+def _not_finite_message(step: int, values: Mapping[str, float], samples: str) -> str:
+    """Say where a loss stopped being a number."""
+    terms = ", ".join(f"{name} {value}" for name, value in values.items())
+    return (
+        f"step {step}: the loss or its gradient is not finite ({terms}) on {samples}; look at these samples, lower the "
+        "learning rate, or use precision 'fp32' or 'bf16'; the checkpoints before are whole"
+    )
+
+
+def _memory_message(error: Exception, plan: Plan) -> str:
+    """Say what to lower when a device's memory runs out."""
+    first_line = str(error).split("\n", maxsplit=1)[0]
+    return (
+        f"out of memory on the device ({first_line}); lower {plan.lower_on_memory_error}, or raise accumulation_steps "
+        f"from {plan.accumulation_parts}; then run the same command again, it goes on from the last checkpoint"
+    )

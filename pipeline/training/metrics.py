@@ -1,0 +1,76 @@
+"""What a training run measures: ``metrics.jsonl``, the same for equal runs to the bit, and TensorBoard beside it."""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from storage_schemas.commit import Disk, explained_write_errors, write_file
+
+
+class MetricsLog:
+    """Appends one line per event to ``metrics.jsonl`` and to TensorBoard; no clock reading goes into the former.
+
+    Args:
+        directory: Where ``metrics.jsonl`` and the folder ``tensorboard`` lie.
+        step: Step from which the run goes on; lines of later steps, written before a kill, are cut off.
+    """
+
+    def __init__(self, directory: Path, *, step: int) -> None:
+        from torch.utils.tensorboard.writer import SummaryWriter
+
+        self.path = directory / "metrics.jsonl"
+        kept = [line for line in _lines(self.path) if json.loads(line)["step"] <= step]
+        write_file(self.path, "".join(kept).encode(), Disk())
+        self._file = self.path.open("a", encoding="utf-8")
+        self._board = SummaryWriter(str(directory / "tensorboard"), purge_step=step + 1)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
+        self._board.close()
+
+    def write(self, step: int, values: Mapping[str, float], *, group: str = "train") -> None:
+        """Record values of one step.
+
+        Args:
+            step: Optimizer steps taken.
+            values: Numbers by name.
+            group: ``"train"`` or ``"validation"``.
+        """
+        self._file.write(json.dumps({"step": step, "group": group, **values}) + "\n")
+        self._file.flush()
+        for name, value in values.items():
+            self._board.add_scalar(f"{group}/{name}", value, step)
+
+    def sync(self) -> None:
+        """Flush the lines to the device, before a checkpoint that counts on them.
+
+        Raises:
+            WriteError: If the operating system refuses.
+        """
+        with explained_write_errors(self.path):
+            os.fsync(self._file.fileno())
+
+    def rate(self, step: int, samples_per_s: float) -> None:
+        """Record how fast the run goes, for TensorBoard alone."""
+        self._board.add_scalar("speed/samples_per_s", samples_per_s, step)
+
+
+def read_metrics(path: Path, group: str) -> list[dict[str, Any]]:
+    """Read the lines of one group of ``metrics.jsonl``, in order."""
+    documents = (json.loads(line) for line in _lines(path))
+    return [document for document in documents if document["group"] == group]
+
+
+def _lines(path: Path) -> list[str]:
+    """Read the whole lines of a file; a last one that a kill cut short is left out."""
+    if not path.exists():
+        return []
+    return [line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]

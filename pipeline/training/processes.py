@@ -1,0 +1,91 @@
+"""The processes of one training run: one by default, more when started by ``torchrun``."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from pipeline.errors import PipelineError
+
+
+@dataclass(frozen=True, slots=True)
+class Processes:
+    """This process among those that train together.
+
+    Attributes:
+        rank: Number of this process, from 0; 0 writes files.
+        count: Number of processes.
+        device: Where this process computes.
+    """
+
+    rank: int
+    count: int
+    device: torch.device
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process writes files and talks to the user."""
+        return self.rank == 0
+
+    def sum(self, values: Tensor) -> Tensor:
+        """Return the sum of a tensor over all processes."""
+        if self.count > 1:
+            values = values.clone()
+            dist.all_reduce(values)
+        return values
+
+    def wait(self) -> None:
+        """Wait until all processes are here."""
+        if self.count > 1:
+            dist.barrier()
+
+    def from_first(self, value: int) -> int:
+        """Return the first process's number on all of them."""
+        if self.count == 1:
+            return value
+        shared = torch.tensor(value, dtype=torch.int64, device=self.device)
+        dist.broadcast(shared, 0)
+        return int(shared.item())
+
+
+@contextmanager
+def joined(device: str) -> Iterator[Processes]:
+    """Join the processes that ``torchrun`` started, or stand alone; leave them at the end.
+
+    Args:
+        device: ``"cpu"``, ``"cuda"``, ``"cuda:N"``, or ``"auto"``: CUDA where there is one.
+
+    Raises:
+        PipelineError: If CUDA is asked for and there is none.
+    """
+    count = int(os.environ.get("WORLD_SIZE", "1"))
+    chosen = chosen_device(device, int(os.environ.get("LOCAL_RANK", "0")) if count > 1 else None)
+    if count == 1:
+        yield Processes(0, 1, chosen)
+        return
+    dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+    try:
+        yield Processes(dist.get_rank(), dist.get_world_size(), chosen)
+    finally:
+        dist.destroy_process_group()
+
+
+def chosen_device(device: str, local_rank: int | None = None) -> torch.device:
+    """Return the device that a setting names; with several processes, the one of this process's number.
+
+    Raises:
+        PipelineError: If CUDA is asked for and there is none.
+    """
+    available = torch.cuda.is_available()
+    if device == "cpu" or (device == "auto" and not available):
+        return torch.device("cpu")
+    if not available:
+        message = f"compute.device: {device!r}, but torch sees no CUDA device; set it to 'auto' or 'cpu'"
+        raise PipelineError(message)
+    if device in {"auto", "cuda"} and local_rank is not None:
+        return torch.device("cuda", local_rank)
+    return torch.device("cuda" if device == "auto" else device)

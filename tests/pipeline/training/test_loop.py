@@ -1,0 +1,166 @@
+"""The training loop: exact resume after any kill, any number of loader workers and processes, errors that say where."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.numpy
+import torch
+
+from pipeline.errors import StageError
+from pipeline.training.loop import Trainer
+from pipeline.training.metrics import read_metrics
+from pipeline.training.processes import Processes
+from storage_schemas.commit import Disk
+from tests.pipeline.training.toy_run import Stopped, StoppingDisk, ToySource, ToyTask, toy_artifact, toy_plan
+
+ROOT = Path(__file__).parents[3]
+STEPS = 40
+
+
+def command(runs: Path, *options: str) -> list[str]:
+    return [sys.executable, "-m", "tests.pipeline.training.toy_run", str(runs), *options]
+
+
+def run(runs: Path, *options: str) -> int:
+    return subprocess.run(command(runs, *options), cwd=ROOT, check=False).returncode
+
+
+def result(runs: Path, step: int = STEPS) -> tuple[bytes, bytes]:
+    """Read the last checkpoint (weights and optimizer) and the metrics."""
+    local = toy_artifact(runs).local_directory
+    checkpoint = local / "checkpoints" / f"step-{step:09d}.safetensors"
+    return checkpoint.read_bytes(), (local / "metrics.jsonl").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[bytes, bytes]:
+    runs = tmp_path_factory.mktemp("undisturbed")
+    assert run(runs) == 0
+    return result(runs)
+
+
+# a stopped run leaves its temporary file open, as a killed process does
+@pytest.mark.filterwarnings("ignore:Exception ignored in:pytest.PytestUnraisableExceptionWarning")
+def test_a_stop_at_any_call_of_a_checkpoint_write_changes_nothing(tmp_path: Path) -> None:
+    steps = 16
+    trainer(tmp_path / "undisturbed", steps=steps).run()
+    calls = StoppingDisk(10**6)
+    trainer(tmp_path / "counted", disk=calls, steps=steps).run()
+    for at_call in range(1, 10**6 - calls.left + 1):
+        runs = tmp_path / str(at_call)
+        with pytest.raises(Stopped):
+            trainer(runs, disk=StoppingDisk(at_call), steps=steps).run()
+        trainer(runs, steps=steps).run()
+        assert result(runs, steps) == result(tmp_path / "undisturbed", steps), f"stopped at call {at_call}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [0, 2])
+def test_kills_at_random_moments_change_nothing(workers: int, tmp_path: Path, undisturbed: tuple[bytes, bytes]) -> None:
+    moments = random.Random(workers)
+    kills = 0
+    while kills < 3:
+        process = subprocess.Popen(
+            command(tmp_path, "--workers", str(workers), "--pause-s", "0.02"), cwd=ROOT, start_new_session=True
+        )
+        metrics = toy_artifact(tmp_path).local_directory / "metrics.jsonl"
+        lines = len(metrics.read_text().splitlines()) if metrics.exists() else 0
+        until = lines + moments.randint(1, 12)
+        while process.poll() is None and (not metrics.exists() or len(metrics.read_text().splitlines()) < until):
+            time.sleep(0.01)
+        if process.poll() is not None:
+            break
+        time.sleep(moments.random() * 0.02)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        kills += 1
+    assert kills >= 2
+    assert run(tmp_path, "--workers", str(workers)) == 0
+    assert result(tmp_path) == undisturbed
+
+
+def test_loader_workers_change_nothing(tmp_path: Path, undisturbed: tuple[bytes, bytes]) -> None:
+    assert run(tmp_path, "--workers", "3") == 0
+    assert result(tmp_path) == undisturbed
+
+
+def two_processes(runs: Path, until_line: int | None = None) -> None:
+    """Train with two gloo processes; with ``until_line``, kill them once that many lines of metrics are there."""
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    module = ["-m", "tests.pipeline.training.toy_run", str(runs), "--dropout", "0", "--pause-s", "0.01"]
+    process = subprocess.Popen([*launcher, *module], cwd=ROOT, start_new_session=True, stderr=subprocess.DEVNULL)
+    metrics = toy_artifact(runs).local_directory / "metrics.jsonl"
+    while until_line and process.poll() is None:
+        if metrics.exists() and len(metrics.read_text().splitlines()) >= until_line:
+            os.killpg(process.pid, signal.SIGKILL)
+            assert process.wait() == -signal.SIGKILL
+            return
+        time.sleep(0.01)
+    assert process.wait() == 0
+
+
+def numbers(runs: Path) -> tuple[dict[str, np.ndarray], list[float]]:
+    checkpoint, metrics = result(runs)
+    losses = [line["loss"] for line in map(json.loads, metrics.decode().splitlines()) if line["group"] == "train"]
+    return safetensors.numpy.load(checkpoint), losses
+
+
+@pytest.mark.slow
+def test_two_processes_and_accumulation_equal_one_process(tmp_path: Path) -> None:
+    assert run(tmp_path / "one", "--dropout", "0") == 0
+    assert run(tmp_path / "parts", "--dropout", "0", "--parts", "3") == 0
+    two_processes(tmp_path / "two", until_line=25)
+    two_processes(tmp_path / "two")  # goes on from the last checkpoint before the kill
+    weights, losses = numbers(tmp_path / "one")
+    for other in ("parts", "two"):
+        other_weights, other_losses = numbers(tmp_path / other)
+        np.testing.assert_allclose(other_losses, losses, atol=1e-5)
+        assert other_weights.keys() == weights.keys()
+        for name, array in weights.items():
+            np.testing.assert_allclose(other_weights[name], array, atol=1e-5, err_msg=name)
+
+
+def trainer(
+    runs: Path, *, steps: int = STEPS, disk: Disk | None = None, bad_sample: int = -1, **changes: object
+) -> Trainer:
+    processes = Processes(0, 1, torch.device("cpu"))
+    task = ToyTask(processes, steps, 0, 0.5, ToySource(bad_sample))
+    return Trainer(task, toy_plan(steps, **changes), toy_artifact(runs, disk), processes)
+
+
+def test_a_loss_that_is_not_finite_names_step_and_samples(tmp_path: Path) -> None:
+    with pytest.raises(StageError, match=r"step \d+: the loss .* not finite .* on samples .*\b11\b"):
+        trainer(tmp_path, bad_sample=11).run()
+
+
+def test_running_out_of_memory_says_what_to_lower(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def out_of_memory(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB\nmore lines")
+
+    monkeypatch.setattr(ToyTask, "backward", out_of_memory)
+    with pytest.raises(StageError, match="lower batch_images or crop_px, or raise accumulation_steps from 1"):
+        trainer(tmp_path, lower_on_memory_error="batch_images or crop_px").run()
+
+
+def test_the_best_and_the_last_checkpoints_are_kept(tmp_path: Path) -> None:
+    trainer(tmp_path, checkpoint_every=10, keep_last=1).run()
+    local = toy_artifact(tmp_path).local_directory
+    validations = read_metrics(local / "metrics.jsonl", "validation")
+    best = max(validations, key=lambda line: line["output"])["step"]
+    kept = {int(path.stem.removeprefix("step-")) for path in (local / "checkpoints").glob("step-*.json")}
+    assert kept == {best, STEPS}
+
+
+def test_a_finished_run_takes_no_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer(tmp_path).run()
+    monkeypatch.setattr(ToyTask, "backward", None)
+    trainer(tmp_path).run()
+    assert len(read_metrics(toy_artifact(tmp_path).local_directory / "metrics.jsonl", "train")) == STEPS

@@ -1,0 +1,168 @@
+"""A small training run for the loop's tests: ``python -m tests.pipeline.training.toy_run RUNS [options]``."""
+
+import argparse
+import math
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.training.data_order import DataOrder, Draw, generator
+from pipeline.training.loader import loading
+from pipeline.training.loop import Plan, StepContext, Trainer
+from pipeline.training.processes import Processes, joined
+from pipeline.training.schedules import WarmupCosine
+from storage_schemas.artifact import Artifact
+from storage_schemas.commit import Disk
+from storage_schemas.manifest import Description, Identity
+
+SAMPLES, BATCH, SEED = 37, 8, 5
+
+
+class ToySample(NamedTuple):
+    sample: int
+    inputs: Tensor
+    target: Tensor
+
+
+@dataclass(frozen=True)
+class ToySource:
+    bad_sample: int = -1
+
+    def sample(self, draw: Draw) -> ToySample:
+        random = generator(SEED, "augment", draw.epoch, draw.sample)
+        inputs = torch.from_numpy(random.normal(size=6)).float()
+        target = inputs[:3].sum() * draw.sample / SAMPLES
+        return ToySample(draw.sample, inputs, target * (math.nan if draw.sample == self.bad_sample else 1))
+
+
+class ToyTask:
+    def __init__(self, processes: Processes, steps: int, workers: int, dropout: float, source: ToySource) -> None:
+        torch.manual_seed(SEED)
+        self.model: nn.Module = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Dropout(dropout), nn.Linear(16, 1))
+        self._processes, self._steps, self._workers, self._source = processes, steps, workers, source
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        first, last = self.model[0], self.model[3]
+        return [
+            {"params": list(first.parameters()), "lr": 1e-2, "weight_decay": 0.1},
+            {"params": list(last.parameters()), "lr": 3e-2, "weight_decay": 0.0},
+        ]
+
+    def optimizer_arguments(self) -> dict[str, Any]:
+        return {"betas": (0.9, 0.98)}
+
+    def batches(self, first_step: int) -> AbstractContextManager[Iterator[Sequence[ToySample]]]:
+        order = DataOrder(SAMPLES, BATCH, SEED)
+        return loading(
+            self._source,
+            order,
+            first_step=first_step,
+            steps=self._steps,
+            processes=self._processes,
+            workers=self._workers,
+        )
+
+    def backward(self, model: nn.Module, samples: Sequence[ToySample], step: StepContext) -> Mapping[str, Tensor]:
+        total = torch.zeros(())
+        for part in step.cut(samples, model):
+            predictions = model(torch.stack([sample.inputs for sample in part]))[:, 0]
+            targets = torch.stack([sample.target for sample in part])
+            loss = (predictions - targets).square().sum() / BATCH
+            step.backward(loss)
+            total = total + loss.detach()
+        return {"loss": total}
+
+    def after_step(self) -> None:
+        pass
+
+    def validate(self) -> Mapping[str, float]:
+        with torch.no_grad():
+            return {"output": self.model(torch.ones(1, 6)).item()}
+
+    def describe(self, samples: Sequence[ToySample]) -> str:
+        return "samples " + ", ".join(str(sample.sample) for sample in samples)
+
+
+class Stopped(BaseException):
+    """The end of a process, as far as code can see it: nothing catches this, nothing is cleaned up."""
+
+
+class StoppingDisk(Disk):
+    """Ends the run at the n-th call of the commit protocol."""
+
+    def __init__(self, at_call: int) -> None:
+        self.left = at_call
+
+    def _call(self) -> None:
+        self.left -= 1
+        if self.left == 0:
+            raise Stopped
+
+    def create(self, path: Path) -> BinaryIO:
+        self._call()
+        return super().create(path)
+
+    def write(self, file: BinaryIO, data: bytes | memoryview) -> None:
+        self._call()
+        super().write(file, data)
+
+    def sync_file(self, file: BinaryIO) -> None:
+        self._call()
+        super().sync_file(file)
+
+    def rename(self, source: Path, target: Path) -> None:
+        self._call()
+        super().rename(source, target)
+
+    def sync_directory(self, directory: Path) -> None:
+        self._call()
+        super().sync_directory(directory)
+
+
+def toy_artifact(runs: Path, disk: Disk | None = None) -> Artifact:
+    identity = Identity(kind="toy", name="toy", schema_version=1, recipe=1, settings={})
+    return Artifact.planned(runs, Description(identity=identity, units=("weights",)), disk)
+
+
+def toy_plan(steps: int, **changes: Any) -> Plan:
+    numbers: dict[str, Any] = {
+        "gradient_clip_norm": 1.0,
+        "checkpoint_every": 7,
+        "validate_every": 10,
+        "best_by": "output",
+        **changes,
+    }
+    return Plan(steps=steps, seed=SEED, schedule=WarmupCosine(steps, 5), **numbers)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("runs", type=Path)
+    parser.add_argument("--steps", type=int, default=40)
+    parser.add_argument("--workers", type=int, default=0)
+    parser.add_argument("--parts", type=int, default=1)
+    parser.add_argument("--dropout", type=float, default=0.5)
+    parser.add_argument("--pause-s", type=float, default=0.0)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    artifact = toy_artifact(options.runs)
+    with joined("cpu") as processes:
+        task = ToyTask(processes, options.steps, options.workers, options.dropout, ToySource())
+        if options.pause_s:
+            task.after_step = lambda: time.sleep(options.pause_s)  # type: ignore[method-assign]
+        trainer = Trainer(task, toy_plan(options.steps, accumulation_parts=options.parts), artifact, processes)
+        if processes.is_first:
+            with artifact.writing():
+                trainer.run()
+        else:
+            trainer.run()
+
+
+if __name__ == "__main__":
+    main()
