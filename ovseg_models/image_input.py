@@ -1,0 +1,72 @@
+"""Whatever a caller calls an image, as upright 8-bit RGB."""
+
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageOps
+
+ImageInput: TypeAlias = str | Path | Image.Image | npt.NDArray[np.uint8]
+"""A file, a Pillow image, or an array [height width] (grey), [height width 3] (RGB) or [height width 4] (RGBA)."""
+
+
+def rgb_image(image: ImageInput) -> Image.Image:
+    """Read an image as 8-bit RGB, turned upright.
+
+    Files and Pillow images are turned as their EXIF orientation says, so the result's height and width are those that a
+    viewer shows; arrays are taken as they are. Grey and CMYK are converted, transparency is dropped (the colour that
+    lies beneath shows), 16-bit grey is divided by 256, and of an animation the first frame is taken.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file is no image, is damaged or too large, or the array has another shape or type.
+        TypeError: If ``image`` is none of these things.
+    """
+    if isinstance(image, str | Path):
+        return _read(Path(image))
+    if isinstance(image, Image.Image):
+        return _to_rgb(image, "image")
+    if isinstance(image, np.ndarray):
+        return _from_array(image)
+    raise TypeError(
+        f"image: found a {type(image).__name__}; a path, a Pillow image or a uint8 array is wanted; convert it"
+    )
+
+
+def _read(path: Path) -> Image.Image:
+    """Read an image file."""
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: there is no such file; check the path")
+    try:
+        with Image.open(path) as image:
+            return _to_rgb(image, str(path))
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ValueError(
+            f"{path}: cannot be read as an image ({error}); a whole JPEG, PNG or the like is wanted"
+        ) from error
+
+
+def _to_rgb(image: Image.Image, where: str) -> Image.Image:
+    """Turn an image upright and convert it to RGB."""
+    if 0 in image.size:
+        raise ValueError(
+            f"{where}: found {image.width} x {image.height} px, sides of at least 1 px are wanted; check it"
+        )
+    if image.mode == "F":
+        raise ValueError(f"{where}: found floating-point pixels, whose range is unknown; convert them to 8 bits")
+    upright = ImageOps.exif_transpose(image)
+    if upright.mode.startswith("I"):
+        upright = Image.fromarray((np.asarray(upright).astype(np.int64).clip(0, 65535) >> 8).astype(np.uint8))
+    return upright.convert("RGBA").convert("RGB") if upright.mode in {"P", "PA"} else upright.convert("RGB")
+
+
+def _from_array(image: npt.NDArray[np.uint8]) -> Image.Image:
+    """Convert an array to RGB."""
+    is_grey, is_colour = image.ndim == 2, image.ndim == 3 and image.shape[2] in {3, 4}
+    if image.dtype != np.uint8 or 0 in image.shape or not (is_grey or is_colour):
+        raise ValueError(
+            f"image: found an array of {image.dtype} {image.shape}; "
+            "uint8 [height width], [height width 3] or [height width 4] is wanted; convert it"
+        )
+    return Image.fromarray(image).convert("RGB")

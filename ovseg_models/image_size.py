@@ -1,0 +1,49 @@
+"""The size at which the proposal net sees an image."""
+
+from PIL import Image
+
+
+def resized_size(height_px: int, width_px: int, *, short_side_px: int, max_side_px: int) -> tuple[int, int]:
+    """Find the size at which an image is segmented: its short side set, its long side bounded, its aspect kept.
+
+    Sizes are rounded half up. A side that would vanish (an image 5,000 times as wide as high) stays at 1 px.
+
+    Args:
+        height_px: Of the image.
+        width_px: Of the image.
+        short_side_px: Wanted length of the shorter side; small images are enlarged.
+        max_side_px: Upper bound of the longer side, which goes before ``short_side_px``.
+
+    Returns:
+        Height and width [px].
+
+    Raises:
+        ValueError: If a length is less than 1, or the bound is below ``short_side_px``.
+
+    References:
+        detectron2's ResizeShortestEdge, with which the published models were trained and tested.
+    """
+    if min(height_px, width_px, short_side_px) < 1 or max_side_px < short_side_px:
+        raise ValueError(
+            f"image size: image {width_px} x {height_px} px, short_side_px {short_side_px}, max_side_px {max_side_px}; "
+            "lengths of at least 1 and max_side_px >= short_side_px are wanted; correct the settings"
+        )
+    scale = short_side_px / min(height_px, width_px)
+    if height_px < width_px:
+        height, width = float(short_side_px), scale * width_px
+    else:
+        height, width = scale * height_px, float(short_side_px)
+    if max(height, width) > max_side_px:
+        shrink = max_side_px / max(height, width)
+        height, width = height * shrink, width * shrink
+    return max(1, int(height + 0.5)), max(1, int(width + 0.5))
+
+
+def resize_image(image: Image.Image, *, short_side_px: int, max_side_px: int) -> Image.Image:
+    """Resize an RGB image as `resized_size` says: bilinear, averaging when it shrinks, rounded to 8 bits.
+
+    Raises:
+        ValueError: As `resized_size`.
+    """
+    height, width = resized_size(image.height, image.width, short_side_px=short_side_px, max_side_px=max_side_px)
+    return image.resize((width, height), Image.Resampling.BILINEAR)

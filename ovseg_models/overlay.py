@@ -1,0 +1,119 @@
+"""A picture with its classes painted over it and a legend below."""
+
+import unicodedata
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageDraw, ImageFont
+
+from ovseg_models.palette import palette
+from ovseg_models.query_mode import UNLABELLED
+
+_PAINT_SHARE = 0.55
+_LEGEND_ENTRIES_MAX = 24
+_LEGEND_WIDTH_MIN_PX = 220
+_FONT_SIZE_RANGE_PX = (12, 48)
+_COLUMN_WIDTH_EM = 14
+_PAPER, _INK = (255, 255, 255), (20, 20, 20)
+_ELLIPSIS = "..."  # the built-in font is sure to have a full stop
+
+
+def overlay_picture(image: Image.Image, label_map: npt.NDArray[np.integer], class_names: Sequence[str]) -> Image.Image:
+    """Paint the classes over an image, draw the borders between them, and list them below, the largest first.
+
+    Args:
+        image: RGB.
+        label_map: Class indices [height width] of the image's size; `UNLABELLED` is left unpainted.
+        class_names: By class index; any characters, any length. Names too long for their column are cut.
+
+    Returns:
+        RGB, as wide as the image (at least 220 px) and higher by the legend; the image's pixels stay in the top left.
+
+    Raises:
+        ValueError: If sizes differ or an index has no name.
+    """
+    if label_map.shape != (image.height, image.width):
+        raise ValueError(
+            f"overlay: the label map is {label_map.shape}, the image {(image.height, image.width)} [height width]; "
+            "pass the map at the image's size"
+        )
+    if label_map.max(initial=UNLABELLED) >= len(class_names) or label_map.min(initial=0) < UNLABELLED:
+        raise ValueError(
+            f"overlay: class indices {label_map.min()} to {label_map.max()} are found for {len(class_names)} names; "
+            f"indices below that or {UNLABELLED} are wanted"
+        )
+    colours = palette(max(1, len(class_names)))
+    painted = Image.fromarray(_painted(np.asarray(image.convert("RGB")), label_map, colours))
+    classes, counts = np.unique(label_map[label_map != UNLABELLED], return_counts=True)
+    order = np.argsort(-counts, kind="stable")
+    entries = [
+        (tuple(colours[index].tolist()), f"{count / label_map.size:.1%}", _printable(class_names[index]))
+        for index, count in zip(classes[order].tolist(), counts[order].tolist(), strict=True)
+    ]
+    legend = _legend(entries, max(image.width, _LEGEND_WIDTH_MIN_PX), _font_size_px(image))
+    canvas = Image.new("RGB", (legend.width, image.height + legend.height), _PAPER)
+    canvas.paste(painted, (0, 0))
+    canvas.paste(legend, (0, image.height))
+    return canvas
+
+
+def _painted(
+    pixels: npt.NDArray[np.uint8], label_map: npt.NDArray[np.integer], colours: npt.NDArray[np.uint8]
+) -> npt.NDArray[np.uint8]:
+    """Mix each labelled pixel with its class's colour; paint the first pixel of each new class in full."""
+    labelled = label_map != UNLABELLED
+    paint = colours[np.where(labelled, label_map, 0)]
+    mixed = (pixels * np.float32(1 - _PAINT_SHARE) + paint * np.float32(_PAINT_SHARE)).astype(np.uint8)
+    painted = np.where(labelled[..., None], mixed, pixels)
+    border = np.zeros(label_map.shape, dtype=np.bool_)
+    border[1:] |= label_map[1:] != label_map[:-1]
+    border[:, 1:] |= label_map[:, 1:] != label_map[:, :-1]
+    painted[border & labelled] = paint[border & labelled]
+    return painted
+
+
+def _legend(entries: Sequence[tuple[tuple[int, ...], str, str]], width_px: int, font_px: int) -> Image.Image:
+    """Draw (colour, share, name) in as many columns as fit."""
+    font = ImageFont.load_default(font_px)
+    line_px, margin_px = round(font_px * 1.5), font_px // 2
+    shown = list(entries[:_LEGEND_ENTRIES_MAX])
+    if len(entries) > len(shown):
+        shown.append((_PAPER, "", f"and {len(entries) - len(shown)} more"))
+    if not shown:
+        shown.append((_PAPER, "", "nothing found"))
+    columns = max(1, min(len(shown), (width_px - margin_px) // (_COLUMN_WIDTH_EM * font_px)))
+    lines = -(-len(shown) // columns)
+    column_px = (width_px - margin_px) // columns
+    legend = Image.new("RGB", (width_px, lines * line_px + 2 * margin_px), _PAPER)
+    draw = ImageDraw.Draw(legend)
+    share_px = font_px * 4
+    for index, (colour, share, name) in enumerate(shown):
+        left, top = margin_px + index // lines * column_px, margin_px + index % lines * line_px
+        draw.rectangle((left, top, left + font_px, top + font_px), fill=colour)
+        text_left = left + round(font_px * 1.4)
+        draw.text((text_left, top), share, fill=_INK, font=font)
+        name_left = text_left + (share_px if share else 0)
+        draw.text((name_left, top), _cut(name, font, left + column_px - margin_px - name_left), fill=_INK, font=font)
+    return legend
+
+
+def _cut(name: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, room_px: int) -> str:
+    """Cut a name so that it is no wider than ``room_px``; what is left ends in dots."""
+    name = name[:200]  # no column is wider, and measuring takes time
+    if font.getlength(name) <= room_px:
+        return name
+    while name and font.getlength(name + _ELLIPSIS) > room_px:
+        name = name[:-1]
+    return name.rstrip() + _ELLIPSIS
+
+
+def _printable(name: str) -> str:
+    """Replace what would break a line of text or cannot be drawn at all, such as line ends and lone surrogates."""
+    return "".join(" " if unicodedata.category(sign) in {"Cc", "Cs", "Zl", "Zp"} else sign for sign in name).strip()
+
+
+def _font_size_px(image: Image.Image) -> int:
+    """Choose a font size in proportion to the picture, so that it stays readable when a large one is shown small."""
+    low, high = _FONT_SIZE_RANGE_PX
+    return max(low, min(high, round(image.width / 60)))

@@ -1,0 +1,69 @@
+"""A tokenizer for small CLIP models: one token per known word."""
+
+import re
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+
+_WORD = re.compile(r"[^\W_]+")  # letters and digits of any script
+_PADDING = 0
+_RESERVED_TOKENS = 3  # padding, start, end
+
+
+class WordTokenizer:
+    """Maps texts to tokens, one per word of a fixed list.
+
+    Texts are lower-cased and split at everything that is no letter or digit; words outside the list are dropped, for a
+    token that stands for all unknown words would have no trained meaning. Tokens: 0 pads, 1 and up are the words in their
+    order, then comes the start of a text, and the end of a text is the largest of all: open_clip takes a text's
+    embedding at the position of the largest token. A text that is too long loses its last words, never its end.
+
+    Attributes:
+        words: The list.
+        context_length: Tokens of each text, start, end and padding included.
+        vocab_size: Number of different tokens; the text tower's ``vocab_size``.
+    """
+
+    def __init__(self, words: Sequence[str], context_length: int) -> None:
+        """Take a word list.
+
+        Args:
+            words: Different, lower-case, each one run of letters and digits.
+            context_length: At least 3.
+
+        Raises:
+            ValueError: If a word could never occur or occurs twice, or the length is too small.
+        """
+        for word in words:
+            if split_words(word) != [word]:
+                raise ValueError(
+                    f"word tokenizer: {word!r} can never match; lower-case words without blanks or signs are wanted"
+                )
+        if len(set(words)) != len(words):
+            twice = sorted({word for word in words if list(words).count(word) > 1})
+            raise ValueError(f"word tokenizer: {twice} occur more than once; list each word once")
+        if context_length < _RESERVED_TOKENS:
+            raise ValueError(f"word tokenizer: context_length is {context_length}, at least 3 is wanted; raise it")
+        self.words = tuple(words)
+        self.context_length = context_length
+        self.vocab_size = len(self.words) + _RESERVED_TOKENS
+        self._token_of_word = {word: token for token, word in enumerate(self.words, start=_PADDING + 1)}
+        self._start, self._end = self.vocab_size - 2, self.vocab_size - 1
+
+    def __call__(self, texts: str | Sequence[str], context_length: int | None = None) -> Int64[Tensor, "text context"]:
+        """Tokenise texts; ``context_length`` overrides the tokenizer's own, as in open_clip's tokenizers."""
+        texts = [texts] if isinstance(texts, str) else texts
+        length = context_length or self.context_length
+        tokens = torch.full((len(texts), length), _PADDING)
+        for row, text in zip(tokens, texts, strict=True):
+            known = [self._token_of_word[word] for word in split_words(text) if word in self._token_of_word]
+            sequence = [self._start, *known[: length - 2], self._end]
+            row[: len(sequence)] = torch.tensor(sequence)
+        return tokens
+
+
+def split_words(text: str) -> list[str]:
+    """Split a text into the lower-case words that a `WordTokenizer` looks up."""
+    return _WORD.findall(text.lower())
