@@ -10,6 +10,21 @@ from ovseg_models.pixel_decoder import PixelDecoder
 from ovseg_models.proposal_net import Perceptron, ProposalNet
 from ovseg_models.query_decoder import QueryDecoder
 
+_LEAST = {
+    "embedding_dim": 1,
+    "embedding_hidden_dim": 1,
+    "no_object_std": 0,
+    "queries": 1,
+    "hidden_dim": 4,
+    "mask_dim": 1,
+    "norm_groups": 1,
+    "heads": 1,
+    "feedforward_dim": 1,
+    "encoder_layers": 0,
+    "decoder_layers": 1,
+    "dropout": 0,
+}
+
 
 @dataclass(frozen=True, kw_only=True)
 class ProposalNetArguments:
@@ -51,13 +66,9 @@ class ProposalNetArguments:
 
     def __post_init__(self) -> None:
         """Refuse sizes that no net can have."""
-        bounds = {"encoder_layers": 0, "dropout": 0.0, "no_object_std": 0.0}
-        for entry in fields(self):
-            value = getattr(self, entry.name)
-            if isinstance(value, int | float) and value < bounds.get(entry.name, 1) and entry.name != "pretrained":
-                raise ValueError(
-                    f"proposal net: {entry.name} is {value}, at least {bounds.get(entry.name, 1)} is wanted; raise it"
-                )
+        for name, least in _LEAST.items():
+            if getattr(self, name) < least:
+                raise ValueError(f"proposal net: {name} is {getattr(self, name)}, at least {least} is wanted; raise it")
         divisors = {"heads": self.heads, "norm_groups": self.norm_groups, "4 (sine and cosine of two coordinates)": 4}
         for name, divisor in divisors.items():
             if self.hidden_dim % divisor:

@@ -72,7 +72,7 @@ def proposal_net_from_published(published: Mapping[str, Tensor], wanted: Mapping
         published: The checkpoint's tensors, without a wrapper around them.
         wanted: The state dict of our net; a tensor that the checkpoint does not give stays as it is there.
     """
-    found = _with_pixel_decoder_level(published)
+    found = with_pixel_decoder_level(published)
     names = published_names(wanted)
     ignored = {key for key in found if _is_of_no_use(key) and key not in set(names.values())}
     conversion = take_tensors(found, wanted, names, ignored=ignored)
@@ -107,7 +107,7 @@ def proposal_net_to_published(
     return published
 
 
-def _with_pixel_decoder_level(published: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def with_pixel_decoder_level(published: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Insert ``pixel_decoder.`` into the keys of the first head version."""
     if any(key.startswith(_PIXEL_DECODER) for key in published):
         return dict(published)
