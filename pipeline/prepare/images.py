@@ -1,10 +1,7 @@
 """The check of an image file's bytes, and what is recorded of it. No pixel is decoded."""
 
-import struct
 from dataclasses import dataclass
 from typing import Literal
-
-from PIL import Image
 
 from pipeline.prepare import jpeg_structure, png_structure
 from pipeline.prepare.faults import SceneFault
@@ -13,6 +10,7 @@ IMAGE_ENDINGS = (".jpg", ".jpeg", ".png")
 """Endings of file names, in lower case, that are taken for images; the bytes decide what the file is."""
 
 _ORIENTATION_TAG = 274
+_ENTRY_BYTES = 12
 _JPEG_COLOURS: dict[int, Literal["grey", "rgb", "cmyk"]] = {1: "grey", 3: "rgb", 4: "cmyk"}
 
 
@@ -75,15 +73,15 @@ def exif_orientation(exif: bytes) -> int:
     Args:
         exif: The block, with or without ``Exif`` and two zero bytes in front; may be empty or broken.
     """
-    if not exif:
-        return 1
-    tags = Image.Exif()
-    try:
-        tags.load(exif)
-        value = tags.get(_ORIENTATION_TAG, 1)
-    except (SyntaxError, ValueError, KeyError, OSError, struct.error):
-        return 1
-    return value if isinstance(value, int) and 1 <= value <= 8 else 1
+    block = exif.removeprefix(b"Exif\0\0")
+    order: Literal["little", "big"] = "little" if block.startswith(b"II") else "big"
+    first = int.from_bytes(block[4:8], order)
+    entries = int.from_bytes(block[first : first + 2], order)
+    for start in range(first + 2, min(first + 2 + _ENTRY_BYTES * entries, len(block)), _ENTRY_BYTES):
+        if int.from_bytes(block[start : start + 2], order) == _ORIENTATION_TAG:
+            value = int.from_bytes(block[start + 8 : start + 10], order)  # a 16-bit number, by the standard
+            return value if 1 <= value <= 8 else 1
+    return 1
 
 
 def _png_image(facts: png_structure.PngFacts) -> ImageFacts:

@@ -7,16 +7,19 @@ picture: libjpeg draws such a picture without complaint. ``docs/data_preparation
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
 
 from pipeline.prepare.faults import SceneFault
 
 SIGNATURE = b"\xff\xd8\xff"
-_SCAN, _END, _HUFFMAN, _QUANTISATION, _EXIF = 0xDA, 0xD9, 0xC4, 0xDB, 0xE1
-_READABLE_FRAMES = {0xC0, 0xC1, 0xC2}  # baseline, extended and progressive, all Huffman coded
-_OTHER_FRAMES = {0xC3, *range(0xC5, 0xC8), *range(0xC9, 0xCC), *range(0xCD, 0xD0)}  # lossless, arithmetic, hierarchical
+_SCAN, _END, _HUFFMAN, _QUANTISATION, _RESTART, _EXIF, _PROGRESSIVE = 0xDA, 0xD9, 0xC4, 0xDB, 0xDD, 0xE1, 0xC2
+_READABLE_FRAMES = {0xC0, 0xC1, _PROGRESSIVE}  # baseline, extended and progressive, all Huffman coded
+_OTHER_CODING = {0xC3, *range(0xC5, 0xD0)}  # lossless, hierarchical, arithmetic
+_PASSED_BY = {0xDC, *range(0xE0, 0xF0), 0xFE}  # number of lines, applications, comment
+_SEGMENTS = {_SCAN, _HUFFMAN, _QUANTISATION, _RESTART, *_READABLE_FRAMES, *_OTHER_CODING, *_PASSED_BY}
+_MAX_BLOCKS = 10  # of one unit of a scan of several channels, by the standard
 
 # Inside coded data 0xFF is followed by a stuffed 0x00, a restart marker, or another 0xFF that fills.
 _NEXT_MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")
@@ -42,6 +45,8 @@ class _Component(NamedTuple):
     """One colour channel of the frame header."""
 
     identifier: int
+    across: int
+    down: int
     quantisation: int
 
 
@@ -50,15 +55,19 @@ class _Frame(NamedTuple):
 
     width_px: int
     height_px: int
+    progressive: bool
     components: tuple[_Component, ...]
 
 
 @dataclass(slots=True)
-class _Tables:
-    """Numbers of the tables defined so far; Huffman tables as (class, number), class 0 = DC, 1 = AC."""
+class _Progress:
+    """What the walk has met so far; tables by number, Huffman tables as (class, number), class 0 = DC, 1 = AC."""
 
-    huffman: set[tuple[int, int]] = field(default_factory=set)
-    quantisation: set[int] = field(default_factory=set)
+    frame: _Frame | None = None
+    scans: int = 0
+    exif: bytes = b""
+    huffman: frozenset[tuple[int, int]] = frozenset()
+    quantisation: frozenset[int] = frozenset()
 
 
 def jpeg_facts(data: bytes) -> JpegFacts:
@@ -68,27 +77,34 @@ def jpeg_facts(data: bytes) -> JpegFacts:
         SceneFault: ``image_truncated`` if it ends before its end marker, ``image_mode_unsupported`` if it is lossless,
             arithmetic, hierarchical or 12-bit, ``image_unreadable`` if it is broken otherwise.
     """
-    tables = _Tables()
-    frame: _Frame | None = None
-    scans = 0
-    exif = b""
+    progress = _Progress()
     for marker, body in _segments(data):
-        if marker in _READABLE_FRAMES:
-            frame = _read_frame(body)
-        elif marker in _OTHER_FRAMES:
+        if marker in _OTHER_CODING:
             raise SceneFault("image_mode_unsupported", f"JPEG coding process 0x{marker:02x}, wanted Huffman-coded DCT")
-        elif marker == _HUFFMAN:
-            tables.huffman |= _huffman_tables(body)
-        elif marker == _QUANTISATION:
-            tables.quantisation |= _quantisation_tables(body)
-        elif marker == _SCAN:
-            _check_scan(body, frame, tables)
-            scans += 1
-        elif marker == _EXIF and body.startswith(b"Exif\0\0"):
-            exif = body
-    if frame is None or scans == 0:
+        _take(progress, marker, body)
+    frame = progress.frame
+    if frame is None or progress.scans == 0:
         raise _broken("it ends without a picture in it")
-    return JpegFacts(frame.width_px, frame.height_px, len(frame.components), exif)
+    return JpegFacts(frame.width_px, frame.height_px, len(frame.components), progress.exif)
+
+
+def _take(progress: _Progress, marker: int, body: bytes) -> None:
+    """Check one segment against those before it."""
+    if marker in _READABLE_FRAMES:
+        if progress.frame is not None:
+            raise _broken("it has two frame headers")
+        progress.frame = _read_frame(body, progressive=marker == _PROGRESSIVE)
+    elif marker == _HUFFMAN:
+        progress.huffman |= _huffman_tables(body)
+    elif marker == _QUANTISATION:
+        progress.quantisation |= _quantisation_tables(body)
+    elif marker == _SCAN:
+        _check_scan(body, progress)
+        progress.scans += 1
+    elif marker == _RESTART and len(body) != 2:
+        raise _broken(f"its restart interval has {len(body)} bytes")
+    elif marker == _EXIF and body.startswith(b"Exif\0\0"):
+        progress.exif = body
 
 
 def _segments(data: bytes) -> Iterator[tuple[int, bytes]]:
@@ -105,7 +121,7 @@ def _segments(data: bytes) -> Iterator[tuple[int, bytes]]:
             continue
         if marker == _END:
             return
-        if marker < 0xC0 or 0xD0 <= marker <= 0xD8:
+        if marker not in _SEGMENTS:
             raise _broken(f"byte {position + 1} is 0x{marker:02x}, which begins no segment")
         length = int.from_bytes(data[position + 2 : position + 4], "big")
         start, position = position + 4, position + 2 + length
@@ -119,7 +135,7 @@ def _segments(data: bytes) -> Iterator[tuple[int, bytes]]:
             position = found.start() if found else len(data)
 
 
-def _read_frame(body: bytes) -> _Frame:
+def _read_frame(body: bytes, *, progressive: bool) -> _Frame:
     """Read a frame header: precision, size and channels."""
     if len(body) < 6 or len(body) != 6 + 3 * body[5]:
         raise _broken(f"its frame header has {len(body)} bytes")
@@ -130,11 +146,13 @@ def _read_frame(body: bytes) -> _Frame:
         raise _broken(f"its frame header states {width_px} x {height_px} px")
     if body[5] not in {1, 3, 4}:
         raise _broken(f"its frame header states {body[5]} channels, wanted 1, 3 or 4")
-    for sampling in body[7::3]:
-        if not (1 <= sampling >> 4 <= 4 and 1 <= sampling & 15 <= 4):
-            raise _broken(f"its frame header states sampling factors 0x{sampling:02x}, wanted 1 to 4 each")
-    components = tuple(_Component(body[at], body[at + 2]) for at in range(6, len(body), 3))
-    return _Frame(width_px, height_px, components)
+    components = tuple(
+        _Component(body[at], body[at + 1] >> 4, body[at + 1] & 15, body[at + 2]) for at in range(6, len(body), 3)
+    )
+    for sampling in ([one.across for one in components], [one.down for one in components]):
+        if min(sampling) < 1 or any(max(sampling) % factor for factor in sampling) or max(sampling) > 4:
+            raise _broken(f"its frame header states sampling factors {sampling}")
+    return _Frame(width_px, height_px, progressive, components)
 
 
 @lru_cache(maxsize=64)
@@ -174,26 +192,38 @@ def _quantisation_tables(body: bytes) -> frozenset[int]:
     return frozenset(tables)
 
 
-def _check_scan(body: bytes, frame: _Frame | None, tables: _Tables) -> None:
-    """Refuse a scan whose channels or tables are not there."""
+def _check_scan(body: bytes, progress: _Progress) -> None:
+    """Refuse a scan whose channels or tables are not there, or whose parameters are impossible."""
+    frame = progress.frame
     if frame is None:
         raise _broken("a scan comes before the frame header")
-    if len(body) < 4 or len(body) != 4 + 2 * body[0] or body[0] == 0:
+    if len(body) < 4 or len(body) != 4 + 2 * body[0] or not 1 <= body[0] <= 4:
         raise _broken(f"a scan header has {len(body)} bytes")
-    first, last, approximation = body[-3], body[-2], body[-1]
-    if first > last or last > 63:
-        raise _broken(f"a scan states the coefficients {first} to {last}")
-    channels = {component.identifier: component for component in frame.components}
+    first, last, approximation = body[-3:]
+    if frame.progressive and not _possible_pass(first, last, approximation, channels=body[0]):
+        raise _broken(f"a scan of {body[0]} channels states the pass {first} to {last}, 0x{approximation:02x}")
+    by_identifier = {component.identifier: component for component in frame.components}
+    needs_dc = not frame.progressive or (first == 0 and approximation >> 4 == 0)  # later DC passes are plain bits
+    needs_ac = not frame.progressive or last > 0
+    blocks = 0
     for at in range(1, len(body) - 3, 2):
-        component = channels.get(body[at])
-        if component is None or component.quantisation not in tables.quantisation:
+        component = by_identifier.get(body[at])
+        if component is None or component.quantisation not in progress.quantisation:
             raise _broken(f"a scan names channel {body[at]}, which has no frame header or no quantisation table")
         selector = body[at + 1]
-        needs_dc = first == 0 and approximation >> 4 == 0  # later passes over the DC value are plain bits
-        if (needs_dc and (0, selector >> 4) not in tables.huffman) or (
-            last > 0 and (1, selector & 15) not in tables.huffman
-        ):
+        needed = ({(0, selector >> 4)} if needs_dc else set()) | ({(1, selector & 15)} if needs_ac else set())
+        if not needed <= progress.huffman:
             raise _broken(f"a scan names the Huffman tables 0x{selector:02x}, which are not defined")
+        blocks += component.across * component.down
+    if body[0] > 1 and blocks > _MAX_BLOCKS:
+        raise _broken(f"a scan has units of {blocks} blocks, at most {_MAX_BLOCKS} are possible")
+
+
+def _possible_pass(first: int, last: int, approximation: int, *, channels: int) -> bool:
+    """Tell whether a progressive file can have a pass over these coefficients with these bit positions."""
+    high, low = approximation >> 4, approximation & 15
+    bits = low <= 13 and (high in {0, low + 1})
+    return bits and (last == 0 if first == 0 else first <= last <= 63 and channels == 1)
 
 
 def _broken(found: str) -> SceneFault:

@@ -1,0 +1,134 @@
+"""``ovseg prepare``: an official data set, anybody's own pictures, or the drawn world, become scenes."""
+
+import json as json_format
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
+
+if TYPE_CHECKING:
+    from pipeline.settings.prepare import PrepareSettings
+
+DataSet = Literal[
+    "coco",
+    "ade20k-150",
+    "ade20k-847",
+    "pascal-context-59",
+    "pascal-context-459",
+    "pascal-voc-20",
+    "folder",
+    "drawn-world",
+]
+
+
+def prepare(  # noqa: PLR0913 - each is an option of the command
+    dataset: Annotated[DataSet, tyro.conf.Positional],
+    *,
+    root: Path = Path(),
+    split: str = "",
+    runs: Path = Path("runs"),
+    labels: Literal["stuff", "panoptic", "instances", "none"] = "stuff",
+    captions: bool = True,
+    voc_labels: Literal["SegmentationClassAug", "SegmentationClass"] = "SegmentationClassAug",
+    reference_resize: bool = False,
+    scenes: int = 1000,
+    seed: int = 0,
+    size_px: int = 96,
+    scenes_per_shard: int = 1000,
+    limit: int | None = None,
+    max_image_px: int = 89_478_485,
+    max_failed_share: float = 0.01,
+    workers: int = 0,
+    check: bool = False,
+    json: bool = False,
+) -> None:
+    """Turn a data set in its official layout into scenes, or check it.
+
+    What was prepared before is kept; the same command again does only the rest. docs/data_preparation.md shows the
+    layouts and says what becomes of odd files.
+
+    Args:
+        dataset: Name of the data set.
+        root: Its directory; the drawn world needs none.
+        split: train2017 or val2017 of COCO, train or val elsewhere; a folder may do without.
+        runs: Directory of all artifacts.
+        labels: COCO: labels of COCO-Stuff (171 classes), panoptic (133), instances (80 things), or none.
+        captions: COCO: take the captions.
+        voc_labels: Pascal VOC: directory of the labels.
+        reference_resize: ADE20K-847: shrink to short side 512 px and save as JPEG of quality 75, as the reference does.
+        scenes: Drawn world: number of scenes.
+        seed: Drawn world: chooses the world.
+        size_px: Drawn world: side of the pictures, in pixels.
+        scenes_per_shard: Scenes of one unit of work.
+        limit: Take the first scenes only, for a trial.
+        max_image_px: Width times height of an image at most; larger ones are taken for decompression bombs.
+        max_failed_share: Share of scenes that may be faulty.
+        workers: Processes that share the work; 0 = this process alone.
+        check: Read everything, write nothing, and report what is missing or odd.
+        json: Print the report of a check as JSON.
+
+    Raises:
+        SettingsError: If an option is wrong, or is one of another data set.
+        LayoutError: If the directory does not look as the data set's layout says.
+        StageError: If too many scenes are faulty.
+    """
+    settings = _settings(
+        dataset=dataset,
+        root=root,
+        split=split,
+        labels=labels,
+        captions=captions,
+        voc_labels=voc_labels,
+        reference_resize=reference_resize,
+        drawn_world={"scenes": scenes, "seed": seed, "size_px": size_px},
+        scenes_per_shard=scenes_per_shard,
+        limit=limit,
+        max_image_px=max_image_px,
+    )
+    if check:
+        _check(settings, json=json)
+        return
+    from pipeline.executors import Compute
+    from pipeline.prepare.prepare import prepare as prepare_data
+    from pipeline.settings import writable_runs_dir
+    from pipeline.shard_runner import Limits
+
+    report = prepare_data(
+        settings,
+        writable_runs_dir(runs),
+        compute=Compute(workers=workers),
+        limits=Limits(max_failed_share=max_failed_share),
+    )
+    sys.stdout.write(f"{report.artifact.directory}\n")
+
+
+def _settings(**options: Any) -> "PrepareSettings":
+    """Make settings of the command's options."""
+    from pydantic import ValidationError
+
+    from pipeline.settings import SettingsError
+    from pipeline.settings.faults import fault_lines
+    from pipeline.settings.prepare import PrepareSettings
+
+    try:
+        return PrepareSettings(**options)
+    except ValidationError as error:
+        raise SettingsError(fault_lines(error, PrepareSettings, options, source="prepare")) from error
+
+
+def _check(settings: "PrepareSettings", *, json: bool) -> None:
+    """Check a data set and print the report."""
+    from pipeline.prepare.check import check_source
+    from pipeline.prepare.prepare import scene_keys
+    from pipeline.prepare.sources import open_source
+
+    source = open_source(settings)
+    report = check_source(
+        source,
+        scene_keys(source, settings),
+        data_set=f"{settings.dataset} {settings.split}".rstrip(),
+        max_image_px=settings.max_image_px,
+    )
+    text = json_format.dumps(report.to_json(), indent=2) + "\n" if json else report.to_text()
+    sys.stdout.write(text)
