@@ -46,7 +46,7 @@ def masked_crops(
     *,
     crop_px: int,
     fill: Fill = "mean",
-    chunk: int = 16,
+    chunk: int = 8,
     soft_masks: Float[Tensor, "mask height width"] | None = None,
 ) -> MaskedCrops:
     """Cut one CLIP-sized crop per non-empty mask.
@@ -82,8 +82,8 @@ def masked_crops(
         for crop, (row, (left, top, right, bottom)) in enumerate(windows[start : start + chunk], start=start):
             regions.append(_masked(lines[top:bottom, :, left:right], blend[row, top:bottom, left:right], fill))
             crop_masks[crop] = resize_nearest(masks[row, top:bottom, left:right], crop_px)
-        crops[start : start + chunk] = resize_bicubic(regions, crop_px)
-    return MaskedCrops(crops.add_(base), crop_masks, kept_rows, boxes_xyxy)
+        resize_bicubic(regions, crop_px, out=crops[start : start + chunk]).add_(base)
+    return MaskedCrops(crops, crop_masks, kept_rows, boxes_xyxy)
 
 
 @torch.no_grad()

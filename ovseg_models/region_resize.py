@@ -18,7 +18,10 @@ CUBIC_COEFFICIENT = -0.75  # torch's and OpenCV's; Pillow's is -0.5
 
 
 def resize_bicubic(
-    regions: Sequence[Float[Tensor, "_height 3 _width"]], side: int
+    regions: Sequence[Float[Tensor, "_height 3 _width"]],
+    side: int,
+    *,
+    out: Float[Tensor, "region 3 side side"] | None = None,
 ) -> Float[Tensor, "region 3 side side"]:
     """Resize each region to ``side`` x ``side``, whatever its aspect.
 
@@ -26,28 +29,31 @@ def resize_bicubic(
     antialiasing and no clamping: values may overshoot by a fifth of a step.
 
     Args:
-        regions: Pixels row by row with the channels of a row one after the other, so that a row is one run of memory;
+        regions: Pixels line by line, the channels of a line one after the other, so that a line is one run of memory;
             each at least 1 x 1 px. May be empty.
         side: Height and width of the result [px].
+        out: Where to write the result; None for new memory.
     """
+    if out is None:
+        out = torch.empty(len(regions), 3, side, side, device=regions[0].device if regions else None)
     if not regions:
-        return torch.empty(0, 3, side, side)
-    device = regions[0].device
-    heights = torch.tensor([region.shape[0] for region in regions], device=device)
-    widths = torch.tensor([region.shape[2] for region in regions], device=device)
-    row_taps, row_weights = _cubic_taps(heights, side)
-    column_taps, column_weights = _cubic_taps(widths, side)
-    columns = torch.empty(sum(region.shape[2] for region in regions), 3, side, device=device)
+        return out
+    widths = [region.shape[2] for region in regions]
+    row_taps, row_weights = _cubic_taps([region.shape[0] for region in regions], side, out.device)
+    column_taps, column_weights = _cubic_taps(widths, side, out.device)
+    columns = torch.empty(sum(widths), 3, side, device=out.device)
     end = 0
-    for region, taps, weights in zip(regions, row_taps, row_weights, strict=True):
-        start, end = end, end + region.shape[2]
-        rows = functional.embedding_bag(taps, region.flatten(1), per_sample_weights=weights, mode="sum")
+    for index, region in enumerate(regions):
+        start, end = end, end + widths[index]
+        rows = functional.embedding_bag(
+            row_taps[index], region.flatten(1), per_sample_weights=row_weights[index], mode="sum"
+        )
         columns[start:end] = rows.unflatten(1, (3, -1)).permute(2, 1, 0)
-    column_taps += (widths.cumsum(0) - widths)[:, None, None]
+        column_taps[index] += start
     resized = functional.embedding_bag(
         column_taps.flatten(0, 1), columns.flatten(1), per_sample_weights=column_weights.flatten(0, 1), mode="sum"
     )
-    return resized.view(len(regions), side, 3, side).permute(0, 2, 3, 1).contiguous()
+    return out.copy_(resized.view(len(regions), side, 3, side).permute(0, 2, 3, 1))
 
 
 def resize_nearest(mask: Bool[Tensor, "height width"], side: int) -> Bool[Tensor, "side side"]:
@@ -56,14 +62,16 @@ def resize_nearest(mask: Bool[Tensor, "height width"], side: int) -> Bool[Tensor
 
 
 def _cubic_taps(
-    sizes: Int[Tensor, "region"], side: int
+    lengths: list[int], side: int, device: torch.device
 ) -> tuple[Int[Tensor, "region side tap"], Float[Tensor, "region side tap"]]:
     """Find which four pixels of a line make each output pixel, and their weights, which sum to one.
 
-    Positions are computed in single precision like torch's, since at 800 px a rounding of them shows in the result.
+    Positions are rounded as torch's are, by a fused multiply-add in single precision: at 800 px their rounding shows in
+    the result.
     """
-    scales = (sizes.float() / side)[:, None]
-    positions = scales * (torch.arange(side, device=sizes.device) + 0.5) - 0.5
+    sizes = torch.tensor(lengths, device=device)
+    scales = (sizes.float() / side).double()[:, None]
+    positions = (scales * (torch.arange(side, device=device) + 0.5) - 0.5).float()
     left = positions.floor()
     fractions = positions - left
     weights = torch.stack(
@@ -75,7 +83,7 @@ def _cubic_taps(
         ],
         dim=-1,
     )
-    taps = left.long()[..., None] + torch.arange(-1, 3, device=sizes.device)
+    taps = left.long()[..., None] + torch.arange(-1, 3, device=device)
     return taps.clamp(min=0).minimum(sizes[:, None, None] - 1), weights
 
 
