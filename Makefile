@@ -10,7 +10,7 @@ STAMP := $(VENV)/.installed
 # Torch sizes its thread pool from the machine; tests start several processes, so each gets one thread.
 TEST_ENV := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 DO_NOT_TRACK=1 PREFECT_SERVER_ANALYTICS_ENABLED=false
 
-.PHONY: help install test lint format bench docs clean demo
+.PHONY: help install demo status test lint format bench docs constraints clean
 
 help:  ## Print this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -24,6 +24,15 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	@touch $(STAMP)
+
+demo: $(STAMP)  ## Draw the demo's pictures and show what is done of CONFIG
+	$(BIN)/ovseg prepare drawn-world --split train --scenes 2000 --scenes-per-shard 250
+	$(BIN)/ovseg prepare drawn-world --split val --scenes 200 --scenes-per-shard 100
+	$(BIN)/ovseg prepare drawn-world --split test --scenes 500 --scenes-per-shard 250
+	$(BIN)/ovseg status --config $(CONFIG)
+
+status: $(STAMP)  ## Show what is done, stale, missing or corrupt of CONFIG (flows/configs/demo.toml)
+	$(BIN)/ovseg status --config $(CONFIG)
 
 test: $(STAMP)  ## Run the tests
 	$(TEST_ENV) $(BIN)/python -m pytest
@@ -41,6 +50,13 @@ format: $(STAMP)  ## Format the code and mend what ruff can mend
 
 bench: $(STAMP)  ## Run the benchmarks; each prints ratios measured in one run
 	$(BIN)/python -m tests.benchmarks
+
+docs: $(STAMP)  ## Write the pages of docs that are made from the code
+	$(BIN)/python -m tools.write_settings_docs
+	$(BIN)/python -m tools.write_contracts_docs
+
+constraints: $(STAMP)  ## Write constraints.txt from what .venv holds
+	$(BIN)/python -m tools.write_constraints
 
 clean:  ## Remove caches; .venv and runs/ stay
 	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist *.egg-info
