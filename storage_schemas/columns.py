@@ -1,4 +1,4 @@
-"""Columns of vectors, one fixed-size list per row, to and from numpy; and tables cut where a column's value changes."""
+"""Columns: described where they are declared, vectors to and from numpy, tables cut where a value changes."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -8,6 +8,21 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from storage_schemas.errors import SchemaError
+
+MEMBER = pa.struct([pa.field("offset", pa.int64(), nullable=False), pa.field("size_bytes", pa.int64(), nullable=False)])
+"""Where a member's bytes lie in its tar."""
+
+
+def column(name: str, kind: pa.DataType, what: str, *, null: bool = False) -> pa.Field:
+    """Return a column that carries its own description, in the code and in every file.
+
+    Args:
+        name: Name of the column.
+        kind: Its Arrow type.
+        what: What it holds, one sentence.
+        null: Whether a row may leave it empty.
+    """
+    return pa.field(name, kind, nullable=null, metadata={"what": what})
 
 
 def vector_type(length: int, value_type: pa.DataType) -> pa.DataType:

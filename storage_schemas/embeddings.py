@@ -16,7 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from storage_schemas.artifact import Artifact
-from storage_schemas.columns import slices_by, vector_type, vectors_of
+from storage_schemas.columns import column, slices_by, vector_type, vectors_of
 from storage_schemas.errors import SchemaError
 from storage_schemas.manifest import Sidecar
 from storage_schemas.scenes import OK
@@ -29,11 +29,21 @@ SCHEMA_VERSION = 1
 def schema(embedding_dim: int) -> TableSchema:
     """Return the table's schema for a CLIP with embeddings of this length, kept in half precision."""
     columns = [
-        pa.field("key", pa.string(), nullable=False),
-        pa.field("region", pa.int32()),
-        pa.field("status", pa.string(), nullable=False),
-        pa.field("reason", pa.string(), nullable=False),
-        pa.field("image_embedding", vector_type(embedding_dim, pa.float16())),
+        column("key", pa.string(), "Key of the scene."),
+        column(
+            "region",
+            pa.int32(),
+            "Query of the proposal, or class of the ground-truth mask; null for a scene without masks.",
+            null=True,
+        ),
+        column("status", pa.string(), "'ok', else a slug of what went wrong."),
+        column("reason", pa.string(), "What went wrong in words; empty when ok."),
+        column(
+            "image_embedding",
+            vector_type(embedding_dim, pa.float16()),
+            "L2-normalised CLIP embedding of the masked crop; null when not ok.",
+            null=True,
+        ),
     ]
     return TableSchema(KIND, SCHEMA_VERSION, pa.schema(columns))
 

@@ -18,7 +18,7 @@ from typing import Any, BinaryIO, NamedTuple, Self
 import pyarrow as pa
 
 from storage_schemas.artifact import Artifact
-from storage_schemas.columns import vector_type
+from storage_schemas.columns import MEMBER, column, vector_type
 from storage_schemas.errors import ArtifactError
 from storage_schemas.manifest import Sidecar
 from storage_schemas.scenes import OK
@@ -28,37 +28,41 @@ from storage_schemas.tars import Member, ShardTarWriter, read_member
 KIND = "pairs"
 SCHEMA_VERSION = 1
 
-_MEMBER = pa.struct(
-    [pa.field("offset", pa.int64(), nullable=False), pa.field("size_bytes", pa.int64(), nullable=False)]
-)
 
 SCHEMA = TableSchema(
     KIND,
     SCHEMA_VERSION,
     pa.schema(
         [
-            pa.field("pair", pa.string(), nullable=False),
-            pa.field("key", pa.string(), nullable=False),
-            pa.field("image_id", pa.string(), nullable=False),
-            pa.field("status", pa.string(), nullable=False),
-            pa.field("reason", pa.string(), nullable=False),
-            pa.field("noun", pa.string(), nullable=False),
-            pa.field("noun_text", pa.string(), nullable=False),
-            pa.field("noun_start", pa.int32()),
-            pa.field("noun_end", pa.int32()),
-            pa.field("caption_id", pa.int64()),
-            pa.field("region", pa.int32()),
-            pa.field("score", pa.float32()),
-            pa.field("margin", pa.float32()),
-            pa.field("rank", pa.int32()),
-            pa.field("height_px", pa.int32(), nullable=False),
-            pa.field("width_px", pa.int32(), nullable=False),
-            pa.field("mask_counts", pa.binary()),
-            pa.field("area_px", pa.int64()),
-            pa.field("box_xyxy", vector_type(4, pa.int32())),
-            pa.field("crop_suffix", pa.string(), nullable=False),
-            pa.field("crop", _MEMBER),
-            pa.field("crop_mask", _MEMBER),
+            column("pair", pa.string(), "Name of the pair, unique and ascending; also the stem of its members' names."),
+            column("key", pa.string(), "Key of the scene."),
+            column("image_id", pa.string(), "The data set's own id of the image."),
+            column("status", pa.string(), "'ok', else a slug of what went wrong."),
+            column("reason", pa.string(), "What went wrong in words; empty when ok."),
+            column("noun", pa.string(), "Lower-case lemma; empty for a scene or caption that gave none."),
+            column("noun_text", pa.string(), "The noun as the caption has it."),
+            column(
+                "noun_start", pa.int32(), "First character of the noun in the caption; null for class names.", null=True
+            ),
+            column("noun_end", pa.int32(), "One past its last character.", null=True),
+            column("caption_id", pa.int64(), "The caption's id in the data set; null for class names.", null=True),
+            column("region", pa.int32(), "Query of the proposal, or class of the ground-truth mask.", null=True),
+            column("score", pa.float32(), "Cosine of image and text embedding, -1..1.", null=True),
+            column(
+                "margin",
+                pa.float32(),
+                "Score minus that of the second-best region for the noun; null where there is but one.",
+                null=True,
+            ),
+            column("rank", pa.int32(), "Place of this noun among the scene's nouns by score, from 0.", null=True),
+            column("height_px", pa.int32(), "Height of the picture in which mask and box lie."),
+            column("width_px", pa.int32(), "Width of that picture."),
+            column("mask_counts", pa.binary(), "Compressed COCO run lengths of the region.", null=True),
+            column("area_px", pa.int64(), "Pixels inside the region.", null=True),
+            column("box_xyxy", vector_type(4, pa.int32()), "Tight box; px, half-open.", null=True),
+            column("crop_suffix", pa.string(), "'png' or 'jpg'."),
+            column("crop", MEMBER, "Place in the tar of the box's content, not masked; null when not ok.", null=True),
+            column("crop_mask", MEMBER, "Place of the mask inside the box, 255 inside and 0 outside.", null=True),
         ]
     ),
 )

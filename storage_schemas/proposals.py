@@ -16,7 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from storage_schemas.artifact import Artifact
-from storage_schemas.columns import slices_by, vector_column, vector_type, vectors_of
+from storage_schemas.columns import column, slices_by, vector_column, vector_type, vectors_of
 from storage_schemas.errors import SchemaError
 from storage_schemas.manifest import Sidecar
 from storage_schemas.scenes import OK
@@ -29,17 +29,21 @@ SCHEMA_VERSION = 1
 def schema(embedding_dim: int) -> TableSchema:
     """Return the table's schema for a proposal net with embeddings of this length."""
     columns = [
-        pa.field("key", pa.string(), nullable=False),
-        pa.field("status", pa.string(), nullable=False),
-        pa.field("reason", pa.string(), nullable=False),
-        pa.field("query", pa.int32()),
-        pa.field("height_px", pa.int32(), nullable=False),
-        pa.field("width_px", pa.int32(), nullable=False),
-        pa.field("mask_counts", pa.binary()),
-        pa.field("area_px", pa.int64()),
-        pa.field("box_xyxy", vector_type(4, pa.int32())),
-        pa.field("objectness", pa.float32()),
-        pa.field("proposal_embedding", vector_type(embedding_dim, pa.float32())),
+        column("key", pa.string(), "Key of the scene."),
+        column("status", pa.string(), "'ok', else a slug of what went wrong."),
+        column("reason", pa.string(), "What went wrong in words; empty when ok."),
+        column(
+            "query", pa.int32(), "Query index, ascending within a scene; null for a scene without proposals.", null=True
+        ),
+        column("height_px", pa.int32(), "Height of mask and box."),
+        column("width_px", pa.int32(), "Width of mask and box."),
+        column("mask_counts", pa.binary(), "Compressed COCO run lengths.", null=True),
+        column("area_px", pa.int64(), "Pixels inside the mask.", null=True),
+        column("box_xyxy", vector_type(4, pa.int32()), "Tight box; px, half-open.", null=True),
+        column("objectness", pa.float32(), "Probability that the query is any object at all, 0..1.", null=True),
+        column(
+            "proposal_embedding", vector_type(embedding_dim, pa.float32()), "L2-normalised, in CLIP's space.", null=True
+        ),
     ]
     return TableSchema(KIND, SCHEMA_VERSION, pa.schema(columns))
 

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple, Self
 import pyarrow as pa
 
 from storage_schemas.artifact import Artifact
+from storage_schemas.columns import MEMBER, column
 from storage_schemas.digests import Json
 from storage_schemas.errors import ArtifactError, CorruptUnitError, SchemaError
 from storage_schemas.manifest import Sidecar
@@ -29,9 +30,6 @@ SCHEMA_VERSION = 1
 OK = "ok"
 IMAGE_SUFFIXES = ("jpg", "png")
 
-_MEMBER = pa.struct(
-    [pa.field("offset", pa.int64(), nullable=False), pa.field("size_bytes", pa.int64(), nullable=False)]
-)
 _CAPTION = pa.struct(
     [pa.field("caption_id", pa.int64(), nullable=False), pa.field("text", pa.string(), nullable=False)]
 )
@@ -41,20 +39,24 @@ SCHEMA = TableSchema(
     SCHEMA_VERSION,
     pa.schema(
         [
-            pa.field("key", pa.string(), nullable=False),
-            pa.field("image_id", pa.string(), nullable=False),
-            pa.field("status", pa.string(), nullable=False),
-            pa.field("reason", pa.string(), nullable=False),
-            pa.field("width_px", pa.int32(), nullable=False),
-            pa.field("height_px", pa.int32(), nullable=False),
-            pa.field("exif_orientation", pa.int8(), nullable=False),
-            pa.field("image_suffix", pa.string(), nullable=False),
-            pa.field("source_path", pa.string(), nullable=False),
-            pa.field("classes", pa.list_(pa.uint16()), nullable=False),
-            pa.field("captions", pa.list_(_CAPTION), nullable=False),
-            pa.field("image", _MEMBER),
-            pa.field("label", _MEMBER),
-            pa.field("instances", _MEMBER),
+            column(
+                "key", pa.string(), "Name of the scene, unique in the data set; also the stem of its members' names."
+            ),
+            column("image_id", pa.string(), "The data set's own id of the image."),
+            column("status", pa.string(), "'ok', else a slug of what went wrong."),
+            column("reason", pa.string(), "What went wrong in words; empty when ok."),
+            column("width_px", pa.int32(), "Width as decoded, EXIF orientation not applied; 0 when unreadable."),
+            column("height_px", pa.int32(), "Height, likewise."),
+            column(
+                "exif_orientation", pa.int8(), "EXIF tag 274, 1 where there is none; labels refer to the stored pixels."
+            ),
+            column("image_suffix", pa.string(), "'jpg' or 'png', from the bytes."),
+            column("source_path", pa.string(), "Image file relative to the data set's root; empty for drawn scenes."),
+            column("classes", pa.list_(pa.uint16()), "Classes that occur in the label map, ascending."),
+            column("captions", pa.list_(_CAPTION), "All captions, in ascending order of id."),
+            column("image", MEMBER, "Place of the image file in the tar; null when not ok.", null=True),
+            column("label", MEMBER, "Place of the label map; null without labels.", null=True),
+            column("instances", MEMBER, "Place of the instance map; null without instances.", null=True),
         ]
     ),
 )

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from storage_schemas.artifact import Artifact
+from storage_schemas.columns import column
 from storage_schemas.errors import SchemaError
 from storage_schemas.manifest import Sidecar
 from storage_schemas.scenes import OK
@@ -30,10 +31,10 @@ CONFUSION = TableSchema(
     SCHEMA_VERSION,
     pa.schema(
         [
-            pa.field("variant", pa.string(), nullable=False),
-            pa.field("true_class", pa.int32(), nullable=False),
-            pa.field("predicted_class", pa.int32(), nullable=False),
-            pa.field("pixels", pa.int64(), nullable=False),
+            column("variant", pa.string(), "Way of predicting, such as 'ensemble' or 'clip-only'."),
+            column("true_class", pa.int32(), "Class in the label map."),
+            column("predicted_class", pa.int32(), "Class in the prediction."),
+            column("pixels", pa.int64(), "Number of such pixels."),
         ]
     ),
 )
@@ -42,12 +43,12 @@ IMAGES = TableSchema(
     SCHEMA_VERSION,
     pa.schema(
         [
-            pa.field("variant", pa.string(), nullable=False),
-            pa.field("key", pa.string(), nullable=False),
-            pa.field("status", pa.string(), nullable=False),
-            pa.field("reason", pa.string(), nullable=False),
-            pa.field("labelled_px", pa.int64(), nullable=False),
-            pa.field("correct_px", pa.int64(), nullable=False),
+            column("variant", pa.string(), "Way of predicting, such as 'ensemble' or 'clip-only'."),
+            column("key", pa.string(), "Key of the scene."),
+            column("status", pa.string(), "'ok', else a slug of what went wrong."),
+            column("reason", pa.string(), "What went wrong in words; empty when ok."),
+            column("labelled_px", pa.int64(), "Pixels with a class."),
+            column("correct_px", pa.int64(), "Those predicted rightly."),
         ]
     ),
 )
@@ -56,15 +57,15 @@ CLASSES = TableSchema(
     SCHEMA_VERSION,
     pa.schema(
         [
-            pa.field("variant", pa.string(), nullable=False),
-            pa.field("key", pa.string(), nullable=False),
-            pa.field("class_index", pa.int32(), nullable=False),
-            pa.field("true_px", pa.int64(), nullable=False),
-            pa.field("predicted_px", pa.int64(), nullable=False),
-            pa.field("intersection_px", pa.int64(), nullable=False),
-            pa.field("boundary_true_px", pa.int64(), nullable=False),
-            pa.field("boundary_predicted_px", pa.int64(), nullable=False),
-            pa.field("boundary_intersection_px", pa.int64(), nullable=False),
+            column("variant", pa.string(), "Way of predicting, such as 'ensemble' or 'clip-only'."),
+            column("key", pa.string(), "Key of the scene."),
+            column("class_index", pa.int32(), "Class that occurs in either map."),
+            column("true_px", pa.int64(), "Its pixels in the label map."),
+            column("predicted_px", pa.int64(), "Its pixels in the prediction, ignored ones left out."),
+            column("intersection_px", pa.int64(), "Its pixels in both."),
+            column("boundary_true_px", pa.int64(), "Its boundary pixels in the label map."),
+            column("boundary_predicted_px", pa.int64(), "Its boundary pixels in the prediction."),
+            column("boundary_intersection_px", pa.int64(), "Its boundary pixels in both."),
         ]
     ),
 )
