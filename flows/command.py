@@ -176,9 +176,19 @@ def _message_and_code(error: Exception) -> tuple[str, int]:
         return str(error), FAILED
     if isinstance(error, PipelineError | StorageError | _UsageError):
         return str(error), WRONG_INPUT
-    if isinstance(error, OSError) and error.filename is not None:
-        return f"{error.filename}: {error.strerror}", WRONG_INPUT
+    if isinstance(error, ValueError) and _is_raised_in(error, "ovseg_models"):
+        return str(error), WRONG_INPUT  # that package has no errors of its own: its ValueErrors are for the user
+    if isinstance(error, OSError):
+        return f"{error.filename}: {error.strerror}" if error.filename else str(error), WRONG_INPUT
     return f"unexpected {type(error).__name__}: {error}; --debug shows where", FAILED
+
+
+def _is_raised_in(error: Exception, package: str) -> bool:
+    """Tell whether the innermost frame of an error lies in a package."""
+    module = ""
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        module = frame.f_globals.get("__name__", "")
+    return module.partition(".")[0] == package
 
 
 def _told(message: str, code: int, *, debug: bool) -> int:

@@ -15,6 +15,7 @@ import tyro
 from flows import command
 from flows.logging_setup import OneLineFormatter, configure_logging
 from flows.subcommands import SUBCOMMANDS, Subcommand
+from ovseg_models.prompt_templates import prompt_templates
 from pipeline.errors import PipelineError, StageError
 from pipeline.settings import SettingsError
 from storage_schemas.errors import ArtifactError
@@ -173,6 +174,7 @@ def test_unknown_log_level(arguments, capsys):
         (PipelineError("images: 0 found, 1 is wanted; look"), 2, "ovseg: images: 0 found, 1 is wanted; look\n"),
         (ArtifactError("scenes: gone"), 2, "ovseg: scenes: gone\n"),
         (FileNotFoundError(2, "No such file or directory", "a.jpg"), 2, "ovseg: a.jpg: No such file or directory\n"),
+        (FileNotFoundError("weights.pth: there is no such file"), 2, "ovseg: weights.pth: there is no such file\n"),
         (StageError("prepare: 3 units failed"), 1, "ovseg: prepare: 3 units failed\n"),
         (KeyError("x"), 1, "ovseg: unexpected KeyError: 'x'; --debug shows where\n"),
         (KeyboardInterrupt(), 130, "ovseg: interrupted\n"),
@@ -183,6 +185,18 @@ def test_errors_become_messages_and_exit_codes(error, code, shown, probe, capsys
     probe(raising(error))
     assert command.main(["probe"]) == code
     assert capsys.readouterr().err == shown
+
+
+def test_a_value_that_the_models_refuse_is_wrong_input(probe, capsys):
+    probe(lambda: prompt_templates("haiku"))
+    assert command.main(["probe"]) == 2
+    assert capsys.readouterr().err.startswith("ovseg: prompt_templates: 'haiku' is unknown, one of (")
+
+
+def test_a_value_that_other_code_refuses_is_a_fault_of_the_program(probe, capsys):
+    probe(lambda: int("x"))
+    assert command.main(["probe"]) == 1
+    assert capsys.readouterr().err.startswith("ovseg: unexpected ValueError: ")
 
 
 @pytest.mark.parametrize("arguments", [["--debug", "probe"], ["probe", "--debug"]])

@@ -1,32 +1,21 @@
 """Loading settings: order of sources, every class of fault, and that all faults are told at once."""
 
 import json
-import math
 import os
 import pickle
 from pathlib import Path
-from typing import get_args
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ovseg_models.prompt_templates import PROMPT_TEMPLATE_NAMES
-from ovseg_models.proposal_presets import PRESETS, ProposalNetArguments
-from pipeline.executors import Compute
 from pipeline.settings import (
     Settings,
     SettingsError,
     load_settings,
-    result_settings,
-    settings_json,
-    settings_toml,
     writable_runs_dir,
 )
-from pipeline.settings.model import PromptTemplates
 from pipeline.settings.overrides import overlaid, parse_overrides, parse_value
-from pipeline.settings.runner import compute_of, limits_of
-from pipeline.shard_runner import Limits
 
 CONFIGS = Path(__file__).parents[2] / "flows" / "configs"
 DRAWN = "[datasets.drawn]\ndataset = 'drawn-world'\nsplit = 'val'\n"
@@ -365,171 +354,3 @@ def test_a_runs_directory_that_the_system_refuses(tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.TemporaryFile", refuse)
     with pytest.raises(SettingsError, match=r"runs_dir: cannot be written to \(Read-only file system\); make it"):
         writable_runs_dir(tmp_path)
-
-
-# Written beside a result
-
-
-@pytest.mark.parametrize("path", [None, *sorted(CONFIGS.glob("*.toml"))], ids=str)
-def test_settings_written_as_toml_are_read_back_equal(path, tmp_path):
-    settings = load_settings(path)
-    copy = tmp_path / "resolved.toml"
-    copy.write_text(settings_toml(settings), encoding="utf-8")
-    assert load_settings(copy) == settings
-
-
-def test_settings_written_as_json_hold_every_setting():
-    assert Settings.model_validate_json(settings_json(Settings())) == Settings()
-
-
-# Digests
-
-
-def test_how_the_work_is_done_does_not_change_the_digest():
-    hurried = load_settings(
-        None,
-        [
-            "compute.workers=8",
-            "compute.device=cuda",
-            "dask.address=tcp://10.0.0.1:8786",
-            "flow.retries=0",
-            "runs_dir=/elsewhere",
-            "mine.embed.batch_crops=1",
-            "mine.propose.batch_images=2",
-            "evaluate.batch_crops=1",
-            "finetune.gradient_checkpointing=true",
-            "finetune.accumulation_steps=4",
-            "finetune.checkpoints.keep_last=9",
-            "proposal_net.training.checkpoints.every_steps=1",
-        ],
-    )
-    assert hurried != Settings()
-    assert result_settings(hurried) == result_settings(Settings())
-
-
-@pytest.mark.parametrize(
-    "flag",
-    [
-        "proposal_net.training.batch_images=16",
-        "proposal_net.architecture.backbone.freeze_at=2",
-        "proposal_net.held_out_classes=['cow']",
-        "mine.source=proposals-5-captions",
-        "mine.embed.precision=bf16",
-        "mine.nouns.stop_words=['photo']",
-        "finetune.mpt.learning_rate=0.05",
-        "datasets.drawn={dataset='drawn-world', split='val'}",
-        "evaluate.sweep.mask_thresholds=[0.5]",
-        "clip.pretrained=random",
-    ],
-)
-def test_what_is_done_changes_the_digest(flag):
-    assert result_settings(load_settings(None, [flag])) != result_settings(Settings())
-
-
-def test_result_settings_are_json_without_sections_that_change_nothing():
-    found = result_settings(Settings())
-    assert json.loads(json.dumps(found, allow_nan=False)) == found
-    assert {"compute", "dask", "flow", "runs_dir"}.isdisjoint(found)
-    assert "checkpoints" not in found["finetune"]
-    assert result_settings(Settings().compute) == {}
-
-
-def test_from_one_caption_to_five_only_the_last_mining_step_changes():
-    one, five = (load_settings(None, [f"mine.source=proposals-{count}"]).mine for count in ("1-caption", "5-captions"))
-    assert (one.captions_per_image, five.captions_per_image) == (1, 5)
-    assert one.uses_ground_truth_masks == five.uses_ground_truth_masks is False
-    assert result_settings(one.propose) == result_settings(five.propose)
-    assert result_settings(one.embed) == result_settings(five.embed)
-
-
-@pytest.mark.parametrize(
-    ("source", "ground_truth", "captions"), [("masks-classes", True, 0), ("masks-1-caption", True, 1)]
-)
-def test_sources_with_ground_truth_masks(source, ground_truth, captions):
-    mine = load_settings(None, [f"mine.source={source}"]).mine
-    assert (mine.uses_ground_truth_masks, mine.captions_per_image) == (ground_truth, captions)
-
-
-@pytest.mark.parametrize(("mode", "phases"), [("ft", ("ft",)), ("mpt-then-ft", ("mpt", "ft")), ("ft+mpt", ("ft+mpt",))])
-def test_phases_of_a_mode(mode, phases):
-    assert load_settings(None, [f"finetune.mode={mode}"]).finetune.phases == phases
-
-
-# What stages take from settings
-
-
-def test_the_names_of_prompt_templates_are_those_that_the_models_know():
-    assert get_args(PromptTemplates) == PROMPT_TEMPLATE_NAMES
-
-
-def test_defaults_are_valid():
-    assert Settings.model_validate(Settings().model_dump()) == Settings()
-
-
-def test_settings_are_frozen():
-    with pytest.raises(ValueError, match="frozen"):
-        Settings().finetune.seed = 3
-
-
-def test_the_runner_gets_its_own_defaults_from_default_settings():
-    assert compute_of(Settings()) == Compute()
-    assert limits_of(Settings()) == Limits()
-
-
-def test_the_runner_gets_what_the_settings_say():
-    settings = load_settings(None, ["compute.workers=3", "dask.address=tcp://h:1", "compute.max_failed_units=2"])
-    assert compute_of(settings) == Compute(workers=3, dask_address="tcp://h:1")
-    assert limits_of(settings).max_failed_units == 2
-
-
-@pytest.mark.parametrize(
-    ("config", "preset", "kind"),
-    [
-        ("ovseg_r101c_vitb16.toml", "r101c", {"freeze_at": 2, "frozen_batch_norm": True}),
-        ("ovseg_swinb_vitl14.toml", "swin_b", {"drop_path_rate": 0.3}),
-    ],
-)
-def test_the_papers_architectures_are_the_models_presets(config, preset, kind):
-    arguments = load_settings(CONFIGS / config).proposal_net.architecture.arguments()
-    assert arguments["backbone_arguments"] == kind
-    assert arguments["pretrained"] is not False
-    expected = PRESETS[preset]
-    built = ProposalNetArguments(
-        **arguments | {"backbone_arguments": {}, "pretrained": False},
-        embedding_dim=expected.embedding_dim,
-        no_object_std=expected.no_object_std,
-    )
-    assert built == expected
-
-
-# The shipped configurations
-
-
-def test_there_are_four_configurations():
-    assert sorted(path.name for path in CONFIGS.glob("*.toml")) == [
-        "coco_sample.toml",
-        "demo.toml",
-        "ovseg_r101c_vitb16.toml",
-        "ovseg_swinb_vitl14.toml",
-    ]
-
-
-def test_the_papers_numbers():
-    base = load_settings(CONFIGS / "ovseg_r101c_vitb16.toml")
-    large = load_settings(CONFIGS / "ovseg_swinb_vitl14.toml")
-    for settings in (base, large):
-        training = settings.proposal_net.training
-        assert (training.steps, training.batch_images, training.warmup_steps) == (120_000, 32, 1500)
-        assert (training.gradient_clip_norm, training.poly_power) == (0.01, 0.9)
-        assert settings.finetune.mode == "ft-then-mpt"
-        assert (settings.finetune.mpt.learning_rate, settings.finetune.mpt.weight_decay) == (2e-2, 0.0)
-        assert (settings.finetune.ft.learning_rate, settings.finetune.ft.weight_decay) == (5e-6, 0.2)
-        assert (settings.finetune.ft.epochs, settings.finetune.ft.warmup_steps) == (5, 100)
-        assert settings.mine.nouns.stop_words == ()
-        assert settings.mine.pair.min_score == -1
-    assert (base.proposal_net.training.learning_rate, large.proposal_net.training.learning_rate) == (2e-4, 6e-5)
-    assert (base.finetune.ft.batch_pairs, large.finetune.ft.batch_pairs) == (1024, 256)
-    assert (base.evaluate.short_side_px, large.evaluate.short_side_px) == (512, 640)
-    assert (base.evaluate.mask_threshold, large.evaluate.mask_threshold) == (0.5, 0.4)
-    assert large.proposal_net.training.augmentation.short_sides_px == tuple(range(320, 1281, 64))
-    assert math.isclose(large.finetune.augmentation.max_aspect, 4 / 3)
