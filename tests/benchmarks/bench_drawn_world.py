@@ -7,24 +7,26 @@ from collections.abc import Callable
 import numpy as np
 from PIL import Image
 
+from pipeline.prepare.drawn_world.captions import draw_captions
 from pipeline.prepare.drawn_world.layout import draw_scene_plan
 from pipeline.prepare.drawn_world.scene import DrawnScene, paint
 from pipeline.prepare.drawn_world.source import DrawnWorldSource
-from pipeline.prepare.drawn_world.world import DrawnWorld
+from pipeline.prepare.drawn_world.world import DrawnWorld, visible_mentions
 
 SCENES = 300
 ROUNDS = 5
 WANTED_PER_S = 250
 
 
-def cpu_seconds(work: Callable[[], object]) -> float:
-    """CPU time of the fastest of a few rounds; other jobs on the machine hardly count."""
-    seconds = []
+def cpu_seconds(works: dict[str, Callable[[], object]]) -> dict[str, float]:
+    """CPU time of each work's fastest round; the works take turns, so that other jobs disturb all of them alike."""
+    seconds = dict.fromkeys(works, float("inf"))
     for _ in range(ROUNDS):
-        start = time.process_time()
-        work()
-        seconds.append(time.process_time() - start)
-    return min(seconds)
+        for name, work in works.items():
+            start = time.process_time()
+            work()
+            seconds[name] = min(seconds[name], time.process_time() - start)
+    return seconds
 
 
 def encode(scene: DrawnScene) -> None:
@@ -37,13 +39,14 @@ def print_rates() -> None:
     """Compare drawing with what is done to a scene anyway."""
     world, source = DrawnWorld(0), DrawnWorldSource(0, 0, SCENES)
     scenes, keys = [world.scene(index) for index in range(SCENES)], source.keys()
-    works: dict[str, Callable[[], object]] = {
-        "draw (picture, maps, captions)": lambda: [world.scene(index) for index in range(SCENES)],
-        "draw and store as PNG (the source)": lambda: [source.scene(key) for key in keys],
-        "PNG-encode drawn ones (Pillow)": lambda: [encode(scene) for scene in scenes],
-        "copy drawn ones in memory": lambda: [scene.image.copy() for scene in scenes],
-    }
-    seconds = {name: cpu_seconds(work) for name, work in works.items()}
+    seconds = cpu_seconds(
+        {
+            "draw (picture, maps, captions)": lambda: [world.scene(index) for index in range(SCENES)],
+            "draw and store as PNG (the source)": lambda: [source.scene(key) for key in keys],
+            "PNG-encode drawn ones (Pillow)": lambda: [encode(scene) for scene in scenes],
+            "copy drawn ones in memory": lambda: [scene.image.copy() for scene in scenes],
+        }
+    )
     drawing = seconds["draw (picture, maps, captions)"]
     for name, spent in seconds.items():
         print(f"{name:36} {SCENES / spent:10,.0f} scenes/CPU s   {spent / drawing:6.3f} x drawing")
@@ -51,33 +54,35 @@ def print_rates() -> None:
 
 
 def print_parts() -> None:
-    """Show where the time goes; each part is the difference of two measurements."""
+    """Show where the time goes."""
     world = DrawnWorld(0)
-    plans = [draw_scene_plan(np.random.default_rng(index), world.context) for index in range(SCENES)]
 
-    def paint_all(*, things: bool) -> None:
-        for index, (layout, placings) in enumerate(plans):
-            paint(layout, placings if things else [], np.random.default_rng(index), world.size_px)
+    def rng(index: int) -> np.random.Generator:
+        return np.random.Generator(np.random.PCG64(index))
 
-    plan = cpu_seconds(lambda: [draw_scene_plan(np.random.default_rng(index), 0.85) for index in range(SCENES)])
-    stuff, painted = cpu_seconds(lambda: paint_all(things=False)), cpu_seconds(lambda: paint_all(things=True))
-    whole = cpu_seconds(lambda: [world.scene(index) for index in range(SCENES)])
-    parts = {
-        "plan": plan,
-        "stuff, light and noise": stuff,
-        "things": painted - stuff,
-        "captions, seeds": whole - painted - plan,
-    }
-    for name, spent in parts.items():
-        print(f"{name:36} {1e6 * spent / SCENES:10.0f} us per scene   {spent / whole:6.1%}")
+    plans = [draw_scene_plan(rng(index), world.context) for index in range(SCENES)]
+    paintings = [paint(layout, placings, rng(0), world.size_px) for layout, placings in plans]
+    seconds = cpu_seconds(
+        {
+            "seeds": lambda: [(rng(index), rng(index)) for index in range(SCENES)],
+            "plan": lambda: [draw_scene_plan(chance, world.context) for chance in [rng(0)] for _ in range(SCENES)],
+            "stuff, light and noise": lambda: [paint(layout, [], rng(0), world.size_px) for layout, _ in plans],
+            "stuff, light, noise and things": lambda: [paint(*plan, rng(0), world.size_px) for plan in plans],
+            "captions": lambda: [draw_captions(visible_mentions(painting), rng(0)) for painting in paintings],
+        }
+    )
+    for name, spent in seconds.items():
+        print(f"{name:36} {1e6 * spent / SCENES:10.0f} us per scene")
 
 
 def print_sizes() -> None:
     """Show what finer pictures cost."""
-    for size_px in (96, 256, 480):
-        world = DrawnWorld(0, size_px)
-        spent = cpu_seconds(lambda world=world: [world.scene(index) for index in range(20)])
-        print(f"{size_px:4} px {20 / spent:10,.0f} scenes/CPU s")
+    worlds = {f"{size_px} px": DrawnWorld(0, size_px) for size_px in (96, 256, 480)}
+    seconds = cpu_seconds(
+        {name: lambda world=world: [world.scene(index) for index in range(20)] for name, world in worlds.items()}
+    )
+    for name, spent in seconds.items():
+        print(f"{name:36} {20 / spent:10,.0f} scenes/CPU s")
 
 
 def main() -> None:

@@ -82,7 +82,7 @@ def draw_captions(mentions: list[Mention], rng: np.random.Generator) -> tuple[Dr
 
 def _draw_caption(mentions: list[Mention], rng: np.random.Generator) -> DrawnCaption:
     """Choose one to three nouns, things before stuff, and a sentence that suits them."""
-    shuffled = [mentions[place] for place in rng.permutation(len(mentions))]
+    shuffled = [mentions[place] for place in rng.permutation(len(mentions)).tolist()]
     distinct = list({mention.noun: mention for mention in shuffled}.values())
     chosen = sorted(distinct[: 1 + int(rng.integers(3))], key=lambda mention: not mention.stuff)
     templates = _TEMPLATES[len(chosen)]

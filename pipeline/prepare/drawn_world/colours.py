@@ -20,12 +20,12 @@ class Hsv(NamedTuple):
 
     def jittered(self, rng: np.random.Generator) -> "Hsv":
         """Return a colour nearby; greys stay grey."""
-        hue, saturation, value = rng.normal(0.0, 1.0, 3)
+        hue, saturation, value = rng.standard_normal(3).tolist()
         saturation_spread = 0.08 if self.saturation > 0.05 else 0.0
         return Hsv(
-            self.hue + 0.025 * float(hue),
-            self.saturation + saturation_spread * float(saturation),
-            self.value + 0.08 * float(value),
+            self.hue + 0.025 * hue,
+            self.saturation + saturation_spread * saturation,
+            self.value + 0.08 * value,
         )
 
     def rgb(self) -> tuple[float, float, float]:

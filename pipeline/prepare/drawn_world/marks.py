@@ -8,7 +8,6 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from jaxtyping import UInt8
 
 from pipeline.prepare.drawn_world.shapes import Coordinate
 from pipeline.prepare.drawn_world.stuff import fraction
@@ -18,6 +17,8 @@ Marked = npt.NDArray[np.bool_]
 
 _GRAINS_PER_UNIT = 14.0
 _GRAIN_TILE = 64
+# Drawn once and repeated in both directions: a thing shows far less than the tile, at a place of its own.
+_GRAINS: Marked = np.random.Generator(np.random.PCG64(0)).random((_GRAIN_TILE, _GRAIN_TILE)) < 0.38
 
 
 class MarkStyle(NamedTuple):
@@ -25,18 +26,17 @@ class MarkStyle(NamedTuple):
 
     Attributes:
         frequency: Stripes, dots or checks per unit of the thing's coordinates.
-        grain: Random bytes for speckles, one per grain, repeated in both directions.
+        first_grain: Row and column of the grain at the centre of speckles.
     """
 
     frequency: float
-    grain: UInt8[np.ndarray, "64 64"]
+    first_grain: tuple[int, int]
 
     @classmethod
     def drawn(cls, rng: np.random.Generator) -> "MarkStyle":
         """Draw a style."""
-        frequency = rng.uniform(1.6, 2.6)
-        grain = np.frombuffer(rng.bytes(_GRAIN_TILE * _GRAIN_TILE), dtype=np.uint8)
-        return cls(frequency, grain.reshape(_GRAIN_TILE, _GRAIN_TILE))
+        row, column = rng.integers(_GRAIN_TILE, size=2).tolist()
+        return cls(rng.uniform(1.6, 2.6), (row, column))
 
 
 def _stripes(u: Coordinate, v: Coordinate, style: MarkStyle) -> Marked:
@@ -68,9 +68,9 @@ def _rings(u: Coordinate, v: Coordinate, style: MarkStyle) -> Marked:
 
 
 def _speckle(u: Coordinate, v: Coordinate, style: MarkStyle) -> Marked:
-    column = np.floor(u * _GRAINS_PER_UNIT).astype(np.intp) % _GRAIN_TILE
-    row = np.floor(v * _GRAINS_PER_UNIT).astype(np.intp) % _GRAIN_TILE
-    return style.grain[row, column] < 96
+    row = np.floor(v * _GRAINS_PER_UNIT).astype(np.intp) + style.first_grain[0]
+    column = np.floor(u * _GRAINS_PER_UNIT).astype(np.intp) + style.first_grain[1]
+    return _GRAINS[row % _GRAIN_TILE, column % _GRAIN_TILE]
 
 
 def _bricks(u: Coordinate, v: Coordinate, style: MarkStyle) -> Marked:

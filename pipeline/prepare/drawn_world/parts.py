@@ -69,7 +69,8 @@ class Thing:
     @cached_property
     def colours(self) -> tuple[Colour, ...]:
         """All colours of its parts, each once."""
-        return tuple(dict.fromkeys(colour for part in self.parts for colour in (part.colour, part.second)))
+        seconds = (part.second for part in self.parts if part.marks)
+        return tuple(dict.fromkeys([*(part.colour for part in self.parts), *seconds]))
 
     @property
     def has_own_colour(self) -> bool:

@@ -6,7 +6,8 @@ so they cannot disagree.
 """
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import reduce
 from statistics import NormalDist
 from typing import NamedTuple
 
@@ -18,15 +19,16 @@ from pipeline.prepare.drawn_world.colours import Hsv, draw_hue
 from pipeline.prepare.drawn_world.layout import Layout, Placing
 from pipeline.prepare.drawn_world.marks import MARKS, MarkStyle
 from pipeline.prepare.drawn_world.parts import CONTRAST, OWN, Colour, Part, Thing
-from pipeline.prepare.drawn_world.shapes import SHAPES
-from pipeline.prepare.drawn_world.stuff import Grid, draw_stuff
+from pipeline.prepare.drawn_world.shapes import SHAPES, Coordinate
+from pipeline.prepare.drawn_world.stuff import WORLD_UNITS, Grid, draw_stuff
 from pipeline.prepare.drawn_world.things import THINGS
 from pipeline.prepare.drawn_world.words import LABELS
 
 MIN_VISIBLE_SHARE = 0.005
 """A thing of which less than this share of the picture would be visible is not drawn (46 px at the default size)."""
 
-_LEVELS = 256
+_LEVELS = 256  # a byte of each number
+_PLAIN = np.zeros((1, 1), dtype=np.uint16)
 _STEPS = (np.arange(_LEVELS) / (_LEVELS - 1))[:, None]
 
 
@@ -83,10 +85,10 @@ class Painting(NamedTuple):
 
 def paint(layout: Layout, placings: list[Placing], rng: np.random.Generator, size_px: int) -> Painting:
     """Paint a planned scene; the first placing is the nearest thing."""
-    canvas = _Canvas.of_size(Grid(size_px))
+    canvas = _Canvas.of_size(Grid.of_size(size_px))
     _paint_stuff(canvas, layout, rng)
     things = [thing for placing in placings if (thing := _paint_thing(canvas, placing, rng)) is not None]
-    entries = canvas.numbers // _LEVELS
+    entries = canvas.numbers >> 8
     return Painting(
         image=_picture(canvas, rng),
         label_map=np.array(canvas.labels, dtype=np.uint8).take(entries),
@@ -130,17 +132,15 @@ class _Canvas:
 
 
 def _paint_stuff(canvas: _Canvas, layout: Layout, rng: np.random.Generator) -> None:
-    """Fill the canvas with the bands, each band below the edge over the one before."""
+    """Fill the canvas with the bands, each painted below its upper edge, over the one before."""
     units = canvas.grid.units
-    edges = layout.edges(units)
-    for band, noun in enumerate(layout.bands):
-        stuff = draw_stuff(noun, rng, canvas.grid)
+    uppers = np.vstack([np.full((1, len(units)), -1.0), layout.edges(units)])
+    lowest = [*uppers[1:].max(axis=1).tolist(), float(WORLD_UNITS)]
+    for noun, upper, lower in zip(layout.bands, uppers, lowest, strict=True):
+        rows = slice(int(np.searchsorted(units, upper.min())), int(np.searchsorted(units, lower, side="right")))
+        stuff = draw_stuff(noun, rng, replace(canvas.grid, rows=rows))
         first = canvas.add_entry(noun, 0, (stuff.ground, stuff.mark))
-        numbers = stuff.levels + np.uint16(first)
-        if band == 0:
-            canvas.numbers[:] = numbers
-        else:
-            np.copyto(canvas.numbers, numbers, where=units[:, None] > edges[band - 1])
+        np.copyto(canvas.numbers[rows], stuff.levels + np.uint16(first), where=units[rows, None] > upper)
 
 
 class _Pose(NamedTuple):
@@ -160,12 +160,21 @@ class _Pose(NamedTuple):
 
 
 class _Window(NamedTuple):
-    """The part of the picture around a thing, and the thing's own coordinates there."""
+    """The part of the picture around a thing, and the thing's own coordinates there.
+
+    Coordinates are linear in the place, so they are kept as what a pixel's column and its row add to them.
+    """
 
     rows: slice
     columns: slice
-    u: Float64[np.ndarray, "height width"]
-    v: Float64[np.ndarray, "height width"]
+    u: tuple[Float64[np.ndarray, "1 width"], Float64[np.ndarray, "height 1"]]
+    v: tuple[Float64[np.ndarray, "1 width"], Float64[np.ndarray, "height 1"]]
+
+    def around(self, at: tuple[float, float], reach: tuple[float, float]) -> tuple[Coordinate, Coordinate]:
+        """Return u and v as seen from a point, in units of a reach."""
+        u = self.u[0] / reach[0] + (self.u[1] - at[0]) / reach[0]
+        v = self.v[0] / reach[1] + (self.v[1] - at[1]) / reach[1]
+        return u, v
 
 
 def _window(grid: Grid, thing: Thing, placing: Placing, pose: _Pose) -> _Window:
@@ -178,8 +187,9 @@ def _window(grid: Grid, thing: Thing, placing: Placing, pose: _Pose) -> _Window:
     rows = _pixels_within(grid, placing.y - half_height, placing.y + half_height)
     right = ((grid.units[columns] - placing.x) / pose.radius)[None, :]
     down = ((grid.units[rows] - placing.y) / pose.radius)[:, None]
-    u = (cosine * right + sine * down) * (pose.stretch * pose.mirror)
-    v = (cosine * down - sine * right) / pose.stretch
+    u_scale, v_scale = pose.stretch * pose.mirror, 1.0 / pose.stretch
+    u = (right * (cosine * u_scale), down * (sine * u_scale))
+    v = (right * (-sine * v_scale), down * (cosine * v_scale))
     return _Window(rows, columns, u, v)
 
 
@@ -217,7 +227,7 @@ def _paint_thing(canvas: _Canvas, placing: Placing, rng: np.random.Generator) ->
     pose, look = _Pose.drawn(rng), _Look.drawn(rng, thing)
     window = _window(canvas.grid, thing, placing, pose)
     regions = [_part_region(part, window, look.style) for part in thing.parts]
-    body = np.logical_or.reduce([region.inside for region in regions])
+    body = reduce(np.logical_or, (region.inside for region in regions))
     free = canvas.free[window.rows, window.columns]
     visible = body & free
     visible_px = int(np.count_nonzero(visible))
@@ -226,7 +236,8 @@ def _paint_thing(canvas: _Canvas, placing: Placing, rng: np.random.Generator) ->
     instance = max(canvas.instances) + 1
     numbers = canvas.numbers[window.rows, window.columns]
     for part, region in zip(thing.parts, regions, strict=True):
-        first = canvas.add_entry(placing.noun, instance, (look.rgb[part.colour], look.rgb[part.second]))
+        second = part.second if part.marks else part.colour
+        first = canvas.add_entry(placing.noun, instance, (look.rgb[part.colour], look.rgb[second]))
         np.copyto(numbers, region.levels + np.uint16(first), where=region.inside & free)
     free &= ~body
     hue = look.hue_name if thing.has_own_colour else None
@@ -243,11 +254,11 @@ class _PartRegion(NamedTuple):
 
 def _part_region(part: Part, window: _Window, style: MarkStyle) -> _PartRegion:
     """Find where a part lies; its marks keep the thing's scale but are centred on the part."""
-    u, v = window.u - part.at[0], window.v - part.at[1]
-    inside = SHAPES[part.shape](u / part.reach[0], v / part.reach[1])
+    inside = SHAPES[part.shape](*window.around(part.at, part.reach))
     if not part.marks:
-        return _PartRegion(inside, np.zeros((1, 1), dtype=np.uint16))
-    return _PartRegion(inside, MARKS[part.marks](u, v, style) * np.uint16(_LEVELS - 1))
+        return _PartRegion(inside, _PLAIN)
+    marked = MARKS[part.marks](*window.around(part.at, (1.0, 1.0)), style)
+    return _PartRegion(inside, marked * np.uint16(_LEVELS - 1))
 
 
 def _box_xyxy(visible: Bool[np.ndarray, "height width"], window: _Window) -> tuple[int, int, int, int]:

@@ -19,23 +19,30 @@ WORLD_UNITS = 96
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """The pixels of a square picture and where they lie in the world.
+    """Some rows of a square picture's pixels and where they lie in the world.
 
     Attributes:
-        size_px: Side of the picture [px].
+        units: Position of each pixel along a side of the picture [world units].
+        rows: The rows that are meant; all columns are.
     """
 
-    size_px: int
+    units: Float64[np.ndarray, " pixel"]
+    rows: slice
+
+    @classmethod
+    def of_size(cls, size_px: int) -> "Grid":
+        """Return the grid of all pixels of a picture."""
+        return cls(np.arange(size_px, dtype=np.float64) * (WORLD_UNITS / size_px), slice(0, size_px))
+
+    @property
+    def size_px(self) -> int:
+        """Side of the picture [px]."""
+        return len(self.units)
 
     @property
     def px_per_unit(self) -> float:
         """Pixels per world unit, 1 at the default size."""
         return self.size_px / WORLD_UNITS
-
-    @property
-    def units(self) -> Float64[np.ndarray, " pixel"]:
-        """Position of each pixel along a side [world units]."""
-        return np.arange(self.size_px, dtype=np.float64) * (WORLD_UNITS / self.size_px)
 
 
 class StuffTexture(NamedTuple):
@@ -63,14 +70,15 @@ def value_noise(
     """Interpolate between random values in 0..1 at the knots of a lattice.
 
     Args:
-        rng: How many numbers are drawn depends on the pitches alone, not on the size of the picture.
-        grid: The picture.
+        rng: How many numbers are drawn depends on the pitches alone, not on the grid.
+        grid: The pixels.
         pitch: Distance between knots [world units].
         pitch_y: The same downwards, if it differs.
     """
-    columns, right = _knots_and_weights(grid, pitch)
-    rows, below = _knots_and_weights(grid, pitch_y or pitch)
-    knots = rng.random((int(rows[-1]) + 2, int(columns[-1]) + 2))
+    columns, right = _knots_and_weights(grid.units, pitch)
+    all_rows, all_below = _knots_and_weights(grid.units, pitch_y or pitch)
+    knots = rng.random((int(all_rows[-1]) + 2, int(columns[-1]) + 2))
+    rows, below = all_rows[grid.rows], all_below[grid.rows]
     if not (right.any() or below.any()):
         on_the_knots: Float64[np.ndarray, "height width"] = knots[rows][:, columns]
         return on_the_knots
@@ -81,9 +89,11 @@ def value_noise(
     return noise
 
 
-def _knots_and_weights(grid: Grid, pitch: float) -> tuple[np.ndarray, Float64[np.ndarray, " pixel"]]:
+def _knots_and_weights(
+    units: Float64[np.ndarray, " pixel"], pitch: float
+) -> tuple[np.ndarray, Float64[np.ndarray, " pixel"]]:
     """Find each pixel's lower knot and how far it lies towards the next one."""
-    positions = grid.units / pitch
+    positions = units / pitch
     knots = np.floor(positions)
     return knots.astype(np.intp), positions - knots
 
@@ -103,7 +113,7 @@ class _Plane(NamedTuple):
     def of(cls, rng: np.random.Generator, grid: Grid) -> "_Plane":
         """Lay the picture somewhere on the plane."""
         left, top = rng.uniform(0.0, 64.0, 2)
-        return cls(grid.units[None, :] + left, grid.units[:, None] + top)
+        return cls(grid.units[None, :] + left, grid.units[grid.rows, None] + top)
 
 
 def _levels(pattern: Bool[np.ndarray, "height width"], strength: float = 1.0) -> Float64[np.ndarray, "height width"]:
@@ -234,9 +244,9 @@ class PaintedStuff(NamedTuple):
 
 
 def draw_stuff(noun: str, rng: np.random.Generator, grid: Grid) -> PaintedStuff:
-    """Draw one texture over the whole picture, in colours of its own and under a light of its own."""
+    """Draw a texture on some rows of the picture, in colours of its own and under a light of its own."""
     texture = _TEXTURES[noun](rng, grid)
     tint, offset = rng.uniform(0.85, 1.15, 3), rng.normal(0.0, 6.0)
-    levels = (texture.levels * 255.0 + 0.5).astype(np.uint8)
+    levels = np.rint(texture.levels * 255.0).astype(np.uint8)
     ground, mark = (np.array(colour.rgb()) * tint + offset for colour in (texture.ground, texture.mark))
     return PaintedStuff(levels, ground, mark)

@@ -7,9 +7,9 @@ import numpy as np
 from pipeline.prepare.drawn_world.captions import MIN_STUFF_SHARE, Mention, draw_captions, size_name
 from pipeline.prepare.drawn_world.layout import draw_scene_plan, draw_single_plan
 from pipeline.prepare.drawn_world.scene import DrawnScene, Painting, paint
-from pipeline.prepare.drawn_world.stuff import WORLD_UNITS
+from pipeline.prepare.drawn_world.stuff import STUFF_NOUNS, WORLD_UNITS
 from pipeline.prepare.drawn_world.things import THING_NOUNS
-from pipeline.prepare.drawn_world.words import LABELS, NOUNS
+from pipeline.prepare.drawn_world.words import LABELS
 
 WORLD_VERSION = 1
 """Raised whenever any scene comes out otherwise than before; artifacts made of scenes depend on it."""
@@ -80,7 +80,7 @@ class DrawnWorld:
             raise ValueError(f"drawn world: scene index is {index}, 0 or more is wanted; choose another index.")
         painting, captions = (
             np.random.Generator(
-                np.random.Philox(np.random.SeedSequence(self.seed, spawn_key=(kind, purpose, index, *more)))
+                np.random.PCG64(np.random.SeedSequence(self.seed, spawn_key=(kind, purpose, index, *more)))
             )
             for purpose in (_PAINTING, _CAPTIONS)
         )
@@ -89,14 +89,21 @@ class DrawnWorld:
 
 def _captioned(painting: Painting, rng: np.random.Generator) -> DrawnScene:
     """Add captions to a painted scene."""
+    return DrawnScene(*painting, captions=draw_captions(visible_mentions(painting), rng))
+
+
+def visible_mentions(painting: Painting) -> list[Mention]:
+    """List what captions may name: all things, and the stuff that fills enough of the picture."""
     pixels = painting.label_map.size
-    mentions = [
-        Mention(thing.noun, thing.hue, size_name(thing.visible_px / pixels), thing.stuff) for thing in painting.things
+    counts = np.bincount(painting.label_map.ravel(), minlength=len(STUFF_NOUNS)).tolist()
+    return [
+        *(
+            Mention(thing.noun, thing.hue, size_name(thing.visible_px / pixels), thing.stuff)
+            for thing in painting.things
+        ),
+        *(
+            Mention(noun, None, "", "")
+            for noun, count in zip(STUFF_NOUNS, counts, strict=False)
+            if count >= MIN_STUFF_SHARE * pixels
+        ),
     ]
-    counts = np.bincount(painting.label_map.ravel(), minlength=len(NOUNS))
-    mentions += [
-        Mention(noun, None, "", "")
-        for noun, count in zip(NOUNS, counts.tolist(), strict=True)
-        if noun not in THING_NOUNS and count >= MIN_STUFF_SHARE * pixels
-    ]
-    return DrawnScene(*painting, captions=draw_captions(mentions, rng))

@@ -5,7 +5,7 @@ from pipeline.prepare.drawn_world.stuff import STUFF_NOUNS, WORLD_UNITS, Grid, d
 
 
 def drawn(noun: str, size_px: int, seed: int = 0):
-    return draw_stuff(noun, np.random.default_rng(seed), Grid(size_px))
+    return draw_stuff(noun, np.random.default_rng(seed), Grid.of_size(size_px))
 
 
 @pytest.mark.parametrize("noun", STUFF_NOUNS)
@@ -32,7 +32,7 @@ def test_texture_differs_from_seed_to_seed(noun):
 
 @pytest.mark.parametrize(("pitch", "pitch_y"), [(40.0, None), (11.5, None), (1.0, 4.0)])
 def test_value_noise_equals_its_scalar_twin(pitch, pitch_y):
-    grid = Grid(64)
+    grid = Grid.of_size(64)
     noise = value_noise(np.random.default_rng(3), grid, pitch, pitch_y)
     columns, rows = int(grid.units[-1] / pitch) + 2, int(grid.units[-1] / (pitch_y or pitch)) + 2
     knots = np.random.default_rng(3).random((rows, columns))
@@ -46,7 +46,7 @@ def test_value_noise_equals_its_scalar_twin(pitch, pitch_y):
 
 
 def test_noise_on_its_knots_is_the_knots():
-    noise = value_noise(np.random.default_rng(3), Grid(WORLD_UNITS), 1.0)
+    noise = value_noise(np.random.default_rng(3), Grid.of_size(WORLD_UNITS), 1.0)
     assert np.array_equal(noise, np.random.default_rng(3).random((97, 97))[:96, :96])
 
 
