@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import safetensors
 import torch
 from safetensors.torch import load_file
@@ -12,13 +13,23 @@ from torch import Tensor
 
 WEIGHTS_SUFFIXES = frozenset({".safetensors", ".pth", ".pt", ".bin"})
 _WRAPPERS = ("model", "state_dict", "module")  # a training checkpoint holds its tensors under one of these
+# What an array of numbers is rebuilt from, under NumPy's present and former module name; no other code may be named.
+_ARRAY_MODULES = ("numpy._core.multiarray", "numpy.core.multiarray")
+_NUMBER_TYPES = [type(np.dtype(name)) for name in ("float16", "float32", "float64", "int32", "int64", "uint8", "bool")]
+_ARRAY_MAKERS: tuple[Any, ...] = (np.zeros(1).__reduce__()[0], np.int64(0).__reduce__()[0])
+_ARRAY_PARTS: list[Any] = [
+    np.ndarray,
+    np.dtype,
+    *_NUMBER_TYPES,
+    *((maker, f"{module}.{maker.__name__}") for maker in _ARRAY_MAKERS for module in _ARRAY_MODULES),
+]
 
 
 def read_weights_file(path: str | Path) -> dict[str, Tensor]:
     """Read the named tensors of a safetensors or torch file onto the CPU.
 
-    Of a training checkpoint only the tensors of the model are returned; the optimizer's are left out, and a
-    ``module.`` before every name (DistributedDataParallel) is taken away.
+    NumPy arrays of numbers count as tensors. Of a training checkpoint only the tensors of the model are returned; the
+    optimizer's are left out, and a ``module.`` before every name (DistributedDataParallel) is taken away.
 
     Args:
         path: Ends in .safetensors, .pth, .pt or .bin.
@@ -47,7 +58,8 @@ def _read(path: Path) -> Any:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(_ARRAY_PARTS):
+            return torch.load(path, map_location="cpu", weights_only=True)
     except (safetensors.SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ValueError(
@@ -63,4 +75,7 @@ def _named_tensors(content: Any) -> dict[str, Tensor]:
     for wrapper in _WRAPPERS:
         if isinstance(content.get(wrapper), Mapping):
             return _named_tensors(content[wrapper])
-    return {name: value for name, value in content.items() if isinstance(name, str) and isinstance(value, Tensor)}
+    tensors = {
+        name: torch.from_numpy(value) if isinstance(value, np.ndarray) else value for name, value in content.items()
+    }
+    return {name: value for name, value in tensors.items() if isinstance(name, str) and isinstance(value, Tensor)}

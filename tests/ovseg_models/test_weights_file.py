@@ -1,5 +1,6 @@
 import pickle
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -27,6 +28,17 @@ def test_reads_safetensors_and_torch_files_bare_or_wrapped(tmp_path):
         found = read_weights_file(tmp_path / name)
         assert found.keys() == tensors.keys()
         assert all(torch.equal(found[key], tensors[key]) for key in tensors)
+
+
+def test_reads_arrays_of_numbers_and_refuses_arrays_of_objects(tmp_path):
+    arrays = {"stem.weight": np.arange(6, dtype=np.float32).reshape(2, 3), "steps": np.arange(3)}
+    torch.save({"model": arrays, "__author__": "third party", "iteration": np.int64(7)}, tmp_path / "arrays.pth")
+    found = read_weights_file(tmp_path / "arrays.pth")
+    assert found.keys() == arrays.keys()
+    assert all(np.array_equal(found[key].numpy(), arrays[key]) for key in arrays)
+    torch.save({"model": {"w": np.array([None, 1])}}, tmp_path / "objects.pth")
+    with pytest.raises(ValueError, match=r"objects\.pth: cannot be read without running code"):
+        read_weights_file(tmp_path / "objects.pth")
 
 
 @pytest.mark.parametrize(
