@@ -63,7 +63,7 @@ def loading(
         num_workers=workers,
         prefetch_factor=_AHEAD if workers else None,
         pin_memory=processes.device.type == "cuda",
-        multiprocessing_context="forkserver" if workers else None,  # a fork would copy the locks of other threads
+        multiprocessing_context="spawn" if workers else None,  # fork copies held locks; a forkserver hides our death
         worker_init_fn=_use_one_thread if workers else None,
         generator=torch.Generator(),  # the global one is left alone
     )
