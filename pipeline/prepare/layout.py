@@ -56,7 +56,8 @@ class DataRoot:
         """
         parts = PurePosixPath(relative)
         path = self.directory / relative
-        if parts.is_absolute() or ".." in parts.parts or "\\" in relative or "\0" in relative:
+        odd_parts = any(part in relative for part in ("//", "\\", "\0"))
+        if parts.is_absolute() or ".." in parts.parts or odd_parts:
             raise SceneFault("path_outside_root", f"the path {relative!r} is not one below the root")
         parent = str(parts.parent)
         if parent not in self._safe_parents:
