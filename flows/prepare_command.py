@@ -73,6 +73,8 @@ def prepare(  # noqa: PLR0913 - each is an option of the command
         LayoutError: If the directory does not look as the data set's layout says.
         StageError: If too many scenes are faulty.
     """
+    from pipeline.settings import SettingsError
+
     settings = _settings(
         dataset=dataset,
         root=root,
@@ -89,6 +91,9 @@ def prepare(  # noqa: PLR0913 - each is an option of the command
     if check:
         _check(settings, json=json)
         return
+    if json:
+        message = "prepare: --json: is an option of --check only; add --check"
+        raise SettingsError([message])
     from pipeline.executors import Compute
     from pipeline.prepare.prepare import prepare as prepare_data
     from pipeline.settings import writable_runs_dir
