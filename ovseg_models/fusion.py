@@ -4,8 +4,9 @@ First the two branches' class probabilities of each proposal become one score (`
 spread over the pixels by the soft masks (`fused_labels`, `fused_scores`).
 
 The plain form of the second step, an einsum to [class height width], a bilinear resize and an argmax, takes 2 GB for
-847 classes at 640 x 960 px. Here a few classes are in work at a time and the best class of each pixel is kept. Classes are
-chunked, never queries, so that each sum is taken in the same order as in the plain form and every pixel gets the same class.
+847 classes at 640 x 960 px. Here a few classes are in work at a time and the best class of each pixel is kept. Classes
+are chunked, never queries, so that each sum is taken in the same order as in the plain form and every pixel gets the
+same class.
 """
 
 import math
@@ -50,7 +51,8 @@ def ensemble_scores(
     """
     if not 0 <= ensemble_weight <= 1:
         raise ValueError(
-            f"ensemble: ensemble_weight is {ensemble_weight}, 0 (proposal net only) to 1 (CLIP only) is wanted; correct it"
+            f"ensemble: ensemble_weight is {ensemble_weight}, "
+            "0 (proposal net only) to 1 (CLIP only) is wanted; correct it"
         )
     if len(clip_probs) != int(valid.sum()):
         raise ValueError(
@@ -74,8 +76,8 @@ def fused_labels(
 ) -> Int64[Tensor, "out_height out_width"]:
     """Give each pixel the class with the highest sum over the proposals of score times soft mask.
 
-    The peak memory beyond arguments and result is about 50 MiB for 847 classes at 640 x 960 px. It grows with the larger
-    of 16 maps of the masks' size and 3 maps of the result's, and not with the number of classes.
+    The peak memory beyond arguments and result is about 50 MiB for 847 classes at 640 x 960 px. It grows with the size
+    of images (16 maps at the masks' size beyond 0.6 million pixels, 3 at the result's), not with the number of classes.
 
     Args:
         scores: As `ensemble_scores` gives them.

@@ -38,6 +38,8 @@ class MaskAdaptedClip(nn.Module):
         mask_prompts: [depth patch width], one prompt per layer and position, or None if ``prompt_depth`` is 0.
         crop_px: Side of the crops [px].
         patch_px: Side of a patch [px].
+        arguments: The plain arguments with which `build_mask_adapted_clip` builds a model of the same form; empty if
+            this one was built by hand.
 
     Raises:
         TypeError: If the image tower is no vision transformer of open_clip.
@@ -64,6 +66,7 @@ class MaskAdaptedClip(nn.Module):
         self.crop_px: int = visual.image_size[0]
         self.patch_px: int = visual.patch_size[0]
         shape = (prompt_depth, visual.grid_size[0] * visual.grid_size[1], visual.conv1.out_channels)
+        self.arguments: dict[str, object] = {}
         self.register_parameter("mask_prompts", _new_prompts(shape, prompt_seed) if prompt_depth else None)
 
     @property

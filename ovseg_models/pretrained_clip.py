@@ -76,10 +76,13 @@ def build_mask_adapted_clip(
     """
     tensors, said_quick_gelu = _read_weights(model, pretrained)
     prompts = tensors.pop(MASK_PROMPTS_KEY, None)
-    clip = _build(model, tensors, quick_gelu if quick_gelu is not None else said_quick_gelu, seed, pretrained)
+    quick_gelu = quick_gelu if quick_gelu is not None else said_quick_gelu
+    clip = _build(model, tensors, quick_gelu, seed, pretrained)
     adapted = MaskAdaptedClip(clip, prompt_depth=prompt_depth, prompt_seed=seed)
     if prompts is not None:
         _load_prompts(adapted, prompts, pretrained)
+    activation = {} if quick_gelu is None else {"quick_gelu": quick_gelu}
+    adapted.arguments = {"model": _checked_config(model) | activation, "prompt_depth": prompt_depth}
     return adapted.eval()
 
 

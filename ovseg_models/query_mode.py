@@ -62,8 +62,8 @@ def find_regions(
         ValueError: If the number of names or masks doesn't fit the scores.
 
     References:
-        OVSeg, figure 5. Ours differs from the published demo in that it takes any weight (theirs fails when the proposal
-        net has a say) and any number of names, and in that borders lie where half a pixel is covered.
+        OVSeg, figure 5. Ours differs from the published demo in that it takes any weight (theirs fails when the
+        proposal net has a say) and any number of names, and in that borders lie where half a pixel is covered.
     """
     if scores.shape != (len(masks), len(class_names)):
         raise ValueError(

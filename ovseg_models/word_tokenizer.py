@@ -16,8 +16,8 @@ class WordTokenizer:
     """Maps texts to tokens, one per word of a fixed list.
 
     Texts are lower-cased and split at everything that is no letter or digit; words outside the list are dropped, for a
-    token that stands for all unknown words would have no trained meaning. Tokens: 0 pads, 1 and up are the words in their
-    order, then comes the start of a text, and the end of a text is the largest of all: open_clip takes a text's
+    token that stands for all unknown words would have no trained meaning. Tokens: 0 pads, 1 and up are the words in
+    their order, then comes the start of a text, and the end of a text is the largest of all: open_clip takes a text's
     embedding at the position of the largest token. A text that is too long loses its last words, never its end.
 
     Attributes:

@@ -1,0 +1,139 @@
+"""What segmenting an image with class names gives."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from functools import cached_property
+
+import torch
+from jaxtyping import Bool, Float, Int, Int64
+from PIL import Image
+from torch import Tensor
+
+from ovseg_models.encoded_image import EncodedImage
+from ovseg_models.masked_crops import mask_boxes
+from ovseg_models.overlay import overlay_picture
+
+
+@dataclass(frozen=True, kw_only=True)
+class Branches:
+    """What both branches say of an image's proposals, before it is fused.
+
+    ``branches["valid"]`` is ``branches.valid`` and ``dict(branches)`` holds all of them, ready for safetensors.
+
+    Attributes:
+        proposal_logits: The proposal net's, 100 times a cosine; no object is the last column.
+        mask_logits: At stride 4 of the padded net input.
+        valid: Whether a proposal's hard mask has a pixel.
+        crops: Of the valid proposals, as CLIP sees them.
+        patch_mask: Whether a crop's patch sees a pixel of the mask.
+        clip_logits: CLIP's, 100 times a cosine.
+    """
+
+    proposal_logits: Float[Tensor, "query columns"]
+    mask_logits: Float[Tensor, "query height width"]
+    valid: Bool[Tensor, "query"]
+    crops: Float[Tensor, "valid 3 side side"]
+    patch_mask: Bool[Tensor, "valid patch"]
+    clip_logits: Float[Tensor, "valid class"]
+
+    def keys(self) -> Iterator[str]:
+        """Name the tensors, in the order of the branches' work."""
+        return (entry.name for entry in fields(self))
+
+    def __getitem__(self, name: str) -> Tensor:
+        tensor: Tensor = getattr(self, name)
+        return tensor
+
+
+@dataclass(frozen=True)
+class MaskRow:
+    """One proposal and the class that it scores best for.
+
+    Attributes:
+        query: Index of the proposal.
+        class_index: Of the class with the highest score.
+        class_name: Its name.
+        score: Of both branches together; see `ensemble_scores`.
+        proposal_prob: The proposal net's probability of this class.
+        clip_prob: CLIP's probability of this class; None if no pixel is above the threshold, so that there is no crop.
+        area_px: Pixels above the mask threshold, at the image's own size.
+        box_xyxy: Tight box around them [px], half-open; all zero if there are none.
+    """
+
+    query: int
+    class_index: int
+    class_name: str
+    score: float
+    proposal_prob: float
+    clip_prob: float | None
+    area_px: int
+    box_xyxy: tuple[int, int, int, int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Segmentation:
+    """The classes of an image's pixels and of its proposals.
+
+    Attributes:
+        class_names: By class index, as given; in query mode with "others" at the end if one name was given.
+        label_map: Class index of each pixel of the image, on the CPU; in query mode -1 where nothing was found.
+        encoded: The image and its proposals.
+        query_scores: Of both branches together.
+        proposal_probs: Of the proposal net.
+        clip_probs: Of CLIP, for the valid proposals (``encoded.valid``) in order.
+        scores: Fused scores of each class and pixel, on the CPU; None unless asked for.
+        found_queries: In query mode the proposal that each class was given, -1 for none; else None.
+    """
+
+    class_names: tuple[str, ...]
+    label_map: Int64[Tensor, "height width"]
+    encoded: EncodedImage
+    query_scores: Float[Tensor, "query class"]
+    proposal_probs: Float[Tensor, "query class"]
+    clip_probs: Float[Tensor, "valid class"]
+    scores: Float[Tensor, "class height width"] | None = None
+    found_queries: Int64[Tensor, "class"] | None = None
+
+    @cached_property
+    def masks(self) -> tuple[MaskRow, ...]:
+        """One row per proposal, in their order. Areas and boxes are measured when this is first asked for."""
+        areas_px, boxes_xyxy = _measured(self.encoded)
+        clip_probs = torch.full_like(self.proposal_probs, torch.nan)
+        clip_probs[self.encoded.valid] = self.clip_probs
+        best = self.query_scores.max(dim=1)
+        columns = best.indices[:, None]
+        return tuple(
+            MaskRow(query, index, self.class_names[index], score, proposal, clip if valid else None, area, tuple(box))
+            for query, (index, score, proposal, clip, valid, area, box) in enumerate(
+                zip(
+                    best.indices.tolist(),
+                    best.values.tolist(),
+                    self.proposal_probs.gather(1, columns)[:, 0].tolist(),
+                    clip_probs.gather(1, columns)[:, 0].tolist(),
+                    self.encoded.valid.tolist(),
+                    areas_px.tolist(),
+                    boxes_xyxy.tolist(),
+                    strict=True,
+                )
+            )
+        )
+
+    def hard_masks(self) -> Bool[Tensor, "query height width"]:
+        """Return each proposal's hard mask at the image's own size, on the CPU; 1 byte per proposal and pixel."""
+        return torch.cat([masks.cpu() for masks in self.encoded.hard_masks_at_image_size()])
+
+    def overlay(self) -> Image.Image:
+        """Return the image with its classes painted over it and a legend below; see `overlay_picture`."""
+        return overlay_picture(self.encoded.image, self.label_map.numpy(), self.class_names)
+
+
+def _measured(encoded: EncodedImage) -> tuple[Int[Tensor, "query"], Int[Tensor, "query 4"]]:
+    """Measure areas and boxes of the hard masks at the image's own size."""
+    areas_px, boxes_xyxy = [], []
+    for masks in encoded.hard_masks_at_image_size():
+        areas_px.append(masks.flatten(1).sum(dim=1))
+        rows, found = mask_boxes(masks)
+        boxes = found.new_zeros(len(masks), 4)
+        boxes[rows] = found
+        boxes_xyxy.append(boxes)
+    return torch.cat(areas_px), torch.cat(boxes_xyxy)

@@ -1,0 +1,314 @@
+"""The segmenter: an image and class names in, a class for each pixel out.
+
+Composed of the proposal net, mask-adapted CLIP and its text classifier. What doesn't depend on the class names is done
+once per image by `Segmenter.encode`; naming other classes afterwards takes milliseconds.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import open_clip
+import torch
+from jaxtyping import Bool, Float, UInt8
+from PIL import Image
+from torch import Tensor
+
+from ovseg_models.encoded_image import EncodedImage, hard_masks
+from ovseg_models.fusion import ensemble_scores, fused_labels, fused_scores
+from ovseg_models.image_input import ImageInput, rgb_image
+from ovseg_models.image_size import resize_image
+from ovseg_models.mask_adapted_clip import MaskAdaptedClip
+from ovseg_models.masked_crops import masked_crops, patch_mask
+from ovseg_models.proposal_net import LOGIT_TEMPERATURE, SIZE_DIVISOR_PX, ProposalNet
+from ovseg_models.query_mode import find_regions, with_others
+from ovseg_models.segmentation import Branches, Segmentation
+from ovseg_models.segmenter_folder import (
+    SegmenterParts,
+    check_same_space,
+    read_segmenter_folder,
+    write_segmenter_folder,
+)
+from ovseg_models.segmenter_settings import SegmenterSettings
+from ovseg_models.text_classifier import TextClassifier
+from ovseg_models.word_tokenizer import WordTokenizer
+
+
+class _ClassProbs(NamedTuple):
+    """What each branch says of the proposals, and both together."""
+
+    proposal_probs: Float[Tensor, "query class"]
+    clip_probs: Float[Tensor, "valid class"]
+    scores: Float[Tensor, "query class"]
+
+
+class Segmenter:
+    """Segments images into classes that are named when it is called.
+
+    Attributes:
+        proposal_net: In evaluation mode.
+        clip: In evaluation mode.
+        tokenizer: The text tower's own word list, or None for open_clip's tokenizer.
+        settings: See `SegmenterSettings`.
+
+    References:
+        OVSeg, section 3; steps and their order are those of the published code.
+    """
+
+    def __init__(
+        self,
+        proposal_net: ProposalNet,
+        clip: MaskAdaptedClip,
+        *,
+        tokenizer: WordTokenizer | None = None,
+        settings: SegmenterSettings | None = None,
+    ) -> None:
+        """Put the parts together; both nets are switched to evaluation mode.
+
+        Args:
+            proposal_net: Its embeddings must lie in CLIP's space.
+            clip: With or without mask prompts.
+            tokenizer: For a text tower of few words; None for open_clip's own tokenizer.
+            settings: None for the defaults.
+
+        Raises:
+            ValueError: If the nets' embeddings have different dimensions.
+        """
+        check_same_space(proposal_net, clip)
+        self.proposal_net = proposal_net.eval()
+        self.clip = clip.eval()
+        self.tokenizer = tokenizer
+        self.settings = settings or SegmenterSettings()
+        tokenize = tokenizer or open_clip.SimpleTokenizer(context_length=clip.clip.context_length)
+        self._classifier = TextClassifier(clip.clip, tokenize)
+
+    @classmethod
+    def load(cls, folder: str | Path, *, device: str | torch.device = "cpu", **settings: Any) -> "Segmenter":
+        """Load a segmenter from its folder, without any network.
+
+        Args:
+            folder: As `save` or ``ovseg import-checkpoint`` wrote it.
+            device: Where it computes.
+            **settings: Of `SegmenterSettings`; they go before those in the folder.
+
+        Raises:
+            FileNotFoundError: If the folder or one of its files isn't there.
+            ValueError: If what is in the folder, or a setting, doesn't fit.
+        """
+        parts = read_segmenter_folder(Path(folder), settings)
+        if parts.proposal_net is None or parts.clip is None:
+            present, absent = ("clip", "proposal net") if parts.proposal_net is None else ("proposal net", "CLIP")
+            raise ValueError(
+                f"{folder}: holds a {present} and no {absent}, both are wanted; "
+                "import the other part with 'ovseg import-checkpoint FILE --base FOLDER --out NEW_FOLDER'"
+            )
+        segmenter = cls(parts.proposal_net, parts.clip, tokenizer=parts.tokenizer, settings=parts.settings)
+        return segmenter.to(device)
+
+    def save(self, folder: str | Path) -> None:
+        """Write all that `load` needs into a new folder: one JSON and safetensors; it appears when it is complete.
+
+        Raises:
+            FileExistsError: If there is something in the folder already.
+            ValueError: If a net was built by hand, so that it isn't known how to build it again.
+        """
+        write_segmenter_folder(
+            Path(folder), SegmenterParts(self.proposal_net, self.clip, self.tokenizer, self.settings)
+        )
+
+    def to(self, device: str | torch.device) -> "Segmenter":
+        """Move both nets to a device and return the segmenter."""
+        self.proposal_net.to(device)
+        self.clip.to(device)
+        return self
+
+    @property
+    def device(self) -> torch.device:
+        """Where the segmenter computes."""
+        return self.proposal_net.no_object_embedding.device
+
+    def segment(
+        self, image: ImageInput | EncodedImage, class_names: Sequence[str], *, return_scores: bool = False
+    ) -> Segmentation:
+        """Give each pixel of an image one of the classes.
+
+        Args:
+            image: A file, a Pillow image, a uint8 array (see `rgb_image`; EXIF orientation is applied to the first
+                two), or what `encode` returned.
+            class_names: In index order, at least one; what isn't named cannot be found.
+            return_scores: Return the fused scores too; 4 bytes per class and pixel.
+
+        Raises:
+            FileNotFoundError: If there is no such file.
+            ValueError: If the image cannot be read, or there is no class name or a blank one.
+            TypeError: If ``class_names`` is one string, or the image is of another type.
+        """
+        return self.classify(self._encoded(image), class_names, return_scores=return_scores)
+
+    def segment_batch(self, images: Sequence[ImageInput], class_names: Sequence[str]) -> list[Segmentation]:
+        """Segment several images; images of equal padded size go through the proposal net together.
+
+        Results are those of the images alone. Arguments and errors are those of `segment`.
+        """
+        return [self.classify(encoded, class_names) for encoded in self.encode_batch(images)]
+
+    @torch.no_grad()
+    def find(
+        self, image: ImageInput | EncodedImage, class_names: Sequence[str], *, min_score: float | int = 0.0
+    ) -> Segmentation:
+        """Find the named things and leave the rest unlabelled (OVSeg, figure 5); see `query_mode`.
+
+        Args:
+            image: As for `segment`.
+            class_names: What to find, at least one. A single name is compared with "others".
+            min_score: A class whose best proposal scores less is not found.
+
+        Raises:
+            FileNotFoundError: As `segment`.
+            ValueError: As `segment`.
+            TypeError: As `segment`.
+        """
+        encoded = self._encoded(image)
+        names = with_others(_checked_names(class_names))
+        probs = self._class_probs(encoded, names)
+        found = find_regions(probs.scores, encoded.hard_masks(), names, encoded.size, min_score=float(min_score))
+        return _segmentation(encoded, names, probs, found.label_map, found_queries=found.queries.cpu())
+
+    def encode(self, image: ImageInput) -> EncodedImage:
+        """Run both nets on an image; `classify`, `segment` and `find` take the result, with any class names."""
+        return self.encode_batch([image])[0]
+
+    @torch.no_grad()
+    def encode_batch(self, images: Sequence[ImageInput]) -> list[EncodedImage]:
+        """Run both nets on several images, in order."""
+        own = [rgb_image(image) for image in images]
+        resized = [self._resized(image) for image in own]
+        encoded: dict[int, EncodedImage] = {}
+        for group in self._groups_of_equal_padding(resized):
+            output = self.proposal_net(self.proposal_net.preprocess([resized[index] for index in group]))
+            for row, index in enumerate(group):
+                mask_logits = output.mask_logits[row]
+                crops, patches, valid = self._crops(resized[index], mask_logits)
+                encoded[index] = EncodedImage(
+                    image=own[index],
+                    net_size=(resized[index].shape[1], resized[index].shape[2]),
+                    mask_logits=mask_logits,
+                    proposal_embeddings=output.proposal_embeddings[row],
+                    valid=valid,
+                    image_embeddings=self._image_embeddings(crops, patches),
+                    mask_threshold=self.settings.mask_threshold,
+                )
+        return [encoded[index] for index in range(len(images))]
+
+    @torch.no_grad()
+    def classify(
+        self, encoded: EncodedImage, class_names: Sequence[str], *, return_scores: bool = False
+    ) -> Segmentation:
+        """Do what is left of `segment` for an encoded image; arguments and errors are the same."""
+        names = _checked_names(class_names)
+        probs = self._class_probs(encoded, names)
+        if return_scores:
+            scores = fused_scores(probs.scores, encoded.mask_probs(), encoded.size).cpu()
+            return _segmentation(encoded, names, probs, scores.argmax(dim=0), scores=scores)
+        labels = fused_labels(probs.scores, encoded.mask_probs(), encoded.size)
+        return _segmentation(encoded, names, probs, labels)
+
+    @torch.no_grad()
+    def branches(self, image: ImageInput, class_names: Sequence[str]) -> Branches:
+        """Return what both branches say of an image's proposals, before it is fused."""
+        resized = self._resized(rgb_image(image))
+        output = self.proposal_net(self.proposal_net.preprocess([resized]))
+        crops, patches, valid = self._crops(resized, output.mask_logits[0])
+        text_embeddings = self.text_embeddings(class_names)
+        return Branches(
+            proposal_logits=self.proposal_net.class_logits(output.proposal_embeddings[0], text_embeddings),
+            mask_logits=output.mask_logits[0],
+            valid=valid,
+            crops=crops,
+            patch_mask=patches,
+            clip_logits=LOGIT_TEMPERATURE * self._image_embeddings(crops, patches) @ text_embeddings.T,
+        )
+
+    @torch.no_grad()
+    def scores(
+        self, image: ImageInput | EncodedImage, class_names: Sequence[str]
+    ) -> Float[Tensor, "class height width"]:
+        """Return the fused scores of each class and pixel, at the image's own size, on the CPU."""
+        encoded = self._encoded(image)
+        probs = self._class_probs(encoded, _checked_names(class_names))
+        return fused_scores(probs.scores, encoded.mask_probs(), encoded.size).cpu()
+
+    def text_embeddings(self, class_names: Sequence[str]) -> Float[Tensor, "class dim"]:
+        """Embed class names, L2-normalised; they are kept in memory."""
+        return self._classifier.text_embeddings(_checked_names(class_names), self.settings.prompt_templates)
+
+    def _encoded(self, image: ImageInput | EncodedImage) -> EncodedImage:
+        """Encode an image that isn't yet."""
+        return image if isinstance(image, EncodedImage) else self.encode(image)
+
+    def _resized(self, image: Image.Image) -> UInt8[Tensor, "3 height width"]:
+        """Resize an image to net size."""
+        settings = self.settings
+        resized = resize_image(image, short_side_px=settings.short_side_px, max_side_px=settings.max_side_px)
+        return torch.from_numpy(np.array(resized)).permute(2, 0, 1).contiguous()
+
+    def _groups_of_equal_padding(self, images: Sequence[UInt8[Tensor, "3 _ _"]]) -> list[list[int]]:
+        """Sort images by the size that the net pads them to, since more padding would change a result."""
+        groups: dict[tuple[int, ...], list[int]] = {}
+        for index, image in enumerate(images):
+            padded = tuple(side + -side % SIZE_DIVISOR_PX for side in image.shape[1:])
+            groups.setdefault(padded, []).append(index)
+        return list(groups.values())
+
+    def _crops(
+        self, image: UInt8[Tensor, "3 height width"], mask_logits: Float[Tensor, "query mask_height mask_width"]
+    ) -> tuple[Float[Tensor, "valid 3 side side"], Bool[Tensor, "valid patch"], Bool[Tensor, "query"]]:
+        """Cut the valid proposals' crops, and say which patches see the mask and which proposals are valid."""
+        masks = hard_masks(mask_logits, (image.shape[1], image.shape[2]), self.settings.mask_threshold)
+        cut = masked_crops(image.to(masks.device), masks, crop_px=self.clip.crop_px)
+        valid = torch.zeros(len(masks), dtype=torch.bool, device=masks.device)
+        valid[cut.kept_rows] = True
+        return cut.crops, patch_mask(cut.crop_masks, self.clip.patch_px), valid
+
+    def _image_embeddings(
+        self, crops: Float[Tensor, "valid 3 side side"], patches: Bool[Tensor, "valid patch"]
+    ) -> Float[Tensor, "valid dim"]:
+        """Embed crops, some at a time."""
+        chunk = self.settings.clip_chunk
+        embeddings = [
+            self.clip.encode_image(some, some_patches if self.settings.use_mask_prompts else None)
+            for some, some_patches in zip(crops.split(chunk), patches.split(chunk), strict=True)
+        ]
+        return torch.cat(embeddings)
+
+    def _class_probs(self, encoded: EncodedImage, class_names: Sequence[str]) -> _ClassProbs:
+        """Compute both branches' probabilities of the classes, and their scores together."""
+        text_embeddings = self.text_embeddings(class_names)
+        proposal_logits = self.proposal_net.class_logits(encoded.proposal_embeddings, text_embeddings)
+        proposal_probs = proposal_logits.softmax(dim=-1)[:, :-1]
+        clip_probs = (LOGIT_TEMPERATURE * encoded.image_embeddings @ text_embeddings.T).softmax(dim=-1)
+        scores = ensemble_scores(proposal_probs, clip_probs, encoded.valid, self.settings.ensemble_weight)
+        return _ClassProbs(proposal_probs, clip_probs, scores)
+
+
+def _segmentation(
+    encoded: EncodedImage, class_names: Sequence[str], probs: _ClassProbs, label_map: Tensor, **more: Any
+) -> Segmentation:
+    """Put a result together, its maps on the CPU."""
+    return Segmentation(
+        class_names=tuple(class_names),
+        label_map=label_map.cpu(),
+        encoded=encoded,
+        query_scores=probs.scores,
+        proposal_probs=probs.proposal_probs,
+        clip_probs=probs.clip_probs,
+        **more,
+    )
+
+
+def _checked_names(class_names: Sequence[str]) -> list[str]:
+    """Refuse one string in place of a list of them, which would be taken for a list of letters."""
+    if isinstance(class_names, str):
+        raise TypeError(f"class names: found one string {class_names!r}, a list is wanted; write [{class_names!r}]")
+    return list(class_names)

@@ -1,0 +1,248 @@
+"""The folder of a segmenter: ``segmenter.json`` and the weights of both nets as safetensors, and nothing else.
+
+It is complete in itself: the JSON holds the arguments from which both nets are built, the settings and, for a small
+text tower, its word list. A folder may hold one net alone, as an imported CLIP does; the other is then null in the JSON.
+A folder is written under a temporary name and renamed, so that it is complete or not there.
+"""
+
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import safetensors
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from ovseg_models.checkpoint_keys.key_report import take_tensors
+from ovseg_models.mask_adapted_clip import MaskAdaptedClip
+from ovseg_models.pretrained_clip import build_mask_adapted_clip
+from ovseg_models.proposal_net import ProposalNet
+from ovseg_models.proposal_presets import build_proposal_net
+from ovseg_models.segmenter_settings import SegmenterSettings, settings_from_json
+from ovseg_models.word_tokenizer import WordTokenizer
+
+FORMAT = "ovseg-segmenter"
+SCHEMA_VERSION = 1
+_JSON_NAME = "segmenter.json"
+_PROPOSAL_NET_NAME = "proposal_net.safetensors"
+_CLIP_NAME = "clip.safetensors"
+_PUBLISHED_NAME = "published_extras.safetensors"
+_KEYS = {"format", "schema_version", "proposal_net", "clip", "words", "context_length", "settings", "published"}
+_Made = TypeVar("_Made")
+_FETCHING_ARGUMENTS = {"pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class PublishedOrigin:
+    """What a published checkpoint held beside the weights, kept so that it can be written again exactly.
+
+    Attributes:
+        layout: See `published_checkpoints`.
+        dtypes: Of the tensors that were not in single precision, by published name.
+        extras: Tensors that no net of ours has.
+    """
+
+    layout: str
+    dtypes: Mapping[str, str] = field(default_factory=dict)
+    extras: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class SegmenterParts:
+    """What a segmenter's folder holds.
+
+    Attributes:
+        proposal_net: None if there is none.
+        clip: None if there is none.
+        tokenizer: None for open_clip's.
+        settings: How the segmenter works.
+        published: Where the weights come from, if they were imported and not changed since.
+    """
+
+    proposal_net: ProposalNet | None
+    clip: MaskAdaptedClip | None
+    tokenizer: WordTokenizer | None = None
+    settings: SegmenterSettings = field(default_factory=SegmenterSettings)
+    published: PublishedOrigin | None = None
+
+
+def check_same_space(net: ProposalNet, clip: MaskAdaptedClip) -> None:
+    """Refuse nets whose embeddings lie in different spaces.
+
+    Raises:
+        ValueError: If their dimensions differ.
+    """
+    proposal_dim, clip_dim = net.no_object_embedding.shape[1], clip.clip.visual.output_dim
+    if proposal_dim != clip_dim:
+        raise ValueError(
+            f"segmenter: the proposal net's embeddings have {proposal_dim} dimensions and CLIP's {clip_dim}, "
+            "equal ones are wanted; combine a proposal net with the CLIP that it was trained with"
+        )
+
+
+def write_segmenter_folder(folder: Path, parts: SegmenterParts) -> None:
+    """Write a new folder.
+
+    Raises:
+        FileExistsError: If there is something in the folder already.
+        ValueError: If a net doesn't know the arguments that it was built from, or the nets don't go together.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise FileExistsError(f"{folder}: is there already, a new folder is wanted; choose another name or delete it")
+    if parts.proposal_net is not None and parts.clip is not None:
+        check_same_space(parts.proposal_net, parts.clip)
+    content = _json_content(parts)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = folder.parent / f".tmp-{folder.name}-{secrets.token_hex(4)}"
+    temporary.mkdir()
+    try:
+        for net, name in ((parts.proposal_net, _PROPOSAL_NET_NAME), (parts.clip, _CLIP_NAME)):
+            if net is not None:
+                _write_tensors(temporary / name, net.state_dict())
+        if parts.published is not None and parts.published.extras:
+            _write_tensors(temporary / _PUBLISHED_NAME, parts.published.extras)
+        with (temporary / _JSON_NAME).open("w", encoding="utf-8") as file:
+            json.dump(content, file, indent=2, ensure_ascii=False)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.rename(folder)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def read_segmenter_folder(folder: Path, settings: Mapping[str, Any] | None = None) -> SegmenterParts:
+    """Read a folder; no network is used and no code from it is run.
+
+    Args:
+        folder: As `write_segmenter_folder` wrote it.
+        settings: Of `SegmenterSettings`; they go before those in the folder.
+
+    Raises:
+        FileNotFoundError: If the folder or one of its files isn't there.
+        ValueError: If what is in it doesn't fit, or a setting is wrong.
+    """
+    where = folder / _JSON_NAME
+    content = _read_json(where)
+    if content["words"] is None:
+        tokenizer = None
+    else:
+        tokenizer = _checked(where, lambda: WordTokenizer(content["words"], content["context_length"]))
+    overridden = {**content["settings"], **(settings or {})}
+    net = clip = None
+    with torch.random.fork_rng(devices=[]):  # building draws random weights, which the caller's numbers mustn't feel
+        if content["proposal_net"] is not None:
+            net = _checked(where, lambda: build_proposal_net(**_offline(where, content["proposal_net"])))
+            _fill(net, folder / _PROPOSAL_NET_NAME)
+        if content["clip"] is not None:
+            clip = _checked(where, lambda: build_mask_adapted_clip(**_offline(where, content["clip"])))
+            _fill(clip, folder / _CLIP_NAME)
+    origin = _read_origin(folder, content["published"])
+    return SegmenterParts(net, clip, tokenizer, _checked(where, lambda: settings_from_json(overridden)), origin)
+
+
+def _json_content(parts: SegmenterParts) -> dict[str, Any]:
+    """Make what goes into the JSON."""
+    tokenizer, origin = parts.tokenizer, parts.published
+    return {
+        "format": FORMAT,
+        "schema_version": SCHEMA_VERSION,
+        "proposal_net": _arguments(parts.proposal_net, "the proposal net", "build_proposal_net"),
+        "clip": _arguments(parts.clip, "CLIP", "build_mask_adapted_clip"),
+        "words": None if tokenizer is None else list(tokenizer.words),
+        "context_length": None if tokenizer is None else tokenizer.context_length,
+        "settings": parts.settings.to_json(),
+        "published": None if origin is None else {"layout": origin.layout, "dtypes": dict(origin.dtypes)},
+    }
+
+
+def _arguments(net: ProposalNet | MaskAdaptedClip | None, name: str, builder: str) -> dict[str, object] | None:
+    """Return the arguments that a net was built from."""
+    if net is None:
+        return None
+    if not net.arguments:
+        raise ValueError(
+            f"segmenter: {name} has no record of the arguments it was built from, which the folder must hold; "
+            f"build it with {builder} and load the weights into that"
+        )
+    return net.arguments
+
+
+def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write tensors and see that they reach the disk."""
+    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path)
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """Read the JSON and check that this version can read the folder."""
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: there is no such file; give the folder that 'ovseg' or Segmenter.save wrote")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path}: is no JSON ({error}); write the folder again") from error
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise ValueError(f"{path}: is no description of a segmenter, 'format': '{FORMAT}' is wanted; check the folder")
+    if content.get("schema_version") != SCHEMA_VERSION:
+        raise ValueError(
+            f"{path}: schema_version is {content.get('schema_version')!r}, this version reads {SCHEMA_VERSION}; "
+            "write the folder again with this version"
+        )
+    if content.keys() != _KEYS:
+        raise ValueError(
+            f"{path}: missing keys {sorted(_KEYS - content.keys())}, unknown keys {sorted(content.keys() - _KEYS)}; "
+            "write the folder again"
+        )
+    return content
+
+
+def _checked(where: Path, make: Callable[[], _Made]) -> _Made:
+    """Make something of the JSON's values; a fault in them names the file."""
+    try:
+        return make()
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"{where}: {error}") from error
+
+
+def _offline(where: Path, arguments: dict[str, Any]) -> dict[str, Any]:
+    """Refuse arguments that would have a builder read other files or the network."""
+    inner = arguments.get("backbone_arguments", {})
+    named = {**arguments, **inner, **inner.get("timm_arguments", {})}
+    if fetching := sorted(name for name in _FETCHING_ARGUMENTS if named.get(name)):
+        raise ValueError(f"{where}: {fetching} would fetch weights from elsewhere; a folder holds its own, remove them")
+    return arguments
+
+
+def _fill(net: nn.Module, path: Path) -> None:
+    """Load a net's weights, all of which must be there and fit."""
+    tensors = _read_tensors(path)
+    wanted = net.state_dict()
+    conversion = take_tensors(tensors, wanted, {name: name for name in wanted})
+    conversion.report.require_fit(str(path))
+    net.load_state_dict(conversion.tensors)
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    """Read a safetensors file."""
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: there is no such file; the folder is incomplete, write it again")
+    try:
+        return load_file(path)
+    except safetensors.SafetensorError as error:
+        raise ValueError(f"{path}: cannot be read ({error}), it is damaged; write the folder again") from error
+
+
+def _read_origin(folder: Path, content: dict[str, Any] | None) -> PublishedOrigin | None:
+    """Read what a published checkpoint held beside the weights."""
+    if content is None:
+        return None
+    path = folder / _PUBLISHED_NAME
+    return PublishedOrigin(**content, extras=_read_tensors(path) if path.exists() else {})

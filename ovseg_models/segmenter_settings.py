@@ -1,0 +1,72 @@
+"""What can be chosen when a segmenter is used, as opposed to what its weights fix."""
+
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from ovseg_models.prompt_templates import VILD
+
+
+@dataclass(frozen=True, kw_only=True)
+class SegmenterSettings:
+    """How a segmenter works.
+
+    Attributes:
+        ensemble_weight: 0 = proposal net only, 1 = CLIP only. (In the published code 0 means CLIP only.)
+        mask_threshold: A pixel belongs to a hard mask, and to CLIP's crop, if its mask probability is above this.
+        use_mask_prompts: Whether CLIP sees its mask prompts in place of patches outside the mask; if not, it sees the
+            fill colour there. No matter for a CLIP without prompts.
+        short_side_px: The image's shorter side as the proposal net and the crops see it.
+        max_side_px: Upper bound of the longer side.
+        clip_chunk: Crops that CLIP takes at a time; bounds the memory and changes no result.
+        prompt_templates: Sentences that class names are put into.
+    """
+
+    ensemble_weight: float | int = 0.7
+    mask_threshold: float | int = 0.5
+    use_mask_prompts: bool = True
+    short_side_px: int = 640
+    max_side_px: int = 2560
+    clip_chunk: int = 32
+    prompt_templates: tuple[str, ...] = VILD
+
+    def __post_init__(self) -> None:
+        """Refuse values out of range, all at once."""
+        faults = [
+            f"{name} is {getattr(self, name)}, {wanted} is wanted"
+            for name, fits, wanted in (
+                ("ensemble_weight", 0 <= self.ensemble_weight <= 1, "0 (proposal net only) to 1 (CLIP only)"),
+                ("mask_threshold", 0 <= self.mask_threshold < 1, "0 to below 1"),
+                ("short_side_px", self.short_side_px >= 1, "at least 1"),
+                ("max_side_px", self.max_side_px >= self.short_side_px, f"at least short_side_px {self.short_side_px}"),
+                ("clip_chunk", self.clip_chunk >= 1, "at least 1"),
+            )
+            if not fits
+        ]
+        if faults:
+            raise ValueError(f"segmenter settings: {'; '.join(faults)}; correct the settings")
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the settings as JSON can hold them."""
+        return asdict(self) | {"prompt_templates": list(self.prompt_templates)}
+
+
+def settings_from_json(values: dict[str, Any]) -> SegmenterSettings:
+    """Make settings of plain values; those that aren't given keep their defaults.
+
+    Raises:
+        ValueError: If a name is unknown, or a value is out of range or of another type.
+    """
+    known = {entry.name: entry.default for entry in fields(SegmenterSettings)}
+    if unknown := sorted(values.keys() - known.keys()):
+        raise ValueError(f"segmenter settings: unknown names {unknown}, known are {sorted(known)}; correct the name")
+    values = dict(values)
+    if "prompt_templates" in values:
+        values["prompt_templates"] = tuple(values["prompt_templates"])
+    for name, value in values.items():
+        wanted = (int, float) if isinstance(known[name], float) else (type(known[name]),)
+        if type(value) not in wanted:
+            raise ValueError(
+                f"segmenter settings: {name} is {value!r}, wanted is {' or '.join(kind.__name__ for kind in wanted)}; "
+                "correct the value"
+            )
+    return SegmenterSettings(**values)

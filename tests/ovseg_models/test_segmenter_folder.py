@@ -1,0 +1,195 @@
+"""The folder: round trip, settings on top, and refusals that say what is wrong."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from ovseg_models.mask_adapted_clip import MaskAdaptedClip
+from ovseg_models.pretrained_clip import build_clip
+from ovseg_models.segmenter import Segmenter
+from ovseg_models.segmenter_folder import SegmenterParts, write_segmenter_folder
+from ovseg_models.segmenter_settings import SegmenterSettings, settings_from_json
+from tests.tiny_segmenter import CLASS_NAMES, CLIP, picture, tiny_segmenter
+
+
+@pytest.fixture
+def folder(tmp_path):
+    tiny_segmenter(mask_threshold=0.4).save(tmp_path / "segmenter")
+    return tmp_path / "segmenter"
+
+
+def edit(folder, change):
+    content = json.loads((folder / "segmenter.json").read_text())
+    change(content)
+    (folder / "segmenter.json").write_text(json.dumps(content))
+
+
+def test_what_is_loaded_segments_like_what_was_saved(folder):
+    segmenter = tiny_segmenter(mask_threshold=0.4)
+    loaded = Segmenter.load(folder)
+    assert loaded.settings == segmenter.settings
+    assert loaded.tokenizer.words == segmenter.tokenizer.words
+    assert torch.equal(loaded.scores(picture(), CLASS_NAMES), segmenter.scores(picture(), CLASS_NAMES))
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "clip.safetensors",
+        "proposal_net.safetensors",
+        "segmenter.json",
+    ]
+
+
+def test_saving_again_gives_the_same_bytes(folder, tmp_path):
+    Segmenter.load(folder).save(tmp_path / "again")
+    for path in folder.iterdir():
+        assert path.read_bytes() == (tmp_path / "again" / path.name).read_bytes()
+
+
+def test_settings_can_be_overridden_at_load(folder):
+    loaded = Segmenter.load(folder, short_side_px=40, ensemble_weight=0, use_mask_prompts=False)
+    assert loaded.settings == SegmenterSettings(
+        short_side_px=40, max_side_px=128, ensemble_weight=0, use_mask_prompts=False, mask_threshold=0.4
+    )
+    expected = tiny_segmenter(mask_threshold=0.4, short_side_px=40, ensemble_weight=0, use_mask_prompts=False)
+    assert torch.equal(loaded.scores(picture(), CLASS_NAMES), expected.scores(picture(), CLASS_NAMES))
+
+
+def test_loading_leaves_the_callers_random_numbers_alone(folder):
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    Segmenter.load(folder)
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_the_package_offers_the_segmenter_and_stays_light():
+    light = "import sys, ovseg_models; assert 'torch' not in sys.modules; from ovseg_models import Segmenter; Segmenter.load"
+    subprocess.run([sys.executable, "-c", light], check=True)
+    with pytest.raises(ImportError, match="cannot import name 'Segmentor'"):
+        from ovseg_models import Segmentor  # noqa: F401
+
+
+def test_loading_opens_no_connection(folder):
+    program = (
+        "import socket, sys\n"
+        "def refuse(*_, **__): raise RuntimeError('a connection was opened')\n"
+        "socket.socket.connect = socket.getaddrinfo = refuse\n"
+        "from ovseg_models import Segmenter\n"
+        f"Segmenter.load({str(folder)!r})\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_a_folder_in_use_is_not_overwritten(folder):
+    with pytest.raises(FileExistsError, match="segmenter: is there already"):
+        tiny_segmenter().save(folder)
+
+
+def test_a_failed_save_leaves_nothing_behind(tmp_path, monkeypatch):
+    def fail(*_, **__):
+        raise OSError("no space left")
+
+    monkeypatch.setattr("ovseg_models.segmenter_folder.json.dump", fail)
+    with pytest.raises(OSError, match="no space left"):
+        tiny_segmenter().save(tmp_path / "segmenter")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_net_built_by_hand_cannot_be_saved(tmp_path):
+    segmenter = tiny_segmenter()
+    by_hand = Segmenter(segmenter.proposal_net, MaskAdaptedClip(build_clip(CLIP)), tokenizer=segmenter.tokenizer)
+    with pytest.raises(ValueError, match="CLIP has no record of the arguments it was built from"):
+        by_hand.save(tmp_path / "segmenter")
+
+
+def test_missing_folders_and_files_are_named(folder, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"absent/segmenter\.json: there is no such file"):
+        Segmenter.load(tmp_path / "absent")
+    (folder / "clip.safetensors").unlink()
+    with pytest.raises(FileNotFoundError, match=r"clip\.safetensors: there is no such file; the folder is incomplete"):
+        Segmenter.load(folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda content: content.update(format="x"), "is no description of a segmenter"),
+        (lambda content: content.update(schema_version=9), "schema_version is 9, this version reads 1"),
+        (lambda content: content.pop("words"), r"missing keys \['words'\], unknown keys \[\]"),
+        (lambda content: content.update(new=1), r"missing keys \[\], unknown keys \['new'\]"),
+        (lambda content: content["settings"].update(lam=1), r"unknown names \['lam'\]"),
+        (lambda content: content["settings"].update(clip_chunk=0), "clip_chunk is 0, at least 1 is wanted"),
+        (lambda content: content["settings"].update(clip_chunk="4"), "clip_chunk is '4', wanted is int"),
+        (lambda content: content["proposal_net"].update(queries=0), "queries is 0"),
+        (lambda content: content["proposal_net"].update(depth=3), r"unknown arguments \['depth'\]"),
+        (lambda content: content["clip"]["model"].pop("vision_cfg"), r"lacks \['vision_cfg'\]"),
+        (lambda content: content["clip"].update(depth=3), "unexpected keyword argument 'depth'"),
+        (lambda content: content.update(words=["Two Words"]), "'Two Words' can never match"),
+        (lambda content: content["clip"].update(pretrained="openai"), r"\['pretrained'\] would fetch weights"),
+        (
+            lambda content: content["proposal_net"]["backbone_arguments"]["timm_arguments"].update(checkpoint_path="x"),
+            r"\['checkpoint_path'\] would fetch weights",
+        ),
+        (lambda content: content.update(clip=None), "holds a proposal net and no CLIP"),
+        (lambda content: content.update(proposal_net=None), "holds a clip and no proposal net"),
+    ],
+)
+@pytest.mark.usefixtures("without_shape_checks")
+def test_a_description_that_does_not_fit_is_refused(folder, change, message):
+    edit(folder, change)
+    with pytest.raises(ValueError, match=message):
+        Segmenter.load(folder)
+
+
+def test_a_description_that_is_no_json_is_refused(folder):
+    (folder / "segmenter.json").write_text("{")
+    with pytest.raises(ValueError, match=r"segmenter\.json: is no JSON"):
+        Segmenter.load(folder)
+
+
+def test_weights_that_do_not_fit_are_refused_with_their_names(folder):
+    tensors = load_file(folder / "clip.safetensors")
+    tensors["mask_prompts"] = torch.zeros(2, 16, 16)
+    tensors["stranger"] = tensors.pop("clip.visual.proj")
+    save_file(tensors, folder / "clip.safetensors")
+    expected = (
+        r"clip\.safetensors: .*1 missing \(clip\.visual\.proj\); 1 unexpected \(stranger\); "
+        r"1 misshapen \(mask_prompts \(2, 16, 16\), wanted \(3, 16, 16\)\)"
+    )
+    with pytest.raises(ValueError, match=expected):
+        Segmenter.load(folder)
+
+
+def test_damaged_weights_are_refused(folder):
+    path = folder / "proposal_net.safetensors"
+    path.write_bytes(path.read_bytes()[:-10])
+    with pytest.raises(ValueError, match=r"proposal_net\.safetensors: cannot be read"):
+        Segmenter.load(folder)
+
+
+def test_a_folder_of_one_net_is_written_and_read(tmp_path):
+    write_segmenter_folder(tmp_path / "clip", SegmenterParts(None, tiny_segmenter().clip))
+    with pytest.raises(ValueError, match=r"import the other part with 'ovseg import-checkpoint FILE --base FOLDER"):
+        Segmenter.load(tmp_path / "clip")
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"ensemble_weight": 1.5}, "ensemble_weight is 1.5, 0"),
+        ({"mask_threshold": 1.0}, "mask_threshold is 1.0, 0 to below 1"),
+        ({"short_side_px": 0}, "short_side_px is 0"),
+        ({"max_side_px": 10}, "max_side_px is 10, at least short_side_px 640"),
+        ({"ensemble_weight": -1, "clip_chunk": 0}, "ensemble_weight is -1.*; clip_chunk is 0"),
+    ],
+)
+def test_settings_out_of_range_are_refused_all_at_once(values, message):
+    with pytest.raises(ValueError, match=message):
+        SegmenterSettings(**values)
+
+
+def test_settings_survive_json():
+    settings = SegmenterSettings(ensemble_weight=0.6, prompt_templates=("{}",))
+    assert settings_from_json(json.loads(json.dumps(settings.to_json()))) == settings
