@@ -60,7 +60,7 @@ class Progress:
         """
         self._done += 1
         self._bar.update()
-        told = ", ".join(f"{name} {value}" for name, value in numbers.items())
+        told = ", ".join(f"{name} {_told(value)}" for name, value in numbers.items())
         level = logging.INFO if state == "done" else logging.ERROR
         logger.log(level, "%s: %s %s (%d of %d): %s", self._label, unit, state, self._done, self._total, told)
         self.event(unit=unit, state=state, **numbers)
@@ -82,3 +82,10 @@ class Progress:
                 self._report.close()
                 self._report = None
             logger.warning("%s: cannot be written (%s); the run goes on without it", self._report_path, error)
+
+
+def _told(value: object) -> str:
+    """Write a number or counts for people."""
+    if isinstance(value, dict):
+        return "(" + ", ".join(f"{name} {_told(count)}" for name, count in value.items()) + ")"
+    return f"{value:.1f}" if isinstance(value, float) else str(value)

@@ -27,7 +27,8 @@ def faults_in(path: Path) -> list[str]:
         faults.append(f"{path}:1: '{path.stem}' says nothing; name the module after what it holds")
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and function_lines(node) > FUNCTION_LINES:
-            faults.append(f"{path}:{node.lineno}: {node.name} has {function_lines(node)} lines, at most {FUNCTION_LINES}")
+            size = f"{function_lines(node)} lines, at most {FUNCTION_LINES}"
+            faults.append(f"{path}:{node.lineno}: {node.name} has {size} are allowed; split the function")
         if isinstance(node, ast.Assert) and not in_tests:
             faults.append(f"{path}:{node.lineno}: assert outside tests; raise an error that says what to do")
         if isinstance(node, ast.ExceptHandler) and all(isinstance(line, ast.Pass) for line in node.body):
