@@ -10,7 +10,15 @@ from pycocotools import mask as coco_mask
 from pipeline.prepare.coco_annotations import CocoAnnotations, Instance, PanopticMap, read_coco_json
 from pipeline.prepare.faults import SceneFault
 from pipeline.prepare.images import ImageFacts
-from pipeline.prepare.label_maps import ClassTable, LabelMap, check_size, encode_png, read_index_png, read_rgb_png
+from pipeline.prepare.label_maps import (
+    ClassTable,
+    LabelMap,
+    check_size,
+    encode_png,
+    present_values,
+    read_index_png,
+    read_rgb_png,
+)
 from pipeline.prepare.layout import DataRoot
 from pipeline.prepare.vocabulary import Vocabulary, load_vocabulary
 
@@ -19,7 +27,6 @@ THINGS = 80
 """The first classes of all of COCO's vocabularies are its things."""
 
 _DOWNLOAD = "download it from https://cocodataset.org, or choose other labels"
-_NUMBERS = 1 << 24
 
 
 class CocoLabel(NamedTuple):
@@ -106,36 +113,47 @@ class PanopticLabels:
         panoptic = self._maps[image_id]
         png = self._root.read(f"{self.directory}/{panoptic.file_name}", "label_missing")
         rgb = read_rgb_png(png, image, max_image_px=self._root.max_image_px)
-        red, green, blue = (rgb[..., channel].astype(np.uint32) for channel in range(3))
-        numbers = red | green << np.uint32(8) | blue << np.uint32(16)
-        return self._convert(numbers, panoptic)
+        return self._convert(rgb, panoptic)
 
-    def _convert(self, numbers: npt.NDArray[np.uint32], panoptic: PanopticMap) -> CocoLabel:
-        """Turn segment numbers into class indices and instance numbers."""
-        # Tables over all 24-bit numbers: the pages of zeros that no segment touches are never made.
-        position = np.zeros(_NUMBERS, np.uint16)
-        for at, segment in enumerate(panoptic.segments, start=2):
-            if not 0 < segment.segment_id < _NUMBERS:
-                reason = f"{panoptic.file_name} cannot have a segment {segment.segment_id}, wanted 1 to {_NUMBERS - 1}"
-                raise SceneFault("label_outside_vocabulary", reason)
-            position[segment.segment_id] = at
-        position[0] = 1
-        positions = position[numbers]
-        if not positions.all():
-            reason = (
-                f"{panoptic.file_name} has segment {numbers[positions == 0][0]}, which its annotation does not list"
-            )
+    def _convert(self, rgb: npt.NDArray[np.uint8], panoptic: PanopticMap) -> CocoLabel:
+        """Turn segment numbers into class indices and instance numbers, run by run of equal pixels."""
+        class_of = {0: IGNORE_LABEL}
+        instance_of = {0: 0}
+        for segment in panoptic.segments:
+            index = index_of_category(segment.category_id, self._index_of)
+            class_of[segment.segment_id] = index
+            counts = index < THINGS and not segment.is_crowd
+            instance_of[segment.segment_id] = max(instance_of.values()) + 1 if counts else 0
+        numbers, lengths = runs_of_numbers(rgb)
+        present, run_to_present = np.unique(numbers, return_inverse=True)
+        unlisted = [number for number in present.tolist() if number not in class_of]
+        if unlisted:
+            reason = f"{panoptic.file_name} has segment {unlisted[0]}, which its annotation does not list"
             raise SceneFault("label_outside_vocabulary", reason)
-        class_of = np.full(len(panoptic.segments) + 2, IGNORE_LABEL, np.uint8)
-        instance_of = np.zeros(len(panoptic.segments) + 2, np.uint16)
-        instances = 0
-        for at, segment in enumerate(panoptic.segments, start=2):
-            class_of[at] = index_of_category(segment.category_id, self._index_of)
-            if class_of[at] < THINGS and not segment.is_crowd:
-                instances += 1
-                instance_of[at] = instances
-        label = class_of[positions]
-        return CocoLabel(label_of_indices(label), encode_png(instance_of[positions]))
+        classes = np.array([class_of[number] for number in present.tolist()], np.uint8)
+        instances = np.array([instance_of[number] for number in present.tolist()], np.uint16)
+        label = np.repeat(classes[run_to_present], lengths).reshape(rgb.shape[:2])
+        things = np.repeat(instances[run_to_present], lengths).reshape(rgb.shape[:2])
+        occurring = sorted(set(classes.tolist()) - {IGNORE_LABEL})
+        return CocoLabel(LabelMap(encode_png(label), tuple(occurring)), encode_png(things))
+
+
+def runs_of_numbers(rgb: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.int64]]:
+    """Split a panoptic map into runs of equal pixels, row after row; there are few beside the pixels.
+
+    Args:
+        rgb: [height width 3].
+
+    Returns:
+        The number R + 256 G + 65536 B of each run [run], and its length [run].
+    """
+    flat = rgb.reshape(-1)
+    differs = flat[3:] != flat[:-3]
+    starts = np.flatnonzero(differs[0::3] | differs[1::3] | differs[2::3]) + 1
+    starts = np.concatenate([[0], starts])
+    colours = rgb.reshape(-1, 3)[starts].astype(np.uint32)
+    numbers = colours @ np.array([1, 1 << 8, 1 << 16], np.uint32)
+    return numbers, np.diff(starts, append=flat.size // 3)
 
 
 class InstanceLabels:
@@ -227,5 +245,6 @@ def index_of_category(category_id: int, index_of: Mapping[int, int]) -> int:
 
 def label_of_indices(label: npt.NDArray[np.uint8]) -> LabelMap:
     """Encode a finished 8-bit map of class indices."""
-    present = np.flatnonzero(np.bincount(label.ravel(), minlength=256)[:IGNORE_LABEL])
+    present = present_values(label)
+    present = present[present != IGNORE_LABEL]
     return LabelMap(encode_png(label), tuple(int(index) for index in present))

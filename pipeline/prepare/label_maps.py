@@ -74,7 +74,7 @@ class ClassTable:
         classes = tuple(int(index) for index in np.unique(indices) if index != self.ignore_label)
         if original_png is not None and values.dtype == self._stored.dtype and (indices == present).all():
             return LabelMap(original_png, classes)
-        return LabelMap(encode_png(self._stored[values]), classes)
+        return LabelMap(encode_png(self._stored.take(values)), classes)
 
 
 def index_dtype(ignore_label: int) -> npt.DTypeLike:

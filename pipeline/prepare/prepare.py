@@ -3,6 +3,9 @@
 Reads the data set's files and no artifact; writes ``scenes``.
 """
 
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,10 +18,12 @@ from pipeline.settings.result import result_settings
 from pipeline.shard_runner import Limits, StageReport, run_stage
 from storage_schemas.artifact import Artifact
 from storage_schemas.manifest import Description, Identity, Sidecar
-from storage_schemas.scenes import KIND, SCHEMA_VERSION, ScenesAttributes, SceneShardWriter
+from storage_schemas.scenes import KIND, SCHEMA_VERSION, Scene, ScenesAttributes, SceneShardWriter
 
 RECIPE = 1
 """Raise it when the same settings and data come to mean other scenes."""
+
+_READERS = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +68,8 @@ class PrepareJob:
         first = artifact.description.units.index(unit) * self.settings.scenes_per_shard
         keys = scene_keys(state, self.settings)[first : first + self.settings.scenes_per_shard]
         with SceneShardWriter(artifact, unit) as writer:
-            for key in keys:
-                writer.add(state.scene(key))
+            for scene in read_ahead(state, keys):
+                writer.add(scene)
             return writer.commit()
 
 
@@ -118,6 +123,18 @@ def plan_prepare(settings: PrepareSettings, runs: Path) -> PreparePlan:
 def scene_keys(source: SceneSource, settings: PrepareSettings) -> list[str]:
     """Return the keys of the scenes to prepare, in order."""
     return list(source.keys()[: settings.limit])
+
+
+def read_ahead(source: SceneSource, keys: Sequence[str]) -> Iterator[Scene]:
+    """Read scenes in order, a few ahead of the one in hand: one is decoded while another is hashed and written."""
+    with ThreadPoolExecutor(max_workers=_READERS) as readers:
+        waiting: deque[Future[Scene]] = deque()
+        for key in keys:
+            waiting.append(readers.submit(source.scene, key))
+            if len(waiting) > 2 * _READERS:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
 
 
 def attributes_of(source: SceneSource) -> ScenesAttributes:

@@ -4,8 +4,12 @@ import json
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as npst
 
 from pipeline.prepare.coco import CocoSource
+from pipeline.prepare.coco_labels import runs_of_numbers
 from pipeline.prepare.layout import DataRoot, LayoutError
 from storage_schemas.scenes import Caption, Scene
 from tests.pipeline.prepare.layouts import coco_json, decoded, encoded, jpeg, make_coco, put
@@ -252,10 +256,12 @@ def test_panoptic_faults_become_rows(root):
     assert scenes["000000000146"].reason == "category id 12 stands for no class"
 
 
-@pytest.mark.parametrize("number", [0, -1, 1 << 24])
-def test_impossible_segment_numbers_become_rows(root, number):
-    edit(root, "panoptic", lambda document: document["annotations"][0]["segments_info"][0].update(id=number))
-    assert f"cannot have a segment {number}" in scenes_of(root, "panoptic")[FIRST].reason
+@given(npst.arrays(np.uint8, st.tuples(st.integers(1, 5), st.integers(1, 5), st.just(3)), elements=st.integers(0, 2)))
+def test_runs_of_numbers_expand_to_the_numbers_of_all_pixels(rgb):
+    numbers, lengths = runs_of_numbers(rgb)
+    expected = [r + 256 * g + 65536 * b for r, g, b in rgb.reshape(-1, 3).tolist()]
+    assert np.repeat(numbers, lengths).tolist() == expected
+    assert (lengths > 0).all()
 
 
 def test_two_panoptic_annotations_of_an_image_become_a_row(root):
