@@ -1,8 +1,8 @@
 """The folder of a segmenter: ``segmenter.json`` and the weights of both nets as safetensors, and nothing else.
 
 It is complete in itself: the JSON holds the arguments from which both nets are built, the settings and, for a small
-text tower, its word list. A folder may hold one net alone, as an imported CLIP does; the other is then null in the JSON.
-A folder is written under a temporary name and renamed, so that it is complete or not there.
+text tower, its word list. A folder may hold one net alone, as an imported CLIP does; the other is then null in the
+JSON. A folder is written under a temporary name and renamed, so that it is complete or not there.
 """
 
 import json
@@ -43,12 +43,16 @@ class PublishedOrigin:
     """What a published checkpoint held beside the weights, kept so that it can be written again exactly.
 
     Attributes:
-        layout: See `published_checkpoints`.
+        layout: "ovseg", "maskformer" or "clip"; see `published_checkpoints`.
+        wrapper: Key under which the file held its tensors; empty if they were bare.
+        prefix: What stood before every name, for example ``module.``.
         dtypes: Of the tensors that were not in single precision, by published name.
         extras: Tensors that no net of ours has.
     """
 
     layout: str
+    wrapper: str = ""
+    prefix: str = ""
     dtypes: Mapping[str, str] = field(default_factory=dict)
     extras: Mapping[str, Tensor] = field(default_factory=dict)
 
@@ -158,7 +162,17 @@ def _json_content(parts: SegmenterParts) -> dict[str, Any]:
         "words": None if tokenizer is None else list(tokenizer.words),
         "context_length": None if tokenizer is None else tokenizer.context_length,
         "settings": parts.settings.to_json(),
-        "published": None if origin is None else {"layout": origin.layout, "dtypes": dict(origin.dtypes)},
+        "published": None if origin is None else _origin_json(origin),
+    }
+
+
+def _origin_json(origin: PublishedOrigin) -> dict[str, Any]:
+    """Make what the JSON says of a published checkpoint."""
+    return {
+        "layout": origin.layout,
+        "wrapper": origin.wrapper,
+        "prefix": origin.prefix,
+        "dtypes": dict(origin.dtypes),
     }
 
 

@@ -3,7 +3,7 @@
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import safetensors
@@ -25,7 +25,29 @@ _ARRAY_PARTS: list[Any] = [
 ]
 
 
+_MODULE_PREFIX = "module."
+
+
+class WeightsFile(NamedTuple):
+    """The tensors of a file, and what was around them.
+
+    Attributes:
+        tensors: By name, without the prefix.
+        wrapper: Key under which a training checkpoint held them; empty if they were bare.
+        prefix: ``module.`` if that stood before every name (DistributedDataParallel), else empty.
+    """
+
+    tensors: dict[str, Tensor]
+    wrapper: str
+    prefix: str
+
+
 def read_weights_file(path: str | Path) -> dict[str, Tensor]:
+    """Read the named tensors of a file, as `open_weights_file` does."""
+    return open_weights_file(path).tensors
+
+
+def open_weights_file(path: str | Path) -> WeightsFile:
     """Read the named tensors of a safetensors or torch file onto the CPU.
 
     NumPy arrays of numbers count as tensors. Of a training checkpoint only the tensors of the model are returned; the
@@ -45,12 +67,11 @@ def read_weights_file(path: str | Path) -> dict[str, Tensor]:
         )
     if not path.is_file():
         raise FileNotFoundError(f"{path}: there is no such file of weights; check the path")
-    tensors = _named_tensors(_read(path))
+    tensors, wrapper = _named_tensors(_read(path))
     if not tensors:
         raise ValueError(f"{path}: no named tensors are in it, a state dict is wanted; save model.state_dict()")
-    if all(name.startswith("module.") for name in tensors):
-        tensors = {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
-    return tensors
+    prefix = _MODULE_PREFIX if all(name.startswith(_MODULE_PREFIX) for name in tensors) else ""
+    return WeightsFile({name.removeprefix(prefix): tensor for name, tensor in tensors.items()}, wrapper, prefix)
 
 
 def _read(path: Path) -> Any:
@@ -68,14 +89,15 @@ def _read(path: Path) -> Any:
         ) from error
 
 
-def _named_tensors(content: Any) -> dict[str, Tensor]:
-    """Take the tensors of a state dict, out of the wrapper of a training checkpoint if there is one."""
+def _named_tensors(content: Any, wrapper: str = "") -> tuple[dict[str, Tensor], str]:
+    """Take the tensors of a state dict, out of the wrapper of a training checkpoint if there is one, and name that."""
     if not isinstance(content, Mapping):
-        return {}
-    for wrapper in _WRAPPERS:
-        if isinstance(content.get(wrapper), Mapping):
-            return _named_tensors(content[wrapper])
+        return {}, wrapper
+    for inner in _WRAPPERS:
+        if isinstance(content.get(inner), Mapping):
+            return _named_tensors(content[inner], inner)
     tensors = {
         name: torch.from_numpy(value) if isinstance(value, np.ndarray) else value for name, value in content.items()
     }
-    return {name: value for name, value in tensors.items() if isinstance(name, str) and isinstance(value, Tensor)}
+    named = {name: value for name, value in tensors.items() if isinstance(name, str) and isinstance(value, Tensor)}
+    return named, wrapper

@@ -140,10 +140,7 @@ def test_branches_scores_and_labels_equal_the_twins(settings, size):
         "patch_mask": torch.stack(twin.patch_mask),
         "clip_logits": torch.stack(twin.clip_logits),
     }
-    for name, tensor in expected.items():
-        torch.testing.assert_close(
-            branches[name], tensor, atol=1e-4, rtol=1e-4, msg=lambda text, n=name: f"{n}: {text}"
-        )
+    torch.testing.assert_close({name: branches[name] for name in expected}, expected, atol=1e-4, rtol=1e-4)
     scores = segmenter.scores(image, CLASS_NAMES)
     torch.testing.assert_close(scores, twin.fused(), atol=1e-5, rtol=1e-4)
     segmentation = segmenter.segment(image, CLASS_NAMES)
@@ -252,9 +249,8 @@ def test_the_table_of_masks_agrees_with_masks_and_branches():
     masks = segmentation.hard_masks()
     assert masks.shape == (9, 50, 70)
     clip_probs = iter(branches.clip_logits.softmax(dim=1))
-    for row, mask, proposal_probs in zip(
-        segmentation.masks, masks, branches.proposal_logits.softmax(dim=1), strict=True
-    ):
+    proposal_probs_of_rows = branches.proposal_logits.softmax(dim=1)
+    for row, mask, proposal_probs in zip(segmentation.masks, masks, proposal_probs_of_rows, strict=True):
         assert row.area_px == int(mask.sum())
         if row.area_px:
             left, top, right, bottom = row.box_xyxy

@@ -65,7 +65,7 @@ def test_loading_leaves_the_callers_random_numbers_alone(folder):
 
 
 def test_the_package_offers_the_segmenter_and_stays_light():
-    light = "import sys, ovseg_models; assert 'torch' not in sys.modules; from ovseg_models import Segmenter; Segmenter.load"
+    light = "import sys, ovseg_models; assert 'torch' not in sys.modules; from ovseg_models import Segmenter"
     subprocess.run([sys.executable, "-c", light], check=True)
     with pytest.raises(ImportError, match="cannot import name 'Segmentor'"):
         from ovseg_models import Segmentor  # noqa: F401
