@@ -1,6 +1,7 @@
 """Set up before any test module is imported: one thread for torch, shape checks for ovseg_models."""
 
 import os
+import signal
 from collections.abc import Iterator
 
 import jaxtyping
@@ -9,6 +10,9 @@ import pytest
 # Read when torch is first imported; tests of the storage never import it, so it isn't imported here to be told.
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["MKL_NUM_THREADS"] = "1"
+
+# A shell's background job ignores Ctrl-C, and so would the processes that tests start and interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 jaxtyping.install_import_hook("ovseg_models", "beartype.beartype")
 
