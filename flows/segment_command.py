@@ -1,0 +1,197 @@
+"""``ovseg segment``: photographs and class names in; label maps, pictures of them and lists of masks out."""
+
+import json
+import logging
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import tyro
+
+if TYPE_CHECKING:
+    from ovseg_models.segmentation import Segmentation
+    from ovseg_models.segmenter import Segmenter
+
+_LOGGER = logging.getLogger(__name__)
+_IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"})
+_MAX_CLASSES_IN_8_BIT = 255  # the value 255 says that nothing was found
+
+
+def segment(  # noqa: PLR0913 - each is an option of the command
+    images: Annotated[tuple[Path, ...], tyro.conf.Positional],
+    *,
+    classes: tuple[str, ...],
+    model: Path,
+    out: Path,
+    find: bool = False,
+    min_score: float = 0.0,
+    ensemble_weight: float | None = None,
+    mask_threshold: float | None = None,
+    short_side_px: int | None = None,
+    max_side_px: int | None = None,
+    device: str = "cpu",
+) -> int:
+    """Segment photographs into classes that you name.
+
+    For each image NAME three files are written: NAME.labels.png (class indices in the order of --classes, 8 bit, or
+    16 bit for 256 classes and more; 255 or 65535 = nothing found), NAME.overlay.png (the photograph, painted, with a
+    legend) and NAME.json (each mask with its class, probabilities of both branches, area, box and run lengths).
+    An image that cannot be read doesn't stop the others; it is listed at the end and the exit status is 1.
+
+    Args:
+        images: Image files, and folders whose image files are taken.
+        classes: What to tell apart, such as: --classes "traffic light" street sky
+        model: Folder of a segmenter.
+        out: Folder for the results, made if need be; files of the same names are replaced.
+        find: Find the named things and leave the rest unlabelled, instead of giving each pixel a class.
+        min_score: With --find: a class whose best mask scores less is not found.
+        ensemble_weight: 0 = proposal net only, 1 = CLIP only; by default as the segmenter says.
+        mask_threshold: Mask probability above which a pixel is in the mask; by default as the segmenter says.
+        short_side_px: Short side of the net's input, in pixels; by default as the segmenter says.
+        max_side_px: Upper bound of its long side; by default as the segmenter says.
+        device: Where to compute: cpu, cuda, cuda:1 and so on.
+
+    Returns:
+        0, or 1 if an image failed.
+
+    Raises:
+        PipelineError: If there are no classes or no images, or the segmenter cannot be loaded.
+    """
+    if not classes or not all(name.strip() for name in classes):
+        raise _error(
+            f"--classes: found {list(classes)}, at least one name and no blank one is wanted; name what to find"
+        )
+    paths = _image_files(images)
+    segmenter = _loaded(
+        model,
+        device,
+        ensemble_weight=ensemble_weight,
+        mask_threshold=mask_threshold,
+        short_side_px=short_side_px,
+        max_side_px=max_side_px,
+    )
+    out.mkdir(parents=True, exist_ok=True)
+    failures = []
+    for path, name in zip(paths, _result_names(paths), strict=True):
+        start_s = time.monotonic()
+        try:
+            result = segmenter.find(path, classes, min_score=min_score) if find else segmenter.segment(path, classes)
+            _write(result, path, out / name)
+        except (ValueError, OSError) as error:
+            failures.append(str(error))
+            continue
+        seconds = time.monotonic() - start_s
+        _LOGGER.info("%s: %d x %d px, %.1f s: %s", path, *result.encoded.image.size, seconds, _shares(result))
+    if failures:
+        sys.stderr.write("".join(f"ovseg: {failure}\n" for failure in failures))
+        sys.stderr.write(f"ovseg: {len(failures)} of {len(paths)} images failed; the others are in {out}\n")
+    return 1 if failures else 0
+
+
+def _loaded(model: Path, device: str, **settings: Any) -> "Segmenter":
+    """Load the segmenter with the settings that were given."""
+    from ovseg_models.segmenter import Segmenter
+
+    given = {name: value for name, value in settings.items() if value is not None}
+    try:
+        return Segmenter.load(model, device=device, **given)
+    except (ValueError, OSError, RuntimeError) as error:
+        raise _error(str(error)) from error
+
+
+def _error(message: str) -> Exception:
+    """Make an error that is told without a traceback."""
+    from pipeline.errors import PipelineError
+
+    return PipelineError(message)
+
+
+def _image_files(given: Sequence[Path]) -> list[Path]:
+    """List the files, each once, a folder's image files in its place by name.
+
+    Raises:
+        PipelineError: If there is none, or a folder holds none.
+    """
+    paths: dict[Path, None] = {}
+    for path in given:
+        if not path.is_dir():
+            paths[path] = None
+            continue
+        inside = sorted(file for file in path.iterdir() if file.suffix.lower() in _IMAGE_SUFFIXES and file.is_file())
+        if not inside:
+            raise _error(f"{path}: holds no image files ({', '.join(sorted(_IMAGE_SUFFIXES))}); give another folder")
+        paths.update(dict.fromkeys(inside))
+    if not paths:
+        raise _error("ovseg segment: there is no image; give files or folders")
+    return list(paths)
+
+
+def _result_names(paths: Sequence[Path]) -> list[str]:
+    """Name each image's results after its file, with the suffix or a number where that isn't clear."""
+    stems = Counter(path.stem for path in paths)
+    wanted = [path.stem if stems[path.stem] == 1 else path.name for path in paths]
+    taken: set[str] = set()
+    names = []
+    for name in wanted:
+        number, unique = 2, name
+        while unique in taken:
+            number, unique = number + 1, f"{name}-{number}"
+        taken.add(unique)
+        names.append(unique)
+    return names
+
+
+def _write(result: "Segmentation", source: Path, stem: Path) -> None:
+    """Write the three files of an image, the JSON last."""
+    import numpy as np
+    from PIL import Image
+
+    is_8_bit = len(result.class_names) <= _MAX_CLASSES_IN_8_BIT
+    dtype, nothing = (np.uint8, 255) if is_8_bit else (np.uint16, 65535)
+    labels = result.label_map.numpy()
+    label_path, overlay_path = (stem.with_name(f"{stem.name}.{kind}.png") for kind in ("labels", "overlay"))
+    Image.fromarray(np.where(labels < 0, nothing, labels).astype(dtype)).save(label_path)
+    result.overlay().save(overlay_path)
+    height_px, width_px = result.encoded.size
+    content = {
+        "image": str(source),
+        "height_px": height_px,
+        "width_px": width_px,
+        "class_names": list(result.class_names),
+        "labels": label_path.name,
+        "overlay": overlay_path.name,
+        "nothing_found": nothing,
+        "masks": _mask_entries(result),
+    }
+    text = json.dumps(content, indent=1, ensure_ascii=False)
+    stem.with_name(f"{stem.name}.json").write_text(text + "\n", encoding="utf-8")
+
+
+def _mask_entries(result: "Segmentation") -> list[dict[str, Any]]:
+    """List the masks that have a pixel, with their run lengths as COCO stores them."""
+    from storage_schemas.rle import encode_masks
+
+    height_px, width_px = result.encoded.size
+    counts = [
+        encoded for masks in result.encoded.hard_masks_at_image_size() for encoded in encode_masks(masks.cpu().numpy())
+    ]
+    chosen = set() if result.found_queries is None else set(result.found_queries.tolist())
+    entries = []
+    for row, run_lengths in zip(result.masks, counts, strict=True):
+        if row.area_px == 0 or (result.found_queries is not None and row.query not in chosen):
+            continue
+        rle = {"size": [height_px, width_px], "counts": run_lengths.decode("ascii")}
+        entries.append(asdict(row) | {"rle": rle})
+    return entries
+
+
+def _shares(result: "Segmentation") -> str:
+    """Say which classes cover most of an image."""
+    counts = Counter(result.label_map.flatten().tolist())
+    total = sum(counts.values())
+    named = [(result.class_names[index], count) for index, count in counts.most_common(4) if index >= 0]
+    return ", ".join(f"{name} {count / total:.0%}" for name, count in named) or "nothing found"

@@ -1,0 +1,75 @@
+"""``ovseg import-checkpoint`` and ``ovseg export-checkpoint``, from the command line's side."""
+
+import pytest
+import torch
+import tyro
+
+from flows.checkpoint_commands import export_checkpoint, import_checkpoint
+from ovseg_models.pretrained_clip import build_mask_adapted_clip
+from ovseg_models.proposal_presets import build_proposal_net
+from ovseg_models.published_checkpoints import write_published_checkpoint
+from ovseg_models.segmenter import Segmenter
+from ovseg_models.segmenter_folder import SegmenterParts
+from pipeline.errors import PipelineError
+from tests.tiny_segmenter import picture
+
+SWIN = {
+    "backbone": "swin_base_patch4_window12_384",
+    "backbone_arguments": {
+        "timm_arguments": {"embed_dim": 8, "depths": [1, 1, 1, 1], "num_heads": [1, 2, 2, 4], "window_size": 3}
+    },
+    "embedding_dim": 24,
+    "queries": 5,
+    "hidden_dim": 16,
+    "norm_groups": 4,
+    "heads": 2,
+    "decoder_layers": 1,
+}
+CLIP = {
+    "embed_dim": 24,
+    "vision_cfg": {"image_size": 16, "patch_size": 8, "width": 32, "head_width": 32, "layers": 2},
+    "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 1, "layers": 1},
+}
+SIZES = ["--heads", "2", "--norm-groups", "4", "--head-width", "32"]
+
+
+def parts(*, with_net=True, seed=0) -> SegmenterParts:
+    torch.manual_seed(seed)
+    net = build_proposal_net(**SWIN) if with_net else None
+    return SegmenterParts(net, build_mask_adapted_clip(CLIP, prompt_depth=2, quick_gelu=True, seed=seed))
+
+
+def test_import_and_export_from_the_command_line(tmp_path, capsys):
+    write_published_checkpoint(parts(), tmp_path / "model.pth")
+    tyro.cli(import_checkpoint, args=[str(tmp_path / "model.pth"), "--out", str(tmp_path / "segmenter"), *SIZES])
+    told = capsys.readouterr().out
+    assert "proposal net of swin_base_patch4_window12_384" in told
+    assert "CLIP of 16 px crops in 8 px patches, mask prompts in 2 layers" in told
+    segmenter = Segmenter.load(tmp_path / "segmenter", short_side_px=32, max_side_px=64)
+    assert segmenter.segment(picture(), ["cat", "dog"]).label_map.shape == (50, 70)
+    tyro.cli(export_checkpoint, args=[str(tmp_path / "segmenter"), "--out", str(tmp_path / "again.pth")])
+    first, again = (torch.load(tmp_path / name, weights_only=True)["model"] for name in ("model.pth", "again.pth"))
+    assert first.keys() == again.keys()
+    assert all(torch.equal(first[name], again[name]) for name in first)
+
+
+def test_a_part_is_completed_by_a_base(tmp_path, capsys):
+    write_published_checkpoint(parts(), tmp_path / "model.pth")
+    write_published_checkpoint(parts(with_net=False, seed=1), tmp_path / "epoch_5.pt")
+    import_checkpoint(tmp_path / "model.pth", out=tmp_path / "base", heads=2, norm_groups=4, head_width=32)
+    import_checkpoint(tmp_path / "epoch_5.pt", out=tmp_path / "alone", head_width=32)
+    assert "a proposal net is lacking; --base takes it from another segmenter" in capsys.readouterr().out
+    import_checkpoint(tmp_path / "epoch_5.pt", out=tmp_path / "whole", base=tmp_path / "base", head_width=32)
+    clip = Segmenter.load(tmp_path / "whole").clip
+    assert torch.equal(clip.mask_prompts, parts(with_net=False, seed=1).clip.mask_prompts)
+
+
+def test_errors_are_told_without_a_traceback(tmp_path):
+    torch.save({"fc.weight": torch.zeros(1)}, tmp_path / "resnet.pth")
+    with pytest.raises(PipelineError, match=r"resnet\.pth: none of the known layouts"):
+        import_checkpoint(tmp_path / "resnet.pth", out=tmp_path / "out")
+    with pytest.raises(PipelineError, match=r"absent\.pth: there is no such file"):
+        import_checkpoint(tmp_path / "absent.pth", out=tmp_path / "out")
+    with pytest.raises(PipelineError, match=r"absent/segmenter\.json: there is no such file"):
+        export_checkpoint(tmp_path / "absent", out=tmp_path / "out.pth")
+    assert not (tmp_path / "out").exists()

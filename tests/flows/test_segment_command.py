@@ -1,0 +1,130 @@
+"""``ovseg segment`` writes what it says, and one bad image doesn't stop the others."""
+
+import json
+
+import numpy as np
+import pytest
+import tyro
+from PIL import Image
+
+from flows.segment_command import segment
+from ovseg_models.segmenter import Segmenter
+from pipeline.errors import PipelineError
+from storage_schemas.rle import decode_masks
+from tests.tiny_segmenter import CLASS_NAMES, picture, tiny_segmenter
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model") / "segmenter"
+    tiny_segmenter().save(folder)
+    return folder
+
+
+@pytest.fixture
+def photos(tmp_path):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for seed, name in enumerate(("one.png", "two.png")):
+        Image.fromarray(picture(seed=seed)).save(folder / name)
+    (folder / "notes.txt").write_text("no image")
+    return folder
+
+
+def test_labels_overlay_and_masks_are_written(model, photos, tmp_path):
+    assert segment((photos / "one.png",), classes=tuple(CLASS_NAMES), model=model, out=tmp_path / "out") == 0
+    expected = Segmenter.load(model).segment(photos / "one.png", CLASS_NAMES)
+    labels = Image.open(tmp_path / "out" / "one.labels.png")
+    assert labels.mode == "L"
+    assert np.array_equal(np.asarray(labels), expected.label_map.numpy())
+    with Image.open(tmp_path / "out" / "one.overlay.png") as overlay:
+        assert overlay.width == 220
+    content = json.loads((tmp_path / "out" / "one.json").read_text())
+    assert (content["height_px"], content["width_px"], content["class_names"]) == (50, 70, CLASS_NAMES)
+    masks = expected.hard_masks().numpy()
+    assert [entry["query"] for entry in content["masks"]] == [row.query for row in expected.masks if row.area_px]
+    for entry in content["masks"]:
+        assert entry["rle"]["size"] == [50, 70]
+        mask = decode_masks([entry["rle"]["counts"].encode()], 50, 70)[0]
+        assert np.array_equal(mask, masks[entry["query"]])
+        assert entry["area_px"] == mask.sum()
+        assert entry["class_name"] == CLASS_NAMES[entry["class_index"]]
+
+
+def test_a_folder_gives_its_images(model, photos, tmp_path):
+    segment((photos,), classes=("cat", "dog"), model=model, out=tmp_path / "out")
+    assert sorted(path.name for path in (tmp_path / "out").glob("*.json")) == ["one.json", "two.json"]
+
+
+def test_images_of_one_name_do_not_replace_each_other(model, photos, tmp_path):
+    (tmp_path / "more").mkdir()
+    for target in (photos / "one.jpg", tmp_path / "more" / "one.jpg"):
+        Image.fromarray(picture()).save(target)
+    given = (photos / "one.png", photos / "one.jpg", tmp_path / "more" / "one.jpg", photos / "one.png")
+    segment(given, classes=("cat",), model=model, out=tmp_path / "out")
+    names = sorted(path.name for path in (tmp_path / "out").glob("*.json"))
+    assert names == ["one.jpg-2.json", "one.jpg.json", "one.png.json"]
+
+
+def test_a_bad_image_is_listed_at_the_end_and_does_not_stop_the_others(model, photos, tmp_path, capsys):
+    (photos / "bad.png").write_bytes(b"no image")
+    given = (photos / "absent.png", photos)
+    assert segment(given, classes=("cat", "dog"), model=model, out=tmp_path / "out") == 1
+    told = capsys.readouterr().err
+    assert "absent.png: there is no such file" in told
+    assert "bad.png: cannot be read as an image" in told
+    assert "2 of 4 images failed" in told
+    assert sorted(path.name for path in (tmp_path / "out").glob("*.json")) == ["one.json", "two.json"]
+
+
+def test_finding_leaves_the_rest_unlabelled_and_lists_what_was_found(model, photos, tmp_path):
+    segment((photos / "one.png",), classes=("cat",), model=model, out=tmp_path, find=True, mask_threshold=0.9)
+    content = json.loads((tmp_path / "one.json").read_text())
+    assert content["class_names"] == ["cat", "others"]
+    assert len(content["masks"]) == 1
+    labels = np.asarray(Image.open(tmp_path / "one.labels.png"))
+    assert set(np.unique(labels)) == {0, content["nothing_found"]}
+
+
+def test_many_classes_need_16_bits(model, photos, tmp_path):
+    names = tuple(f"cat {index}" for index in range(256))
+    segment((photos / "one.png",), classes=names, model=model, out=tmp_path, find=True, min_score=2)
+    labels = Image.open(tmp_path / "one.labels.png")
+    assert labels.mode == "I;16"
+    assert np.unique(np.asarray(labels)).tolist() == [65535]
+
+
+def test_settings_go_before_the_segmenters_own(model, photos, tmp_path):
+    segment((photos / "one.png",), classes=("cat", "dog"), model=model, out=tmp_path, ensemble_weight=0.0)
+    content = json.loads((tmp_path / "one.json").read_text())
+    assert all(entry["score"] == pytest.approx(entry["proposal_prob"]) for entry in content["masks"])
+
+
+def test_the_command_line_takes_names_with_blanks(model, photos, tmp_path):
+    arguments = [str(photos / "one.png"), "--classes", "traffic light", "dog"]
+    arguments += ["--model", str(model), "--out", str(tmp_path / "out"), "--short-side-px", "40"]
+    assert tyro.cli(segment, args=arguments) == 0
+    assert json.loads((tmp_path / "out" / "one.json").read_text())["class_names"] == ["traffic light", "dog"]
+
+
+@pytest.mark.parametrize("classes", [(), ("cat", " ")])
+def test_no_class_and_a_blank_one_are_refused(model, photos, tmp_path, classes):
+    with pytest.raises(PipelineError, match="--classes: found"):
+        segment((photos,), classes=classes, model=model, out=tmp_path)
+
+
+def test_nothing_to_segment_is_refused(model, tmp_path):
+    with pytest.raises(PipelineError, match="there is no image"):
+        segment((), classes=("cat",), model=model, out=tmp_path)
+    with pytest.raises(PipelineError, match="holds no image files"):
+        segment((tmp_path,), classes=("cat",), model=model, out=tmp_path)
+
+
+def test_a_segmenter_that_cannot_be_loaded_is_refused(photos, tmp_path):
+    with pytest.raises(PipelineError, match=r"absent/segmenter\.json: there is no such file"):
+        segment((photos,), classes=("cat",), model=tmp_path / "absent", out=tmp_path)
+
+
+def test_a_device_that_is_not_there_is_refused(model, photos, tmp_path):
+    with pytest.raises(PipelineError, match="abacus"):
+        segment((photos,), classes=("cat",), model=model, out=tmp_path, device="abacus")
