@@ -139,7 +139,9 @@ def _chunk_starts(classes: int, pixels: int) -> list[int]:
     """Cut the classes into chunks so that each sum is rounded as it is without chunks.
 
     On a CPU the bits depend on the shape: narrow matrix products are summed in another order, and small resizes work on
-    8 channels at a time and on the rest one by one. So chunks start at multiples of 8 and hold at least 8 classes.
+    8 channels at a time and on the rest one by one. So chunks start at multiples of 8 and hold at least 8 classes. That
+    holds for one thread; with several, a matrix product has such borders between its threads too, and of classes that
+    tie to the last bits of a sum another one may win.
     """
     chunk = _LANES * max(2, _CHUNK_BYTES // (4 * _LANES * pixels))
     starts = list(range(0, classes, chunk))

@@ -1,7 +1,7 @@
 """The segmenter: an image and class names in, a class for each pixel out.
 
 Composed of the proposal net, mask-adapted CLIP and its text classifier. What doesn't depend on the class names is done
-once per image by `Segmenter.encode`; naming other classes afterwards takes milliseconds.
+once per image by `Segmenter.encode`; naming other classes afterwards takes a small part of that time.
 """
 
 from collections.abc import Sequence
