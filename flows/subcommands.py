@@ -49,6 +49,30 @@ SUBCOMMANDS = (
         ),
     ),
     Subcommand(
+        name="segment",
+        group="segment",
+        summary="segment photographs into classes that you name",
+        function="flows.segment_command:segment",
+        examples=(
+            'ovseg segment photo.jpg --classes oculus ukulele "traffic light" --model models/ovseg-swin-b --out out',
+            "ovseg segment photos --classes oculus --find --model models/ovseg-swin-b --out out",
+        ),
+    ),
+    Subcommand(
+        name="import-checkpoint",
+        group="segment",
+        summary="turn a published checkpoint of OVSeg, MaskFormer or CLIP into the folder of a segmenter",
+        function="flows.checkpoint_commands:import_checkpoint",
+        examples=("ovseg import-checkpoint ovseg_swinbase_vitL14_ft_mpt.pth --out models/ovseg-swin-b",),
+    ),
+    Subcommand(
+        name="export-checkpoint",
+        group="segment",
+        summary="write the folder of a segmenter as a checkpoint in OVSeg's published layout",
+        function="flows.checkpoint_commands:export_checkpoint",
+        examples=("ovseg export-checkpoint models/ovseg-swin-b --out ovseg.pth",),
+    ),
+    Subcommand(
         name="status",
         group="look",
         summary="tell which units of which artifacts are done, stale, missing or corrupt, and why",
