@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 import safetensors
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from ovseg_models.checkpoint_keys.key_report import take_tensors
@@ -190,7 +190,8 @@ def _arguments(net: ProposalNet | MaskAdaptedClip | None, name: str, builder: st
 
 def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """Write tensors and see that they reach the disk."""
-    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path)
+    # Not save_file, whose files only their owner may read, whatever the umask.
+    path.write_bytes(save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}))
     with path.open("rb") as file:
         os.fsync(file.fileno())
 

@@ -1,6 +1,7 @@
 """The folder: round trip, settings on top, and refusals that say what is wrong."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -193,3 +194,13 @@ def test_settings_out_of_range_are_refused_all_at_once(values, message):
 def test_settings_survive_json():
     settings = SegmenterSettings(ensemble_weight=0.6, prompt_templates=("{}",))
     assert settings_from_json(json.loads(json.dumps(settings.to_json()))) == settings
+
+
+def test_files_of_a_folder_can_be_read_by_those_whom_the_umask_allows(tmp_path):
+    umask = os.umask(0o022)
+    try:
+        tiny_segmenter().save(tmp_path / "model")
+    finally:
+        os.umask(umask)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "model").iterdir()}
+    assert set(modes.values()) == {0o644}, modes
