@@ -7,6 +7,7 @@ import multiprocessing.resource_tracker
 import os
 import signal
 import socket
+import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
@@ -151,13 +152,30 @@ def executor_for(compute: Compute) -> Iterator[Executor]:
     if not compute.dask_address and compute.workers == 0:
         yield InlineExecutor()
         return
-    with (
-        _quiet_dask(),
-        _cluster_address(compute) as address,
-        _client(address, 1 if compute.dask_address else compute.workers, compute.connect_timeout_s) as client,
-    ):
+    with contextlib.ExitStack() as started:
+        with _interrupts_held_back():  # Dask cannot end workers that are still starting
+            started.enter_context(_quiet_dask())
+            address = started.enter_context(_cluster_address(compute))
+            workers = 1 if compute.dask_address else compute.workers
+            client = started.enter_context(_client(address, workers, compute.connect_timeout_s))
         logger.info("Dask dashboard: %s", client.dashboard_link)
         yield DaskExecutor(client)
+
+
+@contextlib.contextmanager
+def _interrupts_held_back() -> Iterator[None]:
+    """Let a Ctrl-C that comes while the block runs take effect at its end."""
+    if threading.current_thread() is not threading.main_thread():  # only the main thread gets them, and may do this
+        yield
+        return
+    came: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _: came.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if came:
+        signal.raise_signal(signal.SIGINT)
 
 
 @contextlib.contextmanager
