@@ -143,6 +143,7 @@ class Artifact:
         Raises:
             WriteError: If the operating system refuses.
         """
+        remove_temporaries(self.directory, self.disk)  # of workers that died while the others went on
         self._write_if_changed(MANIFEST_FILE, manifest.to_json())
 
     def manifest(self) -> Manifest:
