@@ -13,7 +13,7 @@ from typing import BinaryIO, NamedTuple, Self
 from storage_schemas.errors import ArtifactError, CorruptUnitError
 
 KEY = re.compile(r"[A-Za-z0-9_-]{1,80}")
-_MEMBER = re.compile(r"[A-Za-z0-9_-]{1,80}\.[a-z0-9.]{1,19}")
+_SUFFIX = re.compile(r"(?=.{1,19}$)[a-z0-9]+(\.[a-z0-9]+)*")  # with the key and a dot at most 100 characters: ustar
 _BLOCK_BYTES = tarfile.BLOCKSIZE
 
 
@@ -57,7 +57,7 @@ class ShardTarWriter:
             ArtifactError: If WebDataset could not split the name into key and suffix, or ustar not hold it.
         """
         name = f"{key}.{suffix}"
-        if not _MEMBER.fullmatch(name):
+        if not (KEY.fullmatch(key) and _SUFFIX.fullmatch(suffix)):
             message = (
                 f"tar member {name!r}: a key of at most 80 letters, digits, '_' and '-' is wanted; rename the sample"
             )
