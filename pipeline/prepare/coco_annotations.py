@@ -1,6 +1,8 @@
 """COCO's annotation files: read once, checked, and reduced to what preparation needs of each image."""
 
+import contextlib
 import json
+from array import array
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -19,7 +21,7 @@ class Instance(NamedTuple):
         category_id: COCO's id, 1..90.
         area: In px, as COCO states it.
         is_crowd: Whether it stands for a group that was not taken apart.
-        segmentation: Polygons, or RLE with ``counts`` and ``size``.
+        segmentation: Polygons as x, y, x, y, ... in px, or RLE with ``counts`` and ``size``.
     """
 
     annotation_id: int
@@ -139,7 +141,7 @@ def read_coco_json(root: DataRoot, relative: str, hint: str) -> dict[str, Any]:
     """
     path = root.required(relative, hint)
     try:
-        document = json.loads(path.read_bytes().decode("utf-8", "surrogateescape"))
+        document = json.loads(path.read_bytes().decode("utf-8", "surrogateescape"), object_hook=_compact)
     except ValueError as error:
         message = f"{path}: is not JSON ({error}); download it again"
         raise LayoutError(message) from error
@@ -158,6 +160,18 @@ def caption_fault(text: object, where: str) -> SceneFault | None:
     except UnicodeEncodeError as error:
         return SceneFault("caption_not_utf8", f"{where} is not UTF-8 at character {error.start}")
     return None
+
+
+def _compact(record: dict[str, Any]) -> dict[str, Any]:
+    """Keep the numbers of polygons in arrays while the file is parsed: as Python objects they fill gigabytes.
+
+    What is no list of polygons stays as it is, for whoever draws it to find out.
+    """
+    polygons = record.get("segmentation")
+    if isinstance(polygons, list):
+        with contextlib.suppress(TypeError):
+            record["segmentation"] = [array("d", polygon) for polygon in polygons]
+    return record
 
 
 _TYPES: Mapping[str, type | tuple[type, ...]] = {
