@@ -40,6 +40,7 @@ def proposal_losses(
     *,
     image_size: tuple[int, int],
     num_masks: float | int,
+    query_weight: float | int | None = None,
     weights: LossWeights = LossWeights(),  # noqa: B008 (frozen)
 ) -> ProposalLosses:
     """Match and compare every decoder output with the ground truth; each output is matched anew.
@@ -50,6 +51,9 @@ def proposal_losses(
         targets: One per image.
         image_size: Height and width of the net's input [px].
         num_masks: Targets of the batch, averaged over the processes of a distributed run; taken as at least 1.
+        query_weight: What the classification loss, summed over the queries by weight, is divided by; by default their
+            total weight, which makes it the published weighted mean. A batch that is computed in parts, or shared by
+            processes, gives `total_query_weight` of the whole one, so that the parts add up.
         weights: The same for every output.
 
     Raises:
@@ -70,7 +74,12 @@ def proposal_losses(
     with torch.autocast(device.type, enabled=False):  # sums over a million pixels want full precision
         layers = tuple(
             _layer_losses(
-                layer.mask_logits.float(), logits.float(), batch, num_masks=float(max(num_masks, 1)), weights=weights
+                layer.mask_logits.float(),
+                logits.float(),
+                batch,
+                num_masks=float(max(num_masks, 1)),
+                query_weight=query_weight,
+                weights=weights,
             )
             for layer, logits in zip(output.layers, class_logits, strict=True)
         )
@@ -85,6 +94,7 @@ def _layer_losses(
     targets: TargetBatch,
     *,
     num_masks: float,
+    query_weight: float | None,
     weights: LossWeights,
 ) -> LossTerms:
     """Match one decoder output and compute its terms."""
@@ -94,7 +104,9 @@ def _layer_losses(
     # Only matched masks are brought to full size; unmatched ones have no mask loss.
     matched = upsample_bilinear(mask_logits[matches.images, matches.queries], (masks.shape[-2], masks.shape[-1]))
     focal, dice = mask_losses(matched, masks)
-    classification = classification_loss(class_logits, targets, matches, no_object_weight=weights.no_object)
+    classification = classification_loss(
+        class_logits, targets, matches, no_object_weight=weights.no_object, query_weight=query_weight
+    )
     return LossTerms(classification, focal.sum() / num_masks, dice.sum() / num_masks)
 
 
@@ -104,17 +116,33 @@ def classification_loss(
     matches: Matches,
     *,
     no_object_weight: float,
+    query_weight: float | None = None,
 ) -> Float[Tensor, ""]:
     """Compute the cross-entropy over all queries of the batch; those without a target want the last column.
 
-    The mean is weighted: a query without a target counts no_object_weight, the others count 1.
+    The mean is weighted: a query without a target counts no_object_weight, the others count 1. With ``query_weight``
+    the weighted sum is divided by that in place of the queries' own total weight.
     """
     no_object = class_logits.shape[-1] - 1
     wanted = torch.full(class_logits.shape[:2], no_object, device=class_logits.device)
     wanted[matches.images, matches.queries] = targets.class_ids[matches.targets]
     class_weights = class_logits.new_ones(no_object + 1)
     class_weights[no_object] = no_object_weight
-    return F.cross_entropy(class_logits.flatten(0, 1), wanted.flatten(), class_weights)
+    if query_weight is None:
+        return F.cross_entropy(class_logits.flatten(0, 1), wanted.flatten(), class_weights)
+    return F.cross_entropy(class_logits.flatten(0, 1), wanted.flatten(), class_weights, reduction="sum") / query_weight
+
+
+def total_query_weight(targets: Sequence[Targets], queries: int, *, no_object_weight: float) -> float:
+    """Add up the weights of all queries in the classification loss, which don't depend on who is matched with whom.
+
+    Args:
+        targets: One per image.
+        queries: Of the net; each image matches as many targets as it has, but no more than queries.
+        no_object_weight: Weight of a query without a target; the others weigh 1.
+    """
+    matched = sum(min(len(target.class_ids), queries) for target in targets)
+    return matched + no_object_weight * (len(targets) * queries - matched)
 
 
 def upsample_bilinear(

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 
 from ovseg_models.matching import LossWeights, match_queries
-from ovseg_models.proposal_losses import mask_losses, proposal_losses, upsample_bilinear
+from ovseg_models.proposal_losses import mask_losses, proposal_losses, total_query_weight, upsample_bilinear
 from ovseg_models.proposal_net import ProposalOutput
 from ovseg_models.targets import Targets, pack_targets
 
@@ -203,3 +203,26 @@ def test_pixels_of_no_target_are_background_of_every_mask():
     corner = [Targets(target.class_ids, target.masks[:, :8, :8]) for target in targets]
     padded = [Targets(t.class_ids, F.pad(t.masks, (0, 8, 0, 8))) for t in corner]
     torch.testing.assert_close(compute(output, class_logits, corner).total, compute(output, class_logits, padded).total)
+
+
+def test_the_parts_of_a_batch_add_up_with_the_weight_of_the_whole():
+    output, class_logits, targets = draw(3, (2, 0, 8, 3), aux=1)
+    weight = total_query_weight(targets, 6, no_object_weight=0.1)
+    whole = compute(output, class_logits, targets, num_masks=13)
+    assert compute(output, class_logits, targets, num_masks=13, query_weight=weight).total == pytest.approx(
+        whole.total.item(), rel=1e-6
+    )
+
+    def rows(layer, part):
+        return ProposalOutput(layer.mask_logits[part], layer.proposal_embeddings[part])
+
+    total = 0.0
+    for part in (slice(0, 1), slice(1, 4)):
+        some = ProposalOutput(
+            output.mask_logits[part],
+            output.proposal_embeddings[part],
+            tuple(rows(layer, part) for layer in output.aux),
+        )
+        logits = [layer[part] for layer in class_logits]
+        total += compute(some, logits, targets[part], num_masks=13, query_weight=weight).total.item()
+    assert total == pytest.approx(whole.total.item(), rel=1e-6)
