@@ -209,9 +209,8 @@ def test_the_parts_of_a_batch_add_up_with_the_weight_of_the_whole():
     output, class_logits, targets = draw(3, (2, 0, 8, 3), aux=1)
     weight = total_query_weight(targets, 6, no_object_weight=0.1)
     whole = compute(output, class_logits, targets, num_masks=13)
-    assert compute(output, class_logits, targets, num_masks=13, query_weight=weight).total == pytest.approx(
-        whole.total.item(), rel=1e-6
-    )
+    given = compute(output, class_logits, targets, num_masks=13, query_weight=weight)
+    assert given.total.item() == pytest.approx(whole.total.item(), rel=1e-6)
 
     def rows(layer, part):
         return ProposalOutput(layer.mask_logits[part], layer.proposal_embeddings[part])
