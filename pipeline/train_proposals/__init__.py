@@ -1,0 +1,1 @@
+"""Stage 1: scenes with labels in, the weights of a proposal net out."""
