@@ -13,13 +13,14 @@ class ClipSettings(SettingsModel):
     architecture: str = Field(
         default="ViT-B-16",
         min_length=1,
-        description="Name of an open_clip architecture, or path of an open_clip model JSON.",
+        description="Name of an open_clip architecture, path of an open_clip model JSON, or 'drawn-world-small', the "
+        "small CLIP that this project ships.",
     )
     pretrained: str = Field(
         default="openai",
         min_length=1,
-        description="Weights: an open_clip tag, the path of a weight file, or 'random'. The digest covers the weights "
-        "themselves, not this name alone.",
+        description="Weights: an open_clip tag, the path of a weight file, 'shipped' (of 'drawn-world-small'), or "
+        "'random'. The digest covers the weights themselves, not this name alone.",
     )
     quick_gelu: Literal["auto", "on", "off"] = Field(
         default="auto",

@@ -1,0 +1,103 @@
+"""The CLIP that the settings name, with its tokenizer, and the digest that stands for it in artifacts."""
+
+import json
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import open_clip
+from torch import Tensor
+
+from ovseg_models.mask_adapted_clip import OpenClip
+from ovseg_models.pretrained_clip import build_clip
+from ovseg_models.weights_digest import weights_digest
+from ovseg_models.word_tokenizer import WordTokenizer
+from pipeline import small_clip
+from pipeline.errors import PipelineError
+from pipeline.settings.clip import ClipSettings
+
+logger = logging.getLogger(__name__)
+
+SMALL, SHIPPED, RANDOM = "drawn-world-small", "shipped", "random"
+
+
+@dataclass(frozen=True)
+class LoadedClip:
+    """Stock CLIP with what belongs to it.
+
+    Attributes:
+        clip: In evaluation mode, single precision, on the CPU.
+        tokenize: From texts to tokens [text context].
+        words: The tokenizer's word list; None for open_clip's tokenizer.
+        digest: Of all weights.
+    """
+
+    clip: OpenClip
+    tokenize: Callable[[Sequence[str]], Tensor]
+    words: WordTokenizer | None
+    digest: str
+
+
+def load_clip(settings: ClipSettings) -> LoadedClip:
+    """Build the CLIP that the settings name.
+
+    Raises:
+        PipelineError: If architecture or weights are not to be had, or do not fit each other.
+    """
+    model, words = _architecture(settings.architecture)
+    weights = _weights(settings)
+    quick_gelu = {"auto": None, "on": True, "off": False}[settings.quick_gelu]
+    try:
+        clip = build_clip(model, weights, quick_gelu=quick_gelu, seed=settings.seed)
+    except ConnectionError as error:
+        if not settings.random_if_unavailable:
+            message = f"clip.pretrained: {error}; or set clip.random_if_unavailable to try the pipeline without"
+            raise PipelineError(message) from error
+        logger.warning("%s; random weights are used instead, as clip.random_if_unavailable says", error)
+        clip = build_clip(model, None, quick_gelu=quick_gelu, seed=settings.seed)
+    except (ValueError, OSError) as error:
+        message = f"clip: {error}"
+        raise PipelineError(message) from error
+    tokenize = words or open_clip.SimpleTokenizer(context_length=clip.context_length)
+    return LoadedClip(clip, tokenize, words, weights_digest(clip.state_dict()))
+
+
+def _weights(settings: ClipSettings) -> str | Path | None:
+    """Return what `build_clip` takes for the weights that the settings name.
+
+    Raises:
+        PipelineError: If the shipped weights are asked for with another architecture.
+    """
+    if settings.pretrained == RANDOM:
+        return None
+    if settings.pretrained != SHIPPED:
+        return settings.pretrained
+    if settings.architecture != SMALL:
+        message = (
+            f"clip.pretrained: {SHIPPED!r} weights are of {SMALL!r}, clip.architecture is {settings.architecture!r}; "
+            "change one of them"
+        )
+        raise PipelineError(message)
+    return small_clip.WEIGHTS_FILE
+
+
+def _architecture(name: str) -> tuple[str | Mapping[str, Any], WordTokenizer | None]:
+    """Return what `build_clip` takes for an architecture, and the tokenizer that its file lists the words of.
+
+    Raises:
+        PipelineError: If a file is named that is not there or is no JSON object.
+    """
+    path = small_clip.ARCHITECTURE_FILE if name == SMALL else Path(name)
+    if path.suffix != ".json":
+        return name, None
+    try:
+        config = dict(json.loads(path.read_bytes()))
+    except (OSError, ValueError, TypeError) as error:
+        message = f"clip.architecture: {path} cannot be read as a model's JSON ({error}); correct the path or the file"
+        raise PipelineError(message) from error
+    words = config.pop("words", None)
+    if words is None:
+        return config, None
+    return config, WordTokenizer(words, config["text_cfg"]["context_length"])

@@ -1,0 +1,112 @@
+"""The CLIP that settings name: shipped, from files, random, or not to be had."""
+
+import json
+from hashlib import sha256
+from pathlib import Path
+
+import open_clip
+import pytest
+import torch
+
+from ovseg_models.masked_crops import masked_crops
+from ovseg_models.text_classifier import TextClassifier
+from pipeline import small_clip
+from pipeline.clip_loading import load_clip
+from pipeline.errors import PipelineError
+from pipeline.prepare.drawn_world.splits import split_indices
+from pipeline.prepare.drawn_world.things import THING_NOUNS
+from pipeline.prepare.drawn_world.words import NOUNS, PROMPT_TEMPLATES, WORDS
+from pipeline.prepare.drawn_world.world import DrawnWorld
+from pipeline.settings.clip import ClipSettings
+
+SHIPPED = ClipSettings(architecture="drawn-world-small", pretrained="shipped")
+
+
+def test_the_card_of_the_small_clip_is_true_of_its_file() -> None:
+    card = (small_clip.WEIGHTS_FILE.parent / "README.md").read_text()
+    data = small_clip.WEIGHTS_FILE.read_bytes()
+    assert sha256(data).hexdigest() in card
+    assert f"{len(data):,} bytes" in card
+
+
+def test_the_small_clip_knows_every_word_of_the_drawn_world() -> None:
+    words = load_clip(SHIPPED).words
+    assert words is not None
+    assert set(words.words) == {word for word in WORDS if word.isalpha()}
+
+
+def accuracy(fill: str, *, at_home: bool) -> float:
+    """Measure the share of single things that the small CLIP names rightly among all 54 nouns."""
+    loaded = load_clip(SHIPPED)
+    texts = TextClassifier(loaded.clip, loaded.tokenize).text_embeddings(NOUNS, PROMPT_TEMPLATES)
+    right = []
+    for index, noun in zip(split_indices("test", len(THING_NOUNS)), THING_NOUNS, strict=True):
+        scene = DrawnWorld(seed=0).single_object(index, noun, at_home=at_home)
+        mask = torch.from_numpy(scene.instance_map == scene.things[0].instance)[None]
+        image = torch.from_numpy(scene.image).permute(2, 0, 1)
+        crops = masked_crops(image, mask, crop_px=64, fill=fill).crops
+        with torch.no_grad():
+            best = (loaded.clip.encode_image(crops, normalize=True) @ texts.T).argmax().item()
+        right.append(NOUNS[best] == noun)
+    return sum(right) / len(right)
+
+
+def test_the_small_clip_shows_the_gap_that_the_method_closes() -> None:
+    assert accuracy("unmasked", at_home=True) > 0.85
+    assert accuracy("mean", at_home=True) < accuracy("unmasked", at_home=True) - 0.05
+    assert accuracy("unmasked", at_home=False) < accuracy("unmasked", at_home=True) - 0.1
+
+
+def architecture_file(path: Path, **more: object) -> str:
+    config = json.loads(small_clip.ARCHITECTURE_FILE.read_bytes())
+    path.write_text(json.dumps({**config, **more}))
+    return str(path)
+
+
+def test_random_weights_follow_from_the_seed(tmp_path: Path) -> None:
+    architecture = architecture_file(tmp_path / "model.json")
+    digests = [
+        load_clip(ClipSettings(architecture=architecture, pretrained="random", seed=seed)).digest for seed in (0, 0, 1)
+    ]
+    assert digests[0] == digests[1] != digests[2]
+
+
+def test_an_architecture_without_words_has_open_clips_tokenizer(tmp_path: Path) -> None:
+    config = json.loads(small_clip.ARCHITECTURE_FILE.read_bytes())
+    del config["words"]
+    config["text_cfg"]["vocab_size"] = 49408
+    (tmp_path / "model.json").write_text(json.dumps(config))
+    loaded = load_clip(ClipSettings(architecture=str(tmp_path / "model.json"), pretrained="random"))
+    assert loaded.words is None
+    assert loaded.tokenize(["a boat"]).shape == (1, 16)
+
+
+def unavailable(*_: object, **__: object) -> str:
+    message = "no route to host"
+    raise OSError(message)
+
+
+def test_weights_that_cannot_be_downloaded_are_told_or_replaced_if_so_set(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(open_clip, "download_pretrained", unavailable)
+    settings = ClipSettings(architecture="ViT-B-32", pretrained="openai")
+    with pytest.raises(PipelineError, match=r"could not be downloaded .* clip\.random_if_unavailable"):
+        load_clip(settings)
+    loaded = load_clip(settings.model_copy(update={"random_if_unavailable": True}))
+    assert "random weights are used instead" in caplog.text
+    assert loaded.clip.visual.conv1.kernel_size == (32, 32)
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({"architecture": "nowhere.json"}, r"clip\.architecture: nowhere\.json cannot be read as a model's JSON"),
+        ({"pretrained": "shipped"}, "'shipped' weights are of 'drawn-world-small', clip.architecture is 'ViT-B-16'"),
+        ({"architecture": "ViT-B-99"}, "open_clip has no model 'ViT-B-99'"),
+        ({"pretrained": "absent.safetensors"}, "absent.safetensors"),
+    ],
+)
+def test_what_is_not_to_be_had_is_named(settings: dict[str, str], reason: str) -> None:
+    with pytest.raises(PipelineError, match=reason):
+        load_clip(ClipSettings(**{"pretrained": "random", **settings}))
