@@ -8,14 +8,12 @@ A unit is ``shard-00000.parquet``, one row per embedded mask and one row group p
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Self
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from storage_schemas.artifact import Artifact
+from storage_schemas.artifact import Artifact, UnitWriter
 from storage_schemas.columns import column, slices_by, vector_type, vectors_of
 from storage_schemas.errors import SchemaError
 from storage_schemas.manifest import Sidecar
@@ -81,21 +79,18 @@ class SceneEmbeddings:
 
 
 class EmbeddingShardWriter:
-    """Writes one shard of embeddings; a context manager that commits nothing by itself."""
+    """Writes one shard of embeddings; what it wrote counts once ``commit`` was called.
 
-    def __init__(self, artifact: Artifact, unit: str, *, embedding_dim: int) -> None:
-        self._writer = artifact.write_unit(unit)
+    Args:
+        unit: From ``artifact.write_unit``, in whose ``with`` block the writer is used.
+        embedding_dim: Length of the embeddings.
+    """
+
+    def __init__(self, unit: UnitWriter, *, embedding_dim: int) -> None:
+        self._writer = unit
         self._schema = schema(embedding_dim)
         self._table = TableWriter(self._writer.file("parquet"), self._schema)
         self._counts: Counter[str] = Counter()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._writer.__exit__(kind, error, trace)
 
     def add(self, scene: SceneEmbeddings) -> None:
         """Append the embeddings of one scene.

@@ -12,12 +12,11 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Any, BinaryIO, NamedTuple, Self
+from typing import Any, BinaryIO, NamedTuple
 
 import pyarrow as pa
 
-from storage_schemas.artifact import Artifact
+from storage_schemas.artifact import Artifact, UnitWriter
 from storage_schemas.columns import MEMBER, column, vector_type
 from storage_schemas.errors import ArtifactError
 from storage_schemas.manifest import Sidecar
@@ -127,21 +126,17 @@ class Pair:
 
 
 class PairShardWriter:
-    """Writes one shard of pairs; a context manager that commits nothing by itself."""
+    """Writes one shard of pairs; what it wrote counts once ``commit`` was called.
 
-    def __init__(self, artifact: Artifact, unit: str) -> None:
-        self._writer = artifact.write_unit(unit)
+    Args:
+        unit: From ``artifact.write_unit``, in whose ``with`` block the writer is used.
+    """
+
+    def __init__(self, unit: UnitWriter) -> None:
+        self._writer = unit
         self._tar = ShardTarWriter(self._writer.file("tar"))
         self._table_file = self._writer.file("parquet")
         self._rows: list[dict[str, Any]] = []
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._writer.__exit__(kind, error, trace)
 
     def add(self, pair: Pair) -> None:
         """Append one pair; one that could not be made becomes a row without members.

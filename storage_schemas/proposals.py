@@ -8,14 +8,13 @@ and boxes are at the size at which the net saw the picture, before padding (``he
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from storage_schemas.artifact import Artifact
+from storage_schemas.artifact import Artifact, UnitWriter
 from storage_schemas.columns import column, slices_by, vector_column, vector_type, vectors_of
 from storage_schemas.errors import SchemaError
 from storage_schemas.manifest import Sidecar
@@ -104,20 +103,17 @@ class SceneProposals:
 
 
 class ProposalShardWriter:
-    """Writes one shard of proposals; a context manager that commits nothing by itself."""
+    """Writes one shard of proposals; what it wrote counts once ``commit`` was called.
 
-    def __init__(self, artifact: Artifact, unit: str, *, embedding_dim: int) -> None:
-        self._writer = artifact.write_unit(unit)
+    Args:
+        unit: From ``artifact.write_unit``, in whose ``with`` block the writer is used.
+        embedding_dim: Length of the embeddings.
+    """
+
+    def __init__(self, unit: UnitWriter, *, embedding_dim: int) -> None:
+        self._writer = unit
         self._table = TableWriter(self._writer.file("parquet"), schema(embedding_dim))
         self._counts: Counter[str] = Counter()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._writer.__exit__(kind, error, trace)
 
     def add(self, scene: SceneProposals) -> None:
         """Append the proposals of one scene.

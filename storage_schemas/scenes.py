@@ -12,12 +12,11 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from types import TracebackType
 from typing import Any, NamedTuple, Self
 
 import pyarrow as pa
 
-from storage_schemas.artifact import Artifact
+from storage_schemas.artifact import Artifact, UnitWriter
 from storage_schemas.columns import MEMBER, column
 from storage_schemas.digests import Json
 from storage_schemas.errors import ArtifactError, CorruptUnitError, SchemaError
@@ -158,21 +157,17 @@ class Scene:
 
 
 class SceneShardWriter:
-    """Writes one shard of scenes; a context manager that commits nothing by itself."""
+    """Writes one shard of scenes; what it wrote counts once ``commit`` was called.
 
-    def __init__(self, artifact: Artifact, unit: str) -> None:
-        self._writer = artifact.write_unit(unit)
+    Args:
+        unit: From ``artifact.write_unit``, in whose ``with`` block the writer is used.
+    """
+
+    def __init__(self, unit: UnitWriter) -> None:
+        self._writer = unit
         self._tar = ShardTarWriter(self._writer.file("tar"))
         self._table_file = self._writer.file("parquet")
         self._rows: list[dict[str, Any]] = []
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._writer.__exit__(kind, error, trace)
 
     def add(self, scene: Scene) -> None:
         """Append one scene; one that could not be read becomes a row without members.

@@ -67,7 +67,8 @@ class PrepareJob:
         """Make one shard."""
         first = artifact.description.units.index(unit) * self.settings.scenes_per_shard
         keys = scene_keys(state, self.settings)[first : first + self.settings.scenes_per_shard]
-        with SceneShardWriter(artifact, unit) as writer:
+        with artifact.write_unit(unit) as unit_writer:
+            writer = SceneShardWriter(unit_writer)
             for scene in read_ahead(state, keys):
                 writer.add(scene)
             return writer.commit()

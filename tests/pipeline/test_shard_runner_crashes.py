@@ -191,7 +191,8 @@ class WriteScenes(WriteFiles):
     """Writes a shard of scenes, as the stages do: through tar and Parquet writers."""
 
     def run(self, state: str, artifact: Artifact, unit: str) -> Sidecar:
-        with SceneShardWriter(artifact, unit) as writer:
+        with artifact.write_unit(unit) as unit_writer:
+            writer = SceneShardWriter(unit_writer)
             for number in range(3):
                 writer.add(scene(f"{unit}-{number}"))
             return writer.commit()

@@ -191,7 +191,8 @@ def test_scenes_come_back_as_they_were(tmp_path_factory: pytest.TempPathFactory,
     failed = Scene(
         key=f"l{bad}", image_id="7", image=b"", image_suffix="", width_px=0, height_px=0, status="odd", reason="so"
     )
-    with artifact.writing(), SceneShardWriter(artifact, UNIT) as writer:
+    with artifact.writing(), artifact.write_unit(UNIT) as unit_writer:
+        writer = SceneShardWriter(unit_writer)
         for scene in [*written, failed]:
             writer.add(scene)
         sidecar = writer.commit()
@@ -208,7 +209,8 @@ def test_scenes_come_back_as_they_were(tmp_path_factory: pytest.TempPathFactory,
 def test_scenes_out_of_order_are_refused(tmp_path: Path) -> None:
     artifact = scenes_artifact(tmp_path)
     scene = Scene(key="b", image_id="b", image=b"x", image_suffix="jpg", width_px=1, height_px=1)
-    with artifact.writing(), SceneShardWriter(artifact, UNIT) as writer:
+    with artifact.writing(), artifact.write_unit(UNIT) as unit_writer:
+        writer = SceneShardWriter(unit_writer)
         writer.add(scene)
         with pytest.raises(ArtifactError, match="ascending order of key"):
             writer.add(scene)

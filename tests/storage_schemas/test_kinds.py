@@ -53,7 +53,8 @@ def test_proposals_come_back_scene_by_scene(artifact: Artifact) -> None:
         proposals.SceneProposals.failed("b", DIM, "no_proposals", "no query is above 0.5"),
         scene_proposals("c", 1),
     ]
-    with proposals.ProposalShardWriter(artifact, UNIT, embedding_dim=DIM) as writer:
+    with artifact.write_unit(UNIT) as unit_writer:
+        writer = proposals.ProposalShardWriter(unit_writer, embedding_dim=DIM)
         for scene in written:
             writer.add(scene)
         sidecar = writer.commit()
@@ -69,7 +70,8 @@ def test_proposals_come_back_scene_by_scene(artifact: Artifact) -> None:
 
 
 def test_proposals_of_another_embedding_length_are_refused(artifact: Artifact) -> None:
-    with proposals.ProposalShardWriter(artifact, UNIT, embedding_dim=DIM) as writer:
+    with artifact.write_unit(UNIT) as unit_writer:
+        writer = proposals.ProposalShardWriter(unit_writer, embedding_dim=DIM)
         writer.add(scene_proposals("a", 1))
         writer.commit()
     with pytest.raises(SchemaError, match="proposal_embedding"):
@@ -95,7 +97,8 @@ def test_proposals_with_parts_of_different_lengths_are_refused() -> None:
 def test_embeddings_keep_failed_regions_and_scenes_without_any(artifact: Artifact) -> None:
     vectors = unit_vectors(3).astype(np.float16)
     vectors[1] = 0
-    with embeddings.EmbeddingShardWriter(artifact, UNIT, embedding_dim=DIM) as writer:
+    with artifact.write_unit(UNIT) as unit_writer:
+        writer = embeddings.EmbeddingShardWriter(unit_writer, embedding_dim=DIM)
         writer.add(
             embeddings.SceneEmbeddings(
                 key="a",
@@ -158,7 +161,8 @@ def sample_pair(name: str, noun: str = "boat") -> pairs.Pair:
 
 
 def write_pairs(artifact: Artifact) -> None:
-    with pairs.PairShardWriter(artifact, UNIT) as writer:
+    with artifact.write_unit(UNIT) as unit_writer:
+        writer = pairs.PairShardWriter(unit_writer)
         writer.add(sample_pair("a-000"))
         writer.add(
             pairs.Pair(pair="a-001", key="a", image_id="7", status="no_noun", reason="the caption names nothing")
@@ -191,7 +195,8 @@ def test_pairs_are_a_webdataset(artifact: Artifact) -> None:
 
 
 def test_pairs_out_of_order_are_refused(artifact: Artifact) -> None:
-    with pairs.PairShardWriter(artifact, UNIT) as writer:
+    with artifact.write_unit(UNIT) as unit_writer:
+        writer = pairs.PairShardWriter(unit_writer)
         writer.add(sample_pair("b"))
         with pytest.raises(ArtifactError, match="ascending"):
             writer.add(sample_pair("a"))
