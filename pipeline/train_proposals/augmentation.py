@@ -9,7 +9,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from PIL import Image
+from torch.nn import functional
 
 from ovseg_models.image_size import resized_size
 
@@ -73,13 +75,10 @@ class Augmentation:
 
 
 def nearest_resized(label_map: LabelMap, height: int, width: int) -> LabelMap:
-    """Resize a label map as torch's ``interpolate(mode="nearest")`` does: each index rounded down, in float32."""
-    rows, columns = (
-        np.minimum(np.floor(np.arange(wanted, dtype=np.float32) * np.float32(found / wanted)), found - 1).astype(int)
-        for found, wanted in zip(label_map.shape, (height, width), strict=True)
-    )
-    resized: LabelMap = label_map[rows[:, None], columns]
-    return resized
+    """Resize a label map as the reference does: by torch's "nearest", which rounds indices down, on doubles."""
+    doubles = torch.from_numpy(label_map.astype(np.float64))[None, None]
+    resized: LabelMap = functional.interpolate(doubles, size=(height, width), mode="nearest")[0, 0].numpy()
+    return resized.astype(label_map.dtype)
 
 
 def jitter_colours(pixels: Pixels, rng: np.random.Generator) -> Pixels:
