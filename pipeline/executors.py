@@ -154,10 +154,12 @@ def executor_for(compute: Compute) -> Iterator[Executor]:
         return
     with contextlib.ExitStack() as started:
         with _interrupts_held_back():  # Dask cannot end workers that are still starting
-            started.enter_context(_quiet_dask())
+            dask_logger = started.enter_context(_quiet_dask())
             address = started.enter_context(_cluster_address(compute))
             workers = 1 if compute.dask_address else compute.workers
             client = started.enter_context(_client(address, workers, compute.connect_timeout_s))
+        # Ending, Dask tells at length of workers in the middle of a unit, and of a scheduler that has gone away.
+        started.callback(dask_logger.setLevel, logging.CRITICAL)
         logger.info("Dask dashboard: %s", client.dashboard_link)
         yield DaskExecutor(client)
 
@@ -179,7 +181,7 @@ def _interrupts_held_back() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _quiet_dask() -> Iterator[None]:
+def _quiet_dask() -> Iterator[logging.Logger]:
     """Let Dask's own log tell of warnings only, for the time being."""
     import distributed  # importing it sets its log level
 
@@ -187,7 +189,7 @@ def _quiet_dask() -> Iterator[None]:
     level = dask_logger.level
     dask_logger.setLevel(logging.WARNING)
     try:
-        yield
+        yield dask_logger
     finally:
         dask_logger.setLevel(level)
 
@@ -206,10 +208,7 @@ def _cluster_address(compute: Compute) -> Iterator[str]:
     }
     with _environment_kept(), dask.config.set(settings), _local_cluster(compute.dashboard_port) as cluster:
         cluster.scale(compute.workers)
-        try:
-            yield cluster.scheduler_address
-        finally:  # workers in the middle of a unit are killed, which is no news
-            logging.getLogger("distributed").setLevel(logging.ERROR)
+        yield cluster.scheduler_address
 
 
 def _local_cluster(dashboard_port: int) -> "LocalCluster":

@@ -103,7 +103,9 @@ def test_a_run_killed_at_random_moments_ends_with_the_same_bytes(
 @pytest.mark.slow
 def test_workers_of_a_killed_driver_end_by_themselves(tmp_path: Path, reference: dict[str, bytes]) -> None:
     with program(tmp_path, "--workers=2", "--pause-s=0.5") as process:
-        assert lines_until(process, 2) == ["begun", "shard-00000"]
+        begun, first_unit = lines_until(process, 2)
+        assert begun == "begun"
+        assert first_unit in {"shard-00000", "shard-00001"}  # two workers race for the first place
         group = process.pid
         assert len(group_of(group)) >= 3
         process.kill()
