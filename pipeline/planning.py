@@ -1,13 +1,22 @@
-"""The artifacts that settings imply, made or not; each stage that has settings adds its planner to ``PLANNERS``."""
+"""The chain of stages: what each of them will do, from settings alone, and the artifacts that settings imply.
+
+This module alone knows which stage reads what. Per stage it has a function ``plan_of_KIND(settings)``, which raises
+`MissingInputError` while an input is not finished, and an entry in ``PLANNERS`` for ``ovseg status``.
+"""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
+from pipeline.errors import PipelineError
 from pipeline.prepare.layout import LayoutError
 from pipeline.prepare.prepare import plan_prepare
 from pipeline.settings import Settings
+from pipeline.stage_inputs import clip_digest, finished_digest, scenes_of
+from pipeline.train_proposals.plan import Inputs, ProposalNetPlan, plan_proposal_net
 from storage_schemas import scenes
 from storage_schemas.artifact import Artifact
+from storage_schemas.checkpoints import PROPOSAL_NET
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +49,52 @@ def plan_scenes(settings: Settings) -> Iterator[PlannedArtifact]:
             yield PlannedArtifact(label=f"{scenes.KIND}/{artifact.identity.name}", artifact=artifact)
 
 
-PLANNERS: tuple[Planner, ...] = (plan_scenes,)
+def plan_of_proposal_net(settings: Settings) -> ProposalNetPlan:
+    """Plan stage 1.
+
+    Raises:
+        MissingInputError: If the scenes to train or to validate on are not prepared.
+        PipelineError: If the settings name no data set or no CLIP that is to be had, or don't fit the data set.
+    """
+    section = settings.proposal_net
+    scenes_to_learn = scenes_of(settings, section.dataset)
+    to_validate = scenes_of(settings, section.validation_dataset) if section.validation_dataset else None
+    made_by = "ovseg prepare"
+    inputs = Inputs(
+        scenes=scenes_to_learn,
+        scenes_digest=finished_digest(scenes_to_learn, made_by=made_by),
+        validation=to_validate,
+        validation_digest=finished_digest(to_validate, made_by=made_by) if to_validate else "",
+        clip_digest=clip_digest(settings.clip),
+    )
+    return plan_proposal_net(section, inputs, name=settings.name, runs=settings.runs_dir)
+
+
+class StagePlan(Protocol):
+    """What every stage's plan has."""
+
+    @property
+    def artifact(self) -> Artifact:
+        """Where the result lies or will lie."""
+        ...
+
+
+def planned(kind: str, settings: Settings, plan_of: Callable[[Settings], StagePlan]) -> PlannedArtifact:
+    """Plan one artifact; where that is not possible yet, say why."""
+    try:
+        artifact = plan_of(settings).artifact
+    except PipelineError as error:
+        return PlannedArtifact(label=f"{kind}/{settings.name}", artifact=None, reason=str(error))
+    return PlannedArtifact(label=f"{kind}/{settings.name}", artifact=artifact)
+
+
+def plan_stage_1(settings: Settings) -> Iterator[PlannedArtifact]:
+    """Plan the proposal net, if the settings name what to train it on."""
+    if settings.proposal_net.dataset:
+        yield planned(PROPOSAL_NET, settings, plan_of_proposal_net)
+
+
+PLANNERS: tuple[Planner, ...] = (plan_scenes, plan_stage_1)
 
 
 def planned_artifacts(settings: Settings) -> Iterator[PlannedArtifact]:

@@ -7,6 +7,7 @@ from pydantic import Field, JsonValue, model_validator
 from pipeline.settings.model import Precision, PromptTemplates, SettingsModel
 from pipeline.settings.training import CheckpointSettings
 
+NONE, RANDOM = "none", "random"
 SideLength = Annotated[int, Field(ge=16, le=8192)]
 
 
@@ -19,7 +20,7 @@ class BackboneSettings(SettingsModel):
         description="'r101c' or 'swin_base_patch4_window12_384' as in the paper, or any timm model with such maps.",
     )
     pretrained: str = Field(
-        default="random",
+        default=RANDOM,
         min_length=1,
         description="Weights to start from: a timm tag, the path of a weight file, or 'random'. The digest covers "
         "the file's bytes, not its path alone.",
@@ -98,7 +99,7 @@ class ArchitectureSettings(SettingsModel):
     def arguments(self) -> dict[str, Any]:
         """Return what ``ovseg_models``' builder takes beside the two numbers that follow from CLIP."""
         sizes = self.model_dump(exclude={"backbone"})
-        weights = False if self.backbone.pretrained == "random" else self.backbone.pretrained
+        weights = False if self.backbone.pretrained == RANDOM else self.backbone.pretrained
         return {
             "backbone": self.backbone.name,
             "backbone_arguments": self.backbone.arguments(),
@@ -165,4 +166,10 @@ class ProposalNetSettings(SettingsModel):
     validation_every_steps: int = Field(default=5000, ge=1, description="Steps from one validation to the next.")
     prompt_templates: PromptTemplates = Field(default="vild", description="Sentences around class names.")
     architecture: ArchitectureSettings = Field(default=ArchitectureSettings(), description="What is trained.")
+    initial_weights: str = Field(
+        default=NONE,
+        min_length=1,
+        description="Weights of a whole proposal net to start from, of the same architecture: the path of a weight "
+        "file, or 'none'. The digest covers the file's bytes, not its path.",
+    )
     training: ProposalTrainingSettings = Field(default=ProposalTrainingSettings(), description="How it is trained.")
