@@ -3,15 +3,15 @@
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import open_clip
 from torch import Tensor
 
 from ovseg_models.mask_adapted_clip import OpenClip
-from ovseg_models.pretrained_clip import build_clip
+from ovseg_models.pretrained_clip import build_mask_adapted_clip
 from ovseg_models.weights_digest import weights_digest
 from ovseg_models.word_tokenizer import WordTokenizer
 from pipeline import small_clip
@@ -32,12 +32,14 @@ class LoadedClip:
         tokenize: From texts to tokens [text context].
         words: The tokenizer's word list; None for open_clip's tokenizer.
         digest: Of all weights.
+        config: open_clip's configuration of the model, from which it can be built again; empty if it isn't known.
     """
 
     clip: OpenClip
     tokenize: Callable[[Sequence[str]], Tensor]
     words: WordTokenizer | None
     digest: str
+    config: Mapping[str, Any] = field(default_factory=dict)
 
 
 def load_clip(settings: ClipSettings) -> LoadedClip:
@@ -50,22 +52,23 @@ def load_clip(settings: ClipSettings) -> LoadedClip:
     weights = _weights(settings)
     quick_gelu = {"auto": None, "on": True, "off": False}[settings.quick_gelu]
     try:
-        clip = build_clip(model, weights, quick_gelu=quick_gelu, seed=settings.seed)
+        built = build_mask_adapted_clip(model, weights, prompt_depth=0, quick_gelu=quick_gelu, seed=settings.seed)
     except ConnectionError as error:
         if not settings.random_if_unavailable:
             message = f"clip.pretrained: {error}; or set clip.random_if_unavailable to try the pipeline without"
             raise PipelineError(message) from error
         logger.warning("%s; random weights are used instead, as clip.random_if_unavailable says", error)
-        clip = build_clip(model, None, quick_gelu=quick_gelu, seed=settings.seed)
+        built = build_mask_adapted_clip(model, None, prompt_depth=0, quick_gelu=quick_gelu, seed=settings.seed)
     except (ValueError, OSError) as error:
         message = f"clip: {error}"
         raise PipelineError(message) from error
+    clip, config = built.clip, cast("Mapping[str, Any]", built.arguments["model"])
     tokenize = words or open_clip.SimpleTokenizer(context_length=clip.context_length)
-    return LoadedClip(clip, tokenize, words, weights_digest(clip.state_dict()))
+    return LoadedClip(clip, tokenize, words, weights_digest(clip.state_dict()), config)
 
 
 def _weights(settings: ClipSettings) -> str | Path | None:
-    """Return what `build_clip` takes for the weights that the settings name.
+    """Return what `build_mask_adapted_clip` takes for the weights that the settings name.
 
     Raises:
         PipelineError: If the shipped weights are asked for with another architecture.
@@ -84,7 +87,7 @@ def _weights(settings: ClipSettings) -> str | Path | None:
 
 
 def _architecture(name: str) -> tuple[str | Mapping[str, Any], WordTokenizer | None]:
-    """Return what `build_clip` takes for an architecture, and the tokenizer that its file lists the words of.
+    """Return what `build_mask_adapted_clip` takes for an architecture, and a tokenizer if its file lists words.
 
     Raises:
         PipelineError: If a file is named that is not there or is no JSON object.
