@@ -3,34 +3,28 @@
 import json as json_format
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import tyro
 
+from pipeline.prepare.options import CocoLabelKind, DataSetName, VocLabelDirectory
+
 if TYPE_CHECKING:
+    from pipeline.settings.model import SettingsModel
     from pipeline.settings.prepare import PrepareSettings
 
-DataSet = Literal[
-    "coco",
-    "ade20k-150",
-    "ade20k-847",
-    "pascal-context-59",
-    "pascal-context-459",
-    "pascal-voc-20",
-    "folder",
-    "drawn-world",
-]
+Section = TypeVar("Section", bound="SettingsModel")
 
 
 def prepare(  # noqa: PLR0913 - each is an option of the command
-    dataset: Annotated[DataSet, tyro.conf.Positional],
+    dataset: Annotated[DataSetName, tyro.conf.Positional],
     *,
     root: Path = Path(),
     split: str = "",
     runs: Path = Path("runs"),
-    labels: Literal["stuff", "panoptic", "instances", "none"] = "stuff",
-    captions: bool = True,
-    voc_labels: Literal["SegmentationClassAug", "SegmentationClass"] = "SegmentationClassAug",
+    labels: CocoLabelKind = "stuff",
+    no_captions: bool = False,
+    voc_labels: VocLabelDirectory = "SegmentationClassAug",
     reference_resize: bool = False,
     scenes: int = 1000,
     seed: int = 0,
@@ -54,7 +48,7 @@ def prepare(  # noqa: PLR0913 - each is an option of the command
         split: train2017 or val2017 of COCO, train or val elsewhere; a folder may do without.
         runs: Directory of all artifacts.
         labels: COCO: labels of COCO-Stuff (171 classes), panoptic (133), instances (80 things), or none.
-        captions: COCO: take the captions.
+        no_captions: COCO: leave the captions out.
         voc_labels: Pascal VOC: directory of the labels.
         reference_resize: ADE20K-847: shrink to short side 512 px and save as JPEG of quality 75, as the reference does.
         scenes: Drawn world: number of scenes.
@@ -74,26 +68,30 @@ def prepare(  # noqa: PLR0913 - each is an option of the command
         StageError: If too many scenes are faulty.
     """
     from pipeline.settings import SettingsError
+    from pipeline.settings.compute import ComputeSettings
+    from pipeline.settings.prepare import PrepareSettings
 
-    settings = _settings(
-        dataset=dataset,
-        root=root,
-        split=split,
-        labels=labels,
-        captions=captions,
-        voc_labels=voc_labels,
-        reference_resize=reference_resize,
-        drawn_world={"scenes": scenes, "seed": seed, "size_px": size_px},
-        scenes_per_shard=scenes_per_shard,
-        limit=limit,
-        max_image_px=max_image_px,
-    )
+    options = {
+        "dataset": dataset,
+        "root": root,
+        "split": split,
+        "labels": labels,
+        "captions": not no_captions,
+        "voc_labels": voc_labels,
+        "reference_resize": reference_resize,
+        "drawn_world": {"scenes": scenes, "seed": seed, "size_px": size_px},
+        "scenes_per_shard": scenes_per_shard,
+        "limit": limit,
+        "max_image_px": max_image_px,
+    }
+    faults = ["prepare: json: is an option of --check only; add --check"] if json and not check else []
+    settings = _validated(PrepareSettings, options, faults)
+    work = _validated(ComputeSettings, {"workers": workers, "max_failed_share": max_failed_share}, faults)
+    if settings is None or work is None or faults:
+        raise SettingsError(faults)
     if check:
         _check(settings, json=json)
         return
-    if json:
-        message = "prepare: --json: is an option of --check only; add --check"
-        raise SettingsError([message])
     from pipeline.executors import Compute
     from pipeline.prepare.prepare import prepare as prepare_data
     from pipeline.settings import writable_runs_dir
@@ -102,24 +100,23 @@ def prepare(  # noqa: PLR0913 - each is an option of the command
     report = prepare_data(
         settings,
         writable_runs_dir(runs),
-        compute=Compute(workers=workers),
-        limits=Limits(max_failed_share=max_failed_share),
+        compute=Compute(workers=work.workers),
+        limits=Limits(max_failed_share=work.max_failed_share),
     )
     sys.stdout.write(f"{report.artifact.directory}\n")
 
 
-def _settings(**options: Any) -> "PrepareSettings":
-    """Make settings of the command's options."""
+def _validated(section: type[Section], options: dict[str, Any], faults: list[str]) -> Section | None:
+    """Make settings of the command's options; add what is wrong with them to the faults, and return None then."""
     from pydantic import ValidationError
 
-    from pipeline.settings import SettingsError
     from pipeline.settings.faults import fault_lines
-    from pipeline.settings.prepare import PrepareSettings
 
     try:
-        return PrepareSettings(**options)
+        return section(**options)
     except ValidationError as error:
-        raise SettingsError(fault_lines(error, PrepareSettings, options, source="prepare")) from error
+        faults += fault_lines(error, section, options, source="prepare")
+        return None
 
 
 def _check(settings: "PrepareSettings", *, json: bool) -> None:

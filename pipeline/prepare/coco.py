@@ -9,17 +9,16 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Literal
 
 from pipeline.prepare.coco_annotations import CocoAnnotations, read_coco_json
 from pipeline.prepare.coco_labels import CocoLabels, InstanceLabels, PanopticLabels, StuffLabels
 from pipeline.prepare.faults import SceneFault
 from pipeline.prepare.images import ImageFacts
 from pipeline.prepare.layout import Annotations, DataRoot, failed_scene, scene_key
+from pipeline.prepare.options import CocoLabelKind
 from pipeline.prepare.vocabulary import Vocabulary, vocabulary_of_names
 from storage_schemas.scenes import Scene
 
-LabelKind = Literal["stuff", "panoptic", "instances", "none"]
 _IMAGES_HINT = "give the directory that holds train2017, val2017 and annotations as --root"
 _CAPTIONS_HINT = "download annotations_trainval2017.zip from https://cocodataset.org, or go without (--no-captions)"
 
@@ -38,7 +37,7 @@ class CocoSource:
 
     licence = "annotations CC BY 4.0; each picture has its own Flickr licence, see the 'license' of its COCO record"
 
-    def __init__(self, root: DataRoot, *, split: str, labels: LabelKind, captions: bool) -> None:
+    def __init__(self, root: DataRoot, *, split: str, labels: CocoLabelKind, captions: bool) -> None:
         """Read the annotation files that the options ask for.
 
         The large ones take seconds and memory (instances of train2017: about 3 GB while they are read).
@@ -120,7 +119,7 @@ class CocoSource:
         return self._root.names(directory, (".png",), hint=_IMAGES_HINT) if directory else []
 
 
-def _label_reader(kind: LabelKind, root: DataRoot, split: str, annotations: CocoAnnotations) -> CocoLabels | None:
+def _label_reader(kind: CocoLabelKind, root: DataRoot, split: str, annotations: CocoAnnotations) -> CocoLabels | None:
     """Return what reads the labels of that kind."""
     if kind == "stuff":
         return StuffLabels(root, split)

@@ -4,18 +4,16 @@
 ``ROOT/SegmentationClass/*.png``, where ROOT is ``VOCdevkit/VOC2012``.
 """
 
-from typing import Literal
-
 from pipeline.prepare.label_maps import ClassTable
 from pipeline.prepare.layout import DataRoot
+from pipeline.prepare.options import VocLabelDirectory
 from pipeline.prepare.paired import PairedSource, pairs_of_list
 from pipeline.prepare.vocabulary import load_vocabulary
 
-VocLabels = Literal["SegmentationClassAug", "SegmentationClass"]
 _DOWNLOAD = "download VOCtrainval_11-May-2012.tar from http://host.robots.ox.ac.uk/pascal/VOC/voc2012"
 
 
-def pascal_voc_20(root: DataRoot, split: str, labels: VocLabels) -> PairedSource:
+def pascal_voc_20(root: DataRoot, split: str, labels: VocLabelDirectory) -> PairedSource:
     """Return the scenes of a list; values 0 (background) and 255 (border) are ignored, 1..20 are the classes.
 
     Args:

@@ -1,22 +1,12 @@
 """Settings of data preparation: one data set in its official layout, or drawn, becomes one artifact of scenes."""
 
 from pathlib import Path
-from typing import Literal, Self
+from typing import Self
 
 from pydantic import Field, model_validator
 
+from pipeline.prepare.options import CocoLabelKind, DataSetName, VocLabelDirectory
 from pipeline.settings.model import CHANGES_NO_RESULT, SettingsModel, Share
-
-DataSetName = Literal[
-    "coco",
-    "ade20k-150",
-    "ade20k-847",
-    "pascal-context-59",
-    "pascal-context-459",
-    "pascal-voc-20",
-    "folder",
-    "drawn-world",
-]
 
 _OWN_OPTIONS = {
     "labels": "coco",
@@ -51,12 +41,12 @@ class PrepareSettings(SettingsModel):
         pattern=r"^[A-Za-z0-9_-]{0,40}$",
         description="'train2017' or 'val2017' of COCO, 'train' or 'val' elsewhere; a folder may do without.",
     )
-    labels: Literal["stuff", "panoptic", "instances", "none"] = Field(
+    labels: CocoLabelKind = Field(
         default="stuff",
         description="COCO: labels of COCO-Stuff (171 classes), panoptic (133), instances (80 things), or none.",
     )
     captions: bool = Field(default=True, description="COCO: take the captions.")
-    voc_labels: Literal["SegmentationClassAug", "SegmentationClass"] = Field(
+    voc_labels: VocLabelDirectory = Field(
         default="SegmentationClassAug", description="Pascal VOC: directory of the labels."
     )
     reference_resize: bool = Field(

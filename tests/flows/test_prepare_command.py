@@ -2,19 +2,12 @@
 
 import json
 from pathlib import Path
-from typing import get_args
 
 import pytest
 
 from flows.command import main
-from flows.prepare_command import DataSet
-from pipeline.settings.prepare import DataSetName
 from storage_schemas.artifact import Artifact
 from tests.pipeline.prepare.layouts import jpeg, make_coco, make_folder, put
-
-
-def test_the_command_knows_every_data_set():
-    assert get_args(DataSet) == get_args(DataSetName)
 
 
 def test_a_folder_is_prepared_and_its_place_is_told(tmp_path, capsys):
@@ -57,14 +50,25 @@ def test_a_check_prints_a_table_or_json_and_writes_nothing(tmp_path, capsys):
     [
         (["coco"], "prepare: split: should be named for coco (got nothing)"),
         (["folder", "--labels", "none"], "labels: is an option of coco only (got it for folder)"),
-        (["folder", "--json"], "prepare: --json: is an option of --check only; add --check"),
-        (["folder", "--limit", "0"], "limit: "),
+        (["folder", "--json"], "prepare: json: is an option of --check only; add --check"),
+        (["folder", "--limit", "0"], "limit: should be greater than or equal to 1 (got 0)"),
+        (["folder", "--workers", "-1"], "prepare: workers: should be greater than or equal to 0 (got -1)"),
+        (
+            ["folder", "--max-failed-share", "3"],
+            "prepare: max_failed_share: should be less than or equal to 1 (got 3",
+        ),
         (["folder", "--split", "../x"], "split: "),
         (["folder", "--root", "/nowhere"], "folder: /nowhere is no directory; correct --root"),
     ],
 )
 def test_wrong_options_are_told_without_traceback(options, message, capsys):
-    assert main(["prepare", *options]) != 0
+    assert main(["prepare", *options]) == 2
     captured = capsys.readouterr()
     assert message in captured.err
     assert "Traceback" not in captured.err
+
+
+def test_all_wrong_options_are_told_at_once(capsys):
+    assert main(["prepare", "drawn-world", "--split", "val", "--scenes", "0", "--workers", "-1", "--json"]) == 2
+    told = capsys.readouterr().err.splitlines()
+    assert [line.split(": ")[2] for line in told] == ["json", "drawn_world.scenes", "workers"]

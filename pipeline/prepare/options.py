@@ -1,0 +1,21 @@
+"""Names that preparation's settings, its readers and the command share; importing them imports nothing else."""
+
+from typing import Literal
+
+DataSetName = Literal[
+    "coco",
+    "ade20k-150",
+    "ade20k-847",
+    "pascal-context-59",
+    "pascal-context-459",
+    "pascal-voc-20",
+    "folder",
+    "drawn-world",
+]
+"""What can be prepared."""
+
+CocoLabelKind = Literal["stuff", "panoptic", "instances", "none"]
+"""Which of COCO's annotations become label maps."""
+
+VocLabelDirectory = Literal["SegmentationClassAug", "SegmentationClass"]
+"""Which of Pascal VOC's directories holds the label maps."""
