@@ -25,6 +25,9 @@ Unit = str
 # A unit that kills its worker this often more fails; the workers that it killed are started again in between.
 _RETRIES_AFTER_A_DEAD_WORKER = 2
 
+# Workers on this machine appear, sooner or later: a busy machine takes long to import what they need.
+_LOCAL_START_LIMIT_S = 300.0
+
 
 @dataclass(frozen=True, slots=True)
 class Compute:
@@ -34,13 +37,13 @@ class Compute:
         workers: Worker processes to start on this machine; 0 runs in this process.
         dask_address: Address of a running Dask scheduler (``"tcp://10.0.0.1:8786"``), whose workers are used instead.
             They must see the artifact's directory under the same path.
-        connect_timeout_s: How long to wait for that scheduler, and for workers to appear [s].
+        connect_limit_s: How long to wait for that scheduler, and then for its workers [s].
         dashboard_port: Port of the Dask dashboard on 127.0.0.1 for workers on this machine; 0 takes a free one.
     """
 
     workers: int = 0
     dask_address: str = ""
-    connect_timeout_s: float = 30.0
+    connect_limit_s: float = 30.0
     dashboard_port: int = 0
 
 
@@ -156,8 +159,8 @@ def executor_for(compute: Compute) -> Iterator[Executor]:
         with _interrupts_held_back():  # Dask cannot end workers that are still starting
             dask_logger = started.enter_context(_quiet_dask())
             address = started.enter_context(_cluster_address(compute))
-            workers = 1 if compute.dask_address else compute.workers
-            client = started.enter_context(_client(address, workers, compute.connect_timeout_s))
+            wanted = (1, compute.connect_limit_s) if compute.dask_address else (compute.workers, _LOCAL_START_LIMIT_S)
+            client = started.enter_context(_client(address, *wanted))
         # Ending, Dask tells at length of workers in the middle of a unit, and of a scheduler that has gone away.
         started.callback(dask_logger.setLevel, logging.CRITICAL)
         logger.info("Dask dashboard: %s", client.dashboard_link)
@@ -275,6 +278,6 @@ def _client(address: str, workers: int, timeout_s: float) -> Iterator["Client"]:
             client.wait_for_workers(workers, timeout=timeout_s)
         except TimeoutError as error:
             found = f"{len(client.nthreads())} workers after {timeout_s:g} s, {workers} are wanted"
-            message = f"dask address {address!r}: {found}; start workers, or raise connect_timeout_s"
+            message = f"dask address {address!r}: {found}; start workers, or raise dask.connect_limit_s"
             raise PipelineError(message) from error
         yield client

@@ -15,10 +15,15 @@ os.environ["MKL_NUM_THREADS"] = "1"
 # A shell's background job ignores Ctrl-C, and so would the processes that tests start and interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# CI judges the change, not its luck: there hypothesis draws the same examples each time, elsewhere new ones.
-hypothesis.settings.register_profile("ci", derandomize=True)
-if os.environ.get("CI"):
-    hypothesis.settings.load_profile("ci")
+# CI judges the change, not its luck: there hypothesis draws the same examples each time, elsewhere new ones. How long
+# an example takes depends on what else the machine does, and judges nothing.
+hypothesis.settings.register_profile(
+    "project",
+    deadline=None,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+    derandomize=bool(os.environ.get("CI")),
+)
+hypothesis.settings.load_profile("project")
 
 jaxtyping.install_import_hook("ovseg_models", "beartype.beartype")
 

@@ -49,7 +49,9 @@ class DaskSettings(SettingsModel):
         description="Scheduler to use, such as 'tcp://10.0.0.1:8786', whose workers take the place of compute.workers; "
         "empty = none.",
     )
-    connect_limit_s: float = Field(default=30.0, gt=0, description="Wait for that scheduler to answer [s].")
+    connect_limit_s: float = Field(
+        default=30.0, gt=0, description="Wait for that scheduler, and then for its workers [s]."
+    )
     dashboard_port: int = Field(
         default=0, ge=0, le=65535, description="Port of the dashboard of workers on this machine; 0 = any free one."
     )

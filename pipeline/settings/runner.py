@@ -10,7 +10,7 @@ def compute_of(settings: Settings) -> Compute:
     return Compute(
         workers=settings.compute.workers,
         dask_address=settings.dask.address,
-        connect_timeout_s=settings.dask.connect_limit_s,
+        connect_limit_s=settings.dask.connect_limit_s,
         dashboard_port=settings.dask.dashboard_port,
     )
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from storage_schemas.artifact import Artifact
-from storage_schemas.commit import Disk
+from storage_schemas.commit import TEMPORARY_PREFIX, Disk
 from storage_schemas.manifest import ARTIFACT_FILE, MANIFEST_FILE, Description, Identity, Sidecar
 
 
@@ -18,11 +18,15 @@ def planned(runs: Path, units: int = 3, disk: Disk | None = None, **settings: ob
     return Artifact.planned(runs, Description(identity=identity, units=names, attributes={"of": "tests"}), disk)
 
 
-def snapshot(directory: Path) -> dict[str, bytes]:
-    """Read every file of an artifact but those of this machine only."""
-    files = [path for path in sorted(directory.rglob("*")) if path.is_file()]
-    names = {path: path.relative_to(directory) for path in files}
-    return {str(name): path.read_bytes() for path, name in names.items() if name.parts[0] != "_local"}
+def snapshot(directory: Path, *, unfinished: bool = True) -> dict[str, bytes]:
+    """Read every file of an artifact but those of this machine only; on request without those yet unfinished."""
+    names = [path.relative_to(directory) for path in sorted(directory.rglob("*")) if path.is_file()]
+    kept = [name for name in names if name.parts[0] != "_local"]
+    return {
+        str(name): (directory / name).read_bytes()
+        for name in kept
+        if unfinished or not name.name.startswith(TEMPORARY_PREFIX)
+    }
 
 
 def believed_falsely(artifact: Artifact, reference: dict[str, bytes]) -> list[str]:

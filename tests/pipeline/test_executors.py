@@ -6,12 +6,12 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from distributed import Client, LocalCluster
 
 from pipeline.errors import PipelineError
 from pipeline.executors import Compute, InlineExecutor, executor_for
@@ -19,7 +19,7 @@ from pipeline.shard_runner import run_stage
 from tests.pipeline.runner_jobs import WriteFiles, planned, snapshot
 
 ROOT = Path(__file__).parents[2]
-UNITS = 8
+START_LIMIT_S = 120.0  # of processes on a busy machine
 
 
 def free_port() -> int:
@@ -47,37 +47,56 @@ def started(*command: str) -> Iterator[subprocess.Popen[bytes]]:
 
 @pytest.mark.slow
 def test_a_cluster_started_by_hand_loses_a_worker_in_the_middle_of_a_unit(tmp_path: Path) -> None:
-    reference = snapshot(run_stage(WriteFiles(), planned(tmp_path / "reference", UNITS)).artifact.directory)
+    units = 4
+    reference = snapshot(run_stage(WriteFiles(), planned(tmp_path / "reference", units)).artifact.directory)
     address = f"tcp://127.0.0.1:{free_port()}"
     scheduler = ("scheduler", "--host", "127.0.0.1", "--port", address.rpartition(":")[2], "--no-dashboard")
     worker = ("worker", address, "--nthreads", "1", "--no-nanny", "--host", "127.0.0.1", "--no-dashboard")
-    artifact = planned(tmp_path / "runs", UNITS)
+    artifact, log = planned(tmp_path / "runs", units), tmp_path / "log"
     with started(*scheduler), started(*worker), started(*worker) as victim:
-        halves = artifact.directory
+        with Client(address, timeout=START_LIMIT_S, set_as_default=False) as client:
+            client.wait_for_workers(2, timeout=START_LIMIT_S)
+        ended = threading.Event()
 
         def kill_the_victim() -> None:
-            while not list(halves.glob(".tmp-shard-*")):
-                time.sleep(0.01)
-            time.sleep(0.2)  # both workers are in the middle of a unit, which takes 4 times as long
-            os.killpg(victim.pid, signal.SIGKILL)
+            while not ended.wait(0.01):
+                if len({path.name.split(".")[1] for path in artifact.directory.glob(".tmp-shard-*")}) == 2:
+                    os.killpg(victim.pid, signal.SIGKILL)  # both workers are in the middle of a unit
+                    return
 
         killer = threading.Thread(target=kill_the_victim)
         killer.start()
-        report = run_stage(WriteFiles(pause_s=0.2), artifact, compute=Compute(dask_address=address))
-        killer.join()
+        compute = Compute(dask_address=address, connect_limit_s=START_LIMIT_S)
+        try:
+            report = run_stage(WriteFiles(pause_s=0.4, log=str(log)), artifact, compute=compute)
+        finally:
+            ended.set()
+            killer.join()
         assert victim.wait() == -signal.SIGKILL
-    assert report.units_done == UNITS
+    assert report.units_done == units
+    assert log.read_text().count("run ") == units + 1  # the unit that the victim had in hand was run again
     assert snapshot(artifact.directory) == reference
 
 
 def test_a_scheduler_that_does_not_answer_is_named() -> None:
     address = f"tcp://127.0.0.1:{free_port()}"
-    compute = Compute(dask_address=address, connect_timeout_s=0.5)
+    compute = Compute(dask_address=address, connect_limit_s=0.5)
     with (
         pytest.raises(PipelineError, match=rf"dask address '{address}': no scheduler answers within 0.5 s"),
         executor_for(compute),
     ):
         pass
+
+
+def test_a_scheduler_without_workers_is_named() -> None:
+    with LocalCluster(n_workers=0, processes=False, dashboard_address=None) as cluster:
+        address = cluster.scheduler_address
+        compute = Compute(dask_address=address, connect_limit_s=0.5)
+        with (
+            pytest.raises(PipelineError, match=rf"{address}': 0 workers after 0.5 s, 1 are wanted; start workers, or"),
+            executor_for(compute),
+        ):
+            pass
 
 
 def test_a_dashboard_port_that_is_taken_is_named() -> None:

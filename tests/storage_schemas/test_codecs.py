@@ -179,7 +179,7 @@ scenes = st.builds(
 )
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(scenes, max_size=5), st.integers(0, 4))
 def test_scenes_come_back_as_they_were(tmp_path_factory: pytest.TempPathFactory, drawn: list[Scene], bad: int) -> None:
     artifact = scenes_artifact(tmp_path_factory.mktemp("runs"))

@@ -2,12 +2,10 @@
 
 import io
 import json
-import os
 import signal
 import subprocess
 import sys
 import tarfile
-import time
 from collections import Counter
 from pathlib import Path
 
@@ -192,27 +190,41 @@ def test_an_empty_data_set_is_an_error(tmp_path):
         prepare(PrepareSettings(dataset="folder", root=tmp_path), tmp_path / "runs")
 
 
+KILLED_AT_A_SYNC = """
+import itertools, os, signal, sys
+from pathlib import Path
+from pipeline.prepare.prepare import prepare
+from pipeline.settings.prepare import PrepareSettings
+
+sync, numbers = os.fsync, itertools.count(1)
+
+
+def sync_or_die(descriptor: int) -> None:
+    if next(numbers) == int(sys.argv[3]):
+        os.kill(os.getpid(), signal.SIGKILL)
+    sync(descriptor)
+
+
+os.fsync = sync_or_die
+prepare(PrepareSettings.model_validate_json(sys.argv[1]), Path(sys.argv[2]))
+"""
+
+
 def test_a_run_that_is_killed_goes_on_and_ends_with_the_same_bytes(tmp_path):
-    make_coco(tmp_path / "data", images=60)
+    make_coco(tmp_path / "data", images=12)
     settings = coco(tmp_path / "data", labels="instances", scenes_per_shard=3)
     whole = prepare(settings, tmp_path / "whole")
-    killed = plan_prepare(settings, tmp_path / "killed").artifact
-    code = (
-        "import sys; from pathlib import Path; from pipeline.prepare.prepare import prepare;"
-        "from pipeline.settings.prepare import PrepareSettings;"
-        "prepare(PrepareSettings.model_validate_json(sys.argv[1]), Path(sys.argv[2]))"
-    )
-    command = [sys.executable, "-c", code, settings.model_dump_json(), str(tmp_path / "killed")]
-    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 60
-    while process.poll() is None and len(list(killed.directory.glob("shard-*.json"))) < 2:
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    assert not (killed.directory / "manifest.json").exists()
+    directory = plan_prepare(settings, tmp_path / "killed").artifact.directory
+    done = []
+    for sync in (12, 8, 4):  # five of them make a shard; before them come up to five
+        command = [sys.executable, "-c", KILLED_AT_A_SYNC, settings.model_dump_json(), str(tmp_path / "killed")]
+        ended = subprocess.run([*command, str(sync)], cwd=ROOT, stderr=subprocess.DEVNULL, check=False)
+        assert ended.returncode == -signal.SIGKILL
+        assert not (directory / "manifest.json").exists()
+        done.append(len(list(directory.glob("shard-*.json"))))
+    assert done == [1, 2, 2]
     report = prepare(settings, tmp_path / "killed")
-    assert report.units_skipped >= 2
+    assert report.units_skipped == 2
     assert files_of(report.artifact) == files_of(whole.artifact)
 
 

@@ -56,7 +56,7 @@ def test_foreign_stuff_appears_now_and_then_and_never_takes_a_home_away():
     assert all(len(set(bands)) == len(bands) for bands in foreign)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(seed=st.integers(0, 2**32), ground=st.sampled_from(GROUNDS), band=st.integers(0, 2))
 def test_every_band_is_visible_at_every_x_and_points_lie_in_their_band(seed, ground, band):
     rng = np.random.default_rng(seed)
