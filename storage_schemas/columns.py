@@ -30,12 +30,8 @@ def vector_type(length: int, value_type: pa.DataType) -> pa.DataType:
     return pa.list_(pa.field("item", value_type, nullable=False), length)
 
 
-def vector_column(values: npt.NDArray[np.generic], *, missing: bool = False) -> pa.Array:
+def vector_column(values: npt.NDArray[np.generic]) -> pa.Array:
     """Turn an array [row length] into a column of vectors.
-
-    Args:
-        values: Vectors, one per row.
-        missing: Make every row null instead, for rows that could not be made.
 
     Raises:
         SchemaError: If ``values`` is not two-dimensional.
@@ -44,10 +40,7 @@ def vector_column(values: npt.NDArray[np.generic], *, missing: bool = False) -> 
         message = f"vectors: found shape {values.shape}, wanted [row length]"
         raise SchemaError(message)
     flat = pa.array(np.ascontiguousarray(values).reshape(-1))
-    kind = vector_type(values.shape[1], flat.type)
-    if missing:
-        return pa.nulls(values.shape[0], kind)
-    return pa.FixedSizeListArray.from_arrays(flat, type=kind)
+    return pa.FixedSizeListArray.from_arrays(flat, type=vector_type(values.shape[1], flat.type))
 
 
 def vectors_of(column: pa.ChunkedArray | pa.Array) -> npt.NDArray[Any]:

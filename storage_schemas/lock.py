@@ -57,7 +57,8 @@ def _acquire(lock: filelock.BaseFileLock, artifact: Path, holder_file: Path, wai
         try:
             lock.acquire(timeout=wait_s)
         except filelock.Timeout as error:
-            message = f"{artifact}: held by {_holder(holder_file)} for longer than {wait_s:g} s; wait for it or stop it"
+            waited = f" after {wait_s:g} s of waiting" if wait_s > 0 else ""
+            message = f"{artifact}: held by {_holder(holder_file)}{waited}; wait for it or stop it"
             raise HeldError(message) from error
 
 

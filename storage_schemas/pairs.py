@@ -163,7 +163,7 @@ class PairShardWriter:
         Raises:
             WriteError: If the operating system refuses.
         """
-        self._tar.__exit__(None, None, None)
+        self._tar.close()
         with TableWriter(self._table_file, SCHEMA) as table:
             table.write_rows(self._rows)
         counts = Counter(row["status"] for row in self._rows)

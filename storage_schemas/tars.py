@@ -7,8 +7,7 @@ import io
 import re
 import tarfile
 from pathlib import Path
-from types import TracebackType
-from typing import BinaryIO, NamedTuple, Self
+from typing import BinaryIO, NamedTuple
 
 from storage_schemas.errors import ArtifactError, CorruptUnitError
 
@@ -35,15 +34,6 @@ class ShardTarWriter:
     def __init__(self, file: io.RawIOBase) -> None:
         self._file = file
         self._size_bytes = 0
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if kind is None:
-            self.close()
 
     def close(self) -> None:
         """Write the end of the archive, two empty blocks in whole records; the file stays open."""

@@ -40,7 +40,7 @@ class CocoSource:
     def __init__(self, root: DataRoot, *, split: str, labels: CocoLabelKind, captions: bool) -> None:
         """Read the annotation files that the options ask for.
 
-        The large ones take seconds and memory (instances of train2017: about 3 GB while they are read).
+        The large ones take seconds and memory (instances of train2017: about 2 GB while they are read).
 
         Raises:
             LayoutError: If a directory or file is not there or not what it should be.

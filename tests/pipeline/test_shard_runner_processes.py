@@ -150,10 +150,12 @@ def test_ctrl_c_while_workers_start_leaves_nothing_behind(tmp_path: Path) -> Non
 
 
 def test_a_second_process_is_told_who_holds_the_artifact_or_waits(tmp_path: Path, reference: dict[str, bytes]) -> None:
-    with program(tmp_path, "--pause-s=0.1") as holder:
+    with program(tmp_path, "--pause-s=0.2") as holder:
         assert len(lines_until(holder, 2)) == 2
         with pytest.raises(HeldError, match=rf"held by process {holder.pid} on {re.escape(socket.gethostname())}"):
             run_stage(WriteFiles(), planned(tmp_path, UNITS))
+        with pytest.raises(HeldError, match=r"after 0.1 s of waiting; wait for it or stop it"):
+            run_stage(WriteFiles(), planned(tmp_path, UNITS), limits=Limits(wait_s=0.1))
         report = run_stage(WriteFiles(), planned(tmp_path, UNITS), limits=Limits(wait_s=60))
         assert holder.wait() == 0
     assert (report.units_done, report.units_skipped) == (0, UNITS)

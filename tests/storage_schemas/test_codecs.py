@@ -51,8 +51,9 @@ def test_a_files_digest_is_that_of_its_bytes(tmp_path: Path) -> None:
 
 def tar_of(members: list[tuple[str, str, bytes]]) -> tuple[bytes, list[Member]]:
     file = io.BytesIO()
-    with ShardTarWriter(file) as tar:
-        places = [tar.add(*member) for member in members]
+    tar = ShardTarWriter(file)
+    places = [tar.add(*member) for member in members]
+    tar.close()
     return file.getvalue(), places
 
 
