@@ -89,7 +89,7 @@ def test_a_scheduler_that_does_not_answer_is_named() -> None:
 
 
 def test_a_scheduler_without_workers_is_named() -> None:
-    with LocalCluster(n_workers=0, processes=False, dashboard_address=None) as cluster:
+    with LocalCluster(n_workers=0, processes=False, dashboard_address="127.0.0.1:0") as cluster:
         address = cluster.scheduler_address
         compute = Compute(dask_address=address, connect_limit_s=0.5)
         with (
