@@ -14,6 +14,7 @@ from torch import Tensor
 from ovseg_models.checkpoint_keys.clip import MASK_PROMPTS_KEY, needs_quick_gelu, to_open_clip
 from ovseg_models.checkpoint_keys.key_report import take_tensors
 from ovseg_models.mask_adapted_clip import MaskAdaptedClip, OpenClip
+from ovseg_models.masked_crops import CLIP_MEAN_RGB, CLIP_STD_RGB
 from ovseg_models.weights_file import WEIGHTS_SUFFIXES, read_weights_file
 
 
@@ -28,7 +29,8 @@ def build_clip(
 
     Args:
         model: A name of open_clip such as ``"ViT-B-16"``, or a configuration like open_clip's (``embed_dim``,
-            ``vision_cfg``, ``text_cfg``, ...). Only open_clip's own vision and text transformers are built.
+            ``vision_cfg``, ``text_cfg``, ...). Only open_clip's own vision and text transformers are built, and only
+            those that read open_clip's own tokens.
         pretrained: A tag of open_clip such as ``"openai"``, whose file is downloaded once; or a local file, in the
             layout of open_clip, OpenAI, OVSeg or OVSeg's finetuning, .safetensors or a torch file of plain tensors;
             or None for random weights.
@@ -39,8 +41,9 @@ def build_clip(
     Raises:
         ConnectionError: If a tag's weights cannot be downloaded.
         FileNotFoundError: If ``pretrained`` looks like a path and there is no such file.
-        ValueError: If the name, the configuration or the tag is unknown, or the file cannot be read safely or doesn't
-            fit, with its missing, unexpected and misshapen keys; or if the file holds mask prompts.
+        ValueError: If the name, the configuration or the tag is unknown, the tag's weights want images normalised
+            otherwise than OpenAI's do, or the file cannot be read safely or doesn't fit, with its missing, unexpected
+            and misshapen keys; or if the file holds mask prompts.
     """
     tensors, said_quick_gelu = _read_weights(model, pretrained)
     if MASK_PROMPTS_KEY in tensors:
@@ -123,6 +126,7 @@ def _locate(model: str | Mapping[str, Any], pretrained: str | Path) -> tuple[Pat
             f"build_clip: pretrained is {str(pretrained)!r}, which is no file and no tag of the model; its tags are "
             f"{tags}; give one of them, a path that ends in one of {sorted(WEIGHTS_SUFFIXES)}, or None"
         )
+    _require_known_normalisation(entry, model, pretrained)
     try:
         path = Path(open_clip.download_pretrained(entry))
     except OSError as error:
@@ -131,6 +135,17 @@ def _locate(model: str | Mapping[str, Any], pretrained: str | Path) -> tuple[Pat
             "of a file that was downloaded elsewhere, or try again with a network"
         ) from error
     return path, bool(entry.get("quick_gelu", False))
+
+
+def _require_known_normalisation(entry: Mapping[str, Any], model: object, tag: object) -> None:
+    """Refuse weights that were trained on images normalised in another way than ``masked_crops`` does."""
+    for name, ours in (("mean", CLIP_MEAN_RGB), ("std", CLIP_STD_RGB)):
+        theirs = tuple(entry.get(name) or ours)
+        if theirs != ours:
+            raise ValueError(
+                f"build_clip: the weights {str(tag)!r} of {model} want images normalised with {name} {theirs}, "
+                f"crops are made with OpenAI's {ours}; choose another tag"
+            )
 
 
 def _refuse_torchscript(path: Path) -> None:
@@ -188,12 +203,13 @@ def _checked_config(model: str | Mapping[str, Any]) -> dict[str, Any]:
         "an image tower of timm": "timm_model_name" in config["vision_cfg"],
         "a ResNet as image tower": not isinstance(config["vision_cfg"].get("layers", 12), int),
         "a text tower of transformers": "hf_model_name" in config["text_cfg"],
+        "a tokenizer of transformers": "hf_tokenizer_name" in config["text_cfg"],
         "a caption decoder": "multimodal_cfg" in config,
     }
     found = [part for part, present in foreign.items() if present]
     if found:
         raise ValueError(
             f"build_clip: {model if isinstance(model, str) else 'the configuration'} has {', '.join(found)}; "
-            "open_clip's own vision and text transformers are wanted; choose a model such as ViT-B-16"
+            "open_clip's own vision and text transformers and its tokenizer are wanted; choose a model such as ViT-B-16"
         )
     return config
