@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
@@ -18,6 +18,7 @@ def import_checkpoint(
     heads: int = 8,
     norm_groups: int = 32,
     head_width: int = 64,
+    activation: Literal["quick-gelu", "gelu"] = "quick-gelu",
 ) -> None:
     """Make a segmenter of a published checkpoint.
 
@@ -26,12 +27,14 @@ def import_checkpoint(
     with --base the other part comes from an existing segmenter.
 
     Args:
-        file: The checkpoint, ending in .pth, .pt, .bin or .safetensors.
+        file: The checkpoint, ending in .pth, .pt, .bin, .safetensors or .pkl (NumPy arrays).
         out: Folder to be written; must not exist.
         base: Folder of a segmenter that gives what the file lacks.
         heads: Attention heads of the proposal net, which a file does not tell.
         norm_groups: Groups of the pixel decoder's norms, which a file does not tell.
         head_width: Channels of an attention head of CLIP, which a file does not tell.
+        activation: Of CLIP, which a file does not tell: quick-gelu for OpenAI's weights and all that were finetuned
+            from them, gelu for most others.
 
     Raises:
         PipelineError: If the file cannot be read safely or does not fit, or the folder is there already.
@@ -48,6 +51,7 @@ def import_checkpoint(
             heads=heads,
             norm_groups=norm_groups,
             head_width=head_width,
+            quick_gelu=activation == "quick-gelu",
             embedding_dim=None if clip is None else clip.clip.visual.output_dim,
         )
         if base_parts is not None:

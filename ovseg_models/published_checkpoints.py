@@ -48,30 +48,33 @@ _RESNET_SETTINGS = SegmenterSettings(short_side_px=512, max_side_px=2048, mask_t
 
 
 def read_published_checkpoint(
-    path: Path, *, heads: int = 8, norm_groups: int = 32, head_width: int = 64, embedding_dim: int | None = None
+    path: Path,
+    *,
+    heads: int = 8,
+    norm_groups: int = 32,
+    head_width: int = 64,
+    quick_gelu: bool = True,
+    embedding_dim: int | None = None,
 ) -> SegmenterParts:
     """Read a checkpoint in one of the published layouts, without running code from it.
 
     Args:
-        path: Ends in .safetensors, .pth, .pt or .bin.
+        path: Ends in .safetensors, .pth, .pt, .bin or .pkl (NumPy arrays).
         heads: Attention heads of the proposal net, which no shape tells; 8 in all published ones.
         norm_groups: Groups of its pixel decoder's norms, likewise; 32.
         head_width: Channels of an attention head of CLIP, likewise; 64.
+        quick_gelu: Whether CLIP's activation is QuickGELU, which no shape tells either; true of OpenAI's weights and
+            of all that descend from them, as the published ones do.
         embedding_dim: Of the embedding head that a MaskFormer checkpoint lacks; by default the builder's.
 
     Returns:
         One or both nets, and the settings with which they are published: test size and mask threshold of the backbone,
-        mask prompts if there are any. CLIP's activation is QuickGELU: all published ones descend from OpenAI's.
+        mask prompts if there are any.
 
     Raises:
         FileNotFoundError: If there is no such file.
         ValueError: If it can't be read safely, is of no known layout, or doesn't fit, with all keys that don't.
     """
-    if path.suffix == ".pkl":
-        raise ValueError(
-            f"{path}: a .pkl is a program for rebuilding objects, which may do anything; a torch file or safetensors "
-            "is wanted: convert it where you trust it, with torch.save(pickle.load(open(file, 'rb')), 'converted.pth')"
-        )
     file = open_weights_file(path)
     found = with_pixel_decoder_level(file.tensors)
     layout = _layout(path, found)
@@ -85,7 +88,7 @@ def read_published_checkpoint(
             net = build_proposal_net(**arguments).eval()
             reports.append(_fill_proposal_net(net, found, layout))
         if layout != "maskformer":
-            clip = _clip_of_form(found, layout, head_width)
+            clip = _clip_of_form(found, layout, head_width, quick_gelu=quick_gelu)
             reports.append(_fill_clip(clip, found, layout))
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
@@ -202,14 +205,14 @@ def _fill_proposal_net(net: ProposalNet, found: Mapping[str, Tensor], layout: st
     )
 
 
-def _clip_of_form(found: Mapping[str, Tensor], layout: str, head_width: int) -> MaskAdaptedClip:
+def _clip_of_form(found: Mapping[str, Tensor], layout: str, head_width: int, *, quick_gelu: bool) -> MaskAdaptedClip:
     """Build CLIP in the form that the shapes tell."""
     tensors = from_ovseg(found) if layout == "ovseg" else found
     prompts = tensors.get(MASK_PROMPTS_KEY)
     return build_mask_adapted_clip(
         clip_config_from_published(tensors, head_width=head_width),
         prompt_depth=0 if prompts is None else len(prompts),
-        quick_gelu=True,
+        quick_gelu=quick_gelu,
     )
 
 

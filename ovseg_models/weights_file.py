@@ -1,17 +1,17 @@
 """Reading files of weights without running code from them."""
 
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import safetensors
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-WEIGHTS_SUFFIXES = frozenset({".safetensors", ".pth", ".pt", ".bin"})
+from ovseg_models.array_pickle import read_array_pickle
+
+WEIGHTS_SUFFIXES = frozenset({".safetensors", ".pth", ".pt", ".bin", ".pkl"})
 _WRAPPERS = ("model", "state_dict", "module")  # a training checkpoint holds its tensors under one of these
 # What an array of numbers is rebuilt from, under NumPy's present and former module name; no other code may be named.
 _ARRAY_MODULES = ("numpy._core.multiarray", "numpy.core.multiarray")
@@ -23,8 +23,6 @@ _ARRAY_PARTS: list[Any] = [
     *_NUMBER_TYPES,
     *((maker, f"{module}.{maker.__name__}") for maker in _ARRAY_MAKERS for module in _ARRAY_MODULES),
 ]
-
-
 _MODULE_PREFIX = "module."
 
 
@@ -48,13 +46,13 @@ def read_weights_file(path: str | Path) -> dict[str, Tensor]:
 
 
 def open_weights_file(path: str | Path) -> WeightsFile:
-    """Read the named tensors of a safetensors or torch file onto the CPU.
+    """Read the named tensors of a file of safetensors, of torch, or of pickled NumPy arrays (.pkl) onto the CPU.
 
     NumPy arrays of numbers count as tensors. Of a training checkpoint only the tensors of the model are returned; the
     optimizer's are left out, and a ``module.`` before every name (DistributedDataParallel) is taken away.
 
     Args:
-        path: Ends in .safetensors, .pth, .pt or .bin.
+        path: Ends in .safetensors, .pth, .pt, .bin or .pkl.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -79,13 +77,17 @@ def _read(path: Path) -> Any:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
+        if path.suffix == ".pkl":
+            return read_array_pickle(path.read_bytes())
         with torch.serialization.safe_globals(_ARRAY_PARTS):
             return torch.load(path, map_location="cpu", weights_only=True)
-    except (safetensors.SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError) as error:
+    except OSError:
+        raise
+    except Exception as error:  # readers of damaged files fail in many ways
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ValueError(
-            f"{path}: cannot be read without running code from it, or is damaged ({reason}); "
-            "a safetensors file or a torch file of plain tensors is wanted"
+            f"{path}: cannot be read without running code from it, or is damaged ({reason}); safetensors, a torch file "
+            "of plain tensors or pickled NumPy arrays are wanted"
         ) from error
 
 

@@ -23,7 +23,7 @@ def build_backbone(
     Args:
         name: ``r101c``, a timm Swin Transformer (``swin_base_patch4_window12_384`` is the paper's), or any timm
             model whose ``features_only`` form has maps at strides 4, 8, 16 and 32 (``resnet18``, ...).
-        pretrained: A timm tag (``ms_in22k``), a file of weights (.safetensors, or .pth, .pt, .bin read without
+        pretrained: A timm tag (``ms_in22k``), a file of weights (.safetensors, or .pth, .pt, .bin, .pkl read without
             running code) in timm's, detectron2's or the official Swin layout, or False for random weights.
         **arguments: Of `build_r101c`, `build_swin` or `build_timm_backbone`.
 

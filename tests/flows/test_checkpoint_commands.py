@@ -1,15 +1,18 @@
 """``ovseg import-checkpoint`` and ``ovseg export-checkpoint``, from the command line's side."""
 
+import pickle
+
 import pytest
 import torch
 import tyro
 
+from flows import command
 from flows.checkpoint_commands import export_checkpoint, import_checkpoint
 from ovseg_models.pretrained_clip import build_mask_adapted_clip
 from ovseg_models.proposal_presets import build_proposal_net
 from ovseg_models.published_checkpoints import write_published_checkpoint
 from ovseg_models.segmenter import Segmenter
-from ovseg_models.segmenter_folder import SegmenterParts
+from ovseg_models.segmenter_folder import SegmenterParts, read_segmenter_folder
 from pipeline.errors import PipelineError
 from tests.tiny_segmenter import picture
 
@@ -73,3 +76,49 @@ def test_errors_are_told_without_a_traceback(tmp_path):
     with pytest.raises(PipelineError, match=r"absent/segmenter\.json: there is no such file"):
         export_checkpoint(tmp_path / "absent", out=tmp_path / "out.pth")
     assert not (tmp_path / "out").exists()
+
+
+class Trap:
+    """Opens a file when it is unpickled."""
+
+    def __init__(self, marker):
+        self.marker = marker
+
+    def __reduce__(self):
+        return open, (str(self.marker), "w")
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".pkl"])
+def test_a_file_made_to_run_code_ends_in_one_message_and_exit_code_2(tmp_path, capsys, monkeypatch, suffix):
+    monkeypatch.setattr(command, "configure_logging", lambda _: None)
+    path = tmp_path / f"trap{suffix}"
+    path.write_bytes(pickle.dumps({"model": {"backbone.weight": Trap(tmp_path / "code-was-run")}}, protocol=2))
+    assert command.main(["import-checkpoint", str(path), "--out", str(tmp_path / "out")]) == 2
+    told = capsys.readouterr().err
+    assert told.startswith(f"ovseg: {path}: cannot be read without running code from it, or is damaged (")
+    assert told.count("\n") == 1
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_the_command_lists_every_key_that_does_not_fit(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(command, "configure_logging", lambda _: None)
+    write_published_checkpoint(parts(), tmp_path / "model.pth")
+    content = torch.load(tmp_path / "model.pth", weights_only=True)
+    content["model"]["sem_seg_head.stranger"] = content["model"].pop("backbone.norm0.bias")
+    torch.save(content, tmp_path / "other.pth")
+    arguments = ["import-checkpoint", str(tmp_path / "other.pth"), "--out", str(tmp_path / "out"), *SIZES]
+    assert command.main(arguments) == 2
+    told = capsys.readouterr().err.splitlines()
+    assert told[0].endswith(
+        "other.pth: 1 missing, 1 unexpected, 0 misshapen keys, none is wanted; check that the file is"
+        " whole and of a published model:"
+    )
+    assert told[1:] == ["ovseg:   missing: backbone.norm0.bias", "ovseg:   unexpected: sem_seg_head.stranger"]
+
+
+def test_the_activation_can_be_told(tmp_path):
+    write_published_checkpoint(parts(with_net=False), tmp_path / "clip.pt")
+    arguments = [str(tmp_path / "clip.pt"), "--out", str(tmp_path / "out"), *SIZES, "--activation", "gelu"]
+    tyro.cli(import_checkpoint, args=arguments)
+    clip = read_segmenter_folder(tmp_path / "out").clip
+    assert type(clip.clip.visual.transformer.resblocks[0].mlp.gelu).__name__ == "GELU"

@@ -1,4 +1,5 @@
 import pickle
+import random
 
 import numpy as np
 import pytest
@@ -50,6 +51,25 @@ def test_runs_no_code_from_the_file(tmp_path, save):
     with pytest.raises(ValueError, match=r"trap\.pth: cannot be read without running code from it"):
         read_weights_file(tmp_path / "trap.pth")
     assert not marker.exists()
+
+
+def test_a_file_with_a_wrong_byte_or_a_lost_end_is_read_or_refused_by_name(tmp_path):
+    """Readers of damaged files fail in many ways; none may leave the command without a message."""
+    tensors = {"model": {"a": torch.randn(3, 4), "b": torch.arange(5)}}
+    torch.save(tensors, tmp_path / "zip.pth")
+    torch.save(tensors, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
+    (tmp_path / "arrays.pkl").write_bytes(pickle.dumps({"model": {"a": np.arange(6.0).reshape(2, 3)}}))
+    draw = random.Random(0)
+    for path in sorted(tmp_path.iterdir()):
+        content = path.read_bytes()
+        for _ in range(150):
+            place = draw.randrange(len(content))
+            damaged = content[:place] + (bytes([draw.randrange(256)]) + content[place + 1 :]) * draw.randrange(2)
+            path.write_bytes(damaged)
+            try:
+                read_weights_file(path)
+            except ValueError as error:
+                assert str(error).startswith(str(path))  # noqa: PT017 - it may be read as well
 
 
 def test_damaged_empty_and_foreign_files_are_refused(tmp_path):
