@@ -1,9 +1,9 @@
 import pytest
 import torch
-import torch.nn.functional as F  # noqa: N812
 
 from ovseg_models.backbones import build_backbone
 from ovseg_models.checkpoint_keys.backbone import published_backbone_names
+from tests.ovseg_models.published_model import r101c
 
 SMALL = {"channels": [8, 16, 24, 32], "stem_width": 8}
 
@@ -13,7 +13,7 @@ def small_resnet(**arguments):
 
 
 @pytest.fixture(scope="module")
-def r101c():
+def backbone():
     torch.manual_seed(0)
     backbone = build_backbone("r101c").eval()
     for name, buffer in backbone.named_buffers():
@@ -26,51 +26,22 @@ def r101c():
     return backbone
 
 
-def naive_r101c(images, tensors):
-    """The published network, read from its own key names: where strides and dilations stand is what is compared."""
-
-    def conv_norm(x, name, stride=1, dilation=1):
-        weight = tensors[f"{name}.weight"]
-        x = F.conv2d(x, weight, stride=stride, dilation=dilation, padding=dilation * (weight.shape[-1] // 2))
-        mean, var, scale, shift = (
-            tensors[f"{name}.norm.{key}"][:, None, None] for key in ("running_mean", "running_var", "weight", "bias")
-        )
-        return (x - mean) / (var + 1e-5).sqrt() * scale + shift
-
-    x = F.relu(conv_norm(images, "stem.conv1", stride=2))
-    x = F.relu(conv_norm(x, "stem.conv2"))
-    x = F.relu(conv_norm(x, "stem.conv3"))
-    x = F.max_pool2d(x, 3, stride=2, padding=1)
-    maps = []
-    for stage, depth in ((2, 3), (3, 4), (4, 23), (5, 3)):
-        for block in range(depth):
-            name = f"res{stage}.{block}"
-            stride = 2 if block == 0 and stage > 2 else 1
-            dilation = (1, 2, 4)[block] if stage == 5 else 1
-            y = F.relu(conv_norm(x, f"{name}.conv1"))
-            y = F.relu(conv_norm(y, f"{name}.conv2", stride=stride, dilation=dilation))
-            y = conv_norm(y, f"{name}.conv3")
-            x = F.relu(y + (conv_norm(x, f"{name}.shortcut", stride=stride) if block == 0 else x))
-        maps.append(x)
-    return maps
-
-
 @torch.no_grad()
-def test_r101c_equals_a_naive_twin_with_published_names(r101c):
-    state = r101c.state_dict()
+def test_r101c_equals_a_naive_twin_with_published_names(backbone):
+    state = backbone.state_dict()
     tensors = {theirs: state[ours] for ours, theirs in published_backbone_names(state).items()}
     images = torch.randn(1, 3, 64, 96)
-    maps = r101c(images)
-    for found, wanted in zip(maps, naive_r101c(images, tensors), strict=True):
+    maps = backbone(images)
+    for found, wanted in zip(maps, r101c(images, tensors), strict=True):
         torch.testing.assert_close(found / wanted.abs().max(), wanted / wanted.abs().max(), rtol=0, atol=1e-5)
-    assert [feature_map.shape[1] for feature_map in maps] == [256, 512, 1024, 2048] == list(r101c.channels)
+    assert [feature_map.shape[1] for feature_map in maps] == [256, 512, 1024, 2048] == list(backbone.channels)
     assert [tuple(feature_map.shape[2:]) for feature_map in maps] == [(16, 24), (8, 12), (4, 6), (2, 3)]
 
 
-def test_r101c_trains_neither_stem_nor_res2_nor_any_norm(r101c):
-    trained = {name.split(".")[1] for name, parameter in r101c.named_parameters() if parameter.requires_grad}
+def test_r101c_trains_neither_stem_nor_res2_nor_any_norm(backbone):
+    trained = {name.split(".")[1] for name, parameter in backbone.named_parameters() if parameter.requires_grad}
     assert trained == {"layer2", "layer3", "layer4"}
-    assert not [name for name, _ in r101c.named_parameters() if ".bn" in name or "downsample.1" in name]
+    assert not [name for name, _ in backbone.named_parameters() if ".bn" in name or "downsample.1" in name]
 
 
 @pytest.mark.parametrize(
