@@ -11,10 +11,10 @@ if TYPE_CHECKING:
 
 
 def import_checkpoint(
-    file: Annotated[Path, tyro.conf.Positional],
+    file: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")],
     *,
-    out: Path,
-    base: Path | None = None,
+    out: Annotated[Path, tyro.conf.arg(metavar="DIR")],
+    base: Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="")] = None,
     heads: int = 8,
     norm_groups: int = 32,
     head_width: int = 64,
@@ -62,7 +62,11 @@ def import_checkpoint(
     sys.stdout.write(f"{out}: {_description(parts)}\n")
 
 
-def export_checkpoint(model: Annotated[Path, tyro.conf.Positional], *, out: Path) -> None:
+def export_checkpoint(
+    model: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")],
+    *,
+    out: Annotated[Path, tyro.conf.arg(metavar="FILE")],
+) -> None:
     """Write a segmenter's weights in the published layout that it came from, else in OVSeg's.
 
     Args:

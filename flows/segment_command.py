@@ -16,23 +16,28 @@ if TYPE_CHECKING:
     from ovseg_models.segmentation import Segmentation
     from ovseg_models.segmenter import Segmenter
 
-_LOGGER = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
+
+_OF_THE_SEGMENTER = "(default: as the segmenter says)"
+OwnShare = Annotated[float | None, tyro.conf.arg(metavar="FLOAT", help_behavior_hint=_OF_THE_SEGMENTER)]
+OwnSize = Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint=_OF_THE_SEGMENTER)]
+
 _IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"})
 _MAX_CLASSES_IN_8_BIT = 255  # the value 255 says that nothing was found
 
 
 def segment(  # noqa: PLR0913 - each is an option of the command
-    images: Annotated[tuple[Path, ...], tyro.conf.Positional],
+    images: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="IMAGE ...")],
     *,
-    classes: tuple[str, ...],
-    model: Path,
-    out: Path,
+    classes: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME ...")],
+    model: Annotated[Path, tyro.conf.arg(metavar="DIR")],
+    out: Annotated[Path, tyro.conf.arg(metavar="DIR")],
     find: bool = False,
     min_score: float = 0.0,
-    ensemble_weight: float | None = None,
-    mask_threshold: float | None = None,
-    short_side_px: int | None = None,
-    max_side_px: int | None = None,
+    ensemble_weight: OwnShare = None,
+    mask_threshold: OwnShare = None,
+    short_side_px: OwnSize = None,
+    max_side_px: OwnSize = None,
     device: str = "cpu",
 ) -> int:
     """Segment photographs into classes that you name.
@@ -49,10 +54,10 @@ def segment(  # noqa: PLR0913 - each is an option of the command
         out: Folder for the results, made if need be; files of the same names are replaced.
         find: Find the named things and leave the rest unlabelled, instead of giving each pixel a class.
         min_score: With --find: a class whose best mask scores less is not found.
-        ensemble_weight: 0 = proposal net only, 1 = CLIP only; by default as the segmenter says.
-        mask_threshold: Mask probability above which a pixel is in the mask; by default as the segmenter says.
-        short_side_px: Short side of the net's input, in pixels; by default as the segmenter says.
-        max_side_px: Upper bound of its long side; by default as the segmenter says.
+        ensemble_weight: 0 = proposal net only, 1 = CLIP only.
+        mask_threshold: Mask probability above which a pixel is in the mask.
+        short_side_px: Short side of the net's input, in pixels.
+        max_side_px: Upper bound of its long side.
         device: Where to compute: cpu, cuda, cuda:1 and so on.
 
     Returns:
@@ -85,7 +90,7 @@ def segment(  # noqa: PLR0913 - each is an option of the command
             failures.append(str(error))
             continue
         seconds = time.monotonic() - start_s
-        _LOGGER.info("%s: %d x %d px, %.1f s: %s", path, *result.encoded.image.size, seconds, _shares(result))
+        logger.info("%s: %d x %d px, %.1f s: %s", path, *result.encoded.image.size, seconds, _shares(result))
     if failures:
         sys.stderr.write("".join(f"ovseg: {failure}\n" for failure in failures))
         sys.stderr.write(f"ovseg: {len(failures)} of {len(paths)} images failed; the others are in {out}\n")

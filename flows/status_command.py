@@ -15,9 +15,11 @@ if TYPE_CHECKING:
 
 
 def status(
-    paths: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="[DIRECTORY ...]")] = (),
+    paths: Annotated[
+        tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="[DIR ...]", help_behavior_hint="")
+    ] = (),
     *,
-    config: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None,
+    config: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = None,
     overrides: Overrides = (),
     deep: bool = False,
     json: bool = False,

@@ -13,10 +13,10 @@ from pipeline.errors import PipelineError
 from pipeline.prepare.faults import SceneFault
 from pipeline.prepare.images import IMAGE_ENDINGS, ImageFacts, inspect_image
 from storage_schemas.scenes import Caption, Scene
+from storage_schemas.tars import KEY
 
 _BYTES_PER_PIXEL = 8
 _HEADER_ROOM_BYTES = 1 << 20
-_KEY = re.compile(r"[A-Za-z0-9_-]{1,80}")
 
 
 class LayoutError(PipelineError):
@@ -229,7 +229,7 @@ def scene_key(stem: str) -> str:
 
     The stand-in ends in a digest of the stem, so different stems have different keys.
     """
-    if _KEY.fullmatch(stem):
+    if KEY.fullmatch(stem):
         return stem
     digest = hashlib.sha256(stem.encode("utf-8", "surrogateescape")).hexdigest()[:12]
     return f"{re.sub(r'[^A-Za-z0-9_-]', '_', stem)[:60]}-{digest}"
