@@ -16,7 +16,7 @@ import numpy.typing as npt
 import safetensors.numpy
 
 from storage_schemas.artifact import Artifact
-from storage_schemas.commit import Disk, StagedFile, explained_write_errors, remove_temporaries, write_file
+from storage_schemas.commit import Disk, explained_write_errors, remove_temporaries, write_file
 from storage_schemas.digests import Json
 from storage_schemas.errors import ArtifactError, StorageError
 from storage_schemas.manifest import Sidecar
@@ -102,16 +102,8 @@ class CheckpointStore:
             WriteError: If the operating system refuses; the checkpoints before stay in force.
         """
         name = _name(checkpoint.step)
-        staged = StagedFile(self._directory / f"{name}.safetensors", self._disk)
-        try:
-            staged.write(safetensors.numpy.save(dict(checkpoint.tensors)))
-            record = staged.seal()
-            staged.publish()
-        except Exception:
-            staged.discard()
-            raise
-        with explained_write_errors(self._directory):
-            self._disk.sync_directory(self._directory)
+        data = safetensors.numpy.save(dict(checkpoint.tensors))
+        record = write_file(self._directory / f"{name}.safetensors", data, self._disk)
         count = len(checkpoint.tensors)
         sidecar = Sidecar(
             unit=name,

@@ -1,4 +1,4 @@
-"""Digests, tars, tables and scenes: equal content gives equal bytes, and what doesn't fit is named."""
+"""Digests, tars, vectors and tables: equal content gives equal bytes, and what doesn't fit is named."""
 
 import io
 import json
@@ -9,15 +9,12 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import webdataset
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
-from storage_schemas.artifact import Artifact
-from storage_schemas.columns import column, vectors_of
+from storage_schemas.columns import column, vector_column, vectors_of
 from storage_schemas.digests import canonical_json, sha256_of_file, sha256_of_json
 from storage_schemas.errors import ArtifactError, CorruptUnitError, SchemaError
-from storage_schemas.manifest import Description, Identity
-from storage_schemas.scenes import KIND, SCHEMA_VERSION, Caption, Scene, ScenesAttributes, SceneShard, SceneShardWriter
 from storage_schemas.tables import TableSchema, TableWriter, read_table
 from storage_schemas.tars import Member, ShardTarWriter, read_member
 
@@ -158,73 +155,6 @@ def test_vectors_with_a_row_missing_are_refused() -> None:
         vectors_of(pa.array([[1.0, 2.0], None], type=kind))
 
 
-def scenes_artifact(runs: Path, **attributes: object) -> Artifact:
-    identity = Identity(kind=KIND, name="test", schema_version=SCHEMA_VERSION, recipe=1, settings={})
-    return Artifact.planned(runs, Description(identity=identity, units=(UNIT,), attributes=attributes))
-
-
-scenes = st.builds(
-    Scene,
-    key=st.just(""),
-    image_id=st.text(min_size=1, max_size=5),
-    image=st.binary(min_size=1, max_size=700),
-    image_suffix=st.sampled_from(["jpg", "png"]),
-    width_px=st.integers(1, 5000),
-    height_px=st.integers(1, 5000),
-    exif_orientation=st.integers(1, 8),
-    label_png=st.none() | st.binary(min_size=1, max_size=50),
-    instances_png=st.none() | st.binary(min_size=1, max_size=50),
-    classes=st.lists(st.integers(0, 65535), unique=True, max_size=4).map(lambda found: tuple(sorted(found))),
-    captions=st.lists(st.builds(Caption, st.integers(0, 2**60), st.text(max_size=20)), max_size=3).map(tuple),
-    source_path=st.just("train2017/x.jpg"),
-)
-
-
-@settings(max_examples=30)
-@given(st.lists(scenes, max_size=5), st.integers(0, 4))
-def test_scenes_come_back_as_they_were(tmp_path_factory: pytest.TempPathFactory, drawn: list[Scene], bad: int) -> None:
-    artifact = scenes_artifact(tmp_path_factory.mktemp("runs"))
-    fields = {name: [getattr(scene, name) for scene in drawn] for name in Scene.__slots__}
-    written = [
-        Scene(**{name: values[row] for name, values in fields.items()} | {"key": f"k{row}"})
-        for row in range(len(drawn))
-    ]
-    failed = Scene(
-        key=f"l{bad}", image_id="7", image=b"", image_suffix="", width_px=0, height_px=0, status="odd", reason="so"
-    )
-    with artifact.writing(), artifact.write_unit(UNIT) as unit_writer:
-        writer = SceneShardWriter(unit_writer)
-        for scene in [*written, failed]:
-            writer.add(scene)
-        sidecar = writer.commit()
-    shard = SceneShard(artifact, UNIT)
-    assert list(shard.scenes()) == [*written, failed]
-    assert sidecar.counts.get("odd") == 1
-    assert sidecar.rows == len(written) + 1
-    (last,) = shard.scenes([len(written)])
-    assert last == failed
-    without = list(shard.scenes(labels=False))
-    assert all(scene.label_png is None and scene.instances_png is None for scene in without)
-
-
-def test_scenes_out_of_order_are_refused(tmp_path: Path) -> None:
-    artifact = scenes_artifact(tmp_path)
-    scene = Scene(key="b", image_id="b", image=b"x", image_suffix="jpg", width_px=1, height_px=1)
-    with artifact.writing(), artifact.write_unit(UNIT) as unit_writer:
-        writer = SceneShardWriter(unit_writer)
-        writer.add(scene)
-        with pytest.raises(ArtifactError, match="ascending order of key"):
-            writer.add(scene)
-
-
-def test_attributes_of_scenes_come_back_and_those_of_others_are_refused(tmp_path: Path) -> None:
-    attributes = ScenesAttributes(
-        vocabulary="two", class_names=("cat", "dog"), seen=("seen", "unseen"), ignore_label=255, licence="CC0"
-    )
-    artifact = scenes_artifact(tmp_path, **attributes.to_json())
-    with artifact.writing():
-        assert ScenesAttributes.of(Artifact.open(artifact.directory)) == attributes
-    identity = Identity(kind="pairs", name="test", schema_version=1, recipe=1, settings={})
-    other = Artifact.planned(tmp_path, Description(identity=identity, units=()))
-    with pytest.raises(ArtifactError, match="is an artifact of pairs, one of scenes is wanted"):
-        ScenesAttributes.of(other)
+def test_vectors_have_two_axes() -> None:
+    with pytest.raises(SchemaError, match=r"vectors: found shape \(3,\), wanted \[row length\]"):
+        vector_column(np.zeros(3))

@@ -128,6 +128,13 @@ def test_embeddings_keep_failed_regions_and_scenes_without_any(artifact: Artifac
     assert (second.scene_status, second.scene_reason, len(second.regions)) == ("no_proposals", "nothing to embed", 0)
 
 
+def test_embeddings_with_parts_of_different_lengths_are_refused() -> None:
+    with pytest.raises(SchemaError, match=r"scene 'a': parts of lengths \[1, 0, 0, 1\]; give every region each part"):
+        embeddings.SceneEmbeddings(
+            key="a", regions=np.zeros(1, np.int32), statuses=(), reasons=(), embeddings=np.zeros((1, DIM), np.float16)
+        )
+
+
 def test_embeddings_of_a_scene_without_regions_must_say_why() -> None:
     with pytest.raises(SchemaError, match="say why"):
         embeddings.SceneEmbeddings(
