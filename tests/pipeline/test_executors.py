@@ -7,15 +7,15 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
 from distributed import Client, LocalCluster
 
 from pipeline.errors import PipelineError
-from pipeline.executors import Compute, InlineExecutor, executor_for
-from pipeline.shard_runner import run_stage
+from pipeline.executors import Compute, InlineExecutor, Outcome, executor_for
+from pipeline.shard_runner import UnitResult, run_stage
 from tests.pipeline.runner_jobs import WriteFiles, planned, snapshot
 
 ROOT = Path(__file__).parents[2]
@@ -45,15 +45,21 @@ def started(*command: str) -> Iterator[subprocess.Popen[bytes]]:
         process.wait()
 
 
+def started_scheduler(address: str) -> AbstractContextManager[subprocess.Popen[bytes]]:
+    return started("scheduler", "--host", "127.0.0.1", "--port", address.rpartition(":")[2], "--no-dashboard")
+
+
+def started_worker(address: str) -> AbstractContextManager[subprocess.Popen[bytes]]:
+    return started("worker", address, "--nthreads", "1", "--no-nanny", "--host", "127.0.0.1", "--no-dashboard")
+
+
 @pytest.mark.slow
 def test_a_cluster_started_by_hand_loses_a_worker_in_the_middle_of_a_unit(tmp_path: Path) -> None:
     units = 4
     reference = snapshot(run_stage(WriteFiles(), planned(tmp_path / "reference", units)).artifact.directory)
     address = f"tcp://127.0.0.1:{free_port()}"
-    scheduler = ("scheduler", "--host", "127.0.0.1", "--port", address.rpartition(":")[2], "--no-dashboard")
-    worker = ("worker", address, "--nthreads", "1", "--no-nanny", "--host", "127.0.0.1", "--no-dashboard")
     artifact, log = planned(tmp_path / "runs", units), tmp_path / "log"
-    with started(*scheduler), started(*worker), started(*worker) as victim:
+    with started_scheduler(address), started_worker(address), started_worker(address) as victim:
         with Client(address, timeout=START_LIMIT_S, set_as_default=False) as client:
             client.wait_for_workers(2, timeout=START_LIMIT_S)
         ended = threading.Event()
@@ -76,6 +82,21 @@ def test_a_cluster_started_by_hand_loses_a_worker_in_the_middle_of_a_unit(tmp_pa
     assert report.units_done == units
     assert log.read_text().count("run ") == units + 1  # the unit that the victim had in hand was run again
     assert snapshot(artifact.directory) == reference
+
+
+@pytest.mark.slow
+def test_a_scheduler_that_goes_away_is_told_and_what_is_done_is_kept(tmp_path: Path) -> None:
+    address = f"tcp://127.0.0.1:{free_port()}"
+    artifact = planned(tmp_path, 4)
+    with started_scheduler(address) as scheduler, started_worker(address):
+
+        def kill_the_scheduler(outcome: Outcome[UnitResult]) -> None:
+            os.killpg(scheduler.pid, signal.SIGKILL)
+
+        compute = Compute(dask_address=address, connect_limit_s=START_LIMIT_S)
+        with pytest.raises(PipelineError, match=r"dask: shard-0000\d is \w+, the scheduler has gone away; start it"):
+            run_stage(WriteFiles(pause_s=0.1), artifact, compute=compute, on_unit=kill_the_scheduler)
+    assert 0 < run_stage(WriteFiles(), artifact).units_skipped < 4
 
 
 def test_a_scheduler_that_does_not_answer_is_named() -> None:

@@ -126,15 +126,43 @@ def test_faults_say_what_was_found(data, slug, reason):
     assert found.value.slug == slug
 
 
-def test_a_decompression_bomb_is_refused_by_its_header():
-    header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
-    body = b"IHDR" + header
-    idat = b"IDAT" + zlib.compress(bytes(1000))
-    chunks = b"".join(
-        struct.pack(">I", len(b) - 4) + b + struct.pack(">I", zlib.crc32(b)) for b in (body, idat, b"IEND")
+def png_of(*chunks: tuple[bytes, bytes]) -> bytes:
+    """Put a PNG file together of kinds and bodies of chunks."""
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body)) for kind, body in chunks
     )
+
+
+HEADER = struct.pack(">IIBBBBB", 4, 3, 8, 2, 0, 0, 0)
+PIXELS, END = (b"IDAT", zlib.compress(bytes(39))), (b"IEND", b"")
+
+
+@pytest.mark.parametrize(
+    ("chunks", "reason"),
+    [
+        ([PIXELS, END], "its first chunk is b'IDAT', wanted IHDR"),
+        ([(b"IHDR", HEADER[:-1]), PIXELS, END], "its header has 12 bytes, wanted 13"),
+        ([(b"IHDR", struct.pack(">IIBBBBB", 0, 3, 8, 2, 0, 0, 0)), PIXELS, END], "its header states 0 x 3 px"),
+        ([(b"IHDR", struct.pack(">IIBBBBB", 4, 3, 7, 2, 0, 0, 0)), PIXELS, END], "7 bits of colour type 2"),
+        ([(b"IHDR", HEADER), END], "it has no pixels"),
+        ([(b"IHDR", struct.pack(">IIBBBBB", 4, 3, 8, 3, 0, 0, 0)), PIXELS, END], "it has no palette"),
+    ],
+)
+def test_broken_pngs_say_what_is_broken(chunks, reason):
+    assert slug_of(png_of((b"IHDR", HEADER), PIXELS, END)) == "ok"
+    with pytest.raises(SceneFault, match=f"image_unreadable: PNG is broken: .*{reason}"):
+        inspect(png_of(*chunks))
+
+
+def test_a_jpeg_without_a_picture_says_so():
+    with pytest.raises(SceneFault, match="image_unreadable: JPEG is broken: it ends without a picture in it"):
+        inspect(b"\xff\xd8\xff\xfe\x00\x02\xff\xd9")
+
+
+def test_a_decompression_bomb_is_refused_by_its_header():
+    bomb = png_of((b"IHDR", struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)), PIXELS, END)
     with pytest.raises(SceneFault, match=r"60000 x 60000 px, at most 1048576 px are allowed \(max_image_px\)"):
-        inspect(b"\x89PNG\r\n\x1a\n" + chunks)
+        inspect(bomb)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
