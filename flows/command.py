@@ -66,7 +66,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
     except SystemExit as leaving:  # tyro has told what is wrong, or shown its help
         return leaving.code if isinstance(leaving.code, int) else WRONG_INPUT
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:
+        if getattr(interrupt, "__notes__", None) and not debug:  # a stage has told what is saved
+            return INTERRUPTED
         return _told("interrupted", INTERRUPTED, debug=debug)
     except BrokenPipeError:  # the reader of our output, such as head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -17,6 +17,8 @@ def configure_logging(level: str) -> None:
         level: One of ``LEVELS``.
     """
     handler = logging.StreamHandler(sys.stderr)
+    if level != "debug":
+        handler.addFilter(_not_of_prefect)
     handler.setFormatter(OneLineFormatter("%(asctime)s %(levelname)-7s %(message)s", datefmt="%Y-%m-%d %H:%M:%S"))
     root = logging.getLogger()
     root.handlers[:] = [handler]
@@ -24,6 +26,11 @@ def configure_logging(level: str) -> None:
     for package in _OWN_PACKAGES:
         logging.getLogger(package).setLevel(level.upper())
     logging.captureWarnings(True)
+
+
+def _not_of_prefect(record: logging.LogRecord) -> bool:
+    """Leave out what Prefect says of the runs that this project tells of itself; its pages show it."""
+    return record.levelno >= logging.CRITICAL or record.name.partition(".")[0] != "prefect"
 
 
 class OneLineFormatter(logging.Formatter):

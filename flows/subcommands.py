@@ -49,6 +49,31 @@ SUBCOMMANDS = (
         ),
     ),
     Subcommand(
+        name="run",
+        group="run",
+        summary="do all that is not done, from data sets to scores, as a Prefect flow",
+        function="flows.flow_commands:run",
+        examples=(
+            "ovseg run --config flows/configs/demo.toml",
+            "ovseg run --config flows/configs/demo.toml --from mine --set compute.workers=4",
+            "ovseg run --config flows/configs/demo.toml --only evaluate",
+        ),
+    ),
+    Subcommand(
+        name="ui",
+        group="run",
+        summary="run Prefect's server, whose pages show the runs and their results, on 127.0.0.1",
+        function="flows.flow_commands:ui",
+        examples=("ovseg ui", "ovseg ui --runs /data/runs --port 4300"),
+    ),
+    Subcommand(
+        name="serve",
+        group="run",
+        summary="let runs be started, parametrised and scheduled from Prefect's pages",
+        function="flows.flow_commands:serve",
+        examples=("ovseg serve --config flows/configs/demo.toml",),
+    ),
+    Subcommand(
         name="segment",
         group="segment",
         summary="segment photographs into classes that you name",

@@ -72,9 +72,17 @@ class Executor(Protocol):
         """
         ...
 
+    def width(self) -> int:
+        """Return how many units can run at the same time as things stand; at least 1."""
+        ...
+
 
 class InlineExecutor:
     """Runs units one after another in this process."""
+
+    def width(self) -> int:
+        """Return 1."""
+        return 1
 
     def outcomes(self, function: Callable[[Unit], Result], units: Sequence[Unit]) -> Generator[Outcome[Result]]:
         """Run the function on every unit in order."""
@@ -117,6 +125,11 @@ class DaskExecutor:
             if running:
                 self._client.cancel(list(running), force=True)
 
+    def width(self) -> int:
+        """Return the number of threads of all workers that are there, or 1 if they are on their way."""
+        threads: int = sum(self._client.nthreads().values())
+        return max(1, threads)
+
     def _begin(
         self,
         function: Callable[[Unit], Result],
@@ -125,8 +138,7 @@ class DaskExecutor:
         completed: "as_completed",
     ) -> None:
         """Begin as many units as there are free threads; one at least, which waits for a worker to come back."""
-        threads = sum(self._client.nthreads().values())
-        for unit in itertools.islice(waiting, max(0, max(1, threads) - len(running))):
+        for unit in itertools.islice(waiting, max(0, self.width() - len(running))):
             future = self._client.submit(function, unit, pure=False)
             running[future] = unit
             completed.add(future)

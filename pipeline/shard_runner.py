@@ -17,6 +17,7 @@ from typing import Any, Protocol, TypeVar
 from pipeline.errors import PipelineError, StageError
 from pipeline.executors import Compute, Outcome, executor_for
 from pipeline.progress import Progress
+from pipeline.supervision import supervised
 from storage_schemas.artifact import Artifact
 from storage_schemas.errors import StorageError
 from storage_schemas.manifest import Manifest, Sidecar
@@ -147,14 +148,15 @@ class _Tally:
 
 @contextlib.contextmanager
 def _interrupts_told(artifact: Artifact, tally: _Tally) -> Iterator[None]:
-    """Tell on Ctrl-C, once, what is saved."""
+    """Tell on Ctrl-C, once, what is saved, and note on the exception that this was told."""
     try:
         yield
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:
         if not tally.interrupt_told:
             tally.interrupt_told = True
             saved = f"{tally.skipped + len(tally.done)} of {tally.total} units are saved"
             logger.warning("%s: interrupted; %s, run the same command to go on", _label(artifact), saved)
+            interrupt.add_note(saved)
         raise
 
 
@@ -183,7 +185,7 @@ def _run_units(
         progress.event(state="started", todo=len(status.todo), skipped=tally.skipped)
         with (
             executor_for(compute) as executor,
-            contextlib.closing(executor.outcomes(work, status.todo)) as outcomes,
+            contextlib.closing(supervised(artifact, executor).outcomes(work, status.todo)) as outcomes,
             _interrupts_told(artifact, tally),  # before the workers are stopped, which takes seconds
         ):
             for outcome in outcomes:

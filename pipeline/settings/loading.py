@@ -47,6 +47,17 @@ def load_settings(path: Path | None = None, overrides: Sequence[str] = ()) -> Se
     return settings
 
 
+def check_references(settings: Settings) -> None:
+    """Check settings that did not come through ``load_settings``, such as those of a form.
+
+    Raises:
+        SettingsError: If they name a data set that they don't describe.
+    """
+    faults = reference_faults(settings.model_dump(mode="json"), source="settings")
+    if faults:
+        raise SettingsError(faults)
+
+
 def settings_toml(settings: Settings) -> str:
     """Write all settings, defaults included, as TOML that ``load_settings`` reads back."""
     return tomli_w.dumps(settings.model_dump(mode="json", exclude_none=True))

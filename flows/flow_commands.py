@@ -1,0 +1,117 @@
+"""``ovseg run``, ``ovseg ui`` and ``ovseg serve``: the Prefect flow, its pages, and runs that are started there."""
+
+import logging
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from flows.arguments import RunArguments
+from pipeline.stage_names import StageName
+
+logger = logging.getLogger(__name__)
+
+
+def run(
+    arguments: RunArguments,
+    *,
+    from_stage: Annotated[StageName, tyro.conf.arg(name="from")] = "prepare",
+    only: StageName | None = None,
+) -> None:
+    """Do all that is not done, from data sets to scores, as a Prefect flow.
+
+    What is done is read from the artifacts; so the command can be stopped or killed at any moment, and goes on when it
+    is given again. Where all is done, nothing is started. Prefect's server is the one of 'ovseg ui' if that runs, the
+    one that PREFECT_API_URL names, or one for the time of the run.
+
+    Args:
+        arguments: Where the settings come from.
+        from_stage: Begin with this stage; those before it have to be done.
+        only: Run this stage alone.
+
+    Raises:
+        SettingsError: If the settings are wrong.
+        PipelineError: If a stage fails, or Prefect's server does not start or goes away.
+    """
+    from flows.prefect_environment import prefect_home, set_prefect_environment
+    from flows.prefect_server import prefect_server
+    from pipeline.settings import SettingsError, writable_runs_dir
+    from pipeline.stages import chosen_stages, is_done
+
+    settings = arguments.settings()
+    if only is not None and from_stage != "prepare":
+        message = f"run: --from {from_stage} and --only {only}: exclude each other; give one of them"
+        raise SettingsError([message])
+    stages = list(chosen_stages(from_stage, only))
+    if all(is_done(plan) for stage in stages for plan in stage.artifacts(settings)):
+        logger.info("%s: done before; nothing to do", ", ".join(stage.name for stage in stages))
+        return
+    home = prefect_home(writable_runs_dir(settings.runs_dir))
+    set_prefect_environment(home, server_start_limit_s=settings.flow.server_start_limit_s)
+    with prefect_server(home, start_limit_s=settings.flow.server_start_limit_s):
+        from flows.flow_run import run_flow
+
+        run_flow(settings, from_stage, only)
+
+
+def ui(*, runs: Path = Path("runs"), port: int = 4200) -> None:
+    """Run Prefect's server, whose pages show runs and results, until Ctrl-C.
+
+    While it runs, 'ovseg run' with the same runs directory uses it, and 'ovseg serve' can offer runs on its pages. It
+    is reached from this machine alone, and nothing is reported to anybody.
+
+    Args:
+        runs: Runs directory.
+        port: Port of 127.0.0.1.
+
+    Raises:
+        SettingsError: If the runs directory cannot be written to.
+        PipelineError: If the port is taken.
+    """
+    from flows.prefect_environment import prefect_home, set_prefect_environment
+    from flows.prefect_server import announced
+    from flows.prefect_server_program import address_of, listening, serve_prefect
+    from pipeline.settings import writable_runs_dir
+
+    home = prefect_home(writable_runs_dir(runs))
+    set_prefect_environment(home, server_start_limit_s=120)
+    with listening(port) as listener, announced(home, f"{address_of(listener)}/api"):
+        logger.info("Prefect UI: %s (Ctrl-C ends it)", address_of(listener))
+        serve_prefect(listener)
+
+
+def serve(arguments: RunArguments) -> None:
+    """Let runs be started, parametrised and scheduled from Prefect's pages, until Ctrl-C.
+
+    The pages show a form with all settings, filled in from the file. It needs the server of 'ovseg ui' with the same
+    runs directory, or the one that PREFECT_API_URL names. Runs take place on this machine, in this directory.
+
+    Args:
+        arguments: Where the settings come from that the form shows first.
+
+    Raises:
+        SettingsError: If the settings are wrong.
+        PipelineError: If there is no server.
+    """
+    import os
+
+    from flows.prefect_environment import prefect_home, set_prefect_environment
+    from flows.prefect_server import announced_server
+    from pipeline.errors import PipelineError
+    from pipeline.settings import writable_runs_dir
+
+    settings = arguments.settings()
+    home = prefect_home(writable_runs_dir(settings.runs_dir))
+    set_prefect_environment(home, server_start_limit_s=settings.flow.server_start_limit_s)
+    url = os.environ.get("PREFECT_API_URL") or announced_server(home)
+    if url is None:
+        message = (
+            f"serve: no Prefect server runs for {settings.runs_dir}; start one in another terminal with "
+            f"'ovseg ui --runs {settings.runs_dir}', or name one in PREFECT_API_URL"
+        )
+        raise PipelineError(message)
+    os.environ["PREFECT_API_URL"] = url
+    from flows.flow_run import serve_flow
+
+    logger.info("Prefect UI: %s/deployments (Ctrl-C ends this)", url.removesuffix("/api"))
+    serve_flow(settings)

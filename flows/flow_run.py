@@ -1,0 +1,60 @@
+"""Starts the flow in this process, or offers it to Prefect's pages; the environment is to be set before the import."""
+
+import contextlib
+from collections.abc import Iterator
+
+import httpx
+from prefect.events.worker import EventsWorker
+from prefect.exceptions import PrefectException
+from prefect.logging.handlers import APILogWorker
+from prefect.types.entrypoint import EntrypointType
+
+from flows.ovseg_flow import ovseg_flow
+from pipeline.errors import StageError
+from pipeline.settings import Settings
+from pipeline.stage_names import StageName
+
+_SEND_LIMIT_S = 10.0
+
+
+def run_flow(settings: Settings, from_stage: StageName, only_stage: StageName | None) -> None:
+    """Run the flow, and wait until the server has been told all of it.
+
+    Raises:
+        PipelineError: If a stage fails, or the server goes away.
+    """
+    try:
+        with _server_errors_told():
+            ovseg_flow(settings, from_stage, only_stage)
+    finally:
+        APILogWorker.drain_all(timeout=_SEND_LIMIT_S)
+        EventsWorker.drain_all(timeout=_SEND_LIMIT_S)
+
+
+def serve_flow(settings: Settings) -> None:
+    """Offer runs until this process is stopped.
+
+    Raises:
+        PipelineError: If the server goes away.
+    """
+    with _server_errors_told():
+        ovseg_flow.serve(
+            name=settings.name,
+            parameters={"settings": settings.model_dump(mode="json")},
+            description="From data sets to scores: all that is not done.",
+            entrypoint_type=EntrypointType.MODULE_PATH,
+            print_starting_message=False,
+        )
+
+
+@contextlib.contextmanager
+def _server_errors_told() -> Iterator[None]:
+    """Say that the server is the trouble, and not the work."""
+    try:
+        yield
+    except (httpx.HTTPError, PrefectException) as error:
+        message = (
+            f"Prefect's server: does not answer any more ({type(error).__name__}: {error}); what the stages made is "
+            "kept, run the same command to go on"
+        )
+        raise StageError(message) from error

@@ -1,0 +1,127 @@
+"""A Prefect server for a run: the one that the environment or ``ovseg ui`` names, else one for the time of the run.
+
+Prefect would start a temporary server by itself. Ours shows the UI too, does not see a Ctrl-C that is meant for the
+run, and ends with the process that started it, however that ends.
+"""
+
+import contextlib
+import json
+import logging
+import os
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+from flows.prefect_server_program import END_LIMIT_S
+from pipeline.errors import PipelineError
+
+logger = logging.getLogger(__name__)
+
+_SERVER_FILE = "server.json"
+_ANSWER_LIMIT_S = 5.0
+
+
+@contextlib.contextmanager
+def prefect_server(home: Path, *, start_limit_s: float) -> Iterator[str]:
+    """Yield the address of a Prefect API, and make it Prefect's in this process and those that it starts.
+
+    Call it before Prefect is imported.
+
+    Args:
+        home: Prefect's directory, where ``ovseg ui`` writes down its server's address.
+        start_limit_s: How long to wait for a server that is started here [s].
+
+    Raises:
+        PipelineError: If a server is started here and doesn't answer in time.
+    """
+    with contextlib.ExitStack() as stack:
+        url = os.environ.get("PREFECT_API_URL") or announced_server(home)
+        if url is None:
+            url = stack.enter_context(temporary_server(home, start_limit_s=start_limit_s))
+        logger.info("Prefect UI: %s", url.removesuffix("/api"))
+        before = os.environ.get("PREFECT_API_URL")
+        os.environ["PREFECT_API_URL"] = url
+        try:
+            yield url
+        finally:
+            if before is None:
+                del os.environ["PREFECT_API_URL"]
+
+
+def announced_server(home: Path) -> str | None:
+    """Return the API's address of the server that ``ovseg ui`` runs on this home, if there is one and it answers."""
+    try:
+        document = json.loads((home / _SERVER_FILE).read_text(encoding="utf-8"))
+        url = str(document["api_url"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return url if answers(url) else None
+
+
+@contextlib.contextmanager
+def announced(home: Path, api_url: str) -> Iterator[None]:
+    """Let runs with this home find a server while the block runs."""
+    home.mkdir(parents=True, exist_ok=True)
+    path = home / _SERVER_FILE
+    path.write_text(json.dumps({"api_url": api_url, "pid": os.getpid()}) + "\n", encoding="utf-8")
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def answers(api_url: str) -> bool:
+    """Tell whether a Prefect API is there and well."""
+    try:
+        with urllib.request.urlopen(f"{api_url}/health", timeout=_ANSWER_LIMIT_S) as answer:  # noqa: S310 - http only
+            return bool(json.load(answer) is True)
+    except (OSError, ValueError):
+        return False
+
+
+@contextlib.contextmanager
+def temporary_server(home: Path, *, start_limit_s: float) -> Iterator[str]:
+    """Start a server on a free port of 127.0.0.1 and stop it in the end; yields its API's address.
+
+    Raises:
+        PipelineError: If it doesn't answer in time.
+    """
+    home.mkdir(parents=True, exist_ok=True)
+    log = home / "server.log"
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "flows.prefect_server_program"],
+            stdin=subprocess.PIPE,  # which ends when this process does
+            stdout=subprocess.PIPE,
+            stderr=output,
+            start_new_session=True,  # out of reach of a Ctrl-C
+        )
+    try:
+        logger.info("starting Prefect's server for this run; with 'ovseg ui' in another terminal there is one at once")
+        yield _when_it_answers(process, log, start_limit_s)
+    finally:
+        process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):  # it writes down what it still holds in memory
+            process.wait(END_LIMIT_S)
+        process.kill()
+        process.communicate()
+
+
+def _when_it_answers(process: "subprocess.Popen[bytes]", log: Path, start_limit_s: float) -> str:
+    """Wait for a server that is starting.
+
+    Raises:
+        PipelineError: If it ends, or the time does.
+    """
+    end = time.monotonic() + start_limit_s
+    address = process.stdout.readline().decode().strip() if process.stdout is not None else ""
+    while process.poll() is None and time.monotonic() < end:
+        if answers(f"{address}/api"):
+            return f"{address}/api"
+        time.sleep(0.1)
+    what = "has ended" if process.poll() is not None else f"does not answer within {start_limit_s:g} s"
+    message = f"Prefect's server: {what}; see {log}, or raise flow.server_start_limit_s"
+    raise PipelineError(message)

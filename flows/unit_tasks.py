@@ -1,0 +1,136 @@
+"""Makes a Prefect task run of every unit that a stage runs, and tries a unit again after an error that may pass.
+
+Task runs live in the flow's own process, around the shard runner's executor; only units travel to Dask's workers, which
+need no Prefect. (With prefect-dask, and no server, each worker would start a temporary server of its own.)
+"""
+
+import logging
+from collections import deque
+from collections.abc import Callable, Generator, Sequence
+from queue import SimpleQueue
+from typing import Any, TypeVar
+
+from prefect import Task, task
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State, TaskRun
+from prefect.futures import PrefectFuture
+
+from flows.stage_board import StageBoard
+from pipeline.executors import Executor, InlineExecutor, Outcome
+from pipeline.settings.compute import FlowSettings
+from pipeline.supervision import may_pass
+from storage_schemas.artifact import Artifact
+
+logger = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
+Unit = str
+
+
+class UnitTasks:
+    """The supervisor of a stage's units.
+
+    Args:
+        settings: How often to try a unit again, and when.
+        board: Where progress is shown.
+    """
+
+    def __init__(self, settings: FlowSettings, board: StageBoard) -> None:
+        self._settings = settings
+        self._board = board
+
+    def supervise(self, artifact: Artifact, executor: Executor) -> Executor:
+        """Return an executor that makes task runs."""
+        return TaskRunExecutor(executor, artifact, self._settings, self._board)
+
+
+class TaskRunExecutor:
+    """Runs each unit by another executor, within a task run whose name says kind, artifact and unit."""
+
+    def __init__(self, inner: Executor, artifact: Artifact, settings: FlowSettings, board: StageBoard) -> None:
+        self._inner = inner
+        self._artifact = artifact
+        self._settings = settings
+        self._board = board
+
+    def width(self) -> int:
+        """Return how many units the inner executor can run at the same time."""
+        return self._inner.width()
+
+    def outcomes(self, function: Callable[[Unit], Result], units: Sequence[Unit]) -> Generator[Outcome[Result]]:
+        """Run the function on every unit, with retries.
+
+        Raises:
+            PipelineError: If the inner executor itself fails; what is done stays done.
+        """
+        ended: dict[Unit, Outcome[Result]] = {}
+
+        def make_unit(unit: Unit) -> None:
+            (outcome,) = self._inner.outcomes(function, [unit])
+            ended[unit] = outcome
+            if outcome.error is not None:
+                raise outcome.error
+
+        unit_task = self._task(make_unit)
+        in_turn = isinstance(self._inner, InlineExecutor)
+        states = _states_in_turn(unit_task, units) if in_turn else _states_as_they_come(unit_task, units, self.width)
+        self._board.begun(self._artifact, todo=len(units))
+        for unit, state in states:
+            if unit not in ended or (state.is_completed() and ended[unit].error is not None):
+                state.result()  # raises what kept the executor from running the unit
+            outcome = ended.pop(unit)
+            self._board.ended(self._artifact, failed=outcome.error is not None)
+            yield outcome
+
+    def _task(self, make_unit: Callable[[Unit], None]) -> "Task[[Unit], None]":
+        """Make the task; nothing of it is cached or stored by Prefect, since manifests say what is done."""
+        label = f"{self._artifact.identity.kind} {self._artifact.identity.name}"
+        delays = [self._settings.retry_delay_s * 2**number for number in range(self._settings.retries)]
+
+        def worth_a_retry(_task: "Task[[Unit], None]", run: TaskRun, state: State[None]) -> bool:
+            error = state.data
+            if not isinstance(error, Exception) or not may_pass(error):
+                return False
+            delay_s = delays[min(run.run_count - 1, len(delays) - 1)]
+            logger.warning("%s: %s; it is tried again in %g s", run.name, error, delay_s)
+            return True
+
+        make_task = task(
+            name=f"make unit of {self._artifact.identity.kind}",
+            task_run_name=f"{label} {{unit}}",
+            cache_policy=NO_CACHE,
+            persist_result=False,
+            retries=self._settings.retries,
+            retry_delay_seconds=list(delays),
+            retry_condition_fn=worth_a_retry,
+        )
+        return make_task(make_unit)
+
+
+def _states_in_turn(
+    unit_task: "Task[[Unit], None]", units: Sequence[Unit]
+) -> Generator[tuple[Unit, State[None]], None, None]:
+    """Run units one after another in this thread, so that a Ctrl-C stops the unit in hand."""
+    for unit in units:
+        yield unit, unit_task(unit, return_state=True)
+
+
+def _states_as_they_come(
+    unit_task: "Task[[Unit], None]", units: Sequence[Unit], width: Callable[[], int]
+) -> Generator[tuple[Unit, State[None]], None, None]:
+    """Run as many units at a time as there is room for, each watched over by a thread."""
+    waiting, ended = deque(units), SimpleQueue[Unit]()
+    running: dict[Unit, PrefectFuture[None]] = {}
+    while waiting or running:
+        while waiting and len(running) < width():
+            unit = waiting.popleft()
+            running[unit] = unit_task.submit(unit)
+            running[unit].add_done_callback(_telling(ended, unit))
+        unit = ended.get()
+        future = running.pop(unit)
+        yield unit, future.state
+
+
+def _telling(ended: SimpleQueue[Unit], unit: Unit) -> Callable[[Any], None]:
+    """Return a callback that puts the unit into the queue."""
+    return lambda _: ended.put(unit)

@@ -1,0 +1,78 @@
+"""The stages as a run goes through them: what each writes, whether that is done, and what does it.
+
+The functions are named and imported only when they are called, so that a run in which all is done loads no model code.
+"""
+
+import importlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.planning import PlannedArtifact, Planner, plan_scenes
+from pipeline.settings import Settings
+from pipeline.stage_names import STAGE_NAMES, StageName
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stage:
+    """One stage of a run.
+
+    Attributes:
+        name: What the user calls it.
+        dataflow: What it reads and writes, for people.
+        planner: What finds its artifacts.
+        function: ``module:function`` that makes them, as far as they are not done.
+    """
+
+    name: StageName
+    dataflow: str
+    planner: Planner
+    function: str
+
+    def artifacts(self, settings: Settings) -> list[PlannedArtifact]:
+        """Plan what the stage writes; nothing if the settings don't ask for the stage."""
+        return list(self.planner(settings))
+
+    def run(self, settings: Settings) -> None:
+        """Do what is not done.
+
+        Raises:
+            PipelineError: If an input is not finished, or the stage fails.
+        """
+        module, _, name = self.function.partition(":")
+        run: Callable[[Settings], Any] = getattr(importlib.import_module(module), name)
+        run(settings)
+
+
+def is_done(planned: PlannedArtifact) -> bool:
+    """Tell whether an artifact is finished and its files are what was written."""
+    return planned.artifact is not None and planned.artifact.status().finished
+
+
+def prepare_all(settings: Settings) -> None:
+    """Prepare every data set of the settings.
+
+    Raises:
+        PipelineError: If a data set cannot be read, or too many scenes are faulty.
+    """
+    from pipeline.stage_inputs import prepare_missing
+
+    prepare_missing(settings, settings.datasets)
+
+
+STAGES = (
+    Stage(
+        name="prepare",
+        dataflow="official data sets -> scenes",
+        planner=plan_scenes,
+        function="pipeline.stages:prepare_all",
+    ),
+)
+
+
+def chosen_stages(first: StageName = "prepare", only: StageName | None = None) -> Iterator[Stage]:
+    """Yield the stages of a run in order: one alone, or all from one on."""
+    wanted = {only} if only is not None else set(STAGE_NAMES[STAGE_NAMES.index(first) :])
+    for stage in STAGES:
+        if stage.name in wanted:
+            yield stage
