@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from prefect import Flow, flow
 from prefect.logging.handlers import APILogHandler
 
-from flows.stage_board import StageBoard
+from flows.stage_board import StageBoard, show_run
 from flows.unit_tasks import UnitTasks
 from pipeline.settings import Settings, check_references
 from pipeline.stage_names import StageName
@@ -44,12 +44,16 @@ def ovseg_flow(settings: Settings, from_stage: StageName = "prepare", only_stage
     """
     with _log_shown():
         check_references(settings)
-        for stage in chosen_stages(from_stage, only_stage):
-            planned = stage.artifacts(settings)
-            if all(is_done(plan) for plan in planned):
-                logger.info("%s: done before, %d artifacts are finished", stage.name, len(planned))
-            else:
-                _stage_flow(stage)(settings)
+        stages = list(chosen_stages(from_stage, only_stage))
+        try:
+            for stage in stages:
+                planned = stage.artifacts(settings)
+                if all(is_done(plan) for plan in planned):
+                    logger.info("%s: done before, %d artifacts are finished", stage.name, len(planned))
+                else:
+                    _stage_flow(stage)(settings)
+        finally:
+            show_run(stages, settings)
 
 
 def _stage_flow(stage: Stage) -> Flow[[Settings], None]:

@@ -9,7 +9,7 @@ import contextlib
 import logging
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import cast
 from uuid import UUID
@@ -23,7 +23,7 @@ from prefect.artifacts import (
 )
 from prefect.exceptions import PrefectException
 
-from pipeline.exhibits import Exhibit, Page, Picture, UnitCounts, exhibits_of
+from pipeline.exhibits import Exhibit, Page, Picture, UnitCounts, exhibits_of, state_table
 from pipeline.settings import Settings
 from pipeline.stages import Stage
 from storage_schemas.artifact import Artifact
@@ -136,6 +136,13 @@ class StageBoard:
                 key=_key(label, "links"),
                 description=f"{label}: where it lies",
             )
+
+
+def show_run(stages: Iterable[Stage], settings: Settings) -> None:
+    """Show how far the stages of a run have come, as one table."""
+    rows = [row for stage in stages for row in state_table(stage.artifacts(settings))]
+    with _told_if_not_shown():
+        create_table_artifact(rows, key="run", description=f"{settings.name}: all artifacts")
 
 
 def _markdown(exhibit: Exhibit) -> str:

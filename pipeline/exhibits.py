@@ -1,12 +1,13 @@
 """What a stage has to show when it ends: its counts, and those files of its artifacts that are made for people."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipeline.planning import PlannedArtifact
 from storage_schemas.artifact import Artifact
 from storage_schemas.files_for_people import PAGES, PICTURES, FileForPeople, files_for_people
+from storage_schemas.scenes import OK
 from storage_schemas.status import ArtifactStatus
 
 _MEDIA_TYPES = {"png": "image/png", "jpg": "image/jpeg", "svg": "image/svg+xml"}
@@ -75,6 +76,27 @@ def _exhibit(file: FileForPeople) -> Exhibit:
     return Text(file.title, file.read().decode("utf-8", errors="replace"))
 
 
+def state_table(planned: Iterable[PlannedArtifact]) -> list[dict[str, object]]:
+    """Return one row per artifact: whether it is finished, how many of its units are done, rows, those not ok."""
+    return [_state_row(plan) for plan in planned]
+
+
+def _state_row(plan: PlannedArtifact) -> dict[str, object]:
+    if plan.artifact is None:
+        return {"artifact": plan.label, "state": "waiting", "reason": plan.reason}
+    status = plan.artifact.status()
+    sidecars = [unit.sidecar for unit in status.units if unit.sidecar is not None]
+    rows = sum(sidecar.rows for sidecar in sidecars)
+    return {
+        "artifact": f"{plan.artifact.directory.parent.name}/{plan.artifact.directory.name}",
+        "state": "finished" if status.finished else "unfinished",
+        "units": len(status.units),
+        "done": len(sidecars),
+        "rows": rows,
+        "rows not ok": rows - sum(sidecar.counts.get(OK, 0) for sidecar in sidecars),
+    }
+
+
 @dataclass(slots=True)
 class UnitCounts:
     """Counts of units of a stage's artifacts, before and after it ran.
@@ -98,29 +120,15 @@ class UnitCounts:
         return [self._row(plan) for plan in planned]
 
     def _row(self, plan: PlannedArtifact) -> dict[str, object]:
+        row = _state_row(plan)
         if plan.artifact is None:
-            return {"artifact": plan.label, "state": "waiting", "reason": plan.reason}
-        status = plan.artifact.status()
-        place = plan.artifact.directory.absolute()
+            return row
+        place, status = plan.artifact.directory.absolute(), plan.artifact.status()
         before, failed = self.done_before.get(place, 0), self.failed.get(place, 0)
-        sidecars = [unit.sidecar for unit in status.units if unit.sidecar is not None]
-        rows = sum(sidecar.rows for sidecar in sidecars)
-        return {
-            "artifact": f"{place.parent.name}/{place.name}",
-            "state": "finished" if status.finished else "unfinished",
-            "units": len(status.units),
-            "skipped": min(before, _done(status)),
-            "made": max(0, _done(status) - before),
-            "failed": failed,
-            "to do": len(status.todo) - failed,
-            "rows": rows,
-            "rows not ok": rows - sum(_ok(sidecar.counts) for sidecar in sidecars),
-        }
+        done = _done(status)
+        counts = {"skipped": min(before, done), "made": max(0, done - before)}
+        return {**row, **counts, "failed": failed, "to do": len(status.todo) - failed}
 
 
 def _done(status: ArtifactStatus) -> int:
     return len(status.units) - len(status.todo)
-
-
-def _ok(counts: Mapping[str, int]) -> int:
-    return counts.get("ok", 0)

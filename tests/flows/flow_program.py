@@ -1,0 +1,12 @@
+"""The ``ovseg`` command with the stages of the tests, to be killed and interrupted."""
+
+import sys
+
+import pipeline.stages
+from flows.command import main
+from tests.flows import flow_stages
+
+if __name__ == "__main__":
+    pipeline.stages.STAGES = flow_stages.STAGES
+    flow_stages.from_environment()
+    sys.exit(main())

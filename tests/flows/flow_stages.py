@@ -1,0 +1,122 @@
+"""Two small stages that stand for the real ones in tests of the flow: the second reads what the first wrote."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pipeline.planning import PlannedArtifact
+from pipeline.settings import Settings
+from pipeline.settings.runner import compute_of, limits_of
+from pipeline.shard_runner import UnitJob, run_stage
+from pipeline.stage_inputs import finished_digest
+from pipeline.stages import Stage
+from storage_schemas.artifact import Artifact
+from storage_schemas.manifest import Sidecar
+from tests.pipeline.runner_jobs import WriteFiles, planned
+
+
+@dataclass
+class Plan:
+    """What the stages of this process do.
+
+    Attributes:
+        units: Of the first stage; the second has two.
+        job: Of the first stage.
+    """
+
+    units: int = 3
+    job: UnitJob[str] = field(default_factory=WriteFiles)
+
+
+CURRENT = Plan()
+
+
+def first_artifact(settings: Settings) -> Artifact:
+    return planned(settings.runs_dir, CURRENT.units, of="first")
+
+
+def second_artifact(settings: Settings) -> Artifact:
+    digest = finished_digest(first_artifact(settings), made_by="ovseg run --only prepare")
+    return planned(settings.runs_dir, 2, of=f"second, of {digest}")
+
+
+def plan_first(settings: Settings) -> Iterator[PlannedArtifact]:
+    yield PlannedArtifact(label="test/first", artifact=first_artifact(settings))
+
+
+def plan_second(settings: Settings) -> Iterator[PlannedArtifact]:
+    try:
+        yield PlannedArtifact(label="test/second", artifact=second_artifact(settings))
+    except Exception as error:  # as planning does
+        yield PlannedArtifact(label="test/second", artifact=None, reason=str(error))
+
+
+def run_first(settings: Settings) -> None:
+    run_stage(CURRENT.job, first_artifact(settings), compute=compute_of(settings), limits=limits_of(settings))
+
+
+def run_second(settings: Settings) -> None:
+    run_stage(WriteReport(), second_artifact(settings), compute=compute_of(settings), limits=limits_of(settings))
+
+
+STAGES = (
+    Stage(name="prepare", dataflow="nothing -> first", planner=plan_first, function=f"{__name__}:run_first"),
+    Stage(name="evaluate", dataflow="first -> second", planner=plan_second, function=f"{__name__}:run_second"),
+)
+
+# One red pixel.
+PNG = bytes.fromhex(
+    "89504e470d0a1a0a0000000d4948445200000001000000010802000000907753de0000000c49444154789c63f8cfc0000003010100c9fe92ef"
+    "0000000049454e44ae426082"
+)
+
+
+@dataclass(frozen=True)
+class WriteReport(WriteFiles):
+    """Writes what people look at: a picture, a text and a page."""
+
+    def run(self, state: str, artifact: Artifact, unit: str) -> Sidecar:
+        with artifact.write_unit(unit) as writer:
+            if unit.endswith("0"):
+                writer.file("sheet.png").write(PNG)
+                writer.file("card.md").write(b"# Card\n\nAll is **well**.\n")
+                writer.file("report.html").write(b"<!doctype html><title>report</title>")
+            else:
+                writer.file("bin").write(b"-")
+            return writer.commit(rows=2, counts={"ok": 2})
+
+
+@dataclass(frozen=True)
+class Flaky(WriteFiles):
+    """Fails at some units, a few times or always, with an error of the operating system or of the settings.
+
+    Attributes:
+        at: The units.
+        times: How often each fails.
+        error: What it raises.
+        marks: Directory in which failures are counted.
+    """
+
+    at: tuple[str, ...] = ()
+    times: int = 1
+    error: str = "OSError"
+    marks: str = ""
+
+    def run(self, state: str, artifact: Artifact, unit: str) -> Sidecar:
+        self.tell(f"run {unit}")
+        if unit in self.at:
+            failures = len(list(Path(self.marks).glob(f"{unit}-*")))
+            if failures < self.times:
+                (Path(self.marks) / f"{unit}-{failures}").touch()
+                message = f"{unit}: the cable is loose"
+                raise {"OSError": OSError, "ValueError": ValueError, "PermissionError": PermissionError}[self.error](
+                    message
+                )
+        return WriteFiles().run(state, artifact, unit)
+
+
+def from_environment() -> None:
+    """Set the plan of a process that a test started."""
+    CURRENT.units = int(os.environ.get("TEST_UNITS", "3"))
+    CURRENT.job = WriteFiles(pause_s=float(os.environ.get("TEST_PAUSE_S", "0")), log=os.environ.get("TEST_LOG", ""))
