@@ -64,7 +64,7 @@ SUBCOMMANDS = (
         group="run",
         summary="run Prefect's server, whose pages show the runs and their results, on 127.0.0.1",
         function="flows.flow_commands:ui",
-        examples=("ovseg ui", "ovseg ui --runs /data/runs --port 4300"),
+        examples=("ovseg ui --runs runs", "ovseg ui --runs /data/runs --port 4300"),
     ),
     Subcommand(
         name="serve",
