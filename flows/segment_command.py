@@ -23,7 +23,9 @@ OwnShare = Annotated[float | None, tyro.conf.arg(metavar="FLOAT", help_behavior_
 OwnSize = Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint=_OF_THE_SEGMENTER)]
 
 _IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"})
+_RESULT_ENDINGS = (".labels.png", ".overlay.png")
 _MAX_CLASSES_IN_8_BIT = 255  # the value 255 says that nothing was found
+_MAX_CLASSES = 65_535  # likewise in 16 bit
 
 
 def segment(  # noqa: PLR0913 - each is an option of the command
@@ -48,7 +50,7 @@ def segment(  # noqa: PLR0913 - each is an option of the command
     An image that cannot be read doesn't stop the others; it is listed at the end and the exit status is 1.
 
     Args:
-        images: Image files, and folders whose image files are taken.
+        images: Image files, and folders whose image files are taken, but for results of an earlier run.
         classes: What to tell apart, such as: --classes "traffic light" street sky
         model: Folder of a segmenter.
         out: Folder for the results, made if need be; files of the same names are replaced.
@@ -70,6 +72,8 @@ def segment(  # noqa: PLR0913 - each is an option of the command
         raise _error(
             f"--classes: found {list(classes)}, at least one name and no blank one is wanted; name what to find"
         )
+    if len(classes) > _MAX_CLASSES:
+        raise _error(f"--classes: found {len(classes)} names, a PNG can hold {_MAX_CLASSES}; name fewer")
     paths = _image_files(images)
     segmenter = _loaded(
         model,
@@ -126,13 +130,18 @@ def _image_files(given: Sequence[Path]) -> list[Path]:
         if not path.is_dir():
             paths[path] = None
             continue
-        inside = sorted(file for file in path.iterdir() if file.suffix.lower() in _IMAGE_SUFFIXES and file.is_file())
+        inside = sorted(file for file in path.iterdir() if _is_photograph(file))
         if not inside:
             raise _error(f"{path}: holds no image files ({', '.join(sorted(_IMAGE_SUFFIXES))}); give another folder")
         paths.update(dict.fromkeys(inside))
     if not paths:
         raise _error("ovseg segment: there is no image; give files or folders")
     return list(paths)
+
+
+def _is_photograph(file: Path) -> bool:
+    """Tell an image file in a folder, by its name, from other files and from our own results."""
+    return file.suffix.lower() in _IMAGE_SUFFIXES and not file.name.endswith(_RESULT_ENDINGS) and file.is_file()
 
 
 def _result_names(paths: Sequence[Path]) -> list[str]:
@@ -158,7 +167,7 @@ def _write(result: "Segmentation", source: Path, stem: Path) -> None:
     is_8_bit = len(result.class_names) <= _MAX_CLASSES_IN_8_BIT
     dtype, nothing = (np.uint8, 255) if is_8_bit else (np.uint16, 65535)
     labels = result.label_map.numpy()
-    label_path, overlay_path = (stem.with_name(f"{stem.name}.{kind}.png") for kind in ("labels", "overlay"))
+    label_path, overlay_path = (stem.with_name(stem.name + ending) for ending in _RESULT_ENDINGS)
     Image.fromarray(np.where(labels < 0, nothing, labels).astype(dtype)).save(label_path)
     result.overlay().save(overlay_path)
     height_px, width_px = result.encoded.size

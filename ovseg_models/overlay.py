@@ -2,6 +2,7 @@
 
 import unicodedata
 from collections.abc import Sequence
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -15,8 +16,14 @@ _LEGEND_ENTRIES_MAX = 24
 _LEGEND_WIDTH_MIN_PX = 220
 _FONT_SIZE_RANGE_PX = (12, 48)
 _COLUMN_WIDTH_EM = 14
+_BREAKING = frozenset({"Cc", "Cs", "Zl", "Zp"})  # line ends, lone surrogates and the like
+_NAME_SIGNS = 200  # no column is wider, and measuring takes time
+_COLOURS_MAX = 1024
 _PAPER, _INK = (255, 255, 255), (20, 20, 20)
 _ELLIPSIS = "..."  # the built-in font is sure to have a full stop
+_UNDRAWABLE = "\U0010ffff"  # no font has this sign: what is drawn for it stands for any that is missing
+
+_Font: TypeAlias = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
 def overlay_picture(image: Image.Image, label_map: npt.NDArray[np.integer], class_names: Sequence[str]) -> Image.Image:
@@ -25,7 +32,9 @@ def overlay_picture(image: Image.Image, label_map: npt.NDArray[np.integer], clas
     Args:
         image: RGB.
         label_map: Class indices [height width] of the image's size; `UNLABELLED` is left unpainted.
-        class_names: By class index; any characters, any length. Names too long for their column are cut.
+        class_names: By class index; any characters, any length. Names too long for their column are cut; accents that
+            Pillow's built-in font lacks are left out, and a name with other such signs is listed as "class 3", with
+            what is left of it.
 
     Returns:
         RGB, as wide as the image (at least 220 px) and higher by the legend; the image's pixels stay in the top left.
@@ -43,15 +52,16 @@ def overlay_picture(image: Image.Image, label_map: npt.NDArray[np.integer], clas
             f"overlay: class indices {label_map.min()} to {label_map.max()} are found for {len(class_names)} names; "
             f"indices below that or {UNLABELLED} are wanted"
         )
-    colours = palette(max(1, len(class_names)))
+    colours = _colours(len(class_names))
+    font = ImageFont.load_default(_font_size_px(image))
     painted = Image.fromarray(_painted(np.asarray(image.convert("RGB")), label_map, colours))
     classes, counts = np.unique(label_map[label_map != UNLABELLED], return_counts=True)
     order = np.argsort(-counts, kind="stable")
     entries = [
-        (tuple(colours[index].tolist()), f"{count / label_map.size:.1%}", _printable(class_names[index]))
+        (tuple(colours[index].tolist()), f"{count / label_map.size:.1%}", _printable(class_names[index], index, font))
         for index, count in zip(classes[order].tolist(), counts[order].tolist(), strict=True)
     ]
-    legend = _legend(entries, max(image.width, _LEGEND_WIDTH_MIN_PX), _font_size_px(image))
+    legend = _legend(entries, max(image.width, _LEGEND_WIDTH_MIN_PX), font, _font_size_px(image))
     canvas = Image.new("RGB", (legend.width, image.height + legend.height), _PAPER)
     canvas.paste(painted, (0, 0))
     canvas.paste(legend, (0, image.height))
@@ -73,9 +83,10 @@ def _painted(
     return painted
 
 
-def _legend(entries: Sequence[tuple[tuple[int, ...], str, str]], width_px: int, font_px: int) -> Image.Image:
+def _legend(
+    entries: Sequence[tuple[tuple[int, ...], str, str]], width_px: int, font: _Font, font_px: int
+) -> Image.Image:
     """Draw (colour, share, name) in as many columns as fit."""
-    font = ImageFont.load_default(font_px)
     line_px, margin_px = round(font_px * 1.5), font_px // 2
     shown = list(entries[:_LEGEND_ENTRIES_MAX])
     if len(entries) > len(shown):
@@ -98,9 +109,8 @@ def _legend(entries: Sequence[tuple[tuple[int, ...], str, str]], width_px: int, 
     return legend
 
 
-def _cut(name: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, room_px: int) -> str:
+def _cut(name: str, font: _Font, room_px: int) -> str:
     """Cut a name so that it is no wider than ``room_px``; what is left ends in dots."""
-    name = name[:200]  # no column is wider, and measuring takes time
     if font.getlength(name) <= room_px:
         return name
     while name and font.getlength(name + _ELLIPSIS) > room_px:
@@ -108,9 +118,24 @@ def _cut(name: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, room_px:
     return name.rstrip() + _ELLIPSIS
 
 
-def _printable(name: str) -> str:
-    """Replace what would break a line of text or cannot be drawn at all, such as line ends and lone surrogates."""
-    return "".join(" " if unicodedata.category(sign) in {"Cc", "Cs", "Zl", "Zp"} else sign for sign in name).strip()
+def _printable(name: str, index: int, font: _Font) -> str:
+    """Replace what would break a line of text, and put the class's number where the font lacks a part of its name."""
+    line = "".join(" " if unicodedata.category(sign) in _BREAKING else sign for sign in name[:_NAME_SIGNS])
+    missing = bytes(font.getmask(_UNDRAWABLE))
+    lacking = {sign for sign in set(line) if not sign.isascii() and bytes(font.getmask(sign)) == missing}
+    substitutes = {
+        ord(sign): unicodedata.normalize("NFKD", sign).encode("ascii", "ignore").decode() for sign in lacking
+    }
+    drawable = " ".join(line.translate(substitutes).split())
+    if all(substitutes.values()):
+        return drawable
+    return f"class {index}: {drawable}" if drawable else f"class {index}"
+
+
+def _colours(classes: int) -> npt.NDArray[np.uint8]:
+    """Return a colour for each class; beyond those that the eye tells apart anyway they begin anew."""
+    few = palette(max(1, min(classes, _COLOURS_MAX)))
+    return few[np.arange(max(1, classes)) % len(few)]
 
 
 def _font_size_px(image: Image.Image) -> int:

@@ -56,6 +56,13 @@ def test_a_folder_gives_its_images(model, photos, tmp_path):
     assert sorted(path.name for path in (tmp_path / "out").glob("*.json")) == ["one.json", "two.json"]
 
 
+def test_results_beside_the_photographs_are_not_segmented_again(model, photos):
+    for _ in range(2):
+        segment((photos,), classes=("cat", "dog"), model=model, out=photos)
+    assert sorted(path.name for path in photos.glob("*.json")) == ["one.json", "two.json"]
+    assert len(list(photos.glob("*.png"))) == 6
+
+
 def test_images_of_one_name_do_not_replace_each_other(model, photos, tmp_path):
     (tmp_path / "more").mkdir()
     for target in (photos / "one.jpg", tmp_path / "more" / "one.jpg"):
@@ -111,6 +118,11 @@ def test_the_command_line_takes_names_with_blanks(model, photos, tmp_path):
 def test_no_class_and_a_blank_one_are_refused(model, photos, tmp_path, classes):
     with pytest.raises(PipelineError, match="--classes: found"):
         segment((photos,), classes=classes, model=model, out=tmp_path)
+
+
+def test_more_names_than_a_png_can_hold_are_refused(model, photos, tmp_path):
+    with pytest.raises(PipelineError, match="found 65536 names, a PNG can hold 65535"):
+        segment((photos,), classes=("cat",) * 65_536, model=model, out=tmp_path)
 
 
 def test_nothing_to_segment_is_refused(model, tmp_path):

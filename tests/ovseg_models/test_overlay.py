@@ -40,6 +40,24 @@ def test_names_of_any_length_and_script_stay_within_the_picture():
     assert (picture[7:, -3:] == 255).all()  # the right margin is empty
 
 
+def legend(name):
+    return np.asarray(overlay_picture(grey_image(300, 10), np.full((10, 300), 1), ["", name]))[10:]
+
+
+def test_a_name_that_the_font_lacks_is_listed_by_its_number():
+    assert np.array_equal(legend("猫"), legend("class 1"))
+    assert np.array_equal(legend("猫 cat 🎸 two"), legend("class 1: cat two"))
+    assert np.array_equal(legend("café \uff21\uff22"), legend("cafe AB"))
+    assert np.array_equal(legend(" <b>a</b>\n\tb "), legend("<b>a</b> b"))
+
+
+def test_more_classes_than_colours_are_painted_too():
+    labels = np.array([[0, 1024], [5000, 6023]])
+    painted = np.asarray(overlay_picture(grey_image(2, 2), labels, ["x"] * 6024))
+    assert np.array_equal(painted[0, 1], palette(1024)[0])
+    assert np.array_equal(painted[1, 0], palette(1024)[5000 % 1024])
+
+
 def test_only_classes_that_occur_are_listed_and_no_more_than_two_dozen():
     few = overlay_picture(grey_image(64, 64), np.zeros((64, 64), int), [f"{index}" for index in range(500)])
     many = np.arange(64 * 64).reshape(64, 64) % 500
