@@ -84,6 +84,13 @@ SUBCOMMANDS = (
         ),
     ),
     Subcommand(
+        name="app",
+        group="segment",
+        summary="show a page in the browser: choose a photograph, type class names, see masks",
+        function="flows.app_command:app",
+        examples=("ovseg app --model models/ovseg-swin-b --examples photos",),
+    ),
+    Subcommand(
         name="import-checkpoint",
         group="segment",
         summary="turn a published checkpoint of OVSeg, MaskFormer or CLIP into the folder of a segmenter",

@@ -23,10 +23,15 @@ HEADER = """\
 
 
 def requirements() -> Iterator[tuple[str, Requirement]]:
-    """Yield the project's own requirements, each with the extra that it belongs to (empty for none)."""
+    """Yield the project's own requirements, each with the extra that it belongs to (empty for none).
+
+    An extra that names another extra of the project yields nothing for it: the other one is yielded itself.
+    """
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     for extra, lines in {"": project["dependencies"], **project["optional-dependencies"]}.items():
-        yield from ((extra, Requirement(line)) for line in lines)
+        for requirement in map(Requirement, lines):
+            if canonicalize_name(requirement.name) != canonicalize_name(project["name"]):
+                yield extra, requirement
 
 
 def closure(roots: Iterable[Requirement]) -> dict[str, str]:
@@ -61,7 +66,7 @@ def main() -> int:
         try:
             versions |= closure([requirement])
         except PackageNotFoundError as error:
-            if extra in {"", "dev"}:
+            if extra in {"", "app", "dev"}:
                 print(f"{error.name}: is not installed; run 'make install' first", file=sys.stderr)
                 return 1
             print(f"{error.name} of extra '{extra}' is not installed and gets no version", file=sys.stderr)

@@ -1,0 +1,149 @@
+"""From a question to what the page shows: a message, the painted photograph, one row and one picture per mask."""
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from flows.photo_app.encoded_images import EncodedImages
+from flows.photo_app.questions import Question
+from ovseg_models.palette import palette
+from ovseg_models.query_mode import UNLABELLED
+from ovseg_models.segmentation import MaskRow, Segmentation
+from ovseg_models.segmenter import Segmenter
+
+TABLE_HEADERS = ("no.", "class", "score", "proposal net", "CLIP", "area", "left, top, right, bottom")
+PICTURES_MAX = 24
+_PICTURE_SIDE_PX = 480
+_FADED_SHARE, _PAPER = 0.82, 255
+
+
+class LegendEntry(NamedTuple):
+    """A class of the overlay: its colour (RGB), its name, and its share of the photograph (0 to 1)."""
+
+    colour: tuple[int, ...]
+    name: str
+    share: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """What the page shows.
+
+    Attributes:
+        message: One line: what was found, and what it took.
+        overlay: The photograph with its classes painted over it.
+        legend: What the colours mean, the largest class first; the page sets it in type, so that a phone's user can
+            read it.
+        rows: The masks that have a pixel, the best score first; columns as `TABLE_HEADERS`. Boxes are in pixels of the
+            photograph as shown.
+        pictures: Of the first masks of the table: the photograph faded outside the mask, and its caption.
+    """
+
+    message: str
+    overlay: Image.Image
+    legend: tuple[LegendEntry, ...]
+    rows: tuple[tuple[str | int, ...], ...]
+    pictures: tuple[tuple[Image.Image, str], ...]
+
+
+def answer(question: Question, segmenter: Segmenter, images: EncodedImages) -> Answer:
+    """Segment the photograph of a question.
+
+    Args:
+        question: What is asked.
+        segmenter: Names the proposals; the image models are left to ``images``.
+        images: Encodes the photograph, or has it.
+    """
+    begin_s = time.monotonic()
+    encoded, was_kept = images.encoded(question.photograph)
+    encoded_s = time.monotonic()
+    result = (segmenter.find if question.find else segmenter.segment)(encoded, question.names)
+    shown = _shown_masks(result)
+    overlay = result.overlay().crop((0, 0, *encoded.image.size))  # without the legend below
+    pictures = _pictures(result, shown[:PICTURES_MAX])
+    work = "still in memory" if was_kept else f"image models {encoded_s - begin_s:.1f} s"
+    return Answer(
+        message=f"{_count(len(shown), 'mask')} for {_count(len(question.names), 'name')}, photograph "
+        f"{encoded.image.width} x {encoded.image.height} px ({work}, naming {time.monotonic() - encoded_s:.1f} s)",
+        overlay=overlay,
+        legend=_legend(result),
+        rows=tuple(_table_row(number, row, result) for number, row in enumerate(shown, start=1)),
+        pictures=pictures,
+    )
+
+
+def _legend(result: Segmentation) -> tuple[LegendEntry, ...]:
+    """Return the classes that the overlay shows, the largest first."""
+    colours = palette(len(result.class_names))
+    classes, counts = np.unique(result.label_map.numpy(), return_counts=True)
+    order = [int(place) for place in np.argsort(-counts, kind="stable") if classes[place] != UNLABELLED]
+    return tuple(
+        LegendEntry(
+            tuple(colours[classes[place]].tolist()),
+            result.class_names[classes[place]],
+            float(counts[place] / counts.sum()),
+        )
+        for place in order
+    )
+
+
+def _shown_masks(result: Segmentation) -> list[MaskRow]:
+    """Return the masks with a pixel, in query mode only those found, the best score first."""
+    chosen = None if result.found_queries is None else set(result.found_queries.tolist())
+    rows = [row for row in result.masks if row.area_px and (chosen is None or row.query in chosen)]
+    return sorted(rows, key=lambda row: -row.score)
+
+
+def _table_row(number: int, row: MaskRow, result: Segmentation) -> tuple[str | int, ...]:
+    """Return a mask's row of the table."""
+    height_px, width_px = result.encoded.size
+    clip = "none" if row.clip_prob is None else f"{row.clip_prob:.2f}"
+    area = f"{row.area_px / (height_px * width_px):.1%}"
+    return (
+        number,
+        row.class_name,
+        f"{row.score:.2f}",
+        f"{row.proposal_prob:.2f}",
+        clip,
+        area,
+        ", ".join(map(str, row.box_xyxy)),
+    )
+
+
+def _pictures(result: Segmentation, rows: list[MaskRow]) -> tuple[tuple[Image.Image, str], ...]:
+    """Draw each mask: the photograph, faded to white outside."""
+    masks = _masks_of(result, {row.query for row in rows})
+    small = result.encoded.image.copy()
+    small.thumbnail((_PICTURE_SIDE_PX, _PICTURE_SIDE_PX))
+    pixels = np.asarray(small)
+    return tuple(
+        (_faded(pixels, masks[row.query]), f"{number}. {row.class_name} {row.score:.2f}")
+        for number, row in enumerate(rows, start=1)
+    )
+
+
+def _masks_of(result: Segmentation, queries: Iterable[int]) -> dict[int, npt.NDArray[np.bool_]]:
+    """Return some hard masks [height width] at the photograph's size."""
+    wanted, first = set(queries), 0
+    masks: dict[int, npt.NDArray[np.bool_]] = {}
+    for some in result.encoded.hard_masks_at_image_size():
+        masks |= {query: some[query - first].cpu().numpy() for query in wanted if first <= query < first + len(some)}
+        first += len(some)
+    return masks
+
+
+def _faded(pixels: npt.NDArray[np.uint8], mask: npt.NDArray[np.bool_]) -> Image.Image:
+    """Fade pixels [height width 3] outside a mask of any size to white."""
+    resized = np.asarray(Image.fromarray(mask).resize((pixels.shape[1], pixels.shape[0]), Image.Resampling.NEAREST))
+    faded = (pixels * np.float32(1 - _FADED_SHARE) + np.float32(_PAPER * _FADED_SHARE)).astype(np.uint8)
+    return Image.fromarray(np.where(resized[..., None], pixels, faded))
+
+
+def _count(number: int, noun: str) -> str:
+    """Return a number with its noun."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -1,0 +1,71 @@
+"""A memory of encoded photographs, so that other names for the same photograph cost no image model."""
+
+import hashlib
+import threading
+from collections import OrderedDict
+from typing import NamedTuple
+
+from PIL import Image
+
+from ovseg_models.encoded_image import EncodedImage
+from ovseg_models.segmenter import Segmenter
+
+_BYTES_PER_PIXEL = 3
+
+
+class Remembered(NamedTuple):
+    """An encoded photograph, and whether it was there already."""
+
+    encoded: EncodedImage
+    was_kept: bool
+
+
+class EncodedImages:
+    """Encodes photographs and keeps those asked for last.
+
+    They are known by their pixels, so users who bring the same photograph share one and those who bring others never
+    meet. Threads may ask at once; they are served one after the other, so that a photograph is encoded only once and
+    the nets' memory is needed only once.
+
+    Args:
+        segmenter: Encodes.
+        limit_bytes: What all kept photographs may take together. The latest one is kept even if it alone takes more.
+    """
+
+    def __init__(self, segmenter: Segmenter, *, limit_bytes: int) -> None:
+        self._segmenter = segmenter
+        self._limit_bytes = limit_bytes
+        self._lock = threading.Lock()
+        self._kept: OrderedDict[str, EncodedImage] = OrderedDict()  # the one asked for last is the last
+
+    def encoded(self, photograph: Image.Image) -> Remembered:
+        """Return a photograph encoded, from memory if it is there.
+
+        Args:
+            photograph: RGB.
+        """
+        key = hashlib.sha256(f"{photograph.size}".encode() + photograph.tobytes()).hexdigest()
+        with self._lock:
+            known = self._kept.pop(key, None)
+            found = self._segmenter.encode(photograph) if known is None else known
+            self._kept[key] = found
+            self._forget_oldest()
+        return Remembered(found, known is not None)
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def size_bytes(self) -> int:
+        """Return what the kept photographs take."""
+        return sum(map(encoded_bytes, self._kept.values()))
+
+    def _forget_oldest(self) -> None:
+        """Drop photographs, the longest unused first, until the rest fits or one is left."""
+        while len(self._kept) > 1 and self.size_bytes() > self._limit_bytes:
+            self._kept.popitem(last=False)
+
+
+def encoded_bytes(encoded: EncodedImage) -> int:
+    """Return the memory of an encoded image: its tensors and its pixels."""
+    tensors = (encoded.mask_logits, encoded.proposal_embeddings, encoded.valid, encoded.image_embeddings)
+    return sum(tensor.nbytes for tensor in tensors) + encoded.image.width * encoded.image.height * _BYTES_PER_PIXEL

@@ -1,0 +1,182 @@
+"""The page in the browser: what is asked for on the left, the answer on the right, below each other on a phone."""
+
+import logging
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import gradio
+
+from flows.photo_app.answers import TABLE_HEADERS, LegendEntry, answer
+from flows.photo_app.encoded_images import EncodedImages
+from flows.photo_app.questions import NAMES_MAX, QuestionError, question
+from ovseg_models.segmenter import Segmenter
+
+_LOGGER = logging.getLogger(__name__)
+_EVERY_PIXEL, _FIND = "give every pixel one of the names", "find the named things, leave the rest"
+_UPLOADS_KEPT_S = 3600
+_ASKERS_WAITING_MAX = 32
+_INTRODUCTION = """\
+# Segment by names of your own
+
+Choose a photograph and type what to tell apart in it. Other names for the same photograph take a
+moment only, as the image models don't run again.
+"""
+_FONTS = [gradio.themes.Font("system-ui"), gradio.themes.Font("sans-serif")]  # of the browser: none is fetched
+CSS = """
+.gradio-container { max-width: min(1280px, 100vw) !important; margin: auto; }
+#table { max-width: calc(100vw - 4.5rem); overflow-x: auto; }
+#told .html-container { padding: 0; }
+.legend { display: flex; flex-wrap: wrap; gap: .25rem 1.25rem; margin-top: .75rem; }
+.legend i { display: inline-block; width: 1em; height: 1em; margin-right: .4em; vertical-align: -.1em; }
+@media (max-width: 640px) { #pictures .grid-container { grid-template-columns: repeat(2, minmax(0, 1fr)) !important; } }
+.told { padding: .5rem .75rem; border-radius: .5rem; border: 1px solid var(--border-color-primary); }
+.told.fault { border-color: var(--color-red-500, #ef4444); background: rgb(239 68 68 / 10%); font-weight: 600; }
+"""
+
+
+def build_page(
+    segmenter: Segmenter, images: EncodedImages, *, title: str, examples: Sequence[Path] = ()
+) -> gradio.Blocks:
+    """Build the page; it keeps nothing of a user but the uploaded file, for an hour, and ``images``.
+
+    Args:
+        segmenter: Answers.
+        images: Encodes photographs and remembers the latest.
+        title: Of the browser's tab.
+        examples: Photographs to choose from.
+    """
+
+    def ask(photograph: dict[str, Any] | None, names: str | None, mode: str) -> tuple[Any, ...]:
+        return _answered(segmenter, images, photograph, names or "", find=mode == _FIND)
+
+    with gradio.Blocks(title=title, analytics_enabled=False, delete_cache=(600, _UPLOADS_KEPT_S)) as page:
+        gradio.Markdown(_INTRODUCTION)
+        with gradio.Row():
+            with gradio.Column(scale=2, min_width=320):
+                photograph, names, mode, button = _question_side(examples)
+            with gradio.Column(scale=3, min_width=320):
+                answer_side = _answer_side()
+        gradio.on(
+            [button.click, names.submit],
+            ask,
+            [photograph, names, mode],
+            answer_side,
+            preprocess=False,  # a file that is no image is refused by us, in words
+            show_progress="full",
+            api_visibility="private",
+        )
+    page.queue(max_size=_ASKERS_WAITING_MAX, default_concurrency_limit=1, api_open=False)
+    return page
+
+
+def serve(page: gradio.Blocks, *, host: str, port: int, upload_limit_bytes: int, examples: Sequence[Path] = ()) -> str:
+    """Serve the page from threads of this process, and return its address; ``page.close()`` ends it.
+
+    Args:
+        page: Of `build_page`.
+        host: Address to listen on.
+        port: Port to listen on; 0 = a free one from 7860 on.
+        upload_limit_bytes: Uploads of more are refused.
+        examples: Files outside the upload folder that browsers may read.
+
+    Raises:
+        OSError: If the port is taken.
+    """
+    _, address, _ = page.launch(
+        server_name=host,
+        server_port=port or None,
+        share=False,
+        inbrowser=False,
+        inline=False,
+        prevent_thread_lock=True,
+        quiet=True,
+        show_error=False,
+        max_file_size=upload_limit_bytes,
+        allowed_paths=[str(path.absolute()) for path in examples],
+        footer_links=[],
+        run_history=False,
+        enable_monitoring=False,
+        ssr_mode=False,
+        pwa=False,
+        mcp_server=False,
+        theme=gradio.themes.Default(font=_FONTS, font_mono=_FONTS),
+        css=CSS,
+    )
+    return str(address)
+
+
+def _question_side(examples: Sequence[Path]) -> tuple[gradio.Image, gradio.Textbox, gradio.Radio, gradio.Button]:
+    """Put photograph, names, what to do, and the button on the page."""
+    photograph = gradio.Image(
+        label="Photograph",
+        type="filepath",
+        image_mode=None,
+        sources=["upload", "clipboard"],
+        height=300,
+        elem_id="photograph",
+    )
+    names = gradio.Textbox(
+        label="Class names",
+        placeholder="sky, grass, boat",
+        info=f"Separated by commas; at most {NAMES_MAX}.",
+        elem_id="names",
+    )
+    mode = gradio.Radio([_EVERY_PIXEL, _FIND], value=_EVERY_PIXEL, label="What to do", elem_id="mode")
+    button = gradio.Button("Segment", variant="primary", elem_id="ask")
+    if examples:
+        gradio.Examples([[str(path)] for path in examples], [photograph], label="Examples")
+    return photograph, names, mode, button
+
+
+def _answer_side() -> list[gradio.Component]:
+    """Put message, overlay, table and pictures on the page."""
+    return [
+        gradio.HTML(_told("The answer appears here."), padding=False, elem_id="told"),
+        gradio.Image(
+            label="Overlay", interactive=False, format="png", elem_id="overlay", buttons=["download", "fullscreen"]
+        ),
+        gradio.Dataframe(
+            headers=list(TABLE_HEADERS),
+            label="Masks, the best score first",
+            interactive=False,
+            max_height=320,
+            elem_id="table",
+        ),
+        gradio.Gallery(label="The first masks", columns=3, format="png", object_fit="contain", elem_id="pictures"),
+    ]
+
+
+def _answered(
+    segmenter: Segmenter, images: EncodedImages, photograph: dict[str, Any] | None, names: str, *, find: bool
+) -> tuple[Any, ...]:
+    """Return the values of message, overlay, table and pictures."""
+    path = photograph and photograph.get("path")
+    file_name = (photograph and photograph.get("orig_name")) or "The file"
+    try:
+        found = answer(question(Path(path) if path else None, file_name, names, find=find), segmenter, images)
+    except QuestionError as error:
+        _LOGGER.info("refused: %s", error)
+        return _told(str(error), is_fault=True), None, [], []
+    _LOGGER.info("%s", found.message)
+    return (
+        _told(found.message) + _legend(found.legend),
+        found.overlay,
+        [list(row) for row in found.rows],
+        list(found.pictures),
+    )
+
+
+def _told(message: str, *, is_fault: bool = False) -> str:
+    """Return a message as HTML; whatever the user typed or named stays text."""
+    return f'<div class="told{" fault" if is_fault else ""}" role="status">{escape(message)}</div>'
+
+
+def _legend(entries: Sequence[LegendEntry]) -> str:
+    """Return the classes of the overlay as HTML."""
+    lines = (
+        f'<span><i style="background: rgb{entry.colour}"></i>{escape(entry.name)} {entry.share:.1%}</span>'
+        for entry in entries
+    )
+    return f'<div class="legend">{"".join(lines)}</div>'

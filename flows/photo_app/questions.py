@@ -1,0 +1,97 @@
+"""What a user asks: a photograph and names, read from what the browser sends; faults are told in words for the page."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from ovseg_models.image_input import rgb_image
+
+PIXELS_MAX = 89_478_485  # where Pillow begins to warn of decompression bombs
+SHOWN_SIDE_MAX_PX = 1600
+NAMES_MAX = 100
+NAME_LENGTH_MAX = 100
+_SEPARATORS = re.compile(r"[,;\n]")
+
+
+class QuestionError(Exception):
+    """A question that cannot be answered; the message is for the page."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """A photograph and what to look for in it.
+
+    Attributes:
+        photograph: RGB, upright, its long side at most `SHOWN_SIDE_MAX_PX`.
+        names: Class names, each once, in the order in which they were typed.
+        find: Find the named things and leave the rest, instead of giving each pixel a name.
+    """
+
+    photograph: Image.Image
+    names: tuple[str, ...]
+    find: bool
+
+
+def question(path: Path | None, file_name: str, names: str, *, find: bool) -> Question:
+    """Read a question.
+
+    Args:
+        path: The uploaded file; None if there is none.
+        file_name: What the user calls it.
+        names: As typed: separated by commas, semicolons or new lines.
+        find: See `Question`.
+
+    Raises:
+        QuestionError: If the photograph or the names are missing, faulty or too many.
+    """
+    if path is None:
+        raise QuestionError("No photograph is chosen; upload one, or take one of the examples.")
+    return Question(photograph(path, file_name), class_names(names), find)
+
+
+def class_names(typed: str) -> tuple[str, ...]:
+    """Split what was typed into names, each once.
+
+    Raises:
+        QuestionError: If there is no name, one is too long, or there are too many.
+    """
+    names = tuple(dict.fromkeys(name for part in _SEPARATORS.split(typed) if (name := " ".join(part.split()))))
+    if not names:
+        raise QuestionError("No class names are typed; write what to look for, such as: sky, grass, boat")
+    if len(names) > NAMES_MAX:
+        raise QuestionError(f"{len(names)} class names are typed, at most {NAMES_MAX} are wanted; take some away.")
+    if long := [name for name in names if len(name) > NAME_LENGTH_MAX]:
+        raise QuestionError(
+            f"The name '{long[0][:30]}...' has {len(long[0])} characters, at most {NAME_LENGTH_MAX} are wanted; "
+            "separate names by commas."
+        )
+    return names
+
+
+def photograph(path: Path, file_name: str) -> Image.Image:
+    """Read a photograph as RGB, upright, and shrink it if its long side is above `SHOWN_SIDE_MAX_PX`.
+
+    Its size is looked at before its pixels are decoded.
+
+    Raises:
+        QuestionError: If the file is no image, is damaged, or has too many pixels.
+    """
+    try:
+        with Image.open(path) as opened:
+            width_px, height_px = opened.size
+        if width_px * height_px <= PIXELS_MAX:
+            image = rgb_image(path)
+            image.thumbnail((SHOWN_SIDE_MAX_PX, SHOWN_SIDE_MAX_PX), Image.Resampling.BICUBIC)
+            return image
+    except Image.DecompressionBombError as error:
+        raise QuestionError(f"{file_name} has far too many pixels; shrink it and upload it again.") from error
+    except (ValueError, OSError, SyntaxError) as error:
+        raise QuestionError(
+            f"{file_name} cannot be read as an image; a whole JPEG, PNG, WebP or the like is wanted."
+        ) from error
+    raise QuestionError(
+        f"{file_name} has {width_px} x {height_px} pixels, at most {PIXELS_MAX / 1e6:.0f} million are wanted; "
+        "shrink it and upload it again."
+    )

@@ -1,0 +1,220 @@
+"""The page as a user meets it: ``ovseg app`` in a process of its own, looked at with headless Chromium."""
+
+import importlib.util
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ovseg_models.segmenter import Segmenter
+from tests.flows.photo_app.browser import chromium, open_browser
+from tests.tiny_segmenter import CLASS_NAMES, picture, tiny_segmenter
+
+ROOT = Path(__file__).parents[3]
+UPLOAD_LIMIT_MIB = 1
+IS_CI = bool(os.environ.get("CI"))
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        not IS_CI and importlib.util.find_spec("gradio") is None, reason="Gradio is not installed; run 'make install'"
+    ),
+    pytest.mark.skipif(not IS_CI and chromium() is None, reason="there is no browser; install Debian's chromium"),
+]
+
+# Starts the command and writes down each address outside this machine that it looks up or connects to.
+WATCHED = """
+import ipaddress, sys
+def is_outside(host):
+    try:
+        return not ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host not in ("localhost", "")
+def watch(event, arguments):
+    host = None
+    if event == "socket.connect" and isinstance(arguments[1], tuple):
+        host = arguments[1][0]
+    elif event == "socket.getaddrinfo" and arguments[0]:
+        host = arguments[0] if isinstance(arguments[0], str) else arguments[0].decode()
+    if host is not None and is_outside(host):
+        with open(sys.argv[1], "a") as log:
+            log.write(f"{event} {host}\\n")
+sys.addaudithook(watch)
+from flows.command import main
+sys.exit(main(sys.argv[2:]))
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("app")
+    (folder / "examples").mkdir()
+    for name, seed in (("examples/first.png", 1), ("examples/second.png", 2), ("photo.png", 3)):
+        Image.fromarray(picture(160, 240, seed)).save(folder / name)
+    (folder / "broken.png").write_bytes((folder / "photo.png").read_bytes()[:300])
+    noise = np.random.default_rng(0).integers(0, 256, (700, 700, 3)).astype(np.uint8)
+    Image.fromarray(noise).save(folder / "large.png")
+    assert (folder / "large.png").stat().st_size > UPLOAD_LIMIT_MIB * 2**20
+    tiny_segmenter().save(folder / "model")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def address(folder):
+    """Serve the page; afterwards Ctrl-C must end it quietly, and nothing outside must have been spoken to."""
+    options = ["--model", folder / "model", "--examples", folder / "examples", "--max-upload-mib", UPLOAD_LIMIT_MIB]
+    command = [sys.executable, "-c", WATCHED, folder / "outside.log", "app", *options]
+    environment = os.environ | {"TMPDIR": str(folder / "temporary")}
+    (folder / "temporary").mkdir()
+    with (folder / "app.log").open("w") as log:
+        process = subprocess.Popen(
+            list(map(str, command)), cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=log, text=True
+        )
+    with process:
+        shown = process.stdout.readline()
+        assert " shows the page; Ctrl-C ends it" in shown, (folder / "app.log").read_text()
+        yield shown.split()[0]
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 0
+    assert not (folder / "outside.log").exists()
+    assert not list((folder / "temporary").glob("ovseg-app-*"))
+    assert "Traceback" not in (folder / "app.log").read_text()
+
+
+@pytest.fixture(scope="module")
+def browser(folder):
+    with open_browser(folder) as browser:
+        yield browser
+
+
+@pytest.fixture
+def page(browser, address):
+    browser.resize(1280, 900)
+    browser.open(address)
+    browser.wait_for("document.querySelector('#ask') !== null && document.querySelector('input[type=file]') !== null")
+    return browser
+
+
+def status_of(request):
+    """Return the HTTP status of what the server answers."""
+    try:
+        with urllib.request.urlopen(request, timeout=60) as answered:
+            return answered.status
+    except urllib.error.HTTPError as error:
+        error.close()
+        return error.code
+
+
+def upload(page, path):
+    page.choose_file("input[type=file]", path)
+    page.wait_for("document.querySelector('#photograph img') !== null")
+
+
+def ask(page, names, *, find=False):
+    """Type names, press the button, and return what is told."""
+    page.run(
+        f"""(() => {{
+            const names = document.querySelector('#names textarea, #names input');
+            names.value = {json.dumps(names)};
+            names.dispatchEvent(new Event('input', {{bubbles: true}}));
+            document.querySelectorAll('#mode input')[{int(find)}].click();
+            window.before = document.querySelector('#told .told');
+            window.before.classList.add('old');
+            document.querySelector('#ask').click();
+        }})()"""
+    )
+    page.wait_for("document.querySelector('#told .told') && !document.querySelector('#told .told.old')")
+    return page.run("document.querySelector('#told .told').innerText.trim()")
+
+
+def shown_rows(page):
+    """Return the table's rows that are on screen, as lists of texts."""
+    page.wait_for("document.querySelectorAll('#table .virtual-row, #table tbody tr').length > 0")
+    return page.run(
+        """[...document.querySelectorAll('#table .virtual-row')].map(
+            row => [...row.children].map(cell => cell.innerText.trim()))"""
+    )
+
+
+def test_masks_overlay_and_table_are_shown_and_other_names_are_quick(page, folder):
+    upload(page, folder / "photo.png")
+    told = ask(page, ", ".join(CLASS_NAMES))
+    expected = Segmenter.load(folder / "model").segment(folder / "photo.png", CLASS_NAMES)
+    masks = sorted((row for row in expected.masks if row.area_px), key=lambda row: -row.score)
+    assert told.startswith(f"{len(masks)} masks for 5 names, photograph 240 x 160 px (image models ")
+    first = shown_rows(page)[0]
+    assert first[:3] == ["1", masks[0].class_name, f"{masks[0].score:.2f}"]
+    page.wait_for(f"document.querySelectorAll('#pictures img').length >= {len(masks)}")
+    size = "[document.querySelector('#overlay img').naturalWidth, document.querySelector('#overlay img').naturalHeight]"
+    page.wait_for(f"document.querySelector('#overlay img') && {size}[0] > 0")
+    assert page.run(size) == [240, 160]
+    found = {CLASS_NAMES[index] for index in expected.label_map.unique().tolist()}
+    legend = page.run("[...document.querySelectorAll('#told .legend span')].map(entry => entry.innerText.trim())")
+    assert {entry.rpartition(" ")[0] for entry in legend} == found
+    assert "still in memory" in ask(page, "sky, boat")
+    assert "1 mask for 1 name, " in ask(page, "dog", find=True)
+
+
+def test_faults_are_told_in_words(page, folder):
+    assert ask(page, "sky") == "No photograph is chosen; upload one, or take one of the examples."
+    page.choose_file("input[type=file]", folder / "broken.png")
+    page.wait_for("document.querySelector('#photograph img') !== null")
+    assert ask(page, "sky") == "broken.png cannot be read as an image; a whole JPEG, PNG, WebP or the like is wanted."
+    assert page.run("document.querySelector('#told .fault') !== null")
+
+
+def test_missing_names_are_told(page, folder):
+    upload(page, folder / "photo.png")
+    assert ask(page, " , ").startswith("No class names are typed; write what to look for")
+    assert "still in memory" in ask(page, "<img src=x onerror=alert(1)>")
+    assert page.run("document.querySelector('#table img') === null")
+
+
+def test_a_file_that_is_too_large_is_refused(page, folder):
+    page.choose_file("input[type=file]", folder / "large.png")
+    page.wait_for("/maximum allowed size|too large/i.test(document.body.innerText)")
+
+
+def test_a_large_upload_past_the_page_is_refused(address, folder):
+    boundary = "b0undary"
+    head = f'--{boundary}\r\nContent-Disposition: form-data; name="files"; filename="large.png"\r\n\r\n'
+    body = head.encode() + (folder / "large.png").read_bytes() + f"\r\n--{boundary}--\r\n".encode()
+    request = urllib.request.Request(
+        f"{address}gradio_api/upload", body, {"Content-Type": f"multipart/form-data; boundary={boundary}"}
+    )
+    assert status_of(request) == 413
+
+
+def test_files_of_the_server_are_not_given_away(address, folder):
+    for path in (folder / "model" / "segmenter.json", folder / "photo.png", "/etc/passwd"):
+        assert status_of(f"{address}gradio_api/file={path}") in {403, 404}
+
+
+def test_an_example_can_be_chosen(page):
+    page.wait_for("document.querySelectorAll('.gallery img, .gallery-item img').length >= 2")
+    page.run("document.querySelector('.gallery-item').click()")
+    page.wait_for("document.querySelector('#photograph img') !== null")
+    assert "masks for 2 names" in ask(page, "sky, boat")
+
+
+def test_the_page_fits_a_phone(page, folder):
+    page.resize(390, 844, phone=True)
+    upload(page, folder / "photo.png")
+    ask(page, ", ".join(CLASS_NAMES))
+    shown_rows(page)
+    assert page.run("document.documentElement.scrollWidth") <= 390
+
+
+def test_the_page_asks_nobody_else_for_anything(page, address):
+    others = [request for request in page.requests if not request.startswith((address, "data:", "blob:", "about:"))]
+    assert len(page.requests) > 20
+    assert others == []
+    assert re.fullmatch(r"http://127\.0\.0\.1:\d+/", address)

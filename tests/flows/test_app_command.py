@@ -1,0 +1,87 @@
+"""``ovseg app`` from the command line's side; the page itself is tested in photo_app."""
+
+import sys
+from importlib.machinery import ModuleSpec
+
+import pytest
+from PIL import Image
+
+from flows import app_command
+from flows.app_command import app
+from pipeline.errors import PipelineError
+from tests.tiny_segmenter import picture, tiny_segmenter
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model") / "segmenter"
+    tiny_segmenter().save(folder)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _with_gradio(monkeypatch):
+    """Let no test depend on whether Gradio is there, nor start it."""
+    monkeypatch.setattr(app_command.importlib.util, "find_spec", lambda name: ModuleSpec(name, None))
+    monkeypatch.setitem(sys.modules, "flows.photo_app.page", None)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"port": 70000}, r"--port: found 70000, 0 \(a free one\) to 65535 is wanted"),
+        ({"port": -1}, "--port: found -1"),
+        ({"max_upload_mib": 0}, "--max-upload-mib: found 0, at least 1 is wanted"),
+        ({"memory_mib": -5}, "--memory-mib: found -5, at least 1 is wanted"),
+    ],
+)
+def test_values_out_of_range_are_refused(options, message, model):
+    with pytest.raises(PipelineError, match=message):
+        app(model=model, **options)
+
+
+def test_a_missing_extra_is_told_with_the_command_that_installs_it(model, monkeypatch):
+    monkeypatch.setattr(app_command.importlib.util, "find_spec", lambda _: None)
+    with pytest.raises(PipelineError, match=r"Gradio is not installed; run: pip install 'ovseg-pipeline\[app\]'"):
+        app(model=model)
+
+
+def test_a_segmenter_that_is_not_there_is_refused(tmp_path):
+    with pytest.raises(PipelineError, match=r"absent/segmenter\.json: there is no such file"):
+        app(model=tmp_path / "absent")
+
+
+def test_examples_must_be_a_folder_with_photographs(model, tmp_path):
+    with pytest.raises(PipelineError, match=r"--examples: .*absent is no folder"):
+        app(model=model, examples=tmp_path / "absent")
+    (tmp_path / "notes.txt").write_text("no image")
+    with pytest.raises(PipelineError, match=r"--examples: .* holds no \.jpeg, \.jpg, \.png, \.webp"):
+        app(model=model, examples=tmp_path)
+
+
+def test_the_first_examples_by_name_are_taken(tmp_path):
+    for number in range(14):
+        Image.fromarray(picture()).save(tmp_path / f"{number:02}.png")
+    assert [path.name for path in app_command._photographs(tmp_path)] == [f"{number:02}.png" for number in range(12)]
+
+
+@pytest.mark.parametrize(
+    ("host", "is_loopback"),
+    [("127.0.0.1", True), ("localhost", True), ("::1", True), ("[::1]", True), ("0.0.0.0", False), ("lab-7", False)],
+)
+def test_addresses_of_this_machine_alone(host, is_loopback):
+    assert app_command._is_loopback(host) == is_loopback
+
+
+def test_uploads_lie_in_a_folder_that_is_removed_and_telemetry_is_off(monkeypatch):
+    monkeypatch.setenv("NO_PROXY", "intranet")
+    for name in ("GRADIO_TEMP_DIR", "GRADIO_ANALYTICS_ENABLED", "HF_HUB_OFFLINE"):
+        monkeypatch.delenv(name, raising=False)
+    with app_command._private_gradio():
+        from os import environ
+
+        folder = app_command.Path(environ["GRADIO_TEMP_DIR"])
+        assert folder.is_dir()
+        assert environ["GRADIO_ANALYTICS_ENABLED"] == "False"
+        assert environ["NO_PROXY"] == "intranet,127.0.0.1,localhost"
+    assert not folder.exists()
