@@ -76,8 +76,8 @@ def report_of(artifact: Artifact, *, deep: bool = False) -> ArtifactReport:
     try:
         status = artifact.status(deep=deep)
         earlier = {} if status.finished else artifact.earlier()
-    except StorageError as error:
-        return ArtifactReport(artifact=label, state=UNREADABLE, reason=str(error))
+    except OSError as error:  # its directory is another user's, say; that hides no other artifact
+        return ArtifactReport(artifact=label, state=UNREADABLE, reason=f"{error.filename}: {error.strerror}")
     return ArtifactReport(
         artifact=label,
         state=_state(artifact, status),

@@ -235,7 +235,7 @@ def _check_kept(artifact: Artifact, status: ArtifactStatus) -> None:
     if lost:
         reasons = "; ".join(f"{unit.unit} is {unit.state}: {unit.reason}" for unit in lost[:5])
         message = (
-            f"{_label(artifact)}: {len(lost)} units are not in {artifact.directory} as their workers made them "
+            f"{_label(artifact)}: {artifact.directory} lacks {_units(len(lost))} that workers say they made "
             f"({reasons}); see to it that all workers write to this directory, and run the same command again"
         )
         raise StageError(message)
@@ -260,7 +260,7 @@ def _failure_message(artifact: Artifact, tally: _Tally, limits: Limits) -> str:
     reasons = "; ".join(f"{unit}: {_told(failed[unit])}" for unit in sorted(failed)[:5])
     gave_up = f"; gave up after more than {limit}" if len(failed) > limit else ""
     return (
-        f"{_label(artifact)}: {len(failed)} units failed ({reasons}){gave_up}; "
+        f"{_label(artifact)}: {_units(len(failed))} failed ({reasons}){gave_up}; "
         f"{len(tally.done)} were made and are kept; mend the cause and run the same command again"
     )
 
@@ -284,6 +284,10 @@ def _check_failed_share(artifact: Artifact, manifest: Manifest, limits: Limits) 
             f"{limits.max_failed_share:.1%} are allowed; mend the inputs, or raise max_failed_share and run again"
         )
         raise StageError(message)
+
+
+def _units(count: int) -> str:
+    return f"{count} unit" if count == 1 else f"{count} units"
 
 
 def _label(artifact: Artifact) -> str:

@@ -120,6 +120,21 @@ def test_a_damaged_artifact_does_not_hide_the_others(tmp_path):
     assert sound.directory.name in second.artifact
 
 
+def test_an_artifact_that_may_not_be_read_does_not_hide_the_others(tmp_path, monkeypatch):
+    hidden, sound = written(planned(tmp_path, "a")), written(planned(tmp_path, "b"))
+    status = Artifact.status
+
+    def refusing(artifact, *, deep):
+        if artifact == hidden:
+            raise PermissionError(13, "Permission denied", str(hidden.directory / "shard-00000.json"))
+        return status(artifact, deep=deep)
+
+    monkeypatch.setattr(Artifact, "status", refusing)
+    first, second = reports_below(tmp_path)
+    assert (first.state, first.reason) == ("unreadable", f"{hidden.directory}/shard-00000.json: Permission denied")
+    assert (second.state, second.artifact) == ("finished", f"scenes/{sound.directory.name}")
+
+
 def test_a_damaged_artifact_of_the_same_name_is_told(tmp_path):
     damaged = written(planned(tmp_path, size=1))
     (damaged.directory / "artifact.json").write_text("{")

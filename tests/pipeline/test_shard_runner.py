@@ -156,7 +156,7 @@ def test_a_unit_that_breaks_its_worker_does_not_stop_the_others(
     trouble: str, reason: str, tmp_path: Path, reference: dict[str, bytes]
 ) -> None:
     artifact = planned(tmp_path, UNITS)
-    with pytest.raises(StageError, match=rf"1 units failed .*{reason}"):
+    with pytest.raises(StageError, match=rf"1 unit failed .*{reason}"):
         run_stage(Troubled(at=(ODD,), trouble=trouble), artifact, compute=Compute(workers=2))
     assert artifact.status().todo == (ODD,)
     run_stage(WriteFiles(), artifact)
@@ -173,7 +173,8 @@ def test_a_worker_that_dies_once_in_a_unit_loses_nothing(tmp_path: Path, referen
 
 def test_a_unit_of_which_a_worker_tells_falsely_is_not_believed(tmp_path: Path) -> None:
     artifact = planned(tmp_path, UNITS)
-    with pytest.raises(StageError, match=r"shard-00002 is missing.*see to it that all workers write to this directory"):
+    told = r"lacks 1 unit that workers say they made \(shard-00002 is missing.*see to it that all workers write to this"
+    with pytest.raises(StageError, match=told):
         run_stage(Troubled(at=(ODD,), trouble="lie"), artifact)
     assert not (artifact.directory / MANIFEST_FILE).exists()
 
