@@ -36,9 +36,14 @@ def arguments_from_published(
         its sizes are left to the builder's defaults.
 
     Raises:
-        ValueError: If a tensor is missing from which a size is read, or the backbone is of no known form.
+        ValueError: If a tensor is missing from which a size is read, or backbone or pixel decoder are of no known form.
     """
     shapes = {key: tuple(tensor.shape) for key, tensor in with_pixel_decoder_level(published).items()}
+    if any(key.startswith("sem_seg_head.pixel_decoder.transformer.") for key in shapes):
+        raise ValueError(
+            "published checkpoint: its pixel decoder has transformer layers of its own, as MaskFormer's panoptic "
+            "models have, one of convolutions alone is wanted; choose a semantic model"
+        )
     backbone, backbone_arguments = _backbone(shapes)
     queries, hidden_dim = _shape(shapes, f"{_PREDICTOR}query_embed.weight")
     arguments = {

@@ -218,6 +218,15 @@ def test_a_model_that_lacks_what_its_sizes_are_read_from_is_refused(tmp_path):
         read_published_checkpoint(saved({"model": tensors}, tmp_path / "model.pth"))
 
 
+def test_maskformers_panoptic_models_are_refused_with_the_reason(tmp_path):
+    tensors = maskformer_file()
+    tensors["sem_seg_head.pixel_decoder.transformer.encoder.layers.0.norm1.weight"] = torch.zeros(32)
+    with pytest.raises(
+        ValueError, match=r"model\.pth: .*transformer layers of its own, as MaskFormer's panoptic models"
+    ):
+        read_published_checkpoint(saved({"model": tensors}, tmp_path / "model.pth"))
+
+
 @pytest.mark.parametrize("name", ["clip_adapter.stranger", "clip_adapter.clip_model.stranger"])
 def test_strangers_beside_clip_are_refused(tmp_path, name):
     tensors = whole_file() | {name: torch.zeros(1)}
