@@ -1,30 +1,41 @@
 """Scores: what an evaluation counted, shard by shard, in whole pixels, so that any shards add up to identical digits.
 
-A unit is three Parquet tables. ``shard-00000.confusion.parquet``: pixels per (variant, true class, predicted class),
-zeros left out. ``shard-00000.images.parquet``: one row per scene and variant, failed ones included.
+A unit is three Parquet tables and a tar. ``shard-00000.confusion.parquet``: pixels per (variant, true class, predicted
+class), zeros left out. ``shard-00000.images.parquet``: one row per scene and variant, failed ones included.
 ``shard-00000.classes.parquet``: per (variant, scene, class that occurs in either map) the counts from which IoU and
-boundary IoU follow. A *variant* is one way of predicting, such as ``ensemble`` or ``clip-only``.
+boundary IoU follow. ``shard-00000.tar``: ``KEY.png``, the main variant's prediction, a greyscale PNG of class indices
+of as many bits as the label map's. A *variant* is one way of predicting, such as ``ensemble`` or ``clip-only``.
 """
 
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from storage_schemas.artifact import Artifact
-from storage_schemas.columns import column
-from storage_schemas.errors import SchemaError
+from storage_schemas.artifact import Artifact, UnitWriter
+from storage_schemas.columns import MEMBER, column
+from storage_schemas.digests import Json
+from storage_schemas.errors import ArtifactError, CorruptUnitError, SchemaError
 from storage_schemas.manifest import Sidecar
 from storage_schemas.scenes import OK
 from storage_schemas.tables import TableSchema, TableWriter, read_table
+from storage_schemas.tars import Member, ShardTarWriter, read_member
 
 KIND = "scores"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+CONFUSIONS_KEPT = 8
+
+_CONFUSED = pa.struct(
+    [
+        pa.field(name, pa.int32() if name != "pixels" else pa.int64(), nullable=False)
+        for name in ("true_class", "predicted_class", "pixels")
+    ]
+)
 
 CONFUSION = TableSchema(
     KIND,
@@ -49,6 +60,14 @@ IMAGES = TableSchema(
             column("reason", pa.string(), "What went wrong in words; empty when ok."),
             column("labelled_px", pa.int64(), "Pixels with a class."),
             column("correct_px", pa.int64(), "Those predicted rightly."),
+            column(
+                "confused",
+                pa.list_(_CONFUSED),
+                f"Its {CONFUSIONS_KEPT} most frequent wrong pairs of classes, the most frequent first.",
+            ),
+            column(
+                "prediction", MEMBER, "Place of the prediction in the tar; null but for the main variant.", null=True
+            ),
         ]
     ),
 )
@@ -74,40 +93,170 @@ _TABLES = {"confusion": CONFUSION, "images": IMAGES, "classes": CLASSES}
 Confusion = npt.NDArray[np.int64]
 
 
-@dataclass(slots=True)
-class ShardScores:
-    """What was counted over one shard, before it is written.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoresAttributes:
+    """What readers of an artifact of scores need beside its rows.
 
     Attributes:
-        confusions: Per variant the pixels [true_class predicted_class].
-        images: Rows of the images table.
-        classes: Rows of the classes table.
+        dataset: Name of the data set in the settings that the scores were made with.
+        vocabulary: Name of the class list.
+        class_names: Class names in index order.
+        seen: Per class ``"seen"``, ``"unseen"`` or ``"uncertain"``, as the scenes have it.
+        main_variant: The variant whose predictions are kept; it stands for the evaluation.
+        variants: All ways of predicting that were scored, each with what makes it.
     """
 
-    confusions: dict[str, Confusion] = field(default_factory=dict)
-    images: list[Mapping[str, Any]] = field(default_factory=list)
-    classes: list[Mapping[str, Any]] = field(default_factory=list)
+    dataset: str
+    vocabulary: str
+    class_names: tuple[str, ...]
+    seen: tuple[str, ...]
+    main_variant: str
+    variants: Mapping[str, Json]
+
+    def to_json(self) -> dict[str, Json]:
+        """Return the form that ``Description.attributes`` holds."""
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+
+    @classmethod
+    def of(cls, artifact: Artifact) -> Self:
+        """Return the attributes of an artifact of scores.
+
+        Raises:
+            ArtifactError: If the artifact is not one of scores.
+            SchemaError: If they are scores of another schema version.
+        """
+        if artifact.identity.kind != KIND:
+            message = f"{artifact.directory}: is an artifact of {artifact.identity.kind}, one of {KIND} is wanted"
+            raise ArtifactError(f"{message}; give a directory below {KIND}/")
+        if artifact.identity.schema_version != SCHEMA_VERSION:
+            found = f"holds scores of schema {artifact.identity.schema_version}, schema {SCHEMA_VERSION} is wanted"
+            message = f"{artifact.directory}: {found}; run 'ovseg evaluate' again"
+            raise SchemaError(message)
+        values: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in artifact.description.attributes.items()
+        }
+        return cls(**values)
 
 
-def write_scores(artifact: Artifact, unit: str, scores: ShardScores) -> Sidecar:
-    """Write the counts of one shard as a finished unit.
+Counts = npt.NDArray[np.int64]
 
-    Raises:
-        WriteError: If the operating system refuses.
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageCounts:
+    """What was counted of one image, predicted in one way.
+
+    Attributes:
+        true_classes: Classes in the label map [true].
+        predicted_classes: Classes in the prediction [predicted].
+        confusion: Pixels [true predicted].
+        classes: Classes in either map, ascending [class], for which there are the counts that follow.
+        true_px: Pixels in the label map.
+        predicted_px: Pixels in the prediction, ignored ones left out.
+        intersection_px: Pixels in both.
+        boundary_true_px: Boundary pixels in the label map.
+        boundary_predicted_px: Boundary pixels in the prediction.
+        boundary_intersection_px: Boundary pixels in both.
     """
-    rows: dict[str, list[Mapping[str, Any]]] = {
-        "confusion": [
-            row for variant in sorted(scores.confusions) for row in _entries(variant, scores.confusions[variant])
-        ],
-        "images": sorted(scores.images, key=lambda row: (row["variant"], row["key"])),
-        "classes": sorted(scores.classes, key=lambda row: (row["variant"], row["key"], row["class_index"])),
-    }
-    with artifact.write_unit(unit) as writer:
-        for name, schema in _TABLES.items():
-            with TableWriter(writer.file(f"{name}.parquet"), schema) as table:
-                table.write_rows(rows[name])
-        counts = Counter(row["status"] for row in scores.images)
-        return writer.commit(rows=len(scores.images), counts=counts)
+
+    true_classes: Counts
+    predicted_classes: Counts
+    confusion: Counts
+    classes: Counts
+    true_px: Counts
+    predicted_px: Counts
+    intersection_px: Counts
+    boundary_true_px: Counts
+    boundary_predicted_px: Counts
+    boundary_intersection_px: Counts
+
+    def most_confused(self) -> list[dict[str, int]]:
+        """List the most frequent wrong pairs of classes."""
+        wrong = np.where(self.true_classes[:, None] == self.predicted_classes[None], 0, self.confusion)
+        order = np.argsort(-wrong, axis=None, kind="stable")[:CONFUSIONS_KEPT]
+        rows, columns = np.unravel_index(order, wrong.shape) if wrong.size else (order, order)
+        return [
+            {
+                "true_class": int(self.true_classes[row]),
+                "predicted_class": int(self.predicted_classes[column]),
+                "pixels": int(wrong[row, column]),
+            }
+            for row, column in zip(rows, columns, strict=True)
+            if wrong[row, column]
+        ]
+
+
+_CLASS_COUNTS = tuple(entry.name for entry in fields(ImageCounts))[4:]
+
+
+class ScoreShardWriter:
+    """Writes what was counted over one shard; it counts once ``commit`` was called.
+
+    Args:
+        unit: From ``artifact.write_unit``, in whose ``with`` block the writer is used.
+        class_count: Number of classes.
+    """
+
+    def __init__(self, unit: UnitWriter, class_count: int) -> None:
+        self._writer = unit
+        self._class_count = class_count
+        self._tar = ShardTarWriter(unit.file("tar"))
+        self._confusions: dict[str, Confusion] = {}
+        self._images: list[dict[str, Any]] = []
+        self._classes: dict[str, list[tuple[str, ImageCounts]]] = {}
+
+    def add(self, variant: str, key: str, counts: ImageCounts, *, prediction_png: bytes | None = None) -> None:
+        """Add one image, predicted in one way; images of a variant in ascending order of key.
+
+        Raises:
+            WriteError: If the operating system refuses.
+        """
+        confusion = self._confusions.setdefault(variant, np.zeros((self._class_count,) * 2, np.int64))
+        confusion[np.ix_(counts.true_classes, counts.predicted_classes)] += counts.confusion
+        member = None if prediction_png is None else self._tar.add(key, "png", prediction_png)._asdict()
+        self._images.append(
+            {
+                "variant": variant,
+                "key": key,
+                "status": OK,
+                "reason": "",
+                "labelled_px": int(counts.true_px.sum()),
+                "correct_px": int(counts.intersection_px.sum()),
+                "confused": counts.most_confused(),
+                "prediction": member,
+            }
+        )
+        self._classes.setdefault(variant, []).append((key, counts))
+
+    def add_failed(self, variant: str, key: str, status: str, reason: str) -> None:
+        """Add a scene that could not be scored.
+
+        Raises:
+            SchemaError: If ``status`` is ``"ok"``.
+        """
+        if status == OK:
+            message = f"scene {key!r}: status 'ok' is not a failure; give a slug of what went wrong"
+            raise SchemaError(message)
+        row = {"variant": variant, "key": key, "status": status, "reason": reason, "labelled_px": 0, "correct_px": 0}
+        self._images.append({**row, "confused": [], "prediction": None})
+
+    def commit(self) -> Sidecar:
+        """Make the shard a finished unit.
+
+        Raises:
+            WriteError: If the operating system refuses.
+        """
+        self._tar.close()
+        with TableWriter(self._writer.file("confusion.parquet"), CONFUSION) as table:
+            for variant in sorted(self._confusions):
+                table.write_columns(_entries(variant, self._confusions[variant]))
+        with TableWriter(self._writer.file("images.parquet"), IMAGES) as table:
+            table.write_rows(sorted(self._images, key=lambda row: (row["variant"], row["key"])))
+        with TableWriter(self._writer.file("classes.parquet"), CLASSES) as table:
+            for variant in sorted(self._classes):
+                table.write_columns(_class_rows(variant, self._classes[variant]))
+        counts = Counter(row["status"] for row in self._images)
+        return self._writer.commit(rows=len(self._images), counts=counts)
 
 
 def read_scores(artifact: Artifact, unit: str, table: str) -> pa.Table:
@@ -142,27 +291,45 @@ def merged_confusions(tables: list[pa.Table], class_count: int) -> dict[str, Con
     return merged
 
 
-def failed_image(variant: str, key: str, status: str, reason: str) -> dict[str, Any]:
-    """Return the images row of a scene that could not be scored.
+def read_predictions(artifact: Artifact, unit: str, members: Sequence[Member]) -> list[bytes]:
+    """Read predictions of the main variant from one shard, as PNG files.
+
+    Args:
+        artifact: The scores.
+        unit: Shard.
+        members: Their places, from the column ``prediction`` of the images table.
 
     Raises:
-        SchemaError: If ``status`` is ``"ok"``.
+        CorruptUnitError: If the tar is missing or shorter than that.
     """
-    if status == OK:
-        message = f"scene {key!r}: status 'ok' is not a failure; give a slug of what went wrong"
-        raise SchemaError(message)
-    return {"variant": variant, "key": key, "status": status, "reason": reason, "labelled_px": 0, "correct_px": 0}
+    path = artifact.directory / f"{unit}.tar"
+    try:
+        with path.open("rb") as file:
+            return [read_member(file, member, path) for member in members]
+    except OSError as error:
+        message = f"{path}: cannot be read ({error}); run 'ovseg evaluate' again"
+        raise CorruptUnitError(message) from error
 
 
-def _entries(variant: str, confusion: Confusion) -> list[Mapping[str, Any]]:
-    """List the entries of a confusion matrix that are not zero."""
+def _entries(variant: str, confusion: Confusion) -> dict[str, Any]:
+    """Turn the entries of a confusion matrix that are not zero into columns."""
     true_classes, predicted_classes = np.nonzero(confusion)
-    return [
-        {
-            "variant": variant,
-            "true_class": true,
-            "predicted_class": predicted,
-            "pixels": int(confusion[true, predicted]),
-        }
-        for true, predicted in zip(true_classes.tolist(), predicted_classes.tolist(), strict=True)
-    ]
+    return {
+        "variant": [variant] * len(true_classes),
+        "true_class": true_classes.astype(np.int32),
+        "predicted_class": predicted_classes.astype(np.int32),
+        "pixels": confusion[true_classes, predicted_classes],
+    }
+
+
+def _class_rows(variant: str, images: Sequence[tuple[str, ImageCounts]]) -> dict[str, Any]:
+    """Turn the class counts of a variant's images into columns."""
+    lengths = [len(counts.classes) for _, counts in images]
+    columns: dict[str, Any] = {
+        "variant": [variant] * sum(lengths),
+        "key": np.repeat(np.array([key for key, _ in images], object), lengths),
+        "class_index": np.concatenate([counts.classes for _, counts in images]).astype(np.int32),
+    }
+    for name in _CLASS_COUNTS:
+        columns[name] = np.concatenate([getattr(counts, name) for _, counts in images])
+    return columns

@@ -10,7 +10,17 @@ from types import ModuleType
 
 import pyarrow as pa
 
-from storage_schemas import checkpoints, embeddings, pairs, proposals, scenes, scores
+from storage_schemas import (
+    branches,
+    checkpoints,
+    embeddings,
+    pairs,
+    proposals,
+    reports,
+    scenes,
+    scores,
+    weight_choices,
+)
 from storage_schemas.tables import TableSchema
 
 TARGET = Path(__file__).parents[1] / "docs" / "contracts.md"
@@ -57,6 +67,9 @@ KINDS = (
             "UNIT.classes.parquet": scores.CLASSES,
         },
     ),
+    Kind("branches", branches, {"UNIT.parquet": branches.SCHEMA}),
+    Kind("weight_choices", weight_choices, {"pairs.parquet": weight_choices.SCHEMA}),
+    Kind("reports", reports, {}),
 )
 
 

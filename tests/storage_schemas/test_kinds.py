@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import webdataset
 
-from storage_schemas import checkpoints, embeddings, pairs, proposals, scores
+from storage_schemas import checkpoints, embeddings, pairs, proposals
 from storage_schemas.artifact import Artifact
 from storage_schemas.checkpoints import Checkpoint, CheckpointStore
 from storage_schemas.commit import StagedFile
@@ -282,32 +282,6 @@ def test_equal_states_give_equal_bytes(artifact: Artifact) -> None:
     first = path.read_bytes()
     store.save(checkpoint(10))
     assert path.read_bytes() == first
-
-
-def test_confusions_add_up_in_any_order(artifact: Artifact) -> None:
-    random = np.random.default_rng(0)
-    big = np.int64(2) ** 40
-    counted = {variant: random.integers(0, 3, (5, 5)).astype(np.int64) * big for variant in ("ensemble", "clip-only")}
-    image = {"variant": "ensemble", "key": "a", "status": "ok", "reason": "", "labelled_px": 9, "correct_px": 4}
-    shard = scores.ShardScores(confusions=counted, images=[image])
-    shard.images.append(scores.failed_image("ensemble", "b", "unreadable", "no picture"))
-    sidecar = scores.write_scores(artifact, UNIT, shard)
-    table = scores.read_scores(artifact, UNIT, "confusion")
-    assert sidecar.counts == {"ok": 1, "unreadable": 1}
-    for order in ([table, table.slice(3)], [table.slice(3), table]):
-        merged = scores.merged_confusions(order, 5)
-        once = scores.merged_confusions([table], 5)
-        assert set(merged) == set(counted)
-        np.testing.assert_array_equal(once["clip-only"], counted["clip-only"])
-        np.testing.assert_array_equal(merged["ensemble"], 2 * counted["ensemble"])
-    assert scores.read_scores(artifact, UNIT, "images")["key"].to_pylist() == ["a", "b"]
-
-
-def test_unknown_score_table_and_false_failure_are_refused(artifact: Artifact) -> None:
-    with pytest.raises(SchemaError, match="name one of them"):
-        scores.read_scores(artifact, UNIT, "pictures")
-    with pytest.raises(SchemaError, match="slug"):
-        scores.failed_image("ensemble", "a", "ok", "")
 
 
 def test_staged_files_take_any_buffer(artifact: Artifact) -> None:
