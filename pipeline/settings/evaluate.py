@@ -4,6 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from pipeline.settings.finetune import Mode
 from pipeline.settings.model import CHANGES_NO_RESULT, Precision, PromptTemplates, SettingsModel, Share
 
 
@@ -26,12 +27,30 @@ class SweepSettings(SettingsModel):
     mask_thresholds: tuple[Share, ...] = Field(
         default=(0.35, 0.4, 0.45, 0.5), description="Mask thresholds; the CLIP branch runs for each."
     )
+    finetune_modes: tuple[Mode, ...] = Field(
+        default=(),
+        description="Other modes of stage 3, such as 'ft', whose CLIPs are compared with the original and the adapted "
+        "one (Table 3); each is to be made before, by 'ovseg finetune --set finetune.mode=ft'.",
+    )
+    validation_dataset: str = Field(
+        default="",
+        description="Data set whose mined pairs choose an ensemble weight without any test label; it is to be mined "
+        "before, by 'ovseg mine --set mine.dataset=NAME'; empty = no choice.",
+    )
+    validation_pairs: int = Field(
+        default=2000, ge=1, description="Pairs at most that are named for that choice; the first ones in order."
+    )
 
 
 class EvaluateSettings(SettingsModel):
     """Stage 4, ``ovseg evaluate``: labelled scenes, the proposal net and the adapted CLIP in, ``scores`` out."""
 
-    datasets: tuple[EvaluatedDatasetSettings, ...] = Field(default=(), description="What to evaluate on, in order.")
+    datasets: tuple[EvaluatedDatasetSettings, ...] = Field(
+        default=(), description="What to evaluate on, in order; each data set once."
+    )
+    clip: Literal["adapted", "original"] = Field(
+        default="adapted", description="CLIP as stage 3 adapted it, or 'original' = as it was before: the baseline."
+    )
     short_side_px: int = Field(default=512, ge=16, le=8192, description="Short side of the net's input [px].")
     max_side_px: int = Field(default=2048, ge=16, le=8192, description="Upper limit of the input's long side [px].")
     mask_threshold: Share = Field(default=0.5, description="Mask probability above which a pixel is in the crop.")

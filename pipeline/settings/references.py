@@ -14,6 +14,7 @@ _REFERENCES = (
     ("mine", "dataset"),
     ("finetune", "validation_dataset"),
     ("evaluate", "datasets", ANY_ITEM, "dataset"),
+    ("evaluate", "sweep", "validation_dataset"),
 )
 
 

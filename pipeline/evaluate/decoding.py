@@ -1,0 +1,116 @@
+"""Scenes as evaluation takes them: decoded in threads while the models work on those before."""
+
+import io
+import struct
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from ovseg_models.image_input import rgb_image
+from pipeline.ordered_threads import in_threads
+from storage_schemas.scenes import OK, Scene, SceneShard
+
+LABEL_MISSING, LABEL_UNREADABLE, LABEL_OUTSIDE = "label_missing", "label_unreadable", "label_outside_vocabulary"
+IMAGE_UNREADABLE = "image_unreadable"
+
+_DECODE_ERRORS = (OSError, SyntaxError, ValueError, zlib.error, struct.error, Image.DecompressionBombError)
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class LabelledImage:
+    """One scene, ready to be scored.
+
+    Attributes:
+        key: Key of the scene.
+        image: RGB, upright.
+        labels: Class indices or the ignore label, upright [height width].
+    """
+
+    key: str
+    image: Image.Image
+    labels: npt.NDArray[np.uint16]
+
+
+@dataclass(frozen=True, slots=True)
+class FailedImage:
+    """One scene that cannot be scored.
+
+    Attributes:
+        key: Key of the scene.
+        status: A slug of what is wrong.
+        reason: The same in words.
+    """
+
+    key: str
+    status: str
+    reason: str
+
+
+def images_ahead(shard: SceneShard, *, class_count: int, ignore_label: int) -> Iterator[LabelledImage | FailedImage]:
+    """Yield the scenes of a shard in key order, a few of them decoded ahead of the one in hand.
+
+    Args:
+        shard: Of the scenes.
+        class_count: Number of classes.
+        ignore_label: Value of pixels without a class.
+    """
+    return in_threads(lambda scene: decoded(scene, class_count, ignore_label), shard.scenes())
+
+
+def decoded(scene: Scene, class_count: int, ignore_label: int) -> LabelledImage | FailedImage:
+    """Decode one scene, or say why that is not possible.
+
+    Labels refer to the pixels as stored, so both maps are turned as the image's EXIF orientation says.
+    """
+    if scene.status != OK:
+        return FailedImage(scene.key, scene.status, scene.reason)
+    if scene.label_png is None:
+        return FailedImage(scene.key, LABEL_MISSING, "the scene has no label map to compare with")
+    try:
+        labels = decoded_labels(scene.label_png, scene.exif_orientation)
+    except _DECODE_ERRORS as error:
+        return FailedImage(scene.key, LABEL_UNREADABLE, f"the label map cannot be decoded: {error}")
+    odd = labels[(labels >= class_count) & (labels != ignore_label)]
+    if odd.size:
+        reason = f"the label map holds {odd[0]}, which is none of the {class_count} classes"
+        return FailedImage(scene.key, LABEL_OUTSIDE, reason)
+    try:
+        image = decoded_image(scene)
+    except _DECODE_ERRORS as error:
+        return FailedImage(scene.key, IMAGE_UNREADABLE, f"the picture cannot be decoded: {error}")
+    if (image.height, image.width) != labels.shape:
+        reason = (
+            f"the picture has {image.width} x {image.height} px, its label map {labels.shape[1]} x {labels.shape[0]}"
+        )
+        return FailedImage(scene.key, LABEL_UNREADABLE, reason)
+    return LabelledImage(scene.key, image, labels)
+
+
+def decoded_image(scene: Scene) -> Image.Image:
+    """Decode a scene's picture: RGB, upright as its EXIF tag says."""
+    with Image.open(io.BytesIO(scene.image)) as image:
+        return rgb_image(image)
+
+
+def decoded_labels(png: bytes, exif_orientation: int = 1) -> npt.NDArray[np.uint16]:
+    """Decode a map of class indices [height width], turned as its image."""
+    with Image.open(io.BytesIO(png), formats=["PNG"]) as image:
+        stored = np.asarray(image).astype(np.uint16)
+    turn = _TURNS.get(exif_orientation)
+    if turn is None:
+        return stored
+    turned = np.asarray(Image.fromarray(stored.astype(np.int32)).transpose(turn))
+    return np.ascontiguousarray(turned.astype(np.uint16))

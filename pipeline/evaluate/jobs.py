@@ -1,0 +1,163 @@
+"""The work of stage 4, shard by shard: storing what a branch said, and scoring predictions.
+
+`BranchJob` reads ``scenes``, a proposal net and CLIP, and writes ``branches``; `ScoreJob` reads the same, or
+``branches`` in their place, and writes ``scores``.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+import torch
+
+from ovseg_models.label_counts import count_labels
+from pipeline.evaluate.decoding import FailedImage, LabelledImage, images_ahead
+from pipeline.evaluate.nets import Nets, NetSources
+from pipeline.evaluate.predicting import BranchSource, LabelArray, LiveBranches, Predictor, StoredBranches
+from pipeline.evaluate.variants import ClipView, Variant
+from pipeline.prepare.label_maps import encode_png, index_dtype
+from storage_schemas.artifact import Artifact
+from storage_schemas.branches import BranchShard, BranchShardWriter
+from storage_schemas.manifest import Sidecar
+from storage_schemas.scenes import SceneShard
+from storage_schemas.scores import ImageCounts, ScoreShardWriter
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LabelledScenes:
+    """The labelled scenes of one data set.
+
+    Attributes:
+        artifact: Finished.
+        class_count: Number of classes.
+        ignore_label: Value of pixels without a class.
+    """
+
+    artifact: Artifact
+    class_count: int
+    ignore_label: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BranchJob:
+    """Stores what one branch says of each scene.
+
+    Attributes:
+        scenes: Of the data set.
+        nets: Where nets come from.
+        view: How CLIP looks; None for the proposal net's branch.
+        proposals: The proposal net's branch, whose masks CLIP's regions are; None where they are the label map's.
+    """
+
+    scenes: LabelledScenes
+    nets: NetSources
+    view: ClipView | None = None
+    proposals: Artifact | None = None
+
+    def open(self) -> Nets:
+        """Set up the nets."""
+        return self.nets.open()
+
+    def run(self, state: Nets, artifact: Artifact, unit: str) -> Sidecar:
+        """Make one shard."""
+        masks = None if self.proposals is None else BranchShard(self.proposals, unit)
+        with artifact.write_unit(unit) as unit_writer:
+            writer = BranchShardWriter(unit_writer)
+            for scene in _scenes_of(self.scenes, unit):
+                if isinstance(scene, FailedImage):
+                    writer.add_failed(scene.key, scene.status, scene.reason)
+                else:
+                    tensors = self._tensors(state, scene, masks)
+                    writer.add(scene.key, {name: tensor.cpu().contiguous().numpy() for name, tensor in tensors.items()})
+            return writer.commit()
+
+    def _tensors(self, nets: Nets, scene: LabelledImage, masks: BranchShard | None) -> dict[str, torch.Tensor]:
+        """Run the one net that is wanted."""
+        if self.view is None:
+            return vars(nets.proposals(scene.image))
+        logits = None if masks is None else torch.from_numpy(masks.tensors(scene.key)["mask_logits"])
+        return vars(nets.look(scene, self.view, logits, self.scenes.ignore_label))
+
+
+@dataclass(frozen=True, slots=True)
+class StoredSources:
+    """Where stored branches lie.
+
+    Attributes:
+        proposals: The proposal net's; None if no variant needs it.
+        looks: CLIP's, by view.
+    """
+
+    proposals: Artifact | None
+    looks: Mapping[ClipView, Artifact] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoreJob:
+    """Predicts each scene in every way asked for, and counts.
+
+    Attributes:
+        scenes: Of the data set.
+        variants: Ways of predicting; the first is the main one, whose predictions are kept.
+        nets: Where nets come from.
+        stored: Branches that were stored before; None to run the nets.
+    """
+
+    scenes: LabelledScenes
+    variants: tuple[Variant, ...]
+    nets: NetSources
+    stored: StoredSources | None = None
+
+    def open(self) -> Nets:
+        """Set up the nets, of which none is loaded before it is used."""
+        return self.nets.open()
+
+    def run(self, state: Nets, artifact: Artifact, unit: str) -> Sidecar:
+        """Make one shard."""
+        branches = self._branches(state, unit)
+        with artifact.write_unit(unit) as unit_writer:
+            writer = ScoreShardWriter(unit_writer, self.scenes.class_count)
+            for scene in _scenes_of(self.scenes, unit):
+                if isinstance(scene, FailedImage):
+                    for variant in self.variants:
+                        writer.add_failed(variant.name, scene.key, scene.status, scene.reason)
+                else:
+                    self._score(scene, branches, writer)
+            return writer.commit()
+
+    def _branches(self, nets: Nets, unit: str) -> BranchSource:
+        """Return where this shard's branches come from."""
+        if self.stored is None:
+            return LiveBranches(nets, self.scenes.ignore_label)
+        return StoredBranches(self.stored.proposals, dict(self.stored.looks), unit, nets.device)
+
+    def _score(self, scene: LabelledImage, branches: BranchSource, writer: ScoreShardWriter) -> None:
+        """Predict one scene in every way, each different prediction once, and add what is counted."""
+        predictor = Predictor(
+            scene,
+            branches,
+            class_count=self.scenes.class_count,
+            ignore_label=self.scenes.ignore_label,
+            net_sides_px=(self.nets.short_side_px, self.nets.max_side_px),
+        )
+        counted: dict[object, ImageCounts] = {}
+        for number, variant in enumerate(self.variants):
+            kept = None
+            if variant.prediction_key() not in counted:
+                predicted = predictor.predict(variant)
+                counted[variant.prediction_key()] = self._counts(scene, predicted)
+                kept = encode_png(predicted.astype(index_dtype(self.scenes.ignore_label))) if number == 0 else None
+            writer.add(variant.name, scene.key, counted[variant.prediction_key()], prediction_png=kept)
+
+    def _counts(self, scene: LabelledImage, predicted: LabelArray) -> ImageCounts:
+        """Compare a prediction with the label map."""
+        counts = count_labels(
+            scene.labels, predicted, class_count=self.scenes.class_count, ignore_label=self.scenes.ignore_label
+        )
+        return ImageCounts(**vars(counts))
+
+
+def _scenes_of(scenes: LabelledScenes, unit: str) -> Iterator[LabelledImage | FailedImage]:
+    """Yield the scenes of a shard, decoded ahead."""
+    return images_ahead(
+        SceneShard(scenes.artifact, unit), class_count=scenes.class_count, ignore_label=scenes.ignore_label
+    )

@@ -1,0 +1,187 @@
+"""The nets of an evaluation: loaded once per worker, each run by itself, so that nothing runs that isn't asked for."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, UInt8
+from PIL import Image
+from torch import Tensor
+
+from ovseg_models.encoded_image import hard_masks
+from ovseg_models.image_size import resize_image
+from ovseg_models.mask_adapted_clip import MaskAdaptedClip
+from ovseg_models.masked_crops import masked_crops, patch_mask
+from ovseg_models.oracle import ground_truth_masks
+from ovseg_models.prompt_templates import prompt_templates
+from ovseg_models.proposal_net import LOGIT_TEMPERATURE, ProposalNet
+from ovseg_models.text_classifier import TextClassifier
+from pipeline.adapted_clip_loading import load_adapted_clip, stock_mask_adapted_clip
+from pipeline.clip_loading import LoadedClip, load_clip
+from pipeline.evaluate.decoding import LabelledImage
+from pipeline.evaluate.variants import GROUND_TRUTH, ORIGINAL, ClipView
+from pipeline.proposal_net_loading import load_proposal_net
+from pipeline.settings.clip import ClipSettings
+from pipeline.settings.model import Precision
+from pipeline.worker_device import WorkerCompute, autocast
+from storage_schemas.artifact import Artifact
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NetSources:
+    """Where nets come from and how they are run; picklable.
+
+    Attributes:
+        proposal_net: The proposal net, finished.
+        clip: The original CLIP.
+        adapted: Adapted ones by the names that views have for them, finished.
+        class_names: The vocabulary.
+        prompt_templates: Name of the sentences around class names.
+        short_side_px: Short side of the proposal net's input [px].
+        max_side_px: Upper limit of its long side [px].
+        precision: Arithmetic on CUDA.
+        batch_crops: Crops that CLIP takes at a time.
+        compute: Where.
+    """
+
+    proposal_net: Artifact
+    clip: ClipSettings
+    adapted: Mapping[str, Artifact] = field(default_factory=dict)
+    class_names: tuple[str, ...]
+    prompt_templates: str
+    short_side_px: int
+    max_side_px: int
+    precision: Precision = "fp32"
+    batch_crops: int = 128
+    compute: WorkerCompute
+
+    def open(self) -> "Nets":
+        """Set up this process; each net is loaded when it is first used."""
+        return Nets(self, self.compute.begin())
+
+
+@dataclass(frozen=True)
+class ProposalBranch:
+    """What the proposal net said of an image.
+
+    Attributes:
+        mask_logits: At stride 4 of the padded net input [query height width].
+        proposal_logits: 100 times the cosine with each class and with no-object, the last column [query column].
+    """
+
+    mask_logits: Tensor
+    proposal_logits: Tensor
+
+
+@dataclass(frozen=True)
+class ClipBranch:
+    """What CLIP said of an image's regions.
+
+    Attributes:
+        regions: Queries with a pixel above the mask threshold, or classes of the label map; ascending [region].
+        clip_logits: 100 times the cosine with each class [region class].
+    """
+
+    regions: Tensor
+    clip_logits: Tensor
+
+
+class Nets:
+    """The nets of an evaluation; what is not used is never loaded.
+
+    Attributes:
+        sources: Where they come from.
+        device: Where they compute.
+    """
+
+    def __init__(self, sources: NetSources, device: torch.device) -> None:
+        self.sources = sources
+        self.device = device
+        self._clips: dict[str, MaskAdaptedClip] = {}
+
+    @cached_property
+    def proposal_net(self) -> ProposalNet:
+        """The proposal net."""
+        return load_proposal_net(self.sources.proposal_net, self.device)
+
+    @cached_property
+    def base(self) -> LoadedClip:
+        """The original CLIP, on the CPU."""
+        return load_clip(self.sources.clip)
+
+    @cached_property
+    def text_embeddings(self) -> Float[Tensor, "class dim"]:
+        """The vocabulary in CLIP's space; no stage trains the text tower, so all CLIPs share it."""
+        return self.embedded_names(self.sources.class_names)
+
+    def embedded_names(self, names: Sequence[str]) -> Float[Tensor, "name dim"]:
+        """Embed class names, by the evaluation's templates."""
+        classifier = TextClassifier(self.base.clip, self.base.tokenize)
+        return classifier.text_embeddings(names, prompt_templates(self.sources.prompt_templates)).to(self.device)
+
+    def clip(self, name: str) -> MaskAdaptedClip:
+        """Return the CLIP that views call by this name."""
+        if name not in self._clips:
+            stock = name == ORIGINAL
+            loaded = (
+                stock_mask_adapted_clip(self.base)
+                if stock
+                else load_adapted_clip(self.sources.adapted[name], self.base)
+            )
+            self._clips[name] = loaded.to(self.device).eval()
+        return self._clips[name]
+
+    def resized(self, image: Image.Image) -> UInt8[Tensor, "3 height width"]:
+        """Resize an image to net size."""
+        small = resize_image(image, short_side_px=self.sources.short_side_px, max_side_px=self.sources.max_side_px)
+        return torch.from_numpy(np.array(small)).permute(2, 0, 1).contiguous()
+
+    @torch.no_grad()
+    def proposals(self, image: Image.Image) -> ProposalBranch:
+        """Run the proposal net on an image."""
+        with autocast(self.device, self.sources.precision):
+            output = self.proposal_net(self.proposal_net.preprocess([self.resized(image)]))
+        logits = self.proposal_net.class_logits(output.proposal_embeddings[0].float(), self.text_embeddings)
+        return ProposalBranch(output.mask_logits[0].float(), logits)
+
+    @torch.no_grad()
+    def look(self, scene: LabelledImage, view: ClipView, mask_logits: Tensor | None, ignore_label: int) -> ClipBranch:
+        """Run CLIP on an image's regions.
+
+        Args:
+            scene: Image and label map.
+            view: How CLIP looks.
+            mask_logits: The proposal net's; None where regions are those of the label map.
+            ignore_label: Value of pixels without a class.
+        """
+        pixels = self.resized(scene.image).to(self.device)
+        size = (pixels.shape[1], pixels.shape[2])
+        if view.regions == GROUND_TRUTH or mask_logits is None:
+            classes, masks = ground_truth_masks(scene.labels, size, ignore_label)
+            names, masks = torch.from_numpy(classes), masks.to(self.device)
+        else:
+            masks = hard_masks(mask_logits.to(self.device), size, view.mask_threshold)
+            names = torch.arange(len(masks))
+        clip = self.clip(view.clip)
+        cut = masked_crops(pixels, masks, crop_px=clip.crop_px, fill="mean" if view.masked else "unmasked")
+        patches = patch_mask(cut.crop_masks, clip.patch_px) if view.mask_prompts else None
+        logits = LOGIT_TEMPERATURE * self.embedded_crops(clip, cut.crops, patches) @ self.text_embeddings.T
+        return ClipBranch(names[cut.kept_rows.cpu()], logits)
+
+    @torch.no_grad()
+    def embedded_crops(
+        self,
+        clip: MaskAdaptedClip,
+        crops: Float[Tensor, "crop 3 side side"],
+        patches: Bool[Tensor, "crop patch"] | None,
+    ) -> Float[Tensor, "crop dim"]:
+        """Embed crops, some at a time."""
+        count = self.sources.batch_crops
+        embeddings = []
+        with autocast(self.device, self.sources.precision):
+            for start in range(0, max(1, len(crops)), count):
+                some = None if patches is None else patches[start : start + count]
+                embeddings.append(clip.encode_image(crops[start : start + count], some).float())
+        return torch.cat(embeddings)

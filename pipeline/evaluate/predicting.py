@@ -1,0 +1,171 @@
+"""From what the branches said of an image to the class of each pixel, for any number of variants.
+
+Naming is apart from the nets: a `BranchSource` gives what they said, live or as it was stored, and here no model runs.
+"""
+
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from ovseg_models.encoded_image import hard_masks, upsampled_mask_probs
+from ovseg_models.fusion import ensemble_scores, fused_labels
+from ovseg_models.image_size import resized_size
+from ovseg_models.oracle import labels_of_regions, oracle_scores, resized_labels
+from pipeline.evaluate.decoding import LabelledImage
+from pipeline.evaluate.nets import ClipBranch, Nets, ProposalBranch
+from pipeline.evaluate.variants import GROUND_TRUTH, ClipView, Variant
+from storage_schemas.artifact import Artifact
+from storage_schemas.branches import BranchShard
+
+LabelArray = npt.NDArray[np.uint16]
+
+
+class BranchSource(Protocol):
+    """Gives what the branches said of an image."""
+
+    def proposals(self, scene: LabelledImage) -> ProposalBranch:
+        """Return what the proposal net said."""
+        ...
+
+    def look(self, scene: LabelledImage, view: ClipView) -> ClipBranch:
+        """Return what CLIP said."""
+        ...
+
+
+class LiveBranches:
+    """Runs the nets, each at most once for the image in hand, or once per view.
+
+    Args:
+        nets: Of the evaluation.
+        ignore_label: Value of pixels without a class.
+    """
+
+    def __init__(self, nets: Nets, ignore_label: int) -> None:
+        self._nets = nets
+        self._ignore_label = ignore_label
+        self._key: str | None = None
+        self._proposals: ProposalBranch | None = None
+        self._looks: dict[ClipView, ClipBranch] = {}
+
+    def proposals(self, scene: LabelledImage) -> ProposalBranch:
+        """Run the proposal net, unless it has seen this image just now."""
+        self._turn_to(scene)
+        if self._proposals is None:
+            self._proposals = self._nets.proposals(scene.image)
+        return self._proposals
+
+    def look(self, scene: LabelledImage, view: ClipView) -> ClipBranch:
+        """Run CLIP, unless it has seen this image so just now."""
+        self._turn_to(scene)
+        if view not in self._looks:
+            logits = None if view.regions == GROUND_TRUTH else self.proposals(scene).mask_logits
+            self._looks[view] = self._nets.look(scene, view, logits, self._ignore_label)
+        return self._looks[view]
+
+    def _turn_to(self, scene: LabelledImage) -> None:
+        if scene.key != self._key:
+            self._key, self._proposals, self._looks = scene.key, None, {}
+
+
+class StoredBranches:
+    """Reads what the nets said from artifacts of branches; no model is loaded.
+
+    Args:
+        proposals: The proposal net's branch; None if no variant needs it.
+        looks: CLIP's, by view.
+        unit: The shard in hand.
+        device: Where scores are computed.
+    """
+
+    def __init__(
+        self, proposals: Artifact | None, looks: dict[ClipView, Artifact], unit: str, device: torch.device
+    ) -> None:
+        self._proposals = None if proposals is None else BranchShard(proposals, unit)
+        self._looks = {view: BranchShard(artifact, unit) for view, artifact in looks.items()}
+        self._device = device
+
+    def proposals(self, scene: LabelledImage) -> ProposalBranch:
+        """Read what the proposal net said.
+
+        Raises:
+            ValueError: If it is not among what was stored.
+        """
+        if self._proposals is None:
+            raise ValueError(f"scene {scene.key}: the proposal net's branch was not stored; store it for this variant")
+        tensors = self._read(self._proposals, scene)
+        return ProposalBranch(tensors["mask_logits"], tensors["proposal_logits"])
+
+    def look(self, scene: LabelledImage, view: ClipView) -> ClipBranch:
+        """Read what CLIP said."""
+        tensors = self._read(self._looks[view], scene)
+        return ClipBranch(tensors["regions"].cpu(), tensors["clip_logits"])
+
+    def _read(self, shard: BranchShard, scene: LabelledImage) -> dict[str, Tensor]:
+        return {name: torch.from_numpy(array).to(self._device) for name, array in shard.tensors(scene.key).items()}
+
+
+class Predictor:
+    """Predicts one image in many ways; what ways share is computed once.
+
+    Args:
+        scene: Image and label map.
+        branches: What the nets said of it.
+        class_count: Number of classes.
+        ignore_label: Value of pixels without a class.
+        net_sides_px: Short side, and upper limit of the long side, of the proposal net's input.
+    """
+
+    def __init__(
+        self,
+        scene: LabelledImage,
+        branches: BranchSource,
+        *,
+        class_count: int,
+        ignore_label: int,
+        net_sides_px: tuple[int, int],
+    ) -> None:
+        self._scene = scene
+        self._branches = branches
+        self._class_count = class_count
+        self._ignore_label = ignore_label
+        image = scene.image
+        self._net_size = resized_size(
+            image.height, image.width, short_side_px=net_sides_px[0], max_side_px=net_sides_px[1]
+        )
+        self._mask_probs: Tensor | None = None
+
+    @torch.no_grad()
+    def predict(self, variant: Variant) -> LabelArray:
+        """Give each pixel of the image a class [height width]."""
+        if variant.view is not None and variant.view.regions == GROUND_TRUTH:
+            look = self._branches.look(self._scene, variant.view)
+            return labels_of_regions(self._scene.labels, look.regions.cpu().numpy(), look.clip_logits)
+        size = (self._scene.image.height, self._scene.image.width)
+        labels: LabelArray = (
+            fused_labels(self._scores(variant), self._soft_masks(), size).cpu().numpy().astype(np.uint16)
+        )
+        return labels
+
+    def _scores(self, variant: Variant) -> Tensor:
+        """Return each proposal's scores [query class]."""
+        proposals = self._branches.proposals(self._scene)
+        if variant.oracle_threshold is not None:
+            masks = hard_masks(proposals.mask_logits, self._net_size, variant.oracle_threshold)
+            labels = resized_labels(self._scene.labels, self._net_size)
+            return oracle_scores(masks.cpu(), labels, self._class_count, self._ignore_label).to(masks.device)
+        proposal_probs = proposals.proposal_logits.softmax(dim=-1)[:, :-1]
+        if variant.view is None:
+            return proposal_probs
+        look = self._branches.look(self._scene, variant.view)
+        valid = torch.zeros(len(proposal_probs), dtype=torch.bool, device=proposal_probs.device)
+        valid[look.regions.to(valid.device)] = True
+        return ensemble_scores(proposal_probs, look.clip_logits.softmax(dim=-1), valid, variant.ensemble_weight)
+
+    def _soft_masks(self) -> Tensor:
+        """Return the soft masks at net size, made once."""
+        if self._mask_probs is None:
+            self._mask_probs = upsampled_mask_probs(self._branches.proposals(self._scene).mask_logits, self._net_size)
+        return self._mask_probs

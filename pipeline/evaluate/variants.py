@@ -1,0 +1,171 @@
+"""Variants: the ways of predicting that an evaluation scores, and the ablations of the paper made of them."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Final, Literal
+
+from pipeline.settings.evaluate import EvaluateSettings
+from storage_schemas.digests import Json
+
+ORIGINAL: Final = "original"
+PROPOSALS: Final = "proposals"
+GROUND_TRUTH: Final = "ground-truth"
+
+Section = Literal["main", "branches", "bottleneck", "adaptation", "weights", "thresholds"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClipView:
+    """One way in which CLIP looks at the regions of an image; CLIP runs once per view.
+
+    Attributes:
+        clip: ``"adapted"``, ``"original"``, or the name of another mode of stage 3.
+        regions: ``"proposals"``, or ``"ground-truth"``: the classes of the label map.
+        mask_threshold: Mask probability above which a pixel is in the crop; of no matter for the ground truth.
+        masked: Fill the crop outside the region; otherwise the box is seen as it is.
+        mask_prompts: Give patches outside the region their prompt tokens.
+    """
+
+    clip: str
+    regions: Literal["proposals", "ground-truth"] = "proposals"
+    mask_threshold: float = 0.5
+    masked: bool = True
+    mask_prompts: bool = True
+
+    @property
+    def slug(self) -> str:
+        """A name for artifacts: letters, digits and ``-``."""
+        parts = [self.clip.replace("+", "-and-")]
+        parts.append(f"t{round(1000 * self.mask_threshold):03d}" if self.regions == PROPOSALS else self.regions)
+        parts += [] if self.masked else ["unmasked"]
+        parts += [] if self.mask_prompts else ["no-prompts"]
+        return "-".join(parts)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Variant:
+    """One way of predicting.
+
+    Attributes:
+        name: Unique among the variants of an evaluation.
+        section: In which table or chart of the report it stands.
+        ensemble_weight: Lambda: 0 = proposal net only, 1 = CLIP only.
+        view: How CLIP looks; None where it has no say.
+        oracle_threshold: If given, each proposal takes the class of the label map that it covers most, at this mask
+            threshold, and no model classifies.
+    """
+
+    name: str
+    section: Section
+    ensemble_weight: float = 0.0
+    view: ClipView | None = None
+    oracle_threshold: float | None = None
+
+    @property
+    def needs_proposals(self) -> bool:
+        """Whether the proposal net has to run."""
+        return self.view is None or self.view.regions == PROPOSALS
+
+    def prediction_key(self) -> tuple[float, ClipView | None, float | None]:
+        """Return what decides the prediction; variants with equal keys predict the same."""
+        return self.ensemble_weight, self.view, self.oracle_threshold
+
+    def to_json(self) -> dict[str, Json]:
+        """Return the variant's parts, for identities and attributes."""
+        return asdict(self)
+
+
+def main_variant(settings: EvaluateSettings, ensemble_weight: float) -> Variant:
+    """Return the variant that the settings ask for."""
+    if settings.oracle_labels:
+        return Variant(name="oracle-labels", section="main", oracle_threshold=settings.mask_threshold)
+    view = _view(settings, settings.clip)
+    if settings.proposals == GROUND_TRUTH:
+        return Variant(name="ground-truth-masks", section="main", ensemble_weight=1.0, view=_of_ground_truth(view))
+    return _weighted("main", view, ensemble_weight)
+
+
+def ablation_variants(settings: EvaluateSettings, ensemble_weight: float) -> tuple[Variant, ...]:
+    """Return the main variant and the paper's ablations, in the report's order.
+
+    What cannot differ is left out: a sweep's value that is the main variant's stays, so that its curve is whole.
+    """
+    main = main_variant(settings, ensemble_weight)
+    clips = [settings.clip, *(clip for clip in (*settings.sweep.finetune_modes, ORIGINAL) if clip != settings.clip)]
+    found = [main, *_branch_variants(settings, ensemble_weight), *_bottleneck_variants(settings, clips)]
+    found += [
+        _weighted("adaptation", _view(settings, clip), weight, prefix=clip)
+        for clip in clips
+        for weight in (ensemble_weight, 1.0)
+    ]
+    view = _view(settings, settings.clip)
+    found += [
+        Variant(name=f"weight-{weight:.2f}", section="weights", ensemble_weight=weight, view=view if weight else None)
+        for weight in sorted({*settings.sweep.ensemble_weights, ensemble_weight})
+    ]
+    found += [
+        Variant(
+            name=f"threshold-{threshold:.2f}",
+            section="thresholds",
+            ensemble_weight=ensemble_weight,
+            view=_view(settings, settings.clip, threshold),
+        )
+        for threshold in sorted({*settings.sweep.mask_thresholds, settings.mask_threshold})
+    ]
+    return tuple({variant.name: variant for variant in reversed(found)}[name] for name in _names_in_order(found))
+
+
+def views_of(variants: Sequence[Variant]) -> tuple[ClipView, ...]:
+    """Return the views that variants need, each once, in order."""
+    return tuple(dict.fromkeys(variant.view for variant in variants if variant.view is not None))
+
+
+def _branch_variants(settings: EvaluateSettings, ensemble_weight: float) -> Iterator[Variant]:
+    """Yield each branch alone, and CLIP without prompts and without masks."""
+    view = _view(settings, settings.clip)
+    yield Variant(name="proposal-net-only", section="branches")
+    yield Variant(name="clip-only", section="branches", ensemble_weight=1.0, view=view)
+    if view.mask_prompts:
+        plain = ClipView(clip=view.clip, mask_threshold=view.mask_threshold, mask_prompts=False)
+        yield Variant(name="no-mask-prompts", section="branches", ensemble_weight=ensemble_weight, view=plain)
+    unmasked = ClipView(clip=view.clip, mask_threshold=view.mask_threshold, masked=False, mask_prompts=False)
+    yield Variant(name="unmasked-crops", section="branches", ensemble_weight=ensemble_weight, view=unmasked)
+
+
+def _bottleneck_variants(settings: EvaluateSettings, clips: Sequence[str]) -> Iterator[Variant]:
+    """Yield perfect masks with CLIP as the classifier, and our masks with a perfect classifier (OVSeg, figure 1)."""
+    for clip in clips:
+        view = _of_ground_truth(_view(settings, clip))
+        yield Variant(name=f"ground-truth-masks-{clip}", section="bottleneck", ensemble_weight=1.0, view=view)
+    for clip in clips:
+        unmasked = ClipView(clip=clip, regions=GROUND_TRUTH, mask_threshold=0.5, masked=False, mask_prompts=False)
+        name = f"ground-truth-masks-unmasked-{clip}"
+        yield Variant(name=name, section="bottleneck", ensemble_weight=1.0, view=unmasked)
+    yield Variant(name="oracle-labels", section="bottleneck", oracle_threshold=settings.mask_threshold)
+
+
+def _weighted(section: Section, view: ClipView, weight: float, prefix: str = "") -> Variant:
+    """Return an ensemble, or a branch alone at the ends of the scale."""
+    kind = {0.0: "proposal-net-only", 1.0: "clip-only"}.get(weight, "ensemble")
+    name = f"{prefix}-{kind}" if prefix else kind
+    return Variant(name=name, section=section, ensemble_weight=weight, view=view if weight else None)
+
+
+def _view(settings: EvaluateSettings, clip: str, threshold: float | None = None) -> ClipView:
+    """Return how a CLIP looks at proposals, as the settings say; the original has no prompts."""
+    return ClipView(
+        clip=clip,
+        mask_threshold=settings.mask_threshold if threshold is None else threshold,
+        masked=settings.masked_crops,
+        mask_prompts=settings.use_mask_prompts and settings.masked_crops and clip != ORIGINAL,
+    )
+
+
+def _of_ground_truth(view: ClipView) -> ClipView:
+    """Return the same view of the label map's regions."""
+    return ClipView(clip=view.clip, regions=GROUND_TRUTH, masked=view.masked, mask_prompts=view.mask_prompts)
+
+
+def _names_in_order(variants: Sequence[Variant]) -> tuple[str, ...]:
+    """Return the names, each once, in order."""
+    return tuple(dict.fromkeys(variant.name for variant in variants))

@@ -1,0 +1,112 @@
+"""A few drawn scenes, a random proposal net whose proposals differ, and the shipped CLIP, as artifacts."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from ovseg_models.proposal_net import ProposalNet
+from ovseg_models.proposal_presets import build_proposal_net
+from pipeline.clip_loading import load_clip
+from pipeline.evaluate.plan import Inputs
+from pipeline.prepare.prepare import prepare
+from pipeline.proposal_net_loading import WEIGHTS, write_proposal_net
+from pipeline.settings import Settings
+from pipeline.settings.prepare import PrepareSettings
+from pipeline.shard_runner import Limits
+from storage_schemas.artifact import Artifact
+from storage_schemas.checkpoints import PROPOSAL_NET, SCHEMA_VERSION
+from storage_schemas.manifest import Description, Identity
+from tests.tiny_segmenter import PROPOSAL_NET as TINY_NET
+from tests.tiny_segmenter import _spread_outputs
+
+SMALL_CLIP = {"architecture": "drawn-world-small", "pretrained": "shipped"}
+DRAWN = {"dataset": "drawn-world", "split": "test", "drawn_world": {"scenes": 5}, "scenes_per_shard": 2}
+
+
+def settings_of(runs: Path, *, datasets: dict[str, Any] | None = None, **evaluate: Any) -> Settings:
+    """Settings of an evaluation on five drawn scenes in three shards, or on other data sets."""
+    datasets = datasets or {"drawn": DRAWN}
+    section = {
+        "clip": "original",
+        "datasets": [{"dataset": name} for name in datasets],
+        "short_side_px": 64,
+        "max_side_px": 128,
+        "bootstrap_rounds": 50,
+        "batch_crops": 4,
+    }
+    return Settings.model_validate(
+        {
+            "name": "tiny",
+            "runs_dir": str(runs),
+            "datasets": datasets,
+            "clip": SMALL_CLIP,
+            "proposal_net": {"dataset": next(iter(datasets))},
+            "evaluate": section | evaluate,
+        }
+    )
+
+
+def small_net(dim: int = 96, seed: int = 0) -> ProposalNet:
+    """A random net of nine queries."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        net = build_proposal_net(**TINY_NET | {"embedding_dim": dim}).eval()
+        _spread_outputs(net)
+    return net
+
+
+def write_net(artifact: Artifact, net: ProposalNet) -> Artifact:
+    """Write a net as a finished artifact; its report, if the artifact has one, is a line."""
+    with artifact.writing():
+        sidecars = {WEIGHTS: write_proposal_net(artifact, net, {})}
+        for unit in artifact.description.units:
+            if unit != WEIGHTS:
+                with artifact.write_unit(unit) as writer:
+                    writer.file("md").write(b"none")
+                    sidecars[unit] = writer.commit(rows=0, counts={})
+        artifact.finish(artifact.manifest_of(sidecars))
+    return artifact
+
+
+def net_artifact(runs: Path, net: ProposalNet) -> Artifact:
+    """Write a net under an identity of the test's own."""
+    identity = Identity(kind=PROPOSAL_NET, name="tiny", schema_version=SCHEMA_VERSION, recipe=1, settings={"seed": 0})
+    return write_net(Artifact.planned(runs, Description(identity=identity, units=(WEIGHTS,))), net)
+
+
+def inputs_of(settings: Settings, name: str = "drawn", net: ProposalNet | None = None) -> Inputs:
+    """Prepare a data set, write a net, and return what an evaluation reads."""
+    scenes = prepare(settings.datasets[name], settings.runs_dir, limits=Limits(max_failed_share=0.9)).artifact
+    loaded = load_clip(settings.clip)
+    dim = loaded.clip.text_projection.shape[1]
+    proposal_net = net_artifact(settings.runs_dir, net or small_net(dim))
+    digests = {"scenes": scenes.manifest().digest(), "proposal_net": proposal_net.manifest().digest()}
+    return Inputs(scenes=scenes, proposal_net=proposal_net, digests=digests, clip_digest=loaded.digest)
+
+
+def make_folder(root: Path, class_names: list[str], *, images: int = 3, size: tuple[int, int] = (40, 56)) -> None:
+    """Write a folder data set of coloured blocks; what a block shows is its colour's class."""
+    generator = np.random.default_rng(0)
+    colours = generator.integers(0, 256, (len(class_names), 3))
+    for name in ("images", "labels"):
+        (root / name).mkdir(parents=True)
+    (root / "classes.txt").write_text("".join(f"{name}\n" for name in class_names))
+    for number in range(images):
+        blocks = generator.integers(0, len(class_names), (4, 4))
+        labels = blocks.repeat(-(-size[0] // 4), 0).repeat(-(-size[1] // 4), 1)[: size[0], : size[1]]
+        noisy = colours[labels] + generator.normal(0, 9, (*size, 3))
+        Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(root / "images" / f"im{number}.png")
+        Image.fromarray(labels.astype(np.uint8)).save(root / "labels" / f"im{number}.png")
+
+
+def folder_settings(root: Path) -> dict[str, Any]:
+    """Settings of such a folder."""
+    return PrepareSettings(dataset="folder", root=root).model_dump(mode="json")
+
+
+def files_of(artifact: Artifact) -> dict[str, bytes]:
+    """Read an artifact's own bytes."""
+    return {path.name: path.read_bytes() for path in artifact.directory.iterdir() if path.is_file()}
