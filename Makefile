@@ -12,7 +12,7 @@ STAMP := $(VENV)/.installed
 # Torch sizes its thread pool from the machine; tests start several processes, so each gets one thread.
 TEST_ENV := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 DO_NOT_TRACK=1 PREFECT_SERVER_ANALYTICS_ENABLED=false
 
-.PHONY: help install demo run ui status test lint format bench docs constraints clean
+.PHONY: help install demo run ui eval status test lint format bench docs constraints clean
 
 help:  ## Print this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,6 +37,9 @@ run: $(STAMP)  ## Do all of CONFIG that is not done, from data sets to scores, a
 
 ui: $(STAMP)  ## Show runs and results on Prefect's pages, http://127.0.0.1:4200
 	$(BIN)/ovseg ui
+
+eval: $(STAMP)  ## Evaluate CONFIG on its labelled data sets and write the report (ABLATE=1: the ablations too)
+	$(BIN)/ovseg evaluate --config $(CONFIG) $(if $(ABLATE),--ablate)
 
 status: $(STAMP)  ## Show what is done, stale, missing or corrupt of CONFIG (flows/configs/demo.toml)
 	$(BIN)/ovseg status --config $(CONFIG)

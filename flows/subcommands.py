@@ -74,6 +74,27 @@ SUBCOMMANDS = (
         examples=("ovseg serve --config flows/configs/demo.toml",),
     ),
     Subcommand(
+        name="evaluate",
+        group="stages",
+        summary="stage 4: score predictions on labelled data sets, and write the report",
+        function="flows.evaluate_command:evaluate",
+        examples=(
+            "ovseg evaluate --config flows/configs/demo.toml",
+            "ovseg evaluate --config flows/configs/demo.toml --set evaluate.clip=original",
+            "ovseg evaluate --config flows/configs/demo.toml --ablate",
+        ),
+    ),
+    Subcommand(
+        name="compare",
+        group="look",
+        summary="tell whether one evaluation is better than another, image by image",
+        function="flows.compare_command:compare",
+        examples=(
+            "ovseg compare runs/scores/demo-drawn-test-0a1b2c3d4e5f runs/scores/demo-drawn-test-5f4e3d2c1b0a",
+            "ovseg compare runs/reports/baseline-0a1b2c3d4e5f runs/reports/demo-5f4e3d2c1b0a --json",
+        ),
+    ),
+    Subcommand(
         name="segment",
         group="segment",
         summary="segment photographs into classes that you name",

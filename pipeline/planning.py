@@ -5,16 +5,20 @@ This module alone knows which stage reads what. Per stage it has a function ``pl
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from pipeline.errors import PipelineError
+from pipeline.evaluate.plan import Inputs as EvaluationInputs
+from pipeline.evaluate.plan import ScoresPlan, decisive_settings, net_sources, plan_scores
+from pipeline.evaluate.variants import view_of
+from pipeline.evaluate.weight_choice import WeightChoiceJob, WeightChoicePlan, plan_weight_choice
 from pipeline.prepare.layout import LayoutError
 from pipeline.prepare.prepare import plan_prepare
 from pipeline.settings import Settings
 from pipeline.stage_inputs import clip_digest, finished_digest, scenes_of
 from pipeline.train_proposals.plan import Inputs, ProposalNetPlan, plan_proposal_net
-from storage_schemas import scenes
+from storage_schemas import scenes, scores
 from storage_schemas.artifact import Artifact
 from storage_schemas.checkpoints import PROPOSAL_NET
 
@@ -94,7 +98,94 @@ def plan_stage_1(settings: Settings) -> Iterator[PlannedArtifact]:
         yield planned(PROPOSAL_NET, settings, plan_of_proposal_net)
 
 
-PLANNERS: tuple[Planner, ...] = (plan_scenes, plan_stage_1)
+def plans_of_scores(settings: Settings, *, ablate: bool = False) -> tuple[ScoresPlan, ...]:
+    """Plan stage 4, one evaluation per data set.
+
+    Args:
+        settings: Of all stages.
+        ablate: Score the paper's ablations too.
+
+    Raises:
+        MissingInputError: If the scenes, the proposal net or an adapted CLIP are not finished.
+        PipelineError: If the settings name no data set or no CLIP that is to be had.
+    """
+    net = plan_of_proposal_net(settings).artifact
+    digests = {"proposal_net": finished_digest(net, made_by="ovseg train-proposals")}
+    adapted = _adapted_clips(settings, ablate=ablate)
+    for name, artifact in adapted.items():
+        told = "" if name == "adapted" else f" --set finetune.mode={name}"
+        digests[name] = finished_digest(artifact, made_by=f"ovseg finetune{told}")
+    plans = []
+    for dataset in settings.evaluate.datasets:
+        labelled = scenes_of(settings, dataset.dataset)
+        inputs = EvaluationInputs(
+            scenes=labelled,
+            proposal_net=net,
+            adapted=adapted,
+            digests={**digests, "scenes": finished_digest(labelled, made_by="ovseg prepare")},
+            clip_digest=clip_digest(settings.clip),
+        )
+        plans.append(plan_scores(settings, dataset, inputs, ablate=ablate))
+    return tuple(plans)
+
+
+def _adapted_clips(settings: Settings, *, ablate: bool) -> dict[str, Artifact]:
+    """Return the adapted CLIPs that an evaluation compares, by the names that its views have for them."""
+    found = {"adapted": plan_of_adapted_clip(settings).artifact} if settings.evaluate.clip == "adapted" else {}
+    for mode in settings.evaluate.sweep.finetune_modes if ablate else ():
+        section = settings.finetune.model_copy(update={"mode": mode})
+        found[mode] = plan_of_adapted_clip(settings.model_copy(update={"finetune": section})).artifact
+    return found
+
+
+def plan_of_weight_choice(settings: Settings) -> WeightChoicePlan:
+    """Plan the choice of an ensemble weight on mined pairs.
+
+    Raises:
+        MissingInputError: If the pairs, the proposal net or the adapted CLIP are not finished.
+        PipelineError: If the settings name no data set or no CLIP that is to be had.
+    """
+    section = settings.evaluate
+    name = section.sweep.validation_dataset
+    mined = settings.model_copy(update={"mine": settings.mine.model_copy(update={"dataset": name})})
+    artifacts = {
+        "pairs": plan_of_pairs(mined).artifact,
+        "proposals": plan_of_proposals(mined).artifact,
+        "proposal_net": plan_of_proposal_net(settings).artifact,
+        **_adapted_clips(settings, ablate=False),
+    }
+    digests = {
+        role: finished_digest(artifact, made_by=f"ovseg mine --set mine.dataset={name}")
+        for role, artifact in artifacts.items()
+    }
+    inputs = EvaluationInputs(
+        scenes=scenes_of(settings, name),
+        proposal_net=artifacts["proposal_net"],
+        adapted={role: artifact for role, artifact in artifacts.items() if role == "adapted"},
+        digests=digests,
+        clip_digest=clip_digest(settings.clip),
+    )
+    job = WeightChoiceJob(
+        pairs=artifacts["pairs"],
+        proposals=artifacts["proposals"],
+        nets=net_sources(settings, inputs, ()),
+        view=view_of(section, section.clip),
+        ensemble_weights=tuple(sorted(section.sweep.ensemble_weights)),
+        limit=section.sweep.validation_pairs,
+    )
+    decisive = decisive_settings(settings, inputs)
+    return plan_weight_choice(job, name=settings.name, runs=settings.runs_dir, decisive=decisive, inputs=digests)
+
+
+def plan_stage_4(settings: Settings) -> Iterator[PlannedArtifact]:
+    """Plan the scores of each data set to be evaluated on."""
+    for dataset in settings.evaluate.datasets:
+        one = settings.model_copy(update={"evaluate": settings.evaluate.model_copy(update={"datasets": (dataset,)})})
+        plan = planned(scores.KIND, one, lambda given: plans_of_scores(given)[0])
+        yield replace(plan, label=f"{plan.label}-{dataset.dataset}")
+
+
+PLANNERS: tuple[Planner, ...] = (plan_scenes, plan_stage_1, plan_stage_4)
 
 
 def planned_artifacts(settings: Settings) -> Iterator[PlannedArtifact]:

@@ -98,7 +98,7 @@ def plan_scores(
     else:
         variants = (main_variant(section, dataset.ensemble_weight),)
     labels = ScenesAttributes.of(inputs.scenes)
-    nets = _net_sources(settings, inputs, labels.class_names)
+    nets = net_sources(settings, inputs, labels.class_names)
     scenes = LabelledScenes(
         artifact=inputs.scenes, class_count=len(labels.class_names), ignore_label=labels.ignore_label
     )
@@ -117,7 +117,7 @@ def plan_scores(
         name=f"{name}-ablation" if ablate else name,
         schema_version=scores.SCHEMA_VERSION,
         recipe=RECIPE,
-        settings=_decisive(settings, inputs) | {"variants": [variant.to_json() for variant in variants]},
+        settings=decisive_settings(settings, inputs) | {"variants": [variant.to_json() for variant in variants]},
         inputs=_inputs_of(inputs, variants),
     )
     return ScoresPlan(
@@ -155,14 +155,14 @@ class _Storing:
             name=f"{self.name}-{'proposals' if view is None else view.slug}",
             schema_version=branches.SCHEMA_VERSION,
             recipe=RECIPE,
-            settings=_decisive(self.settings, self.inputs) | {"view": None if view is None else asdict(view)},
+            settings=decisive_settings(self.settings, self.inputs) | {"view": None if view is None else asdict(view)},
             inputs={role: self.inputs.digests[role] for role in roles},
         )
         job = BranchJob(scenes=self.scenes, nets=self.nets, view=view, proposals=None if of_labels else proposals)
         return BranchPlan(_planned(self.settings.runs_dir, identity, self.inputs.scenes, {}), job)
 
 
-def _net_sources(settings: Settings, inputs: Inputs, class_names: tuple[str, ...]) -> NetSources:
+def net_sources(settings: Settings, inputs: Inputs, class_names: tuple[str, ...]) -> NetSources:
     """Return where nets come from and how they are run."""
     section = settings.evaluate
     return NetSources(
@@ -179,7 +179,7 @@ def _net_sources(settings: Settings, inputs: Inputs, class_names: tuple[str, ...
     )
 
 
-def _decisive(settings: Settings, inputs: Inputs) -> dict[str, Json]:
+def decisive_settings(settings: Settings, inputs: Inputs) -> dict[str, Json]:
     """Return the settings that change what the branches say."""
     options = result_settings(settings.evaluate)
     return {"options": {name: options[name] for name in _OPTIONS}, "clip": inputs.clip_digest}

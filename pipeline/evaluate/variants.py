@@ -79,7 +79,7 @@ def main_variant(settings: EvaluateSettings, ensemble_weight: float) -> Variant:
     """Return the variant that the settings ask for."""
     if settings.oracle_labels:
         return Variant(name="oracle-labels", section="main", oracle_threshold=settings.mask_threshold)
-    view = _view(settings, settings.clip)
+    view = view_of(settings, settings.clip)
     if settings.proposals == GROUND_TRUTH:
         return Variant(name="ground-truth-masks", section="main", ensemble_weight=1.0, view=_of_ground_truth(view))
     return _weighted("main", view, ensemble_weight)
@@ -94,11 +94,11 @@ def ablation_variants(settings: EvaluateSettings, ensemble_weight: float) -> tup
     clips = [settings.clip, *(clip for clip in (*settings.sweep.finetune_modes, ORIGINAL) if clip != settings.clip)]
     found = [main, *_branch_variants(settings, ensemble_weight), *_bottleneck_variants(settings, clips)]
     found += [
-        _weighted("adaptation", _view(settings, clip), weight, prefix=clip)
+        _weighted("adaptation", view_of(settings, clip), weight, prefix=clip)
         for clip in clips
         for weight in (ensemble_weight, 1.0)
     ]
-    view = _view(settings, settings.clip)
+    view = view_of(settings, settings.clip)
     found += [
         Variant(name=f"weight-{weight:.2f}", section="weights", ensemble_weight=weight, view=view if weight else None)
         for weight in sorted({*settings.sweep.ensemble_weights, ensemble_weight})
@@ -108,7 +108,7 @@ def ablation_variants(settings: EvaluateSettings, ensemble_weight: float) -> tup
             name=f"threshold-{threshold:.2f}",
             section="thresholds",
             ensemble_weight=ensemble_weight,
-            view=_view(settings, settings.clip, threshold),
+            view=view_of(settings, settings.clip, threshold),
         )
         for threshold in sorted({*settings.sweep.mask_thresholds, settings.mask_threshold})
     ]
@@ -122,7 +122,7 @@ def views_of(variants: Sequence[Variant]) -> tuple[ClipView, ...]:
 
 def _branch_variants(settings: EvaluateSettings, ensemble_weight: float) -> Iterator[Variant]:
     """Yield each branch alone, and CLIP without prompts and without masks."""
-    view = _view(settings, settings.clip)
+    view = view_of(settings, settings.clip)
     yield Variant(name="proposal-net-only", section="branches")
     yield Variant(name="clip-only", section="branches", ensemble_weight=1.0, view=view)
     if view.mask_prompts:
@@ -135,7 +135,7 @@ def _branch_variants(settings: EvaluateSettings, ensemble_weight: float) -> Iter
 def _bottleneck_variants(settings: EvaluateSettings, clips: Sequence[str]) -> Iterator[Variant]:
     """Yield perfect masks with CLIP as the classifier, and our masks with a perfect classifier (OVSeg, figure 1)."""
     for clip in clips:
-        view = _of_ground_truth(_view(settings, clip))
+        view = _of_ground_truth(view_of(settings, clip))
         yield Variant(name=f"ground-truth-masks-{clip}", section="bottleneck", ensemble_weight=1.0, view=view)
     for clip in clips:
         unmasked = ClipView(clip=clip, regions=GROUND_TRUTH, mask_threshold=0.5, masked=False, mask_prompts=False)
@@ -151,7 +151,7 @@ def _weighted(section: Section, view: ClipView, weight: float, prefix: str = "")
     return Variant(name=name, section=section, ensemble_weight=weight, view=view if weight else None)
 
 
-def _view(settings: EvaluateSettings, clip: str, threshold: float | None = None) -> ClipView:
+def view_of(settings: EvaluateSettings, clip: str, threshold: float | None = None) -> ClipView:
     """Return how a CLIP looks at proposals, as the settings say; the original has no prompts."""
     return ClipView(
         clip=clip,

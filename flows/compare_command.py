@@ -1,0 +1,65 @@
+"""``ovseg compare``: whether one evaluation is better than another."""
+
+import json as json_format
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+
+if TYPE_CHECKING:
+    from pipeline.evaluate.compare import Comparison
+
+
+def compare(
+    run_a: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN_A")],
+    run_b: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN_B")],
+    *,
+    variant_a: str = "",
+    variant_b: str = "",
+    rounds: int = 1000,
+    json: bool = False,
+) -> None:
+    """Tell for each metric whether RUN_B is better or worse than RUN_A, or whether these images cannot tell.
+
+    Both must have scored the same scenes. Images are resampled, the same ones for both runs; B is better where 95 % of
+    the resamplings say so.
+
+    Args:
+        run_a: Directory of scores, or of a report.
+        run_b: Likewise.
+        variant_a: Way of predicting in A, such as clip-only; by default its main one.
+        variant_b: Way of predicting in B.
+        rounds: Number of resamplings.
+        json: Print JSON instead of a table.
+
+    Raises:
+        PipelineError: If a directory holds neither, or the two share no scenes or images.
+        SettingsError: If the number of rounds is below one.
+    """
+    from pipeline.evaluate.compare import compare_runs
+    from pipeline.settings import SettingsError
+
+    if rounds < 1:
+        raise SettingsError([f"compare: --rounds: should be at least 1 (got {rounds})"])
+    comparisons = compare_runs(run_a, run_b, variants=(variant_a, variant_b), rounds=rounds)
+    if json:
+        found = [comparison.to_json() for comparison in comparisons]
+        sys.stdout.write(json_format.dumps(found, indent=2, allow_nan=False) + "\n")
+    else:
+        sys.stdout.write("\n".join(line for comparison in comparisons for line in _lines(comparison)) + "\n")
+
+
+def _lines(comparison: "Comparison") -> Iterator[str]:
+    """Yield a comparison as a table."""
+    first, second = comparison.variants
+    left_out = f", {comparison.left_out} left out that only one run has scored" if comparison.left_out else ""
+    yield f"{comparison.dataset}: {comparison.images} images{left_out}; A predicts by {first}, B by {second}"
+    yield f"  {'metric [%]':<22} {'A':>6} {'B':>6} {'B - A':>7}   {'95 % interval':<16} B is"
+    for name, found in comparison.differences.items():
+        if found.first != found.first and found.second != found.second:  # NaN in both: no class counts
+            continue
+        low, high = (100 * end for end in (found.interval.low, found.interval.high))
+        numbers = f"{100 * found.first:>6.1f} {100 * found.second:>6.1f} {100 * (found.second - found.first):>+7.1f}"
+        yield f"  {name:<22} {numbers}   {f'{low:+.1f} to {high:+.1f}':<16} {found.verdict}"

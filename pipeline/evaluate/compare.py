@@ -1,0 +1,145 @@
+"""Is one evaluation better than another? A paired bootstrap over the images that both have scored.
+
+Reads ``scores``, or ``reports`` that say which scores they are of.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ovseg_models.bootstrap import Difference
+from ovseg_models.bootstrap import compare as compare_counts
+from ovseg_models.segmentation_metrics import ClassCounts
+from pipeline.errors import PipelineError
+from pipeline.evaluate.counts import ImageCountTable, Scores
+from storage_schemas import reports, scores
+from storage_schemas.artifact import Artifact
+from storage_schemas.digests import Json
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Two evaluations on the same scenes.
+
+    Attributes:
+        dataset: Name of the data set in the first evaluation's settings.
+        variants: What was predicted how, of the first and of the second.
+        images: Images that both have scored.
+        left_out: Images that only one of them has scored.
+        differences: Per metric.
+    """
+
+    dataset: str
+    variants: tuple[str, str]
+    images: int
+    left_out: int
+    differences: dict[str, Difference]
+
+    def to_json(self) -> dict[str, Json]:
+        """Return the comparison as JSON values."""
+        return {
+            "dataset": self.dataset,
+            "variants": list(self.variants),
+            "images": self.images,
+            "left_out": self.left_out,
+            "metrics": {
+                name: {
+                    "first": _json(found.first),
+                    "second": _json(found.second),
+                    "interval": [_json(found.interval.low), _json(found.interval.high)],
+                    "verdict": found.verdict,
+                }
+                for name, found in self.differences.items()
+            },
+        }
+
+
+def compare_runs(
+    first: Path, second: Path, *, variants: tuple[str, str] = ("", ""), rounds: int = 1000
+) -> list[Comparison]:
+    """Compare two evaluations on every data set that both are of.
+
+    Args:
+        first: Directory of an artifact of scores or of reports.
+        second: Likewise.
+        variants: Which variant of each; the main one where empty.
+        rounds: Number of resamplings.
+
+    Raises:
+        PipelineError: If a directory holds neither, or the two share no scenes.
+        ArtifactError: If an artifact is not finished.
+    """
+    found = [scores_at(directory) for directory in (first, second)]
+    by_scenes = [{one.artifact.identity.inputs["scenes"]: one for one in some} for some in found]
+    shared = [digest for digest in by_scenes[0] if digest in by_scenes[1]]
+    if not shared:
+        message = f"{first} and {second}: were scored on different scenes; evaluate both on the same data set"
+        raise PipelineError(message)
+    return [
+        compare_scores(by_scenes[0][digest], by_scenes[1][digest], variants=variants, rounds=rounds)
+        for digest in shared
+    ]
+
+
+def compare_scores(first: Scores, second: Scores, *, variants: tuple[str, str] = ("", ""), rounds: int) -> Comparison:
+    """Compare two evaluations on the same scenes, image by image.
+
+    Raises:
+        PipelineError: If there is no such variant, or no image that both have scored.
+    """
+    pair = (first, second)
+    names = [name or one.attributes.main_variant for name, one in zip(variants, pair, strict=True)]
+    tables = [one.counts(name) for one, name in zip(pair, names, strict=True)]
+    keys = sorted(set(tables[0].keys) & set(tables[1].keys))
+    if not keys:
+        message = (
+            f"{first.artifact.directory} and {second.artifact.directory}: no image was scored in both; see their rows"
+        )
+        raise PipelineError(message)
+    counts = [_taken(table, keys) for table in tables]
+    return Comparison(
+        dataset=first.attributes.dataset,
+        variants=(names[0], names[1]),
+        images=len(keys),
+        left_out=len(set(tables[0].keys) ^ set(tables[1].keys)),
+        differences=compare_counts(counts[0], counts[1], first.attributes.seen, rounds=rounds),
+    )
+
+
+def scores_at(directory: Path) -> list[Scores]:
+    """Return the scores at a directory, or those that the report there is of; each finished.
+
+    Raises:
+        PipelineError: If it holds neither, or a report's scores are gone.
+        ArtifactError: If an artifact is not finished, or damaged.
+    """
+    artifact = Artifact.open(directory)
+    kind = artifact.identity.kind
+    if kind == scores.KIND:
+        artifact.manifest()
+        return [Scores(artifact)]
+    if kind != reports.KIND:
+        message = f"{directory}: is an artifact of {kind}, one of {scores.KIND} or {reports.KIND} is wanted"
+        raise PipelineError(f"{message}; give the directory of one")
+    found = []
+    for dataset in reports.read_numbers(artifact)["datasets"]:
+        digest = dataset["digests"]["scores"]
+        candidates = sorted((directory.parent.parent / scores.KIND).glob(f"*-{digest[:12]}"))
+        if not candidates:
+            message = f"{directory}: the scores {digest[:12]} of {dataset['dataset']} are gone; evaluate again"
+            raise PipelineError(message)
+        found += scores_at(candidates[0])
+    return found
+
+
+def _taken(table: ImageCountTable, keys: Sequence[str]) -> ClassCounts:
+    """Return the counts of some images, in order."""
+    rows = np.searchsorted(np.array(table.keys, object), np.array(keys, object))
+    return ClassCounts(**{name: counts[rows] for name, counts in vars(table.counts).items()})
+
+
+def _json(value: float) -> float | None:
+    """Return a number as JSON has it; what does not exist is null."""
+    return None if np.isnan(value) else float(value)

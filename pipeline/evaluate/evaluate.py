@@ -1,0 +1,92 @@
+"""Stage 4: evaluate on labelled data sets, zero-shot, and write the report.
+
+Reads ``scenes``, ``proposal_net`` and ``adapted_clip``; writes ``scores`` and ``reports``, and for ablations
+``branches`` and ``weight_choices`` too.
+"""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.evaluate.plan import ScoresPlan
+from pipeline.evaluate.report.report import make_report
+from pipeline.evaluate.weight_choice import choose_weight
+from pipeline.planning import plan_of_weight_choice, plans_of_scores
+from pipeline.settings import Settings, SettingsError
+from pipeline.settings.runner import compute_of, limits_of
+from pipeline.shard_runner import StageReport, run_stage
+from pipeline.stage_inputs import prepare_missing
+from storage_schemas.artifact import Artifact
+from storage_schemas.reports import html_path
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluateReport:
+    """What a run of the stage did.
+
+    Attributes:
+        artifact: The report.
+        scores: Per data set the scores.
+        page: The page to be opened.
+        units_done: Units made by this run, over all steps.
+        units_skipped: Units that were done before.
+    """
+
+    artifact: Artifact
+    scores: dict[str, StageReport]
+    page: Path
+    units_done: int
+    units_skipped: int
+
+
+def evaluate(settings: Settings, *, ablate: bool = False) -> EvaluateReport:
+    """Evaluate on every data set that the settings name, as far as that is not done, and write the report.
+
+    Args:
+        settings: Of all stages.
+        ablate: Score the paper's ablations too.
+
+    Raises:
+        MissingInputError: If the proposal net or the adapted CLIP is not finished.
+        SettingsError: If no data set is named, or one twice.
+        StageError: If a unit could not be made, or too many scenes failed.
+    """
+    names = [entry.dataset for entry in settings.evaluate.datasets]
+    if not names or len(set(names)) < len(names):
+        message = f"evaluate.datasets: at least one data set, each once, is wanted; name them (got {names})"
+        raise SettingsError([message])
+    prepare_missing(settings, [settings.proposal_net.dataset, settings.proposal_net.validation_dataset, *names])
+    reports: list[StageReport] = []
+    plans = plans_of_scores(settings, ablate=ablate)
+    scores = {name: _scored(settings, plan, reports) for name, plan in zip(names, plans, strict=True)}
+    choice = None
+    if ablate and settings.evaluate.sweep.validation_dataset:
+        choice = choose_weight(plan_of_weight_choice(settings))
+        reports.append(choice.report)
+    report = make_report(
+        settings,
+        plans,
+        ablate=ablate,
+        weight_choice=None if choice is None else choice.numbers,
+        weight_choice_digest="" if choice is None else choice.report.manifest.digest(),
+    )
+    reports.append(report)
+    return EvaluateReport(
+        artifact=report.artifact,
+        scores=scores,
+        page=html_path(report.artifact),
+        units_done=sum(step.units_done for step in reports),
+        units_skipped=sum(step.units_skipped for step in reports),
+    )
+
+
+def _scored(settings: Settings, plan: ScoresPlan, reports: list[StageReport]) -> StageReport:
+    """Score one data set; branches are stored only if there is something to score."""
+    options = {"compute": compute_of(settings), "limits": limits_of(settings)}
+    if not plan.artifact.status().finished:
+        reports += [run_stage(branch.job, branch.artifact, **options) for branch in plan.branches]
+    report = run_stage(plan.job, plan.artifact, **options)
+    reports.append(report)
+    return report

@@ -1,0 +1,247 @@
+"""The report as a page for people: one HTML file without any network, and the same numbers in Markdown."""
+
+import html
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from pipeline.evaluate.report.charts import Bar, Curve, bar_chart, curve_chart
+from pipeline.evaluate.report.numbers import Numbers
+from pipeline.evaluate.report.pictures import ConfusionExample, PictureBook, PictureRow, spread
+
+BARS_WHOLE, BARS_AT_EACH_END = 64, 24
+SAMPLE_ROWS, RANKED_ROWS, CONFUSION_EXAMPLES = 4, 3, 6
+MARKS = ("seen", "unseen", "uncertain")
+
+SECTIONS: Mapping[str, tuple[str, str]] = {
+    "branches": (
+        "Parts of the method",
+        "Each branch alone; and CLIP without mask prompts, or without masks, at the main ensemble weight.",
+    ),
+    "bottleneck": (
+        "Where the bottleneck is",
+        "Perfect masks named by CLIP, and our masks named by a perfect classifier (the paper's Figure 1).",
+    ),
+    "adaptation": (
+        "What adapting CLIP does",
+        "The same proposals named by each CLIP, with the proposal net and alone.",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """The pictures of one data set.
+
+    Attributes:
+        samples: Images spread evenly over the data set.
+        worst: Images with the lowest mean IoU.
+        best: Images with the highest.
+        confusions: Example of each of the first confusions; None where no image tells.
+    """
+
+    samples: Sequence[PictureRow]
+    worst: Sequence[PictureRow]
+    best: Sequence[PictureRow]
+    confusions: Sequence[ConfusionExample | None]
+
+
+def pictures_of(dataset: Numbers, book: PictureBook) -> Pictures:
+    """Draw the pictures of one data set."""
+    ranked = [entry["key"] for entry in dataset["per_image"]]
+    shown = min(RANKED_ROWS, len(ranked) // 2)
+    return Pictures(
+        samples=[book.row(key) for key in spread([image.key for image in book.images], SAMPLE_ROWS)],
+        worst=[book.row(key) for key in ranked[:shown]],
+        best=[book.row(key) for key in ranked[::-1][:shown]],
+        confusions=[
+            book.confusion(pair["true_index"], pair["predicted_index"])
+            for pair in dataset["confusions"][:CONFUSION_EXAMPLES]
+        ],
+    )
+
+
+def html_page(numbers: Numbers, pictures: Sequence[Pictures]) -> str:
+    """Write the page; every text is escaped."""
+    environment = _environment()
+    return environment.get_template("page.html").render(
+        report=numbers,
+        datasets=[_shown(dataset, numbers) | {"pictures": own} for dataset, own in zip(
+            numbers["datasets"], pictures, strict=True
+        )],
+        style=Markup(environment.get_template("page.css").render()),  # noqa: S704 - our own file
+        settings=json.dumps(numbers["settings"], indent=2, ensure_ascii=False),
+    )  # fmt: skip
+
+
+def markdown_page(numbers: Numbers) -> str:
+    """Write the same numbers as Markdown, for a terminal or a pull request."""
+    datasets = [_shown(dataset, numbers) for dataset in numbers["datasets"]]
+    environment = _environment()
+    environment.filters["cell"] = cell
+    return environment.get_template("report.md").render(report=numbers, datasets=datasets)
+
+
+def cell(text: object) -> Markup:
+    """Write a text so that neither Markdown nor HTML takes any of it for its own."""
+    escaped = html.escape(str(text), quote=False)
+    return Markup("".join(f"\\{sign}" if sign in r"\`*_[]|" else sign for sign in escaped).replace("\n", " "))  # noqa: S704
+
+
+def percent(value: float | None, digits: int = 1) -> str:
+    """Write a share in percent, without the sign; a dash for what does not exist."""
+    return "-" if value is None else f"{100 * value:.{digits}f}"
+
+
+def _environment() -> Environment:
+    """Return where templates are found."""
+    environment = Environment(
+        loader=PackageLoader("pipeline.evaluate.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters["percent"] = percent
+    return environment
+
+
+def _shown(dataset: Numbers, report: Numbers) -> dict[str, Any]:
+    """Return what templates show of one data set."""
+    variants = {variant["name"]: variant for variant in dataset["variants"]}
+    main = variants[dataset["main_variant"]]
+    tables = [
+        {"title": title, "text": text, "rows": [main, *rows], "chart": _safe(_variant_chart([main, *rows], title))}
+        for section, (title, text) in SECTIONS.items()
+        if (rows := [variant for variant in dataset["variants"] if variant["section"] == section])
+    ]
+    return {
+        "numbers": dataset,
+        "main": main,
+        "class_charts": [_safe(chart) for chart in _class_charts(dataset["classes"])],
+        "tables": tables,
+        "curves": [_safe(chart) for chart in _curves(dataset, report["weight_choice"])],
+        "choice": _choice(dataset, report["weight_choice"]),
+    }
+
+
+def _safe(svg: str) -> Markup:
+    """Mark a chart as escaped already: an XML library wrote it."""
+    return Markup(svg)  # noqa: S704
+
+
+def _class_charts(classes: Sequence[Numbers]) -> list[str]:
+    """Draw the IoU of the classes that occur, one chart per mark, the best first."""
+    charts = []
+    for mark in MARKS:
+        own = [entry for entry in classes if entry["mark"] == mark and entry["iou"] is not None]
+        own.sort(key=lambda entry: -entry["iou"])
+        if not own:
+            continue
+        if len(own) <= BARS_WHOLE:
+            charts.append(_class_chart(own, mark, f"{mark} classes ({len(own)})"))
+        else:
+            ends = (own[:BARS_AT_EACH_END], own[-BARS_AT_EACH_END:])
+            for part, word in zip(ends, ("best", "worst"), strict=True):
+                charts.append(_class_chart(part, mark, f"{mark} classes: {word} {len(part)} of {len(own)}"))
+    return charts
+
+
+def _class_chart(classes: Sequence[Numbers], mark: str, title: str) -> str:
+    """Draw the IoU of some classes."""
+    return bar_chart(
+        [Bar(entry["name"], entry["iou"], _interval(entry["iou_interval"]), mark) for entry in classes], title=title
+    )
+
+
+def _variant_chart(variants: Sequence[Numbers], title: str) -> str:
+    """Draw the mIoU of variants, with the paper's values where it has any."""
+    bars = [
+        Bar(
+            variant["name"],
+            variant["metrics"]["miou"],
+            _interval(variant["intervals"].get("miou")),
+            "plain",
+            None if variant["paper_miou_percent"] is None else variant["paper_miou_percent"] / 100,
+        )
+        for variant in variants
+    ]
+    return bar_chart(bars, title=title, unit="mIoU [%]")
+
+
+def _interval(bounds: Sequence[float | None] | None) -> tuple[float, float] | None:
+    """Return an interval that exists."""
+    if bounds is None or bounds[0] is None or bounds[1] is None:
+        return None
+    return bounds[0], bounds[1]
+
+
+def _curves(dataset: Numbers, weight_choice: Numbers | None) -> list[str]:
+    """Draw the sweeps of ensemble weight and mask threshold."""
+    charts = []
+    choice = _choice(dataset, weight_choice)
+    weights = _points(dataset, "weights", lambda variant: variant["ensemble_weight"])
+    if len(weights) > 1:
+        marks = [] if choice is None else [(choice["best"]["weight"], "best on the test set")]
+        marks += [] if choice is None or choice["chosen"] is None else [(choice["chosen"]["weight"], "chosen on pairs")]
+        charts.append(
+            curve_chart(
+                [Curve("mIoU", weights)],
+                title="Ensemble weight",
+                x_label="ensemble weight λ (0 = proposal net only, 1 = CLIP only)",
+                y_label="mIoU [%]",
+                marks=marks,
+            )
+        )
+    if weight_choice is not None:
+        charts.append(
+            curve_chart(
+                [
+                    Curve(
+                        "pairs", [(row["ensemble_weight"], row["accuracy"]) for row in weight_choice["rows"]], "unseen"
+                    )
+                ],
+                title=f"The same on {weight_choice['pairs']} mined validation pairs",
+                x_label="ensemble weight λ (0 = proposal net only, 1 = CLIP only)",
+                y_label="pairs named rightly [%]",
+                marks=[(weight_choice["chosen"], "chosen")],
+            )
+        )
+    thresholds = _points(dataset, "thresholds", lambda variant: variant["view"]["mask_threshold"])
+    if len(thresholds) > 1:
+        charts.append(
+            curve_chart(
+                [Curve("mIoU", thresholds)],
+                title="Mask threshold",
+                x_label="mask probability above which a pixel is in CLIP's crop",
+                y_label="mIoU [%]",
+            )
+        )
+    return charts
+
+
+def _points(dataset: Numbers, section: str, value: Any) -> list[tuple[float, float]]:
+    """Return the points of a sweep."""
+    return sorted(
+        (value(variant), variant["metrics"]["miou"])
+        for variant in dataset["variants"]
+        if variant["section"] == section and variant["metrics"]["miou"] is not None
+    )
+
+
+def _choice(dataset: Numbers, weight_choice: Numbers | None) -> dict[str, Any] | None:
+    """Set the weight that pairs choose beside the one that the test set would have chosen; None without a sweep."""
+    points = _points(dataset, "weights", lambda variant: variant["ensemble_weight"])
+    if not points:
+        return None
+    best = max(points, key=lambda point: point[1])
+    chosen = None
+    if weight_choice is not None:
+        nearest = min(points, key=lambda point: abs(point[0] - weight_choice["chosen"]))
+        chosen = {"weight": nearest[0], "miou": nearest[1]}
+    return {"best": {"weight": best[0], "miou": best[1]}, "chosen": chosen}
