@@ -1,9 +1,9 @@
 """The choice of an ensemble weight on mined validation pairs, without any test label.
 
 Reads ``pairs`` and ``proposals`` of pictures that no test set holds, a proposal net and CLIP; writes
-``weight_choices``. Each pair's region is named by both branches among the nouns of all pairs; a weight is as good as the
-share of regions whose own noun scores highest. A caution: mining gave each noun to the region that the original CLIP
-liked best, so pairs lean towards CLIP's branch.
+``weight_choices``. Each pair's region is named by both branches among the nouns of all pairs; a weight is as good as
+the share of regions whose own noun scores highest. A caution: mining gave each noun to the region that the original
+CLIP liked best, so pairs lean towards CLIP's branch.
 """
 
 import io

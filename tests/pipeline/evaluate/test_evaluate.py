@@ -1,0 +1,214 @@
+"""The whole stage on drawn scenes and a folder whose class names are hostile: scores, report, comparison."""
+
+import json
+import re
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from flows.command import main
+from pipeline.errors import PipelineError
+from pipeline.evaluate.compare import compare_runs
+from pipeline.evaluate.counts import Scores
+from pipeline.evaluate.evaluate import EvaluateReport, evaluate
+from pipeline.evaluate.report.numbers import number
+from pipeline.planning import plan_of_proposal_net, planned_artifacts
+from pipeline.settings import Settings, SettingsError, settings_toml
+from pipeline.stage_inputs import MissingInputError, prepare_missing
+from storage_schemas.artifact import Artifact
+from storage_schemas.reports import read_numbers
+from tests.pipeline.evaluate.chromium import CHROMIUM, layout_of, screenshot
+from tests.pipeline.evaluate.small_world import (
+    DRAWN,
+    files_of,
+    folder_settings,
+    make_folder,
+    settings_of,
+    small_net,
+    write_net,
+)
+
+NAMES = [
+    "sky",
+    "<script>document.body.dataset.hacked=1</script>",
+    'grass & "boat"',
+    "a|b*c_d[e]",
+    "a rather long name, a",
+]
+LOADED = re.compile(r"(?:src|href)\s*=(?![\"']?(?:data:|#))|@import|url\(", re.IGNORECASE)
+
+
+def evaluated(runs: Path, data: Path, *, ablate: bool = False, **evaluate_settings) -> tuple[Settings, EvaluateReport]:
+    """Evaluate a random net on drawn scenes and on a folder."""
+    if not data.exists():
+        make_folder(data, NAMES, images=4)
+    settings = settings_of(runs, datasets={"drawn": DRAWN, "mine": folder_settings(data)}, **evaluate_settings)
+    prepare_missing(settings, ["drawn"])
+    net = plan_of_proposal_net(settings).artifact
+    if not net.status().finished:
+        write_net(net, small_net())
+    return settings, evaluate(settings, ablate=ablate)
+
+
+@pytest.fixture(scope="module")
+def ablated(tmp_path_factory) -> tuple[Settings, EvaluateReport]:
+    folder = tmp_path_factory.mktemp("ablated")
+    sweep = {"ensemble_weights": [0.0, 0.5, 1.0], "mask_thresholds": [0.5, 0.6]}
+    return evaluated(folder / "runs", folder / "data", ablate=True, sweep=sweep)
+
+
+def test_the_numbers_are_those_of_the_stored_counts(ablated):
+    settings, report = ablated
+    numbers = read_numbers(report.artifact)
+    assert [entry["dataset"] for entry in numbers["datasets"]] == ["drawn", "mine"]
+    for entry, name in zip(numbers["datasets"], ("drawn", "mine"), strict=True):
+        scores = Scores(report.scores[name].artifact)
+        confusion = scores.confusion("ensemble")
+        union = confusion.sum(0) + confusion.sum(1) - np.diag(confusion)
+        ious = np.diag(confusion)[union > 0] / union[union > 0]
+        main_variant = entry["variants"][0]
+        assert main_variant["name"] == entry["main_variant"] == "ensemble"
+        assert main_variant["metrics"]["miou"] == pytest.approx(ious.mean(), abs=1e-9)
+        assert main_variant["metrics"]["pacc"] == pytest.approx(np.trace(confusion) / confusion.sum(), abs=1e-9)
+        low, high = main_variant["intervals"]["miou"]
+        assert low <= high
+        first = entry["confusions"][0]
+        assert confusion[first["true_index"], first["predicted_index"]] == first["pixels"]
+        assert first["pixels"] == (confusion - np.diag(np.diag(confusion))).max()
+        assert [row["miou"] for row in entry["per_image"]] == sorted(row["miou"] for row in entry["per_image"])
+    drawn = numbers["datasets"][0]
+    assert {entry["mark"] for entry in drawn["classes"]} == {"seen", "unseen"}
+    assert drawn["variants"][0]["metrics"]["seen_miou"] is not None
+    assert drawn["variants"][0]["metrics"]["unseen_miou"] is not None
+    assert settings.evaluate.bootstrap_rounds == numbers["bootstrap_rounds"]
+
+
+def test_perfect_classifiers_and_perfect_masks_score_higher(ablated):
+    numbers = read_numbers(ablated[1].artifact)
+    miou = {entry["name"]: entry["metrics"]["miou"] for entry in numbers["datasets"][0]["variants"]}
+    assert miou["oracle-labels"] > miou["ensemble"]
+    assert miou["ground-truth-masks-original"] > miou["ensemble"]
+    assert miou["weight-0.00"] == miou["proposal-net-only"]
+    assert miou["weight-1.00"] == miou["clip-only"]
+
+
+def test_a_second_run_does_nothing_and_says_the_same(ablated):
+    settings, report = ablated
+    before = files_of(report.artifact)
+    again = evaluate(settings, ablate=True)
+    assert again.units_done == 0
+    assert again.artifact.directory == report.artifact.directory
+    assert files_of(again.artifact) == before
+
+
+def test_the_page_stands_alone_and_takes_no_name_for_markup(ablated):
+    page = ablated[1].page.read_text(encoding="utf-8")
+    assert not LOADED.search(page)
+    assert "<script" not in page
+    assert "&lt;script&gt;document.body" in page
+    assert page.count("data:image/") > 20
+    for title in ("Parts of the method", "Where the bottleneck is", "What adapting CLIP does", "Ensemble weight"):
+        assert title in page
+    charts = re.findall(r"<svg.*?</svg>", page, re.DOTALL)
+    assert len(charts) >= 10
+    for chart in charts:
+        texts = [text.text for text in ElementTree.fromstring(chart).iter("{http://www.w3.org/2000/svg}text")]
+        assert any("[%]" in text for text in texts)
+
+
+def test_markdown_and_json_say_what_the_page_says(ablated):
+    report = ablated[1]
+    markdown = report.page.with_suffix(".md").read_text(encoding="utf-8")
+    page = report.page.read_text(encoding="utf-8")
+    for entry in read_numbers(report.artifact)["datasets"]:
+        value = f"{100 * entry['variants'][0]['metrics']['miou']:.1f}"
+        assert re.search(rf"\| {entry['dataset']} \| {value} \|", markdown)
+        assert f'<td class="number">{value}</td>' in page
+    assert "<script" not in markdown
+    assert r"a\|b\*c\_d\[e\]" in markdown
+    assert {line.count(" | ") for line in markdown.splitlines() if line.startswith("| sky | seen |")} == {4}
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed; apt-get install chromium")
+@pytest.mark.parametrize("width", [1280, 390])
+def test_a_browser_shows_the_page_without_overflow(ablated, tmp_path, width):
+    page = ablated[1].page
+    layout = layout_of(page, tmp_path, width)
+    assert layout.window == width
+    assert layout.content <= width
+    assert layout.broken_images == 0
+    assert layout.least_text >= 9  # px: small letters, still readable
+    assert not layout.hacked
+    screenshot(page, tmp_path / "page.png", width, 2500)
+    with Image.open(tmp_path / "page.png") as shot:
+        assert shot.size == (width, 2500)
+        assert len(shot.convert("RGB").resize((64, 128)).getcolors(64 * 128)) > 50
+
+
+def test_comparing_says_better_only_where_the_images_do(ablated, tmp_path, capsys):
+    _, report = ablated
+    directory = report.scores["drawn"].artifact.directory
+    same = compare_runs(directory, directory, rounds=50)
+    assert {found.verdict for found in same[0].differences.values()} == {"cannot tell"}
+    arguments = [str(directory), str(directory), "--variant-b", "oracle-labels", "--rounds", "50"]
+    assert main(["compare", *arguments]) == 0
+    shown = capsys.readouterr().out
+    assert re.search(r"drawn: 5 images; A predicts by ensemble, B by oracle-labels", shown)
+    assert re.search(r"miou +\d+\.\d +\d+\.\d +\+\d+\.\d +\+\d+\.\d to \+\d+\.\d +better", shown)
+    assert main(["compare", *arguments[:2], "--variant-a", "oracle-labels", "--rounds", "50", "--json"]) == 0
+    (found,) = json.loads(capsys.readouterr().out)
+    assert (found["metrics"]["miou"]["verdict"], found["images"], found["left_out"]) == ("worse", 5, 0)
+    both = compare_runs(report.artifact.directory, report.artifact.directory, rounds=10)
+    assert [comparison.dataset for comparison in both] == ["drawn", "mine"]
+
+
+def test_what_cannot_be_compared_is_refused(ablated, capsys):
+    _, report = ablated
+    drawn, mine = (report.scores[name].artifact.directory for name in ("drawn", "mine"))
+    with pytest.raises(PipelineError, match="were scored on different scenes; evaluate both on the same data set"):
+        compare_runs(drawn, mine)
+    with pytest.raises(PipelineError, match="has no variant 'x'; it has clip-only, ensemble"):
+        compare_runs(drawn, drawn, variants=("x", ""))
+    scenes = Artifact.open(drawn).directory.parent.parent / "scenes"
+    with pytest.raises(PipelineError, match="is an artifact of scenes, one of scores or reports is wanted"):
+        compare_runs(next(scenes.iterdir()), drawn)
+    assert main(["compare", str(drawn), str(drawn), "--rounds", "0"]) == 2
+    assert "--rounds: should be at least 1 (got 0)" in capsys.readouterr().err
+
+
+def test_a_report_whose_scores_are_gone_says_so(tmp_path):
+    _, report = evaluated(tmp_path / "runs", tmp_path / "data")
+    directory = report.scores["mine"].artifact.directory
+    directory.rename(directory.with_name("elsewhere"))
+    with pytest.raises(PipelineError, match="of mine are gone; evaluate again"):
+        compare_runs(report.artifact.directory, report.artifact.directory)
+
+
+def test_the_command_evaluates_and_tells_where_the_report_lies(tmp_path, capsys):
+    settings, _ = evaluated(tmp_path / "runs", tmp_path / "data")
+    config = tmp_path / "run.toml"
+    config.write_text(settings_toml(settings))
+    assert main(["evaluate", "--config", str(config)]) == 0
+    shown = capsys.readouterr().out
+    assert "units were done before; nothing to do" in shown
+    assert Path(re.search(r"report: (.*)", shown).group(1)).is_file()
+    labels = {planned.label.split("/")[0]: planned.artifact for planned in planned_artifacts(settings)}
+    assert labels["scores"].status().finished
+
+
+def test_what_is_missing_or_named_twice_is_told(tmp_path):
+    settings = settings_of(tmp_path)
+    with pytest.raises(MissingInputError, match="is not finished; run 'ovseg train-proposals' first"):
+        evaluate(settings)
+    twice = settings_of(tmp_path, datasets=None).evaluate.datasets * 2
+    section = settings.evaluate.model_copy(update={"datasets": twice})
+    with pytest.raises(SettingsError, match="at least one data set, each once, is wanted"):
+        evaluate(settings.model_copy(update={"evaluate": section}))
+
+
+def test_what_does_not_exist_is_null():
+    assert number(float("nan")) is None
+    assert number(np.float64(0.5)) == 0.5
