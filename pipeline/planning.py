@@ -10,13 +10,11 @@ from typing import Protocol
 
 from pipeline.errors import PipelineError
 from pipeline.evaluate.plan import Inputs as EvaluationInputs
-from pipeline.evaluate.plan import ScoresPlan, decisive_settings, net_sources, plan_scores
-from pipeline.evaluate.variants import view_of
-from pipeline.evaluate.weight_choice import WeightChoiceJob, WeightChoicePlan, plan_weight_choice
+from pipeline.evaluate.plan import ScoresPlan, plan_scores
 from pipeline.prepare.layout import LayoutError
 from pipeline.prepare.prepare import plan_prepare
 from pipeline.settings import Settings
-from pipeline.stage_inputs import clip_digest, finished_digest, scenes_of
+from pipeline.stage_inputs import MissingInputError, clip_digest, finished_digest, scenes_of
 from pipeline.train_proposals.plan import Inputs, ProposalNetPlan, plan_proposal_net
 from storage_schemas import scenes, scores
 from storage_schemas.artifact import Artifact
@@ -130,51 +128,18 @@ def plans_of_scores(settings: Settings, *, ablate: bool = False) -> tuple[Scores
 
 
 def _adapted_clips(settings: Settings, *, ablate: bool) -> dict[str, Artifact]:
-    """Return the adapted CLIPs that an evaluation compares, by the names that its views have for them."""
-    found = {"adapted": plan_of_adapted_clip(settings).artifact} if settings.evaluate.clip == "adapted" else {}
-    for mode in settings.evaluate.sweep.finetune_modes if ablate else ():
-        section = settings.finetune.model_copy(update={"mode": mode})
-        found[mode] = plan_of_adapted_clip(settings.model_copy(update={"finetune": section})).artifact
-    return found
-
-
-def plan_of_weight_choice(settings: Settings) -> WeightChoicePlan:
-    """Plan the choice of an ensemble weight on mined pairs.
+    """Return the adapted CLIPs that an evaluation compares, by the names that its views have for them.
 
     Raises:
-        MissingInputError: If the pairs, the proposal net or the adapted CLIP are not finished.
-        PipelineError: If the settings name no data set or no CLIP that is to be had.
+        MissingInputError: If one is asked for: stage 3, which makes it, is not part of this version.
     """
-    section = settings.evaluate
-    name = section.sweep.validation_dataset
-    mined = settings.model_copy(update={"mine": settings.mine.model_copy(update={"dataset": name})})
-    artifacts = {
-        "pairs": plan_of_pairs(mined).artifact,
-        "proposals": plan_of_proposals(mined).artifact,
-        "proposal_net": plan_of_proposal_net(settings).artifact,
-        **_adapted_clips(settings, ablate=False),
-    }
-    digests = {
-        role: finished_digest(artifact, made_by=f"ovseg mine --set mine.dataset={name}")
-        for role, artifact in artifacts.items()
-    }
-    inputs = EvaluationInputs(
-        scenes=scenes_of(settings, name),
-        proposal_net=artifacts["proposal_net"],
-        adapted={role: artifact for role, artifact in artifacts.items() if role == "adapted"},
-        digests=digests,
-        clip_digest=clip_digest(settings.clip),
-    )
-    job = WeightChoiceJob(
-        pairs=artifacts["pairs"],
-        proposals=artifacts["proposals"],
-        nets=net_sources(settings, inputs, ()),
-        view=view_of(section, section.clip),
-        ensemble_weights=tuple(sorted(section.sweep.ensemble_weights)),
-        limit=section.sweep.validation_pairs,
-    )
-    decisive = decisive_settings(settings, inputs)
-    return plan_weight_choice(job, name=settings.name, runs=settings.runs_dir, decisive=decisive, inputs=digests)
+    modes = settings.evaluate.sweep.finetune_modes if ablate else ()
+    if settings.evaluate.clip == "adapted" or modes:
+        message = (
+            "evaluate.clip: no adapted CLIP is made yet; set it to 'original', and evaluate.sweep.finetune_modes empty"
+        )
+        raise MissingInputError(message)
+    return {}
 
 
 def plan_stage_4(settings: Settings) -> Iterator[PlannedArtifact]:

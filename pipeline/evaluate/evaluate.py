@@ -10,8 +10,7 @@ from pathlib import Path
 
 from pipeline.evaluate.plan import ScoresPlan
 from pipeline.evaluate.report.report import make_report
-from pipeline.evaluate.weight_choice import choose_weight
-from pipeline.planning import plan_of_weight_choice, plans_of_scores
+from pipeline.planning import plans_of_scores
 from pipeline.settings import Settings, SettingsError
 from pipeline.settings.runner import compute_of, limits_of
 from pipeline.shard_runner import StageReport, run_stage
@@ -61,16 +60,10 @@ def evaluate(settings: Settings, *, ablate: bool = False) -> EvaluateReport:
     reports: list[StageReport] = []
     plans = plans_of_scores(settings, ablate=ablate)
     scores = {name: _scored(settings, plan, reports) for name, plan in zip(names, plans, strict=True)}
-    choice = None
-    if ablate and settings.evaluate.sweep.validation_dataset:
-        choice = choose_weight(plan_of_weight_choice(settings))
-        reports.append(choice.report)
     report = make_report(
         settings,
         plans,
         ablate=ablate,
-        weight_choice=None if choice is None else choice.numbers,
-        weight_choice_digest="" if choice is None else choice.report.manifest.digest(),
     )
     reports.append(report)
     return EvaluateReport(
@@ -84,9 +77,9 @@ def evaluate(settings: Settings, *, ablate: bool = False) -> EvaluateReport:
 
 def _scored(settings: Settings, plan: ScoresPlan, reports: list[StageReport]) -> StageReport:
     """Score one data set; branches are stored only if there is something to score."""
-    options = {"compute": compute_of(settings), "limits": limits_of(settings)}
+    compute, limits = compute_of(settings), limits_of(settings)
     if not plan.artifact.status().finished:
-        reports += [run_stage(branch.job, branch.artifact, **options) for branch in plan.branches]
-    report = run_stage(plan.job, plan.artifact, **options)
+        reports += [run_stage(branch.job, branch.artifact, compute=compute, limits=limits) for branch in plan.branches]
+    report = run_stage(plan.job, plan.artifact, compute=compute, limits=limits)
     reports.append(report)
     return report

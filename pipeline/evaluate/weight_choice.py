@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 
 from ovseg_models.fusion import ensemble_scores
-from ovseg_models.masked_crops import crops_of_regions, patch_mask
+from ovseg_models.masked_crops import Fill, crops_of_regions, patch_mask
 from ovseg_models.proposal_net import LOGIT_TEMPERATURE
 from pipeline.errors import PipelineError
 from pipeline.evaluate.nets import Nets, NetSources
@@ -122,7 +122,7 @@ class WeightChoiceJob:
         embeddings = torch.from_numpy(np.stack([pair.proposal_embedding for pair in pairs])).to(nets.device)
         proposal_probs = nets.proposal_net.class_logits(embeddings, texts).softmax(dim=1)[:, :-1]
         clip = nets.clip(self.view.clip)
-        fill = "mean" if self.view.masked else "unmasked"
+        fill: Fill = "mean" if self.view.masked else "unmasked"
         clip_probs = []
         for start in range(0, len(pairs), self.nets.batch_crops):
             regions = [
