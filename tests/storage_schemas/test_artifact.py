@@ -1,5 +1,6 @@
 """An artifact's directory: what may be written to it, what it tells of itself, and who may write."""
 
+import os
 import threading
 from pathlib import Path
 
@@ -127,21 +128,23 @@ def test_one_writer_at_a_time(artifact: Artifact) -> None:
 
 def test_a_second_writer_waits_for_the_first(artifact: Artifact, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
-    holds, may_end = threading.Event(), threading.Event()
+    holds, ended = threading.Event(), threading.Event()
 
-    def hold() -> None:
+    def hold_until_somebody_waits() -> None:
         with artifact.writing():
             holds.set()
-            may_end.wait(60)
+            while "waiting up to 60 s" not in caplog.text and not ended.wait(0.01):
+                pass
 
-    holder = threading.Thread(target=hold)
+    holder = threading.Thread(target=hold_until_somebody_waits)
     holder.start()
     assert holds.wait(60)
-    threading.Timer(0.3, may_end.set).start()
-    with artifact.writing(wait_s=60):
-        pass
-    holder.join()
-    assert "waiting up to 60 s" in caplog.text
+    try:
+        with artifact.writing(wait_s=60):
+            assert f"held by process {os.getpid()} on" in caplog.text
+    finally:
+        ended.set()
+        holder.join()
 
 
 def test_a_holder_that_told_nothing_of_itself_is_another_process(artifact: Artifact) -> None:
