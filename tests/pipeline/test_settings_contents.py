@@ -1,7 +1,6 @@
 """What settings hold: defaults, digests, the shipped configurations, and what stages take from them."""
 
 import json
-import math
 from pathlib import Path
 from typing import get_args
 
@@ -162,24 +161,3 @@ def test_there_are_four_configurations():
         "ovseg_r101c_vitb16.toml",
         "ovseg_swinb_vitl14.toml",
     ]
-
-
-def test_the_papers_numbers():
-    base = load_settings(CONFIGS / "ovseg_r101c_vitb16.toml")
-    large = load_settings(CONFIGS / "ovseg_swinb_vitl14.toml")
-    for settings in (base, large):
-        training = settings.proposal_net.training
-        assert (training.steps, training.batch_images, training.warmup_steps) == (120_000, 32, 1500)
-        assert (training.gradient_clip_norm, training.poly_power) == (0.01, 0.9)
-        assert settings.finetune.mode == "ft-then-mpt"
-        assert (settings.finetune.mpt.learning_rate, settings.finetune.mpt.weight_decay) == (2e-2, 0.0)
-        assert (settings.finetune.ft.learning_rate, settings.finetune.ft.weight_decay) == (5e-6, 0.2)
-        assert (settings.finetune.ft.epochs, settings.finetune.ft.warmup_steps) == (5, 100)
-        assert settings.mine.nouns.stop_words == ()
-        assert settings.mine.pair.min_score == -1
-    assert (base.proposal_net.training.learning_rate, large.proposal_net.training.learning_rate) == (2e-4, 6e-5)
-    assert (base.finetune.ft.batch_pairs, large.finetune.ft.batch_pairs) == (1024, 256)
-    assert (base.evaluate.short_side_px, large.evaluate.short_side_px) == (512, 640)
-    assert (base.evaluate.mask_threshold, large.evaluate.mask_threshold) == (0.5, 0.4)
-    assert large.proposal_net.training.augmentation.short_sides_px == tuple(range(320, 1281, 64))
-    assert math.isclose(large.finetune.augmentation.max_aspect, 4 / 3)
