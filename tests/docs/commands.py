@@ -1,0 +1,130 @@
+"""Checks of command lines without their work: the command, its options and its files exist."""
+
+import contextlib
+import functools
+import importlib.util
+import io
+import re
+from pathlib import Path
+
+import pytest
+
+from flows import command
+from flows.arguments import RunArguments
+from flows.subcommands import SUBCOMMANDS, Subcommand
+from pipeline.settings import load_settings
+from tests.docs.pages import ROOT, words_of
+
+SHELL_WORDS = frozenset(
+    {
+        *(
+            "apt-get",
+            "cd",
+            "cp",
+            "curl",
+            "df",
+            "docker",
+            "export",
+            "git",
+            "grep",
+            "ln",
+            "ls",
+            "mkdir",
+            "mv",
+            "nvidia-smi",
+        ),
+        *("pip", "printf", "rm", "sha256sum", "tar", "unzip"),
+    }
+)
+COMING = frozenset({"train-proposals", "mine", "finetune", "evaluate"})  # commands that pages may name before they land
+TARGETS = frozenset(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+_PLACEHOLDER = re.compile(r"^[A-Z][A-Z_]*$|^\.\.\.$|^…$")
+
+
+def check_command(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fail the test if a command line could not be typed as it stands.
+
+    A line of several commands (``a && b``, ``a | b``) is checked command by command.
+    """
+    for part in re.split(r"\s(?:&&|\|\||\||;)\s", line):
+        words = words_of(part)
+        while words and re.match(r"^[A-Z_]+=", words[0]):  # settings of the environment
+            words.pop(0)
+        name = Path(words[0]).name if words else ""
+        if name == "ovseg":
+            check_ovseg(words[1:], monkeypatch)
+        elif name == "make":
+            _check_make(words[1:])
+        elif name.startswith("python"):
+            _check_python(words[1:])
+        elif name == "torchrun":
+            _check_torchrun(words[1:])
+        else:
+            assert name in SHELL_WORDS, f"{part}: is {name!r} a command? if so, add it to SHELL_WORDS"
+
+
+def check_ovseg(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let ``ovseg`` read its arguments, and load the settings that they name, but do nothing."""
+    by_name = {subcommand.name for subcommand in SUBCOMMANDS}
+    if _PLACEHOLDER.match(arguments[0]) or arguments[0] in COMING - by_name:
+        return
+    if any(_PLACEHOLDER.match(word) for word in arguments):
+        _check_names(arguments)
+        return
+    if not arguments[1:]:
+        assert arguments[0] in by_name | {"--help", "--version"}, f"ovseg {arguments[0]}: there is no such command"
+        return
+    given: dict[str, object] = {}
+
+    def without_work(self: Subcommand):
+        module, _, name = self.function.partition(":")
+        function = getattr(importlib.import_module(module), name)
+
+        @functools.wraps(function)
+        def stub(*values, **named):
+            given.update({str(place): value for place, value in enumerate(values)} | named)
+
+        return stub
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Subcommand, "load", without_work)
+        patched.setattr(command, "configure_logging", lambda _: None)
+        assert command.main(arguments) == 0, f"ovseg {' '.join(arguments)}"
+    run = next((value for value in given.values() if isinstance(value, RunArguments)), None)
+    config = run.config if run else given.get("config")
+    if config:
+        load_settings(ROOT / config, run.overrides if run else given.get("overrides", ()))
+
+
+def _check_names(arguments: list[str]) -> None:
+    """Check the names of subcommand and options where values are placeholders such as DIR."""
+    with contextlib.redirect_stdout(io.StringIO()) as shown:
+        assert command.main([arguments[0], "--help"]) == 0, f"ovseg {arguments[0]}: there is no such command"
+    for option in (word for word in arguments if word.startswith("--")):
+        assert option in shown.getvalue(), f"ovseg {' '.join(arguments)}: there is no {option}"
+
+
+def _check_make(words: list[str]) -> None:
+    """Check that targets and the CONFIG file exist."""
+    for word in words:
+        name, is_setting, value = word.partition("=")
+        if not is_setting:
+            assert word in TARGETS or word.startswith("-"), f"make {word}: there is no such target"
+        elif name == "CONFIG" and not set(value) & set("<>*…") and "..." not in value:
+            assert (ROOT / value).is_file(), f"make CONFIG={value}: there is no such file"
+
+
+def _check_python(words: list[str]) -> None:
+    """Check that the module or script exists."""
+    if words[:1] == ["-m"]:
+        module = words[1]
+        assert module == "venv" or importlib.util.find_spec(module), f"python -m {module}: there is no such module"
+    elif words and not words[0].startswith("-"):
+        assert (ROOT / words[0]).is_file(), f"python {words[0]}: there is no such file"
+
+
+def _check_torchrun(words: list[str]) -> None:
+    """Check that the module which torchrun starts exists."""
+    assert "-m" in words, f"torchrun {' '.join(words)}: no module is named"
+    module = words[words.index("-m") + 1]
+    assert importlib.util.find_spec(module), f"torchrun -m {module}: there is no such module"
