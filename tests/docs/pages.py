@@ -23,7 +23,7 @@ PAGES = tuple(
     )
 )
 _FENCE = re.compile(r"^(?P<indent> *)```(?P<info>[^`\n]*)\n(?P<text>.*?)^(?P=indent)```[ ]*$", re.MULTILINE | re.DOTALL)
-_INLINE = re.compile(r"`((?:ovseg|make|python) [^`]+)`")
+_INLINE = re.compile(r"`((?:ovseg |make |python -m |python tools/)[^`]+)`")
 _PROMPT = re.compile(r"^\$ ", re.MULTILINE)
 
 
