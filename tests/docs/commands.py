@@ -44,8 +44,8 @@ _PLACEHOLDER = re.compile(r"^[A-Z][A-Z_]*$|^\.\.\.$|^…$")
 def check_command(line: str, monkeypatch: pytest.MonkeyPatch, *, is_whole: bool = True) -> None:
     """Fail the test if a command line could not be typed as it stands.
 
-    A line of several commands (``a && b``, ``a | b``) is checked command by command. One that is not whole, as sentences
-    quote them, need only name a command and options that exist.
+    A line of several commands (``a && b``, ``a | b``) is checked command by command. One that is not whole, as
+    sentences quote them, need only name a command and options that exist.
     """
     for part in re.split(r"\s(?:&&|\|\||\||;)\s", line):
         words = words_of(part)
