@@ -2,8 +2,8 @@
 
 An artifact of weights (``proposal_net``, ``adapted_clip``) has one unit per set of tensors: ``UNIT.safetensors``, with
 what is needed to build its module as facts in the sidecar. Checkpoints of the run that makes it lie in
-``_local/checkpoints``, each one safetensors file and a sidecar that appears last, so that a kill inside a write leaves
-the one before it in force.
+``_local/checkpoints``, or in ``_local/RUN/checkpoints`` where several runs make one artifact: each is one safetensors
+file and a sidecar that appears last, so that a kill inside a write leaves the one before it in force.
 """
 
 import logging
@@ -78,10 +78,11 @@ class CheckpointStore:
 
     Args:
         artifact: The artifact of weights that the run is to make.
+        run: Name of the run where several, one after another, make one artifact; empty where there is one.
     """
 
-    def __init__(self, artifact: Artifact) -> None:
-        self._directory = artifact.local_directory / "checkpoints"
+    def __init__(self, artifact: Artifact, run: str = "") -> None:
+        self._directory = artifact.local_directory / run / "checkpoints"
         self._digest = artifact.identity.digest()
         self._disk: Disk = artifact.disk
 
@@ -93,7 +94,8 @@ class CheckpointStore:
         """
         with explained_write_errors(self._directory):
             self._directory.mkdir(parents=True, exist_ok=True)
-        remove_temporaries(self._directory, self._disk)
+        for directory in (self._directory, self._directory.parent):
+            remove_temporaries(directory, self._disk)
 
     def save(self, checkpoint: Checkpoint) -> None:
         """Write a checkpoint; it counts once its sidecar lies there.

@@ -154,12 +154,15 @@ class Trainer:
         plan: How long and how.
         artifact: Where checkpoints and metrics lie (``_local``); held for writing by the first process.
         processes: The processes that train together.
+        run: Name of the run where several, one after another, make one artifact; checkpoints and metrics then lie in
+            a directory of that name below ``_local``.
     """
 
-    def __init__(self, task: Task, plan: Plan, artifact: Artifact, processes: Processes) -> None:
+    def __init__(self, task: Task, plan: Plan, artifact: Artifact, processes: Processes, *, run: str = "") -> None:
         self._task = task
         self._plan = plan
         self._artifact = artifact
+        self._run = run
         self._processes = processes
         self._optimizer = torch.optim.AdamW(task.parameter_groups(), **task.optimizer_arguments())
         for group in self._optimizer.param_groups:
@@ -177,14 +180,15 @@ class Trainer:
         """
         store = None
         if self._processes.is_first:
-            store = CheckpointStore(self._artifact)
+            store = CheckpointStore(self._artifact, self._run)
             store.prepare()
         step = self._resume(store)
         if step < self._plan.steps:
             with contextlib.ExitStack() as stack:
                 metrics = None
                 if self._processes.is_first:
-                    metrics = stack.enter_context(MetricsLog(self._artifact.local_directory, step=step))
+                    directory = self._artifact.local_directory / self._run
+                    metrics = stack.enter_context(MetricsLog(directory, step=step))
                 try:
                     self._steps(step, store, metrics)
                 except torch.OutOfMemoryError as error:
@@ -198,7 +202,7 @@ class Trainer:
         if step < 0:
             return 0
         if latest is None:
-            latest = CheckpointStore(self._artifact).load(step)
+            latest = CheckpointStore(self._artifact, self._run).load(step)
         facts = from_checkpoint(latest, self._task.model, self._optimizer, self._context.scaler)
         self._best = (int(facts["best"][0]), float(facts["best"][1])) if facts["best"] else None
         logger.info("going on from step %d of %d", step, self._plan.steps)

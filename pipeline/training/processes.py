@@ -38,6 +38,17 @@ class Processes:
             dist.all_reduce(values)
         return values
 
+    def gather(self, values: Tensor) -> Tensor:
+        """Return the tensors of all processes in order of rank, one after another along the first dimension.
+
+        They must be of one shape. No gradient flows through.
+        """
+        if self.count == 1:
+            return values.detach()
+        parts = [torch.empty_like(values) for _ in range(self.count)]
+        dist.all_gather(parts, values.detach().contiguous())
+        return torch.cat(parts)
+
     def wait(self) -> None:
         """Wait until all processes are here."""
         if self.count > 1:

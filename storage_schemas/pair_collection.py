@@ -1,0 +1,111 @@
+"""All usable pairs of an artifact as one numbered list, each of them one seek away."""
+
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from storage_schemas.artifact import Artifact
+from storage_schemas.errors import ArtifactError, SchemaError
+from storage_schemas.pairs import KIND, SCHEMA_VERSION, PairMembers, read_index, read_members
+from storage_schemas.scenes import OK
+
+_COLUMNS = ("pair", "status", "noun", "crop", "crop_mask")
+
+
+class PairPlace(NamedTuple):
+    """Where a pair lies, for messages.
+
+    Attributes:
+        unit: Name of the shard.
+        pair: Name of the pair.
+    """
+
+    unit: str
+    pair: str
+
+
+class PairCollection:
+    """The pairs with status ``"ok"`` in order of shard and name, numbered from 0.
+
+    Cheap to send to another process, which reads the indexes itself.
+
+    Args:
+        artifact: A finished artifact of pairs.
+
+    Raises:
+        ArtifactError: If the artifact is of another kind.
+        SchemaError: If its pairs are of another schema.
+    """
+
+    def __init__(self, artifact: Artifact) -> None:
+        identity = artifact.identity
+        if identity.kind != KIND:
+            message = f"{artifact.directory}: is an artifact of {identity.kind}, one of {KIND} is wanted"
+            raise ArtifactError(message)
+        if identity.schema_version != SCHEMA_VERSION:
+            found = f"holds pairs of schema {identity.schema_version}, schema {SCHEMA_VERSION} is wanted"
+            message = f"{artifact.directory}: {found}; run 'ovseg mine' again"
+            raise SchemaError(message)
+        self.artifact = artifact
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return PairCollection, (self.artifact,)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    @cached_property
+    def nouns(self) -> tuple[str, ...]:
+        """Each noun once, sorted."""
+        return tuple(sorted(set(self._noun_of_each)))
+
+    @cached_property
+    def noun_numbers(self) -> npt.NDArray[np.int64]:
+        """Place in ``nouns`` of each pair's noun [pair]."""
+        numbers = {noun: number for number, noun in enumerate(self.nouns)}
+        return np.array([numbers[noun] for noun in self._noun_of_each], np.int64)
+
+    def read(self, number: int) -> PairMembers:
+        """Read the stored pictures of one pair.
+
+        Raises:
+            CorruptUnitError: If the shard is shorter than its index says.
+        """
+        shard, row = self._places[number]
+        unit = self.artifact.description.units[shard]
+        return next(read_members(self.artifact, unit, self._indexes[shard], [int(row)]))
+
+    def place(self, number: int) -> PairPlace:
+        """Return where a pair lies."""
+        shard, row = self._places[number]
+        return PairPlace(self.artifact.description.units[shard], self._indexes[shard]["pair"][int(row)].as_py())
+
+    @cached_property
+    def _indexes(self) -> list[pa.Table]:
+        return [read_index(self.artifact, unit, columns=_COLUMNS) for unit in self.artifact.description.units]
+
+    @cached_property
+    def _places(self) -> npt.NDArray[np.int64]:
+        """Number of the shard and row in it, per pair [pair 2].
+
+        Raises:
+            ArtifactError: If no pair is left.
+        """
+        places = []
+        for number, index in enumerate(self._indexes):
+            rows = np.flatnonzero(np.array(index["status"].to_pylist()) == OK)
+            places.append(np.stack([np.full(len(rows), number), rows], axis=1))
+        joined = np.concatenate(places or [np.zeros((0, 2))]).astype(np.int64)
+        if len(joined) == 0:
+            rows = sum(index.num_rows for index in self._indexes)
+            message = f"{self.artifact.directory}: none of {rows} rows is a pair with status 'ok'; mine other scenes"
+            raise ArtifactError(message)
+        return joined
+
+    @cached_property
+    def _noun_of_each(self) -> list[str]:
+        columns = [index["noun"].to_pylist() for index in self._indexes]
+        return [columns[shard][row] for shard, row in self._places.tolist()]

@@ -1,0 +1,71 @@
+"""All usable pairs as one list."""
+
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from storage_schemas.artifact import Artifact
+from storage_schemas.errors import ArtifactError, CorruptUnitError, SchemaError
+from storage_schemas.manifest import Description, Identity
+from storage_schemas.pair_collection import PairCollection
+from storage_schemas.pairs import KIND, SCHEMA_VERSION, Pair, PairShardWriter
+
+NOUNS = {"shard-00000": ["boat", "", "tree"], "shard-00001": ["", "boat"]}
+
+
+def written(runs: Path, nouns: dict[str, list[str]], *, kind: str = KIND, version: int = SCHEMA_VERSION) -> Artifact:
+    identity = Identity(kind=kind, name="some", schema_version=version, recipe=1, settings={})
+    artifact = Artifact.planned(runs, Description(identity=identity, units=tuple(nouns)))
+    with artifact.writing():
+        for unit, of_unit in nouns.items():
+            with artifact.write_unit(unit) as unit_writer:
+                writer = PairShardWriter(unit_writer)
+                for place, noun in enumerate(of_unit):
+                    name = f"{unit[-1]}-{place}"
+                    made = {"crop_suffix": "png", "crop": f"crop {name}".encode(), "crop_mask_png": name.encode()}
+                    fault = {"status": "no_noun", "reason": "the caption names nothing"}
+                    writer.add(Pair(pair=name, key="a", image_id="1", noun=noun, **(made if noun else fault)))
+                writer.commit()
+    return artifact
+
+
+def test_rows_that_are_no_pairs_are_passed_over(tmp_path: Path) -> None:
+    pairs = PairCollection(written(tmp_path, NOUNS))
+    assert len(pairs) == 3
+    assert pairs.nouns == ("boat", "tree")
+    np.testing.assert_array_equal(pairs.noun_numbers, [0, 1, 0])
+    assert [pairs.place(number).pair for number in range(3)] == ["0-0", "0-2", "1-1"]
+    assert pairs.place(2).unit == "shard-00001"
+    assert [pairs.read(number).crop for number in (2, 0, 1)] == [b"crop 1-1", b"crop 0-0", b"crop 0-2"]
+    assert pairs.read(1).crop_mask_png == b"0-2"
+
+
+def test_another_process_reads_the_same(tmp_path: Path) -> None:
+    pairs = PairCollection(written(tmp_path, NOUNS))
+    assert len(pairs) == 3
+    sent = pickle.dumps(pairs)
+    assert len(sent) < 2000
+    assert pickle.loads(sent).read(2) == pairs.read(2)
+
+
+def test_what_holds_no_pair_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match=r"none of 2 rows is a pair with status 'ok'; mine other scenes"):
+        len(PairCollection(written(tmp_path, {"shard-00000": ["", ""]})))
+
+
+def test_other_kinds_and_schemas_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match="is an artifact of scenes, one of pairs is wanted"):
+        PairCollection(written(tmp_path, NOUNS, kind="scenes"))
+    with pytest.raises(SchemaError, match="holds pairs of schema 99, schema 1 is wanted; run 'ovseg mine' again"):
+        PairCollection(written(tmp_path, NOUNS, version=99))
+
+
+def test_a_shard_that_was_cut_short_is_told(tmp_path: Path) -> None:
+    artifact = written(tmp_path, NOUNS)
+    tar = artifact.directory / "shard-00001.tar"
+    tar.write_bytes(tar.read_bytes()[:300])
+    pairs = PairCollection(artifact)
+    with pytest.raises(CorruptUnitError, match=r"shard-00001.tar: ends within the member"):
+        pairs.read(2)
