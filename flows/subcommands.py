@@ -74,6 +74,16 @@ SUBCOMMANDS = (
         examples=("ovseg serve --config flows/configs/demo.toml",),
     ),
     Subcommand(
+        name="finetune",
+        group="stages",
+        summary="adapt CLIP to masked crops with the mined pairs (stage 3)",
+        function="flows.finetune_command:finetune",
+        examples=(
+            "ovseg finetune --config flows/configs/demo.toml",
+            "ovseg finetune --config flows/configs/demo.toml --set finetune.mode=mpt",
+        ),
+    ),
+    Subcommand(
         name="evaluate",
         group="stages",
         summary="stage 4: score predictions on labelled data sets, and write the report",

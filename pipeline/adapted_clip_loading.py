@@ -2,11 +2,13 @@
 
 Reads and writes ``adapted_clip``. Unit ``image_tower`` holds ``clip.visual.*`` and ``clip.logit_scale``, unit
 ``mask_prompts`` holds ``mask_prompts``, each only where a phase trained it; the logit scale lies with the prompts where
-MPT alone trained it. The text tower is never trained: it comes from the CLIP that was adapted.
+MPT alone trained it. The text tower is never trained: it comes from the CLIP that was adapted. Other units, such as a
+report, are passed over.
 """
 
 import copy
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, cast
 
 import torch
@@ -16,19 +18,13 @@ from ovseg_models.checkpoint_keys.key_report import take_tensors
 from ovseg_models.mask_adapted_clip import MaskAdaptedClip
 from pipeline.clip_loading import LoadedClip
 from pipeline.errors import PipelineError
+from pipeline.finetune.plan import IMAGE_TOWER, MASK_PROMPTS
 from storage_schemas.artifact import Artifact
 from storage_schemas.checkpoints import ADAPTED_CLIP, read_weights, write_weights
 from storage_schemas.digests import Json
-from storage_schemas.manifest import Manifest
+from storage_schemas.manifest import Manifest, Sidecar
 
-IMAGE_TOWER, MASK_PROMPTS = "image_tower", "mask_prompts"
 _TOWER_PREFIX, _LOGIT_SCALE = "clip.visual.", "clip.logit_scale"
-
-
-def units_of_phases(phases: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the units of an adapted CLIP from what was trained, each ``"ft"``, ``"mpt"`` or ``"ft+mpt"``."""
-    parts = {part for phase in phases for part in phase.split("+")}
-    return tuple(unit for unit, part in ((IMAGE_TOWER, "ft"), (MASK_PROMPTS, "mpt")) if part in parts)
 
 
 def new_mask_adapted_clip(base: LoadedClip, *, prompt_depth: int, prompt_seed: int | None = None) -> MaskAdaptedClip:
@@ -58,15 +54,21 @@ def stock_mask_adapted_clip(base: LoadedClip) -> MaskAdaptedClip:
 
 
 def write_adapted_clip(
-    artifact: Artifact, adapted: MaskAdaptedClip, base: LoadedClip, facts: Mapping[str, Json]
+    artifact: Artifact,
+    adapted: MaskAdaptedClip,
+    base: LoadedClip,
+    facts: Mapping[str, Json],
+    *,
+    written: Mapping[str, Sidecar] = MappingProxyType({}),
 ) -> Manifest:
-    """Write the units that the artifact names, and finish it.
+    """Write the units of weights that the artifact names, and finish it.
 
     Args:
-        artifact: Held for writing; its units come from ``units_of_phases``.
+        artifact: Held for writing; its units of weights come from ``pipeline.finetune.plan``.
         adapted: What was trained.
         base: The CLIP that it was trained from.
         facts: What else is to be known, such as the mode.
+        written: Sidecars of its other units, which were written before.
 
     Raises:
         WriteError: If the operating system refuses.
@@ -77,7 +79,7 @@ def write_adapted_clip(
         "prompt_depth": adapted.prompt_depth,
         **facts,
     }
-    sidecars = {}
+    sidecars = dict(written)
     for unit, tensors in _tensors_by_unit(adapted, artifact.description.units).items():
         arrays = {name: tensor.detach().cpu().contiguous().numpy() for name, tensor in tensors.items()}
         sidecars[unit] = write_weights(artifact, unit, arrays, told)
@@ -127,4 +129,4 @@ def _tensors_by_unit(adapted: MaskAdaptedClip, units: tuple[str, ...]) -> dict[s
     if IMAGE_TOWER not in units:
         prompts[_LOGIT_SCALE] = state[_LOGIT_SCALE]
     tensors = {IMAGE_TOWER: tower, MASK_PROMPTS: prompts}
-    return {unit: tensors[unit] for unit in units}
+    return {unit: tensors[unit] for unit in units if unit in tensors}

@@ -6,11 +6,14 @@ This module alone knows which stage reads what. Per stage it has a function ``pl
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Protocol
 
 from pipeline.errors import PipelineError
 from pipeline.evaluate.plan import Inputs as EvaluationInputs
 from pipeline.evaluate.plan import ScoresPlan, plan_scores
+from pipeline.finetune.plan import AdaptedClipPlan, plan_adapted_clip
+from pipeline.finetune.plan import Inputs as FinetuneInputs
 from pipeline.prepare.layout import LayoutError
 from pipeline.prepare.prepare import plan_prepare
 from pipeline.settings import Settings
@@ -18,7 +21,8 @@ from pipeline.stage_inputs import MissingInputError, clip_digest, finished_diges
 from pipeline.train_proposals.plan import Inputs, ProposalNetPlan, plan_proposal_net
 from storage_schemas import scenes, scores
 from storage_schemas.artifact import Artifact
-from storage_schemas.checkpoints import PROPOSAL_NET
+from storage_schemas.checkpoints import ADAPTED_CLIP, PROPOSAL_NET
+from storage_schemas.errors import StorageError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,6 +100,49 @@ def plan_stage_1(settings: Settings) -> Iterator[PlannedArtifact]:
         yield planned(PROPOSAL_NET, settings, plan_of_proposal_net)
 
 
+def plan_of_adapted_clip(settings: Settings) -> AdaptedClipPlan:
+    """Plan stage 3.
+
+    Raises:
+        MissingInputError: If the pairs, or the scenes to validate on, are not finished.
+        PipelineError: If the settings name no data set or no CLIP that is to be had.
+    """
+    section = settings.finetune
+    pairs = _pairs_of(settings)
+    to_validate = scenes_of(settings, section.validation_dataset) if section.validation_dataset else None
+    inputs = FinetuneInputs(
+        pairs=pairs,
+        pairs_digest=finished_digest(pairs, made_by="ovseg mine"),
+        validation=to_validate,
+        validation_digest=finished_digest(to_validate, made_by="ovseg prepare") if to_validate else "",
+        clip_digest=clip_digest(settings.clip),
+    )
+    return plan_adapted_clip(section, inputs, name=settings.name, runs=settings.runs_dir)
+
+
+def _pairs_of(settings: Settings) -> Artifact:
+    """Return the pairs that stage 3 trains on.
+
+    Raises:
+        MissingInputError: If there are none.
+    """
+    directory = settings.finetune.pairs_dir
+    if not directory:
+        message = "finetune.pairs_dir: is empty; name the directory of an artifact of pairs"
+        raise MissingInputError(message)
+    try:
+        return Artifact.open(Path(directory))
+    except StorageError as error:
+        message = f"finetune.pairs_dir: {directory} holds no artifact of pairs ({error}); correct the path"
+        raise MissingInputError(message) from error
+
+
+def plan_stage_3(settings: Settings) -> Iterator[PlannedArtifact]:
+    """Plan the adapted CLIP, if the settings name what to train it on."""
+    if settings.mine.dataset or settings.finetune.pairs_dir:
+        yield planned(ADAPTED_CLIP, settings, plan_of_adapted_clip)
+
+
 def plans_of_scores(settings: Settings, *, ablate: bool = False) -> tuple[ScoresPlan, ...]:
     """Plan stage 4, one evaluation per data set.
 
@@ -131,15 +178,13 @@ def _adapted_clips(settings: Settings, *, ablate: bool) -> dict[str, Artifact]:
     """Return the adapted CLIPs that an evaluation compares, by the names that its views have for them.
 
     Raises:
-        MissingInputError: If one is asked for: stage 3, which makes it, is not part of this version.
+        MissingInputError: If the pairs that one is trained on are not finished.
     """
-    modes = settings.evaluate.sweep.finetune_modes if ablate else ()
-    if settings.evaluate.clip == "adapted" or modes:
-        message = (
-            "evaluate.clip: no adapted CLIP is made yet; set it to 'original', and evaluate.sweep.finetune_modes empty"
-        )
-        raise MissingInputError(message)
-    return {}
+    artifacts = {"adapted": plan_of_adapted_clip(settings).artifact} if settings.evaluate.clip == "adapted" else {}
+    for mode in settings.evaluate.sweep.finetune_modes if ablate else ():
+        finetuning = settings.finetune.model_copy(update={"mode": mode})
+        artifacts[mode] = plan_of_adapted_clip(settings.model_copy(update={"finetune": finetuning})).artifact
+    return artifacts
 
 
 def plan_stage_4(settings: Settings) -> Iterator[PlannedArtifact]:
@@ -150,7 +195,7 @@ def plan_stage_4(settings: Settings) -> Iterator[PlannedArtifact]:
         yield replace(plan, label=f"{plan.label}-{dataset.dataset}")
 
 
-PLANNERS: tuple[Planner, ...] = (plan_scenes, plan_stage_1, plan_stage_4)
+PLANNERS: tuple[Planner, ...] = (plan_scenes, plan_stage_1, plan_stage_3, plan_stage_4)
 
 
 def planned_artifacts(settings: Settings) -> Iterator[PlannedArtifact]:

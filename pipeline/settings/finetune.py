@@ -48,6 +48,12 @@ class FinetuneSettings(SettingsModel):
         description="FT trains the image tower, MPT the mask prompt tokens alone; 'ft+mpt' trains both at once with "
         "batch, epochs and warm-up of 'ft', and learning rate and decay of 'mpt' for the prompts.",
     )
+    pairs_dir: str = Field(
+        default="",
+        description="Directory of an artifact of pairs to train on, such as one mined elsewhere; empty = those that "
+        "stage 2 makes of these settings.",
+        json_schema_extra=CHANGES_NO_RESULT,  # their digest does
+    )
     seed: int = Field(default=0, ge=0, description="Seed of prompt tokens, data order and augmentation.")
     prompt_depth: int = Field(default=3, ge=1, le=64, description="Transformer layers that get mask prompt tokens.")
     train_logit_scale: bool = Field(

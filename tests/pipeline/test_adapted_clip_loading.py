@@ -10,11 +10,11 @@ from pipeline.adapted_clip_loading import (
     load_adapted_clip,
     new_mask_adapted_clip,
     stock_mask_adapted_clip,
-    units_of_phases,
     write_adapted_clip,
 )
 from pipeline.clip_loading import LoadedClip, load_clip
 from pipeline.errors import PipelineError
+from pipeline.finetune.plan import units_of_phases
 from pipeline.settings.clip import ClipSettings
 from storage_schemas.artifact import Artifact
 from storage_schemas.checkpoints import ADAPTED_CLIP, PROPOSAL_NET, read_weights, write_weights

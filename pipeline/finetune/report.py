@@ -1,0 +1,180 @@
+"""The model card of an adapted CLIP: what it was made of and how, what came of it, and the curves of its training."""
+
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ovseg_models.mask_adapted_clip import MaskAdaptedClip
+from ovseg_models.weights_digest import image_tower_weights, text_tower_weights, weights_digest
+from pipeline.clip_loading import LoadedClip
+from pipeline.finetune.phases import Phase
+from pipeline.finetune.plan import REPORT, Inputs
+from pipeline.training.curves import Panel, Points, curves_picture
+from pipeline.training.metrics import read_metrics
+from storage_schemas.artifact import Artifact
+from storage_schemas.digests import Json, canonical_json
+from storage_schemas.manifest import Sidecar
+from storage_schemas.pair_collection import PairCollection
+from storage_schemas.scenes import OK
+
+_TAIL_STEPS = 20  # over which the last loss is averaged
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Course:
+    """A finished training.
+
+    Attributes:
+        artifact: Held for writing; its metrics lie in ``_local``.
+        phases: What was trained after what.
+        pairs: On which.
+        before: Accuracies of stock CLIP on the validation scenes; empty without.
+    """
+
+    artifact: Artifact
+    phases: tuple[Phase, ...]
+    pairs: PairCollection
+    before: Mapping[str, float]
+
+    def metrics(self, phase: Phase, group: str) -> list[dict[str, Any]]:
+        """Return the lines of a phase's metrics."""
+        return read_metrics(self.artifact.local_directory / phase.run / "metrics.jsonl", group)
+
+
+def write_report(course: Course, inputs: Inputs, base: LoadedClip, adapted: MaskAdaptedClip) -> Sidecar:
+    """Write ``report.md`` and ``report.curves.png`` as one unit, with the card as facts of its sidecar.
+
+    Args:
+        course: What was done.
+        inputs: What was read.
+        base: The CLIP before.
+        adapted: The CLIP after.
+
+    Raises:
+        WriteError: If the operating system refuses.
+    """
+    card = _card(course, inputs, base, adapted)
+    with course.artifact.write_unit(REPORT) as unit:
+        unit.file("md").write(_markdown(card).encode())
+        unit.file("curves.png").write(_curves(course))
+        rows = sum(phase["steps"] for phase in card["phases"])
+        return unit.commit(rows=rows, counts={OK: rows}, facts=card)
+
+
+def _card(course: Course, inputs: Inputs, base: LoadedClip, adapted: MaskAdaptedClip) -> dict[str, Any]:
+    """Collect what the card says, as JSON."""
+    identity = course.artifact.identity
+    nouns = course.pairs.nouns
+    prompts = 0 if adapted.mask_prompts is None else adapted.mask_prompts.numel()
+    parameters = sum(parameter.numel() for parameter in adapted.clip.parameters())
+    towers = {
+        name: {"before": weights_digest(weights(base.clip)), "after": weights_digest(weights(adapted.clip))}
+        for name, weights in (("image tower", image_tower_weights), ("text tower", text_tower_weights))
+    }
+    return {
+        "name": identity.name,
+        "options": identity.settings["options"],
+        "clip_digest": base.digest,
+        "pairs": {"name": inputs.pairs.identity.name, "digest": inputs.pairs_digest, "pairs": len(course.pairs)},
+        "nouns": len(nouns),
+        "validation": "" if inputs.validation is None else inputs.validation.identity.name,
+        "validation_digest": inputs.validation_digest,
+        "clip_parameters": parameters,
+        "prompt_parameters": prompts,
+        "logit_scale": {"before": base.clip.logit_scale.item(), "after": adapted.logit_scale.item()},
+        "towers": towers,
+        "before": dict(course.before),
+        "phases": [_phase_card(course, phase) for phase in course.phases],
+    }
+
+
+def _phase_card(course: Course, phase: Phase) -> dict[str, Json]:
+    """Say what one phase did and came to."""
+    steps = course.metrics(phase, "train")
+    tail = steps[-_TAIL_STEPS:]
+    return {
+        "mode": phase.mode,
+        "steps": len(steps),
+        "batch_pairs": phase.settings.batch_pairs,
+        "epochs": phase.settings.epochs,
+        "first_loss": steps[0]["loss"],
+        "last_loss": sum(line["loss"] for line in tail) / len(tail),
+        "validation": [
+            {name: value for name, value in line.items() if name != "group"}
+            for line in course.metrics(phase, "validation")
+        ],
+    }
+
+
+def _markdown(card: Mapping[str, Any]) -> str:
+    """Write the card for people."""
+    pairs = card["pairs"]
+    made_of = (
+        f"CLIP with weights `{card['clip_digest'][:12]}`, adapted to {pairs['pairs']:,} masked crops with "
+        f"{card['nouns']:,} nouns (pairs `{pairs['name']}`, digest `{pairs['digest'][:12]}`)."
+    )
+    lines = [
+        f"# Adapted CLIP `{card['name']}`",
+        "",
+        made_of,
+        "",
+        "| part | parameters | before | after |",
+        "|---|---|---|---|",
+    ]
+    for name, digests in card["towers"].items():
+        same = "unchanged" if digests["before"] == digests["after"] else f"`{digests['after'][:12]}`"
+        lines.append(f"| {name} | | `{digests['before'][:12]}` | {same} |")
+    scale = card["logit_scale"]
+    lines.append(f"| logit scale | 1 | {scale['before']:.4f} | {scale['after']:.4f} |")
+    if card["prompt_parameters"]:
+        share = card["prompt_parameters"] / card["clip_parameters"]
+        lines.append(f"| mask prompts | {card['prompt_parameters']:,} ({share:.2%} of CLIP) | none | trained |")
+    lines += ["", "## Training", "", "| phase | mode | epochs | steps | pairs a step | first loss | last loss |"]
+    lines.append("|---|---|---|---|---|---|---|")
+    for number, phase in enumerate(card["phases"], start=1):
+        numbers = " | ".join(str(phase[name]) for name in ("epochs", "steps", "batch_pairs"))
+        lines.append(
+            f"| {number} | {phase['mode']} | {numbers} | {phase['first_loss']:.3f} | {phase['last_loss']:.3f} |"
+        )
+    lines += _validation_table(card)
+    lines += ["", "![Curves](report.curves.png)", "", "## Settings that decide the weights", "", "```json"]
+    lines += [canonical_json(card["options"]).decode(), "```", ""]
+    return "\n".join(lines)
+
+
+def _validation_table(card: Mapping[str, Any]) -> list[str]:
+    """Write the accuracies after each epoch."""
+    if not card["before"]:
+        return []
+    names = list(card["before"])
+    rows = [("before", card["before"])]
+    for number, phase in enumerate(card["phases"], start=1):
+        rows += [(f"phase {number}, step {line['step']}", line) for line in phase["validation"]]
+    return [
+        "",
+        f"## Zero-shot accuracy on masked regions of `{card['validation']}`",
+        "",
+        f"| | {' | '.join(names)} |",
+        f"|---|{'---|' * len(names)}",
+        *(f"| {label} | {' | '.join(f'{100 * values[name]:.1f} %' for name in names)} |" for label, values in rows),
+    ]
+
+
+def _curves(course: Course) -> bytes:
+    """Draw losses and accuracies over the steps of all phases."""
+    panels, first = [], 0
+    accuracy: dict[str, list[tuple[float, float]]] = {name: [(0, value)] for name, value in course.before.items()}
+    for phase in course.phases:
+        lines = course.metrics(phase, "train")
+        loss: Points = [(line["step"], line["loss"]) for line in lines]
+        panels.append(Panel(f"phase {phase.number}, {phase.mode}: contrastive loss", {"loss": loss}, noisy=True))
+        for line in course.metrics(phase, "validation"):
+            for name, points in accuracy.items():
+                points.append((first + line["step"], line[name]))
+        first += len(lines)
+    if accuracy:
+        panels.append(Panel("zero-shot accuracy on masked regions, over the steps of all phases", accuracy))
+    buffer = io.BytesIO()
+    curves_picture(panels).save(buffer, format="PNG", optimize=True)
+    return buffer.getvalue()

@@ -1,0 +1,192 @@
+"""What the training loop trains in stage 3: the image side of CLIP, with the contrastive loss of a whole batch."""
+
+import contextlib
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from ovseg_models.contrastive_loss import contrastive_loss, noun_contrastive_loss
+from ovseg_models.finetuning_modes import select_trainable
+from ovseg_models.mask_adapted_clip import MaskAdaptedClip
+from ovseg_models.zero_shot import ZeroShotCounts
+from pipeline.finetune.parameter_groups import parameter_groups
+from pipeline.finetune.phases import Phase
+from pipeline.finetune.samples import PairSample, PairSamples, collated
+from pipeline.finetune.validation import Validation
+from pipeline.training.loader import loading
+from pipeline.training.loop import StepContext
+from pipeline.training.processes import Processes
+
+
+class ImageSide(nn.Module):
+    """The part of a mask-adapted CLIP that is trained; the text side is a table of embeddings.
+
+    Args:
+        adapted: The whole model.
+        uses_prompts: Whether prompts take the place of patches outside the mask.
+    """
+
+    def __init__(self, adapted: MaskAdaptedClip, *, uses_prompts: bool) -> None:
+        super().__init__()
+        self.adapted = adapted
+        self.uses_prompts = uses_prompts
+
+    def forward(
+        self, crops: Float[Tensor, "crop 3 side side"], patch_masks: Bool[Tensor, "crop patch"]
+    ) -> Float[Tensor, "crop dim"]:
+        """Embed crops, L2-normalised, in single precision."""
+        return self.adapted.encode_image(crops, patch_masks if self.uses_prompts else None).float()
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneTask:
+    """One phase of stage 3 as the training loop sees it.
+
+    Attributes:
+        adapted: What is trained, on its device; which of its parameters take gradients is set here.
+        phase: How.
+        samples: What it is trained on.
+        noun_embeddings: One L2-normalised row per noun of the samples, on the model's device.
+        loss: Whether equal nouns of a batch are negatives of each other.
+        train_logit_scale: Whether the logit scale is trained too.
+        validation: What it is measured on; None for nothing.
+        processes: The processes that train together.
+        loader_workers: Processes that read samples for each of them.
+    """
+
+    adapted: MaskAdaptedClip
+    phase: Phase
+    samples: PairSamples
+    noun_embeddings: Float[Tensor, "noun dim"]
+    loss: Literal["contrastive", "noun-aware"]
+    train_logit_scale: bool
+    validation: Validation | None
+    processes: Processes
+    loader_workers: int
+
+    @cached_property
+    def model(self) -> nn.Module:
+        """CLIP's image side."""
+        return ImageSide(self.adapted, uses_prompts=self.phase.uses_prompts)
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Choose what is trained and return AdamW's groups."""
+        trainable = select_trainable(self.adapted, self.phase.mode, train_logit_scale=self.train_logit_scale)
+        return parameter_groups(trainable, tower=self.phase.tower, prompts=self.phase.prompts)
+
+    def optimizer_arguments(self) -> dict[str, Any]:
+        """Return AdamW's other arguments, those of open_clip for vision transformers."""
+        return {"betas": (0.9, 0.98), "eps": 1e-6}
+
+    def batches(self, first_step: int) -> contextlib.AbstractContextManager[Iterator[Sequence[PairSample]]]:
+        """Open the stream of this process's samples."""
+        pairs = len(self.samples.pairs)
+        return loading(
+            self.samples,
+            self.phase.order(pairs),
+            first_step=first_step,
+            steps=self.phase.steps(pairs),
+            processes=self.processes,
+            workers=self.loader_workers,
+        )
+
+    def backward(self, model: nn.Module, samples: Sequence[PairSample], step: StepContext) -> Mapping[str, Tensor]:
+        """Compute the loss over the batch of all processes, and this process's part of its gradient.
+
+        A batch that is cut stays one contrastive batch: all embeddings are computed first, without a graph; the loss
+        gives its slope with respect to each of them; then each part is embedded again and its slopes are sent back.
+
+        References:
+            Gao et al., 2021 (gradient caching).
+        """
+        own_nouns = torch.tensor([sample.noun for sample in samples], device=step.processes.device)
+        nouns = step.processes.gather(own_nouns)
+        if step.parts == 1:
+            loss = self._loss(self._embedded(model, samples, step), nouns, step)
+            step.backward(loss)
+        else:
+            loss = self._backward_in_parts(model, samples, nouns, step)
+        return {
+            "loss": loss.detach() / step.processes.count,
+            "logit_scale": self.adapted.logit_scale.detach() / step.processes.count,
+        }
+
+    def after_step(self) -> None:
+        """Keep the logit scale in its bounds, if it is trained."""
+        if self.train_logit_scale:
+            self.adapted.clamp_logit_scale()
+
+    def validate(self) -> Mapping[str, float]:
+        """Measure zero-shot accuracy on the validation scenes, which the processes share."""
+        if self.validation is None:
+            return {}
+        return accuracies(self.validation, self.model, self.processes)
+
+    def describe(self, samples: Sequence[PairSample]) -> str:
+        """Name the pairs of a batch with their shards."""
+        places = [self.samples.pairs.place(sample.number) for sample in samples]
+        return "pairs " + ", ".join(f"{place.pair} ({place.unit})" for place in places)
+
+    def _backward_in_parts(
+        self, model: nn.Module, samples: Sequence[PairSample], nouns: Int[Tensor, "all"], step: StepContext
+    ) -> Tensor:
+        """Do what ``backward`` does with the memory of one part."""
+        size = math.ceil(len(samples) / step.parts)
+        with torch.no_grad():
+            parts = [samples[start : start + size] for start in range(0, len(samples), size)]
+            embeddings = torch.cat([self._embedded(model, part, step) for part in parts])
+        embeddings.requires_grad_()
+        loss = self._loss(embeddings, nouns, step)
+        logit_scale = self.adapted.logit_scale
+        slopes, *scale_slope = torch.autograd.grad(loss, [embeddings, *([logit_scale] * self.train_logit_scale)])
+        first = 0
+        for part in step.cut(samples, model):
+            last = first + len(part)
+            weighted = (self._embedded(model, part, step) * slopes[first:last]).sum()
+            if scale_slope and last == len(samples):
+                weighted = weighted + logit_scale * scale_slope[0]
+            step.backward(weighted)
+            first = last
+        return loss
+
+    def _embedded(
+        self, model: nn.Module, samples: Sequence[PairSample], step: StepContext
+    ) -> Float[Tensor, "sample dim"]:
+        """Embed the crops of samples."""
+        batch = collated(samples, step.processes.device)
+        with step.autocast():
+            embeddings: Tensor = model(batch.crops, batch.patch_masks)
+        return embeddings
+
+    def _loss(
+        self, own: Float[Tensor, "sample dim"], nouns: Int[Tensor, "all"], step: StepContext
+    ) -> Float[Tensor, ""]:
+        """Compute the loss over all processes' pairs, as a function of this process's embeddings alone.
+
+        The gradients that the processes find add up to that of one process: each has the slopes of its own embeddings,
+        and its share of the logit scale's.
+        """
+        processes = step.processes
+        image_embeddings, logit_scale = own, self.adapted.logit_scale
+        if processes.count > 1:
+            first = processes.rank * len(own)
+            everyone = processes.gather(own)
+            image_embeddings = torch.cat([everyone[:first], own, everyone[first + len(own) :]])
+            logit_scale = logit_scale.detach() + (logit_scale - logit_scale.detach()) / processes.count
+        texts, scale = self.noun_embeddings[nouns], logit_scale.exp()
+        if self.loss == "noun-aware":
+            return noun_contrastive_loss(image_embeddings, texts, scale, nouns)
+        return contrastive_loss(image_embeddings, texts, scale)
+
+
+def accuracies(validation: Validation, model: nn.Module, processes: Processes) -> dict[str, float]:
+    """Measure an image side; the processes share the scenes."""
+    shared = range(processes.rank, len(validation.scenes), processes.count)
+    numbers = validation.counts(model, shared).stacked().to(processes.device)
+    return ZeroShotCounts.from_stacked(processes.sum(numbers).cpu()).accuracies(validation.groups)

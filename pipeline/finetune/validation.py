@@ -1,0 +1,112 @@
+"""How well a CLIP names masked ground-truth regions of a vocabulary that it was not trained on."""
+
+import io
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+
+from ovseg_models.masked_crops import masked_crops, patch_mask
+from ovseg_models.zero_shot import ZeroShotCounts
+from pipeline.errors import StageError
+from storage_schemas.scene_collection import SceneCollection
+
+_CROPS_PER_FORWARD = 256
+
+
+class RegionCrops(NamedTuple):
+    """Masked crops of labelled regions.
+
+    Attributes:
+        class_ids: What each shows [crop], int64.
+        crops: Normalised for CLIP [crop 3 side side].
+        patch_masks: True for patches with a pixel of the region [crop patch].
+    """
+
+    class_ids: Tensor
+    crops: Tensor
+    patch_masks: Tensor
+
+
+Embed = Callable[[Tensor, Tensor], Tensor]
+"""From crops and patch masks to L2-normalised embeddings."""
+
+
+@dataclass(frozen=True)
+class Validation:
+    """What a CLIP is measured on: all pixels of a class in a scene are one region, as in stage 1.
+
+    Attributes:
+        scenes: Labelled scenes.
+        text_embeddings: Of their class names [class dim], L2-normalised.
+        groups: Class indices by ``"seen"`` and ``"unseen"``, where the vocabulary has such marks.
+        crop_px: Side of CLIP's input [px].
+        patch_px: Side of a patch [px].
+
+    References:
+        OVSeg's finetuning script, which measures on masked crops of ADE20K's 150 classes.
+    """
+
+    scenes: SceneCollection
+    text_embeddings: Float[Tensor, "class dim"]
+    groups: dict[str, tuple[int, ...]]
+    crop_px: int
+    patch_px: int
+
+    @torch.no_grad()
+    def counts(self, embed: Embed, numbers: Sequence[int]) -> ZeroShotCounts:
+        """Count over the regions of some scenes.
+
+        Args:
+            embed: The image tower.
+            numbers: Of the scenes.
+
+        Raises:
+            StageError: If a scene cannot be decoded.
+        """
+        counts = ZeroShotCounts.none(len(self.text_embeddings))
+        device = self.text_embeddings.device
+        for batch in _batched(self._regions(numbers), _CROPS_PER_FORWARD):
+            embeddings = embed(batch.crops.to(device), batch.patch_masks.to(device))
+            counts.add(embeddings, self.text_embeddings, batch.class_ids)
+        return counts
+
+    def _regions(self, numbers: Sequence[int]) -> Iterator[RegionCrops]:
+        """Yield the regions of each scene."""
+        for number in numbers:
+            scene = self.scenes.read(number)
+            try:
+                with Image.open(io.BytesIO(scene.image)) as image:
+                    pixels = torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
+                with Image.open(io.BytesIO(scene.label_png or b"")) as labels:
+                    label_map = torch.from_numpy(np.asarray(labels).astype(np.int64))
+            except OSError as error:
+                unit, key = self.scenes.place(number)
+                message = f"{unit}: scene {key} cannot be decoded ({error}); run 'ovseg prepare' again"
+                raise StageError(message) from error
+            class_ids = torch.tensor(scene.classes, dtype=torch.int64)
+            cut = masked_crops(pixels, label_map == class_ids[:, None, None], crop_px=self.crop_px)
+            yield RegionCrops(class_ids[cut.kept_rows], cut.crops, patch_mask(cut.crop_masks, self.patch_px))
+
+
+def seen_groups(marks: Sequence[str]) -> dict[str, tuple[int, ...]]:
+    """Return the class indices of each mark, where both kinds occur; uncertain ones are in no group."""
+    groups = {name: tuple(index for index, mark in enumerate(marks) if mark == name) for name in ("seen", "unseen")}
+    return groups if all(groups.values()) else {}
+
+
+def _batched(regions: Iterator[RegionCrops], size: int) -> Iterator[RegionCrops]:
+    """Put regions of several scenes together to batches of at least ``size`` crops; the last one may be smaller."""
+    waiting: list[RegionCrops] = []
+    for some in regions:
+        waiting.append(some)
+        if sum(len(part.class_ids) for part in waiting) >= size:
+            yield RegionCrops(*map(torch.cat, zip(*waiting, strict=True)))
+            waiting = []
+    if waiting:
+        yield RegionCrops(*map(torch.cat, zip(*waiting, strict=True)))

@@ -1,0 +1,239 @@
+"""Stage 3 as a whole: what it writes, and that no stop, part or process changes it."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ovseg_models.weights_digest import image_tower_weights, text_tower_weights, weights_digest
+from pipeline.adapted_clip_loading import load_adapted_clip
+from pipeline.clip_loading import load_clip
+from pipeline.errors import PipelineError
+from pipeline.finetune import finetune as stage
+from pipeline.finetune.finetune import finetune
+from pipeline.finetune.task import FinetuneTask
+from pipeline.planning import plan_of_adapted_clip, planned_artifacts
+from pipeline.stage_inputs import MissingInputError
+from pipeline.training.metrics import read_metrics
+from storage_schemas.artifact import Artifact
+from storage_schemas.checkpoints import read_weights
+from storage_schemas.status import UnitState
+from tests.pipeline.finetune.finetune_run import EPOCHS, small_settings
+from tests.pipeline.finetune.made_pairs import made_pairs
+from tests.pipeline.training.toy_run import Stopped, StoppingDisk
+
+ROOT = Path(__file__).parents[3]
+PHASES = ("ft", "ft-then-mpt")
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    return made_pairs(tmp_path_factory.mktemp("pairs"), scenes=6)
+
+
+def files_of(artifact: Artifact) -> dict[str, bytes]:
+    """Read all files of an artifact but those of this machine, and the metrics of its phases."""
+    files = {path.name: path.read_bytes() for path in artifact.directory.iterdir() if path.is_file()}
+    return files | {
+        str(path.relative_to(artifact.directory)): path.read_bytes()
+        for path in artifact.local_directory.glob("*/metrics.jsonl")
+    }
+
+
+@pytest.fixture(scope="module")
+def undisturbed(pairs: Artifact, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    report = finetune(small_settings(tmp_path_factory.mktemp("undisturbed"), pairs.directory))
+    return files_of(report.artifact)
+
+
+def test_what_is_written(pairs: Artifact, tmp_path: Path) -> None:
+    settings = small_settings(tmp_path, pairs.directory, validation_dataset="scenes")
+    report = finetune(settings)
+    assert [unit.unit for unit in report.manifest.units] == ["image_tower", "mask_prompts", "report"]
+    card = report.manifest.units[2].facts
+    assert [phase["mode"] for phase in card["phases"]] == ["ft", "mpt"]
+    assert [phase["steps"] for phase in card["phases"]] == [
+        len(read_metrics_of(report.artifact, run)) for run in PHASES
+    ]
+    assert [len(phase["validation"]) for phase in card["phases"]] == [EPOCHS, EPOCHS]
+    assert card["pairs"]["digest"] == pairs.manifest().digest()
+    assert card["towers"]["text tower"]["before"] == card["towers"]["text tower"]["after"]
+    assert card["towers"]["image tower"]["before"] != card["towers"]["image tower"]["after"]
+    assert set(card["before"]) == {"top1", "top5", "macro", "macro_seen", "macro_unseen"}
+    text = (report.artifact.directory / "report.md").read_text()
+    assert "| 1 | ft | 2 |" in text
+    assert "| phase 2, step" in text
+    with Image.open(report.artifact.directory / "report.curves.png") as curves:
+        assert curves.width > 300
+    adapted = load_adapted_clip(report.artifact, load_clip(settings.clip))
+    assert adapted.prompt_depth == 3
+    assert adapted.logit_scale.item() == pytest.approx(card["logit_scale"]["after"])
+
+
+def read_metrics_of(artifact: Artifact, run: str) -> list[dict[str, object]]:
+    return read_metrics(artifact.local_directory / run / "metrics.jsonl", "train")
+
+
+def test_mpt_leaves_every_weight_of_clip_as_it_was(pairs: Artifact, tmp_path: Path) -> None:
+    settings = small_settings(tmp_path, pairs.directory, mode="mpt")
+    report = finetune(settings)
+    assert [unit.unit for unit in report.manifest.units] == ["mask_prompts", "report"]
+    assert read_weights(report.artifact, "mask_prompts").keys() == {"mask_prompts", "clip.logit_scale"}
+    base = load_clip(settings.clip)
+    adapted = load_adapted_clip(report.artifact, base)
+    for part in (image_tower_weights, text_tower_weights):
+        assert weights_digest(part(adapted.clip)) == weights_digest(part(base.clip))
+    assert "| image tower | | " in (report.artifact.directory / "report.md").read_text()
+    assert "unchanged" in (report.artifact.directory / "report.md").read_text()
+
+
+@pytest.mark.parametrize("mode", ["ft", "mpt-then-ft", "ft+mpt"])
+def test_the_other_modes_run(pairs: Artifact, tmp_path: Path, mode: str) -> None:
+    report = finetune(small_settings(tmp_path, pairs.directory, mode=mode))
+    units = [unit.unit for unit in report.manifest.units]
+    assert units == (["image_tower", "report"] if mode == "ft" else ["image_tower", "mask_prompts", "report"])
+
+
+def test_a_finished_run_does_nothing_and_settings_of_how_change_nothing(
+    pairs: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, undisturbed: dict[str, bytes]
+) -> None:
+    settings = small_settings(tmp_path, pairs.directory)
+    first = finetune(settings)
+    assert (first.units_done, first.units_skipped) == (3, 0)
+    assert files_of(first.artifact) == undisturbed
+    monkeypatch.setattr(FinetuneTask, "backward", None)
+    again = finetune(settings)
+    assert (again.units_done, again.units_skipped) == (0, 3)
+    how = small_settings(tmp_path, pairs.directory, accumulation_steps=2, gradient_checkpointing=True)
+    assert finetune(how).artifact == first.artifact
+
+
+def test_settings_of_a_part_that_is_not_trained_are_no_part_of_the_identity(pairs: Artifact, tmp_path: Path) -> None:
+    def digest(**changes: object) -> str:
+        return plan_of_adapted_clip(small_settings(tmp_path, pairs.directory, **changes)).artifact.identity.digest()
+
+    other = {"epochs": 9, "batch_pairs": 4}
+    assert digest(mode="ft") == digest(mode="ft", mpt=other, prompt_depth=1)
+    assert digest(mode="mpt") == digest(mode="mpt", ft=other) != digest(mode="mpt", mpt=other)
+    assert digest(mode="ft") != digest(mode="ft", seed=1)
+    assert digest() != digest(prompt_depth=1)
+    assert digest() != digest(mode="mpt-then-ft")
+
+
+# a stopped run leaves its temporary file open, as a killed process does
+@pytest.mark.filterwarnings("ignore:Exception ignored in:pytest.PytestUnraisableExceptionWarning")
+def test_a_stop_between_any_two_writes_changes_nothing(
+    pairs: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, undisturbed: dict[str, bytes]
+) -> None:
+    """Stops in FT, at the switch, in MPT and while the result is written; each run goes on from the one before."""
+    planned = stage.plan_of_adapted_clip
+    disk = StoppingDisk(10**6)
+
+    def plan_on_stopping_disk(settings: object) -> object:
+        plan = planned(settings)
+        return dataclasses.replace(plan, artifact=dataclasses.replace(plan.artifact, disk=disk))
+
+    monkeypatch.setattr(stage, "plan_of_adapted_clip", plan_on_stopping_disk)
+    settings = small_settings(tmp_path, pairs.directory)
+    stops = set()
+    for calls in (9, 24, 31, 38, 45, 52, 59, 66, 73) * 3:
+        disk.left = calls
+        try:
+            report = finetune(settings)
+        except Stopped:
+            local = plan_of_adapted_clip(settings).artifact.local_directory
+            stops.add(tuple(run for run in ("start", *PHASES) if (local / run).exists()))
+        else:
+            break
+    assert files_of(report.artifact) == undisturbed
+    assert stops >= {("start",), ("start", "ft"), ("start", *PHASES)}
+
+
+def run(runs: Path, pairs: Path, *options: str, processes: int = 1) -> subprocess.Popen[bytes]:
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    module = ["-m", "tests.pipeline.finetune.finetune_run", str(runs), str(pairs), *options]
+    command = [sys.executable, *(launcher if processes > 1 else []), *module]
+    return subprocess.Popen(command, cwd=ROOT, start_new_session=True, stderr=subprocess.DEVNULL)
+
+
+@pytest.mark.slow
+def test_kills_in_ft_at_the_switch_and_in_mpt_change_nothing(
+    pairs: Artifact, tmp_path: Path, undisturbed: dict[str, bytes]
+) -> None:
+    local = plan_of_adapted_clip(small_settings(tmp_path, pairs.directory)).artifact.local_directory
+    steps = len(undisturbed["_local/ft/metrics.jsonl"].splitlines())
+
+    def lines(phase: str) -> int:
+        path = local / phase / "metrics.jsonl"
+        return len(path.read_text().splitlines()) if path.exists() else 0
+
+    moments = (
+        lambda: lines("ft") >= 4,
+        (local / "ft" / "checkpoints" / f"step-{steps:09d}.json").exists,
+        lambda: lines("ft-then-mpt") >= 4,
+    )
+    for moment in moments:
+        process = run(tmp_path, pairs.directory, "--pause-s", "0.1")
+        while process.poll() is None and not moment():
+            time.sleep(0.005)
+        assert process.poll() is None, "the run ended before the kill"
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    assert run(tmp_path, pairs.directory).wait() == 0
+    artifact = plan_of_adapted_clip(small_settings(tmp_path, pairs.directory)).artifact
+    assert files_of(artifact) == undisturbed
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("parts", [1, 2])
+def test_two_processes_equal_one(pairs: Artifact, tmp_path: Path, undisturbed: dict[str, bytes], parts: int) -> None:
+    changes = json.dumps({"accumulation_steps": parts})
+    assert run(tmp_path, pairs.directory, "--changes", changes, processes=2).wait() == 0
+    artifact = plan_of_adapted_clip(small_settings(tmp_path, pairs.directory)).artifact
+    for phase in PHASES:
+        lines = undisturbed[f"_local/{phase}/metrics.jsonl"].splitlines()
+        expected = [json.loads(line)["loss"] for line in lines]
+        losses = [line["loss"] for line in read_metrics_of(artifact, phase)]
+        np.testing.assert_allclose(losses, expected, rtol=1e-4)
+    for unit in ("image_tower", "mask_prompts"):
+        (tmp_path / f"{unit}.safetensors").write_bytes(undisturbed[f"{unit}.safetensors"])
+        one = Artifact(tmp_path, artifact.description)
+        for name, array in read_weights(one, unit).items():
+            np.testing.assert_allclose(read_weights(artifact, unit)[name], array, atol=2e-4, err_msg=name)
+
+
+def test_pairs_that_fill_no_batch_are_told(pairs: Artifact, tmp_path: Path) -> None:
+    settings = small_settings(tmp_path, pairs.directory, mode="mpt", mpt={"batch_pairs": 1000})
+    with pytest.raises(PipelineError, match=r"finetune.mpt.batch_pairs: .* don't fill one batch of 1000; lower the"):
+        finetune(settings)
+
+
+def test_missing_pairs_are_told_and_known_to_status(tmp_path: Path) -> None:
+    settings = small_settings(tmp_path, tmp_path / "nowhere")
+    with pytest.raises(MissingInputError, match=r"finetune.pairs_dir: .*nowhere holds no artifact of pairs"):
+        finetune(settings)
+    (planned,) = [entry for entry in planned_artifacts(settings) if entry.label == "adapted_clip/small"]
+    assert planned.artifact is None
+    assert "nowhere holds no artifact of pairs" in planned.reason
+
+
+def test_unfinished_pairs_are_told(pairs: Artifact, tmp_path: Path) -> None:
+    unfinished = tmp_path / "pairs"
+    unfinished.mkdir()
+    (unfinished / "artifact.json").write_bytes((pairs.directory / "artifact.json").read_bytes())
+    with pytest.raises(MissingInputError, match=r"is not finished; run 'ovseg mine' first"):
+        finetune(small_settings(tmp_path / "runs", unfinished))
+
+
+def test_status_sees_the_units(pairs: Artifact, tmp_path: Path) -> None:
+    settings = small_settings(tmp_path, pairs.directory)
+    (planned,) = [entry for entry in planned_artifacts(settings) if entry.label == "adapted_clip/small"]
+    assert len(planned.artifact.status().of_state(UnitState.MISSING)) == 3

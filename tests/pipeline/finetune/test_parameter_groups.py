@@ -1,0 +1,44 @@
+"""Which parameters learn at which rate, and which decay."""
+
+import pytest
+
+from ovseg_models.finetuning_modes import select_trainable
+from pipeline.adapted_clip_loading import new_mask_adapted_clip
+from pipeline.finetune.parameter_groups import Rate, parameter_groups
+from tests.tiny_clip import tiny_loaded_clip
+
+TOWER, PROMPTS = Rate(1e-3, 0.2), Rate(1e-2, 0.0)
+
+
+def rates_by_name(mode: str) -> dict[str, tuple[float, float]]:
+    adapted = new_mask_adapted_clip(tiny_loaded_clip(), prompt_depth=2)
+    names = {id(parameter): name for name, parameter in adapted.named_parameters()}
+    groups = parameter_groups(select_trainable(adapted, mode), tower=TOWER, prompts=PROMPTS)
+    return {
+        names[id(parameter)]: (group["lr"], group["weight_decay"]) for group in groups for parameter in group["params"]
+    }
+
+
+def test_norms_biases_class_token_and_logit_scale_do_not_decay() -> None:
+    rates = rates_by_name("ft")
+    decayed = {name.removeprefix("clip.visual.") for name, (_, decay) in rates.items() if decay == 0.2}
+    assert {"conv1.weight", "positional_embedding", "proj", "transformer.resblocks.0.mlp.c_fc.weight"} <= decayed
+    assert not [name for name in decayed if "ln_" in name or name.endswith("bias")]
+    assert rates["clip.logit_scale"] == (1e-3, 0.0)
+    assert rates["clip.visual.class_embedding"] == (1e-3, 0.0)
+    assert rates["clip.visual.ln_post.weight"] == (1e-3, 0.0)
+
+
+@pytest.mark.parametrize("mode", ["mpt", "ft+mpt"])
+def test_prompts_have_a_rate_of_their_own(mode: str) -> None:
+    rates = rates_by_name(mode)
+    assert rates["mask_prompts"] == (1e-2, 0.0)
+    assert rates["clip.logit_scale"] == (1e-3, 0.0)
+    assert ("clip.visual.proj" in rates) == (mode == "ft+mpt")
+
+
+def test_no_text_parameter_is_trained() -> None:
+    assert all(
+        name == "mask_prompts" or name.startswith(("clip.visual.", "clip.logit_scale"))
+        for name in rates_by_name("ft+mpt")
+    )
