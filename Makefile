@@ -12,7 +12,7 @@ STAMP := $(VENV)/.installed
 # Torch sizes its thread pool from the machine; tests start several processes, so each gets one thread.
 TEST_ENV := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 DO_NOT_TRACK=1 PREFECT_SERVER_ANALYTICS_ENABLED=false
 
-.PHONY: help install demo run ui eval status test lint format bench docs constraints clean
+.PHONY: help install demo run ui finetune bundle eval finetune-table status test lint format bench docs constraints clean
 
 help:  ## Print this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -38,8 +38,18 @@ run: $(STAMP)  ## Do all of CONFIG that is not done, from data sets to scores, a
 ui: $(STAMP)  ## Show runs and results on Prefect's pages, http://127.0.0.1:4200
 	$(BIN)/ovseg ui
 
+finetune: $(STAMP)  ## Adapt CLIP to masked crops with the pairs of CONFIG
+	$(BIN)/ovseg finetune --config $(CONFIG)
+
+bundle: $(STAMP)  ## Put the nets of CONFIG into a folder for 'ovseg segment' (OUT=models/demo)
+	$(BIN)/ovseg bundle --config $(CONFIG) --out $(or $(OUT),models/$(basename $(notdir $(CONFIG))))
+
 eval: $(STAMP)  ## Evaluate CONFIG on its labelled data sets and write the report (ABLATE=1: the ablations too)
 	$(BIN)/ovseg evaluate --config $(CONFIG) $(if $(ABLATE),--ablate)
+
+finetune-table: $(STAMP)  ## Measure the orders of FT and MPT on the drawn world (hours; goes on where it stopped)
+	$(BIN)/python -m tools.measure_finetuning --out $(or $(OUT),runs/finetune-table)
+	$(BIN)/python -m tools.measure_finetuning --out $(or $(OUT),runs/finetune-table) --table
 
 status: $(STAMP)  ## Show what is done, stale, missing or corrupt of CONFIG (flows/configs/demo.toml)
 	$(BIN)/ovseg status --config $(CONFIG)

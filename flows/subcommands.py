@@ -105,6 +105,20 @@ SUBCOMMANDS = (
         ),
     ),
     Subcommand(
+        name="bundle",
+        group="stages",
+        summary="put proposal net and adapted CLIP into a folder that 'ovseg segment' takes",
+        function="flows.bundle_command:bundle",
+        examples=("ovseg bundle --config flows/configs/demo.toml --out models/demo",),
+    ),
+    Subcommand(
+        name="export-clip",
+        group="stages",
+        summary="write the adapted CLIP as a plain open_clip file",
+        function="flows.bundle_command:export_clip",
+        examples=("ovseg export-clip --config flows/configs/demo.toml --out models/adapted.safetensors",),
+    ),
+    Subcommand(
         name="segment",
         group="segment",
         summary="segment photographs into classes that you name",

@@ -1,0 +1,105 @@
+"""What users take away of a run: a segmenter's folder, and the adapted CLIP as a plain open_clip file."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+
+from ovseg_models.mask_adapted_clip import MaskAdaptedClip
+from ovseg_models.prompt_templates import prompt_templates
+from ovseg_models.segmenter import Segmenter
+from ovseg_models.segmenter_settings import SegmenterSettings
+from pipeline.adapted_clip_loading import load_adapted_clip, stock_mask_adapted_clip
+from pipeline.clip_loading import load_clip
+from pipeline.errors import PipelineError
+from pipeline.finetune.plan import IMAGE_TOWER
+from pipeline.planning import plan_of_adapted_clip, plan_of_proposal_net
+from pipeline.proposal_net_loading import load_proposal_net
+from pipeline.settings import Settings
+from pipeline.stage_inputs import finished_digest
+from storage_schemas.commit import Disk, write_file
+
+
+def bundle(settings: Settings, folder: Path, *, ensemble_weight: float = 0.7, original_clip: bool = False) -> None:
+    """Put the proposal net and the adapted CLIP of the settings into a segmenter's folder, complete in itself.
+
+    Args:
+        settings: Of the run; those of section ``evaluate`` become the segmenter's.
+        folder: Must not exist.
+        ensemble_weight: 0 = proposal net only, 1 = CLIP only.
+        original_clip: Take CLIP as it was before stage 3, which is the paper's baseline.
+
+    Raises:
+        MissingInputError: If stage 1 or stage 3 is not finished.
+        PipelineError: If the folder is there already, or the nets don't go together.
+    """
+    net_artifact = plan_of_proposal_net(settings).artifact
+    finished_digest(net_artifact, made_by="ovseg train-proposals")
+    base = load_clip(settings.clip)
+    if original_clip:
+        clip = stock_mask_adapted_clip(base)
+    else:
+        clip_artifact = plan_of_adapted_clip(settings).artifact
+        finished_digest(clip_artifact, made_by="ovseg finetune")
+        clip = load_adapted_clip(clip_artifact, base)
+    section = settings.evaluate
+    try:
+        segmenter_settings = SegmenterSettings(
+            ensemble_weight=ensemble_weight,
+            mask_threshold=section.mask_threshold,
+            use_mask_prompts=section.use_mask_prompts,
+            short_side_px=section.short_side_px,
+            max_side_px=section.max_side_px,
+            prompt_templates=prompt_templates(section.prompt_templates),
+        )
+        net = load_proposal_net(net_artifact)
+        Segmenter(net, clip, tokenizer=base.words, settings=segmenter_settings).save(folder)
+    except (ValueError, OSError) as error:
+        message = f"bundle: {error}"
+        raise PipelineError(message) from error
+
+
+def export_open_clip(settings: Settings, file: Path) -> Path:
+    """Write the adapted CLIP as a plain open_clip file, which has no place for mask prompts.
+
+    Args:
+        settings: Of the run.
+        file: To be written, ending in .safetensors; must not exist.
+
+    Returns:
+        The JSON file beside it that describes the model, for ``open_clip.add_model_config``.
+
+    Raises:
+        MissingInputError: If stage 3 is not finished.
+        PipelineError: If no phase trained the image tower, or a file is there already or cannot be written.
+    """
+    config_file = file.with_suffix(".json")
+    taken = [path for path in (file, config_file) if path.exists()]
+    if file.suffix != ".safetensors" or taken:
+        found = f"{taken[0]} is there already" if taken else f"{file} does not end in .safetensors"
+        message = f"export-clip: {found}; choose another name"
+        raise PipelineError(message)
+    artifact = plan_of_adapted_clip(settings).artifact
+    finished_digest(artifact, made_by="ovseg finetune")
+    if IMAGE_TOWER not in artifact.description.units:
+        message = (
+            f"{artifact.directory}: holds mask prompts alone, without them it is the original CLIP; "
+            "finetune in a mode that trains the image tower, or use 'ovseg bundle'"
+        )
+        raise PipelineError(message)
+    write_open_clip(load_adapted_clip(artifact, load_clip(settings.clip)), file, config_file)
+    return config_file
+
+
+def write_open_clip(adapted: MaskAdaptedClip, file: Path, config_file: Path) -> None:
+    """Write the weights of an adapted CLIP, prompts left out, and its configuration as open_clip reads them.
+
+    Raises:
+        WriteError: If the operating system refuses.
+    """
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in adapted.clip.state_dict().items()}
+    config: Any = adapted.arguments["model"]
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_file(config_file, (json.dumps(config, indent=2) + "\n").encode(), Disk())
+    write_file(file, safetensors.torch.save(tensors), Disk())

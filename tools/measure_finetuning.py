@@ -1,0 +1,249 @@
+"""Measure on the drawn world what each order of FT and MPT does to a CLIP that has never seen a masked picture.
+
+``python -m tools.measure_finetuning --out DIR`` writes one line per seed, course and kind of mask to
+``DIR/results.jsonl``; a run that was stopped goes on. ``--table`` prints the tables of docs/finetuning.md from there.
+Per seed all is new: the world's scenes, the pairs mined from them, prompts, order of pairs, and the scenes to test on.
+"""
+
+import argparse
+import json
+import logging
+import statistics
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from scipy import stats
+
+from ovseg_models.masked_crops import masked_crops, patch_mask
+from ovseg_models.prompt_templates import VILD
+from ovseg_models.text_classifier import TextClassifier
+from ovseg_models.zero_shot import ZeroShotCounts
+from pipeline.clip_loading import LoadedClip, load_clip
+from pipeline.finetune.finetune import Materials, gather_materials, run_phases, task_of
+from pipeline.finetune.phases import phases_of
+from pipeline.finetune.plan import Inputs, plan_adapted_clip
+from pipeline.finetune.task import ImageSide
+from pipeline.prepare.drawn_world.words import NOUNS, UNSEEN_NOUNS
+from pipeline.settings import Settings
+from pipeline.training.processes import Processes
+from storage_schemas.artifact import Artifact
+from tools.drawn_regions import ground_truth_pairs, mined_pairs, regions_of, scenes_of
+
+SEEDS = (1, 2, 3, 4, 5)
+TRAIN_SCENES, TEST_SCENES = 1250, 420  # about 3,000 pairs and 1,900 regions
+EPOCHS, BATCH, RATE_FT, RATE_MPT, WARMUP, DEPTH = 2, 64, 3e-4, 1e-2, 10, 3
+MASKS = ("exact", "proposal")
+CLIP = {"architecture": "drawn-world-small", "pretrained": "shipped"}
+GROUPS = {
+    "seen": [label for label, noun in enumerate(NOUNS) if noun not in UNSEEN_NOUNS],
+    "unseen": [label for label, noun in enumerate(NOUNS) if noun in UNSEEN_NOUNS],
+}
+
+
+class Course(NamedTuple):
+    """One row of the table.
+
+    Attributes:
+        title: As the table has it.
+        phases: What is trained after what.
+        loss: As the setting has it.
+        closed_set: Whether the pairs are exact masks of seen classes.
+    """
+
+    title: str
+    phases: tuple[str, ...]
+    loss: str = "contrastive"
+    closed_set: bool = False
+
+
+COURSES = (
+    Course("original CLIP", ()),
+    Course("MPT", ("mpt",)),
+    Course("FT", ("ft",)),
+    Course("FT then MPT", ("ft", "mpt")),
+    Course("MPT then FT", ("mpt", "ft")),
+    Course("both at once", ("ft+mpt",)),
+    Course("FT then FT, equal steps (control)", ("ft", "ft")),
+    Course("FT on ground-truth pairs of seen classes", ("ft",), closed_set=True),
+    Course("FT, noun-aware loss", ("ft",), loss="noun-aware"),
+)
+
+
+class TestRegions(NamedTuple):
+    """Crops of a seed's test scenes.
+
+    Attributes:
+        labels: What each shows [region].
+        crops: By kind of mask [region 3 side side].
+        patch_masks: By kind of mask [region patch].
+    """
+
+    labels: torch.Tensor
+    crops: Mapping[str, torch.Tensor]
+    patch_masks: Mapping[str, torch.Tensor]
+
+
+def settings_of(runs: Path, seed: int, loss: str) -> Settings:
+    """Return stage 3's settings; the mode is that of the longest course, the phases come from the courses."""
+    phase = {"epochs": EPOCHS, "batch_pairs": BATCH, "warmup_steps": WARMUP}
+    return Settings.model_validate(
+        {
+            "name": f"table-{seed}",
+            "runs_dir": runs,
+            "clip": CLIP,
+            "finetune": {
+                "seed": seed,
+                "prompt_depth": DEPTH,
+                "loss": loss,
+                "ft": {**phase, "learning_rate": RATE_FT},
+                "mpt": {**phase, "learning_rate": RATE_MPT},
+            },
+            "compute": {"loader_workers": 0, "device": "cpu"},
+        }
+    )
+
+
+def test_regions(base: LoadedClip, seed: int, scenes: int) -> TestRegions:
+    """Cut the regions of the test scenes out, with exact masks and with those of proposals."""
+    side, patch_px = base.clip.visual.image_size[0], base.clip.visual.patch_size[0]
+    labels: list[int] = []
+    crops: dict[str, list[torch.Tensor]] = {kind: [] for kind in MASKS}
+    patches: dict[str, list[torch.Tensor]] = {kind: [] for kind in MASKS}
+    for _, scene, rng in scenes_of("test", seed, scenes):
+        regions = regions_of(scene, rng)
+        image = torch.from_numpy(np.ascontiguousarray(scene.image.transpose(2, 0, 1)))
+        labels += [region.label for region in regions]
+        for kind, masks in (
+            ("exact", [region.exact for region in regions]),
+            ("proposal", [region.proposed for region in regions]),
+        ):
+            cut = masked_crops(image, torch.from_numpy(np.stack(masks)), crop_px=side)
+            crops[kind].append(cut.crops)
+            patches[kind].append(patch_mask(cut.crop_masks, patch_px))
+    return TestRegions(
+        torch.tensor(labels),
+        {kind: torch.cat(parts) for kind, parts in crops.items()},
+        {kind: torch.cat(parts) for kind, parts in patches.items()},
+    )
+
+
+@torch.no_grad()
+def measured(image_side: ImageSide, texts: torch.Tensor, regions: TestRegions, kind: str) -> dict[str, float]:
+    """Measure accuracies in percent."""
+    counts = ZeroShotCounts.none(len(NOUNS))
+    for rows in torch.arange(len(regions.labels)).split(256):
+        embeddings = image_side.eval()(regions.crops[kind][rows], regions.patch_masks[kind][rows])
+        counts.add(embeddings, texts, regions.labels[rows])
+    return {name: 100 * value for name, value in counts.accuracies(GROUPS).items()}
+
+
+def materials_of(pairs: Artifact, settings: Settings, processes: Processes) -> tuple[Materials, Artifact]:
+    """Load everything new for one course; runs that courses share lie in one artifact, which is never finished."""
+    digest = pairs.manifest().digest()
+    clip_digest = load_clip(settings.clip).digest
+    inputs = Inputs(pairs=pairs, pairs_digest=digest, validation=None, validation_digest="", clip_digest=clip_digest)
+    plan = plan_adapted_clip(settings.finetune, inputs, name=settings.name, runs=settings.runs_dir)
+    return gather_materials(settings, plan, processes), plan.artifact
+
+
+def adapted_by(course: Course, pairs: Artifact, runs: Path, seed: int) -> ImageSide:
+    """Train a course, or what is left of it."""
+    settings = settings_of(runs, seed, course.loss)
+    processes = Processes(0, 1, torch.device("cpu"))
+    phases = phases_of(settings.finetune, course.phases)
+    materials, artifact = materials_of(pairs, settings, processes)
+    with artifact.writing():
+        run_phases(phases, materials, settings, artifact, processes)
+    uses_prompts = bool(phases) and task_of(phases[-1], materials, settings, processes).phase.uses_prompts
+    return ImageSide(materials.adapted, uses_prompts=uses_prompts)
+
+
+def run_seed(seed: int, out: Path, scale: float) -> Iterator[dict[str, Any]]:
+    """Yield the results of a seed that are not there yet."""
+    done = {(line["seed"], line["course"]) for line in read_results(out)}
+    missing = [course for course in COURSES if (seed, course.title) not in done]
+    if not missing:
+        return
+    base = load_clip(settings_of(out, seed, "contrastive").clip)
+    texts = TextClassifier(base.clip, base.tokenize).text_embeddings(NOUNS, VILD)
+    scenes = round(TRAIN_SCENES * scale)
+    mined = mined_pairs(out, base, seed=seed, scenes=scenes)
+    usable = mined.manifest().rows
+    closed = ground_truth_pairs(out, seed=seed, scenes=scenes, pairs_wanted=usable)
+    regions = test_regions(base, seed, round(TEST_SCENES * scale))
+    for course in missing:
+        started = time.monotonic()
+        image_side = adapted_by(course, closed if course.closed_set else mined, out, seed)
+        facts = {"pairs": usable, "right": mined.description.attributes["right"], "regions": len(regions.labels)}
+        for kind in MASKS:
+            values = measured(image_side, texts, regions, kind)
+            yield {"seed": seed, "course": course.title, "masks": kind, **values, **facts}
+        print(f"seed {seed}, {course.title}: {time.monotonic() - started:.0f} s", flush=True)
+
+
+def read_results(out: Path) -> list[dict[str, Any]]:
+    """Read what was measured before; a line that a kill cut short is left out."""
+    path = out / "results.jsonl"
+    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
+def with_interval(values: list[float]) -> str:
+    """Write mean and half width of the 95 % interval by Student's t over the seeds."""
+    if len(values) < 2:
+        return f"{statistics.fmean(values):.1f}" if values else "-"
+    half = stats.t.ppf(0.975, len(values) - 1) * statistics.stdev(values) / len(values) ** 0.5
+    return f"{statistics.fmean(values):.1f} ± {half:.1f}"
+
+
+def table(results: list[dict[str, Any]], minus: str = "") -> str:
+    """Write accuracies as Markdown, or their differences to another course, seed by seed."""
+    figures = {
+        (line["course"], line["masks"], line["seed"], group): line[f"macro_{group}"]
+        for line in results
+        for group in ("seen", "unseen")
+    }
+    seeds = sorted({line["seed"] for line in results})
+    lines = [
+        "| | exact mask, seen | exact mask, unseen | proposal, seen | proposal, unseen |",
+        "|---|---|---|---|---|",
+    ]
+    for course in COURSES:
+        cells = []
+        for kind in MASKS:
+            for group in ("seen", "unseen"):
+                keys = [(course.title, kind, seed, group) for seed in seeds]
+                values = [figures[key] - (figures[minus, *key[1:]] if minus else 0.0) for key in keys if key in figures]
+                cells.append(with_interval(values))
+        if course.title != minus:
+            lines.append(f"| {course.title} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Measure what is missing, or print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
+    parser.add_argument("--scale", type=float, default=1.0, help="share of the scenes, for a trial")
+    parser.add_argument("--table", action="store_true", help="print the tables, measure nothing")
+    options = parser.parse_args()
+    if options.table:
+        results = read_results(options.out)
+        print(table(results), "\n\nDifferences to FT, seed by seed:\n", table(results, minus="FT"), sep="\n")
+        return
+    logging.basicConfig(level=logging.WARNING)
+    torch.set_num_threads(1)
+    options.out.mkdir(parents=True, exist_ok=True)
+    for seed in options.seeds:
+        for line in run_seed(seed, options.out, options.scale):
+            with (options.out / "results.jsonl").open("a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
+
+
+if __name__ == "__main__":
+    main()
