@@ -1,0 +1,152 @@
+"""The choice of an ensemble weight on mined pairs, against a loop over pairs."""
+
+import io
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from ovseg_models.masked_crops import crops_of_regions
+from pipeline.errors import StageError
+from pipeline.evaluate.plan import net_sources
+from pipeline.evaluate.variants import view_of
+from pipeline.evaluate.weight_choice import (
+    WeightChoiceJob,
+    WeightChoicePlan,
+    choice_numbers,
+    choose_weight,
+    mined_pairs,
+    plan_weight_choice,
+)
+from storage_schemas import pairs, proposals
+from storage_schemas.artifact import Artifact
+from storage_schemas.manifest import Description, Identity
+from storage_schemas.rle import encode_masks
+from tests.pipeline.evaluate.small_world import inputs_of, settings_of
+
+UNITS, DIM, QUERIES = ("shard-00000", "shard-00001"), 96, 3
+WEIGHTS = (0.0, 0.3, 0.7, 1.0)
+
+
+def planned(runs, kind: str, version: int) -> Artifact:
+    identity = Identity(kind=kind, name="mined", schema_version=version, recipe=1, settings={})
+    return Artifact.planned(runs, Description(identity=identity, units=UNITS))
+
+
+def encoded(array: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(array).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def scene_proposals(key: str, generator: np.random.Generator) -> proposals.SceneProposals:
+    vectors = generator.normal(size=(QUERIES, DIM)).astype(np.float32)
+    return proposals.SceneProposals(
+        key=key,
+        height_px=6,
+        width_px=5,
+        queries=np.arange(QUERIES, dtype=np.int32) * 2,
+        mask_counts=encode_masks(np.ones((QUERIES, 6, 5), bool)),
+        areas_px=np.full(QUERIES, 30, np.int64),
+        boxes_xyxy=np.tile(np.array([0, 0, 5, 6], np.int32), (QUERIES, 1)),
+        objectness=np.ones(QUERIES, np.float32),
+        embeddings=vectors / np.linalg.norm(vectors, axis=1, keepdims=True),
+    )
+
+
+def mined(runs, nouns: tuple[str, ...] = ("boat", "sky", "duck")) -> tuple[Artifact, Artifact]:
+    """Write six pairs and a failed one, in two shards, and the proposals that they are of."""
+    generator = np.random.default_rng(0)
+    pair_artifact, proposal_artifact = planned(runs, pairs.KIND, pairs.SCHEMA_VERSION), planned(runs, proposals.KIND, 1)
+    for artifact in (pair_artifact, proposal_artifact):
+        with artifact.writing():
+            sidecars = {}
+            for number, unit in enumerate(UNITS):
+                with artifact.write_unit(unit) as unit_writer:
+                    write = _write_pairs if artifact is pair_artifact else _write_proposals
+                    sidecars[unit] = write(unit_writer, number, nouns, generator)
+            artifact.finish(artifact.manifest_of(sidecars))
+    return pair_artifact, proposal_artifact
+
+
+def _write_pairs(unit_writer, number, nouns, generator):
+    writer = pairs.PairShardWriter(unit_writer)
+    for place in range(3):
+        mask = np.zeros((12, 9), np.uint8)
+        mask[2:, : 3 + 3 * place] = 255
+        writer.add(
+            pairs.Pair(
+                pair=f"s{number}-{place}",
+                key=f"s{number}",
+                image_id="0",
+                noun=nouns[(place + number) % len(nouns)],
+                region=2 * place,
+                crop_suffix="png",
+                crop=encoded(generator.integers(0, 256, (12, 9, 3), np.uint8)),
+                crop_mask_png=encoded(mask),
+            )
+        )
+    writer.add(pairs.Pair(pair=f"s{number}-9", key=f"s{number}", image_id="0", status="no_noun", reason="none"))
+    return writer.commit()
+
+
+def _write_proposals(unit_writer, number, nouns, generator):
+    writer = proposals.ProposalShardWriter(unit_writer, embedding_dim=DIM)
+    writer.add(scene_proposals(f"s{number}", generator))
+    return writer.commit()
+
+
+def plan_of(runs, limit: int = 100, **options) -> WeightChoicePlan:
+    settings = settings_of(runs)
+    pair_artifact, proposal_artifact = mined(runs, **options)
+    job = WeightChoiceJob(
+        pairs=pair_artifact,
+        proposals=proposal_artifact,
+        nets=net_sources(settings, inputs_of(settings), ()),
+        view=view_of(settings.evaluate, "original"),
+        ensemble_weights=WEIGHTS,
+        limit=limit,
+    )
+    return plan_weight_choice(job, name="mined", runs=runs, decisive={}, inputs={})
+
+
+def test_each_weight_counts_the_pairs_that_it_names_rightly(tmp_path):
+    plan = plan_of(tmp_path)
+    choice = choose_weight(plan)
+    nets = plan.job.open()
+    nouns = ["boat", "duck", "sky"]
+    texts = nets.embedded_names(nouns)
+    clip = nets.clip("original")
+    correct = dict.fromkeys(WEIGHTS, 0)
+    found = list(mined_pairs(plan.job.pairs, plan.job.proposals, DIM))
+    assert [pair.noun for pair in found] == ["boat", "sky", "duck", "sky", "duck", "boat"]
+    for pair in found:
+        with torch.no_grad():
+            region = (torch.from_numpy(pair.pixels).permute(2, 0, 1), torch.from_numpy(pair.mask))
+            crop, _ = crops_of_regions([region], crop_px=clip.crop_px)
+            by_clip = (100 * clip.encode_image(crop) @ texts.T).softmax(1)[0].double()
+            embedding = torch.from_numpy(pair.proposal_embedding.copy())[None]
+            by_net = nets.proposal_net.class_logits(embedding, texts).softmax(1)[0, :-1].double()
+        for weight in WEIGHTS:
+            score = by_net ** (1 - weight) * by_clip**weight
+            correct[weight] += nouns[int(score.argmax())] == pair.noun
+    assert {row["ensemble_weight"]: row["accuracy"] for row in choice.numbers["rows"]} == pytest.approx(
+        {weight: count / 6 for weight, count in correct.items()}
+    )
+    assert (choice.numbers["pairs"], choice.numbers["nouns"]) == (6, 3)
+    assert choose_weight(plan).report.units_done == 0
+
+
+def test_the_first_pairs_are_enough(tmp_path):
+    assert choose_weight(plan_of(tmp_path, limit=4)).numbers["pairs"] == 4
+
+
+def test_one_noun_leaves_nothing_to_choose(tmp_path):
+    with pytest.raises(StageError, match="holds 1 nouns, at least two to choose from are wanted; mine more pictures"):
+        choose_weight(plan_of(tmp_path, nouns=("boat",)))
+
+
+def test_of_equal_weights_the_lowest_is_chosen():
+    rows = [{"ensemble_weight": w, "pairs": 10, "nouns": 3, "correct": c} for w, c in ((0.0, 4), (0.5, 7), (0.7, 7))]
+    assert choice_numbers(rows)["chosen"] == 0.5
