@@ -66,7 +66,7 @@ def count_labels(
         predicted_map: Class indices; what it says of ignored pixels doesn't matter.
         class_count: Number of classes, at most 65,535.
         ignore_label: Value of pixels without a class.
-        radius_px: Width of boundaries; by default that of `boundary_radius_px`.
+        radius_px: Width of boundaries; by default that of `boundary_radius_px`. 0 leaves boundaries uncounted.
 
     Raises:
         ValueError: If the maps differ in size, or hold a value that stands for no class.
@@ -127,9 +127,11 @@ def boundary_map(labels: LabelMap, radius_px: int) -> Bool[np.ndarray, "height w
 
     Args:
         labels: Class indices; the ignore label counts as one more class.
-        radius_px: At least one.
+        radius_px: Width of boundaries; at 0 there are none.
     """
     height, width = labels.shape
+    if radius_px == 0:
+        return np.zeros(labels.shape, np.bool_)
     boundary = np.ones(labels.shape, np.bool_)
     side = 2 * radius_px + 1
     if min(height, width) >= side:

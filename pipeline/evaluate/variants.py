@@ -136,10 +136,10 @@ def _bottleneck_variants(settings: EvaluateSettings, clips: Sequence[str]) -> It
     """Yield perfect masks with CLIP as the classifier, and our masks with a perfect classifier (OVSeg, figure 1)."""
     for clip in clips:
         view = _of_ground_truth(view_of(settings, clip))
-        yield Variant(name=f"ground-truth-masks-{clip}", section="bottleneck", ensemble_weight=1.0, view=view)
+        yield Variant(name=f"true-masks-{clip}", section="bottleneck", ensemble_weight=1.0, view=view)
     for clip in clips:
         unmasked = ClipView(clip=clip, regions=GROUND_TRUTH, mask_threshold=0.5, masked=False, mask_prompts=False)
-        name = f"ground-truth-masks-unmasked-{clip}"
+        name = f"true-boxes-{clip}"
         yield Variant(name=name, section="bottleneck", ensemble_weight=1.0, view=unmasked)
     yield Variant(name="oracle-labels", section="bottleneck", oracle_threshold=settings.mask_threshold)
 

@@ -46,10 +46,19 @@ def plain_confusion(true: np.ndarray, predicted: np.ndarray, classes: int) -> np
     return np.bincount(codes, minlength=classes**2).reshape(classes, classes)
 
 
-def our_confusion(true: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
+def our_confusion(true: np.ndarray, predicted: np.ndarray, classes: int, radius_px: int) -> np.ndarray:
     """Count runs, then add the few classes that occur to the matrix of all."""
-    counts = count_labels(true, predicted, class_count=classes, ignore_label=IGNORE)
+    counts = count_labels(true, predicted, class_count=classes, ignore_label=IGNORE, radius_px=radius_px)
     total[classes][np.ix_(counts.true_classes, counts.predicted_classes)] += counts.confusion
+    return total[classes]
+
+
+def plain_counts(true: np.ndarray, predicted: np.ndarray, classes: int, radius_px: int) -> np.ndarray:
+    """Add a confusion matrix to the whole one; with boundaries, erode each class's mask in both maps."""
+    total[classes] += plain_confusion(true, predicted, classes)
+    if radius_px:
+        edges = [plain_boundaries(true), plain_boundaries(predicted)]
+        np.bincount(true[edges[0] & edges[1] & (true == predicted)], minlength=classes)
     return total[classes]
 
 
@@ -103,12 +112,13 @@ def main() -> None:
         )
         told(f"{classes} classes, fusion and argmax", fused[0], fused[1])
         print(f"{classes} classes: {int((fused[2] != fused[3]).sum())} pixels differ")
-        whole = in_turns(
-            lambda t=true, p=predicted, k=classes: our_confusion(t, p, k),
-            lambda t=true, p=predicted, k=classes: plain_confusion(t, p, k),
-            REPEATS,
-        )
-        told(f"{classes} classes, counts, with boundaries", whole[0], whole[1])
+        for radius_px, name in ((0, "confusion"), (boundary_radius_px(*SIZE), "confusion and boundaries")):
+            counted = in_turns(
+                lambda t=true, p=predicted, k=classes, r=radius_px: our_confusion(t, p, k, r),
+                lambda t=true, p=predicted, k=classes, r=radius_px: plain_counts(t, p, k, r),
+                REPEATS,
+            )
+            told(f"{classes} classes, {name}", counted[0], counted[1])
     true, _ = label_maps(847)
     radius = boundary_radius_px(*SIZE)
     edges = in_turns(lambda: boundary_map(true, radius), lambda: plain_boundaries(true), REPEATS)

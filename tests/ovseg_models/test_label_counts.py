@@ -68,6 +68,13 @@ def test_a_right_prediction_beside_ignored_pixels_has_the_right_boundary():
     assert counts.boundary_true_px[0] == 20 * 20 - 18 * 18 + 9 * 9 - 7 * 7
 
 
+def test_boundaries_may_be_left_uncounted():
+    true_map, predicted = random_maps(1, 19, (6, 7))
+    counts = count_labels(true_map, predicted, class_count=19, ignore_label=IGNORE, radius_px=0)
+    assert counts.boundary_true_px.sum() == counts.boundary_predicted_px.sum() == 0
+    assert counts.labelled_px > 0
+
+
 def test_an_image_without_a_labelled_pixel_counts_nothing():
     ignored = np.full((3, 4), 255, np.uint16)
     counts = count_labels(ignored, np.zeros_like(ignored), class_count=5, ignore_label=255)

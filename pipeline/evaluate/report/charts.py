@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from xml.etree import ElementTree
 
 WIDTH = 360
-_FONT, _ROW, _LABEL, _RIGHT = 11, 17, 128, 34
+_FONT, _ROW, _RIGHT = 11, 17, 34
+_LETTER, _LABEL_RANGE = 6.9, (60.0, 170.0)
+_SCALES = (5, 10, 20, 50, 100)
 _INK, _FAINT, _GRID = "#222", "#666", "#dcdfe4"
 COLOURS = {"seen": "#2f6db5", "unseen": "#d9731a", "uncertain": "#7d7d7d", "plain": "#3b7d5c", "paper": "#b0307a"}
 
@@ -49,19 +51,30 @@ class Curve:
     colour: str = "plain"
 
 
-def bar_chart(bars: Sequence[Bar], *, title: str, unit: str = "IoU [%]") -> str:
-    """Draw horizontal bars from 0 to 100 %, one below the other."""
+def bar_chart(bars: Sequence[Bar], *, title: str, unit: str = "IoU [%]", whole_scale: bool = True) -> str:
+    """Draw horizontal bars, one below the other.
+
+    Args:
+        bars: From top to bottom.
+        title: Above the chart.
+        unit: Below the axis.
+        whole_scale: Let the axis end at 100 %; else at a round number that the longest bar stays below.
+    """
     top, bottom = 22, 34
     height = top + _ROW * len(bars) + bottom
     svg = _svg(height, title)
     _text(svg, 0, 12, title, weight="600")
-    left, right = _LABEL, WIDTH - _RIGHT
-    for percent in (0, 25, 50, 75, 100):
-        x = left + (right - left) * percent / 100
+    wanted = 8 + _LETTER * max(len(bar.label) for bar in bars)
+    left, right = min(max(wanted, _LABEL_RANGE[0]), _LABEL_RANGE[1]), WIDTH - _RIGHT
+    greatest = 100 * max(end for bar in bars for end in (bar.value or 0, bar.paper or 0, *(bar.interval or ())))
+    end_percent = 100 if whole_scale else next(scale for scale in _SCALES if scale >= min(greatest, 100))
+    for part in range(5 if end_percent != 5 else 6):
+        percent = end_percent * part / (4 if end_percent != 5 else 5)
+        x = left + (right - left) * percent / end_percent
         _line(svg, x, top, x, height - bottom, colour=_GRID)
-        _text(svg, x, height - bottom + 13, str(percent), anchor="middle", colour=_FAINT)
+        _text(svg, x, height - bottom + 13, _written(percent), anchor="middle", colour=_FAINT)
     for row, bar in enumerate(bars):
-        _draw_bar(svg, bar, top + _ROW * row, left, right)
+        _draw_bar(svg, bar, top + _ROW * row, left, (right - left) * 100 / end_percent)
     _line(svg, left, top, left, height - bottom)
     _line(svg, left, height - bottom, right, height - bottom)
     _text(svg, (left + right) / 2, height - 6, unit, anchor="middle", colour=_FAINT)
@@ -101,13 +114,17 @@ def curve_chart(
         x = place(tick, 0)[0]
         _line(svg, x, height - bottom, x, height - bottom + 4)
         _text(svg, x, height - bottom + 16, _written(tick), anchor="middle", colour=_FAINT)
-    for number, (value, word) in enumerate(marks):
+    for value, _ in marks:
         x = place(value, 0)[0]
         _line(svg, x, top, x, height - bottom, colour=_FAINT, dashes="3 3")
-        beyond = x > (left + right) / 2
-        _text(svg, x + (-4 if beyond else 4), top + 11 + 13 * number, word, anchor="end" if beyond else "start")
     for curve in curves:
         _draw_curve(svg, [place(x, y) for x, y in curve.points], COLOURS[curve.colour])
+    for number, (value, word) in enumerate(marks):
+        x = place(value, 0)[0]
+        beyond = x > (left + right) / 2
+        _text(
+            svg, x + (-4 if beyond else 4), top + 11 + 13 * number, word, anchor="end" if beyond else "start", halo=True
+        )
     _legend(svg, curves, 44)
     _line(svg, left, top, left, height - bottom)
     _line(svg, left, height - bottom, right, height - bottom)
@@ -133,10 +150,10 @@ def _svg(height: float, title: str) -> ElementTree.Element:
     return ElementTree.Element("svg", {"xmlns": "http://www.w3.org/2000/svg", "class": "chart", **size})
 
 
-def _draw_bar(svg: ElementTree.Element, bar: Bar, top: float, left: float, right: float) -> None:
-    """Draw one bar with its label, value and interval."""
-    middle, scale = top + _ROW / 2, right - left
-    label = _text(svg, left - 6, middle + 4, shortened(bar.label), anchor="end")
+def _draw_bar(svg: ElementTree.Element, bar: Bar, top: float, left: float, scale: float) -> None:
+    """Draw one bar with its label, value and interval; ``scale`` is the length of 100 %."""
+    middle = top + _ROW / 2
+    label = _text(svg, left - 6, middle + 4, shortened(bar.label, int((left - 6) / _LETTER)), anchor="end")
     ElementTree.SubElement(label, "title").text = bar.label
     if bar.value is None:
         _text(svg, left + 4, middle + 4, "not predicted, not in the labels", colour=_FAINT)
@@ -197,9 +214,12 @@ def _text(
     anchor: str = "start",
     colour: str = _INK,
     weight: str = "400",
+    halo: bool = False,
 ) -> ElementTree.Element:
-    """Write a line of text."""
+    """Write a line of text, with white around it where it may lie on lines."""
     place = {"x": f"{x:.2f}", "y": f"{y:.2f}", "text-anchor": anchor, "fill": colour, "font-weight": weight}
+    if halo:
+        place |= {"stroke": "#fff", "stroke-width": "4", "stroke-linejoin": "round", "paint-order": "stroke"}
     element = ElementTree.SubElement(svg, "text", place)
     element.text = words
     return element

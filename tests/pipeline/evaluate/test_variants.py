@@ -42,7 +42,7 @@ def test_ablations_hold_every_part_of_the_paper_once():
     assert names[0] == "ensemble"
     assert {
         *("proposal-net-only", "clip-only", "no-mask-prompts", "unmasked-crops", "oracle-labels"),
-        *("ground-truth-masks-original", "ground-truth-masks-adapted", "ground-truth-masks-unmasked-original"),
+        *("true-masks-original", "true-masks-adapted", "true-boxes-original"),
         *("original-ensemble", "original-clip-only", "ft-ensemble", "ft-clip-only", "adapted-clip-only"),
         *("weight-0.00", "weight-0.50", "weight-0.70", "weight-1.00", "threshold-0.40", "threshold-0.50"),
     } <= set(names)
