@@ -135,7 +135,8 @@ def curve_chart(
 
 def ticks(low: float, high: float, wanted: int = 5) -> list[float]:
     """Choose round numbers, about as many as wanted, of which the first and the last enclose both values."""
-    span = high - low or max(abs(high), 1.0) * 0.1
+    size = max(abs(low), abs(high), 1.0)
+    span = high - low if high - low > 1e-6 * size else 0.1 * size  # what is all but equal gets some room
     raw = span / wanted
     unit = 10 ** math.floor(math.log10(raw))
     step = unit * next(factor for factor in (1, 2, 5, 10) if factor * unit >= raw * 0.999)
