@@ -12,6 +12,7 @@ import numpy.typing as npt
 from jaxtyping import Bool, Int64, UInt16
 
 BOUNDARY_SHARE = 0.02
+_LENGTH_BITS = 30  # of a run; two classes and two marks take 34
 
 LabelMap: TypeAlias = UInt16[np.ndarray, "height width"]
 Counts: TypeAlias = Int64[np.ndarray, "occurring"]
@@ -177,23 +178,26 @@ def _count_kinds(
     """Count the pixels of each kind.
 
     Label maps are flat: a line of pixels is a few runs of one kind each. Finding where the kind changes is one
-    comparison per pixel; what is sorted and counted after that are runs.
+    comparison per pixel; what is sorted after that are runs, each one number: its kind above its length.
     """
     codes = true_map.astype(np.uint64)
     for more, bits in ((predicted_map, 16), (true_edge, 1), (predicted_edge, 1)):
         codes <<= np.uint64(bits)
         codes |= more
     codes = codes.ravel()
-    starts = np.flatnonzero(np.append(True, codes[1:] != codes[:-1])) if len(codes) else np.zeros(0, np.int64)
-    kinds, place = np.unique(codes[starts], return_inverse=True)
-    pixels = np.zeros(len(kinds), np.int64)
-    np.add.at(pixels, place, np.diff(np.append(starts, len(codes))))
+    starts = np.concatenate(([0], np.flatnonzero(codes[1:] != codes[:-1]) + 1))[: len(codes)]
+    lengths = np.diff(starts, append=len(codes)).astype(np.uint64)
+    runs = np.sort((codes[starts] << np.uint64(_LENGTH_BITS)) | lengths)
+    of_runs = runs >> np.uint64(_LENGTH_BITS)
+    first = np.concatenate(([0], np.flatnonzero(of_runs[1:] != of_runs[:-1]) + 1))[: len(runs)]
+    pixels = np.add.reduceat(runs & np.uint64(2**_LENGTH_BITS - 1), first) if len(runs) else runs
+    kinds = of_runs[first]
     return _Kinds(
         true=(kinds >> np.uint64(18)).astype(np.int64),
         predicted=((kinds >> np.uint64(2)) & np.uint64(0xFFFF)).astype(np.int64),
         on_true_edge=(kinds & np.uint64(2)) > 0,
         on_predicted_edge=(kinds & np.uint64(1)) > 0,
-        pixels=pixels,
+        pixels=pixels.astype(np.int64),
     )
 
 
