@@ -1,0 +1,95 @@
+"""Evaluating with an adapted CLIP: its prompts are used, its absence is told, other modes are compared."""
+
+import numpy as np
+import pytest
+
+from ovseg_models.mask_adapted_clip import MaskAdaptedClip
+from ovseg_models.segmenter import Segmenter
+from ovseg_models.segmenter_settings import SegmenterSettings
+from pipeline.adapted_clip_loading import load_adapted_clip, new_mask_adapted_clip, write_adapted_clip
+from pipeline.clip_loading import load_clip
+from pipeline.evaluate.evaluate import evaluate
+from pipeline.planning import plan_of_adapted_clip, plan_of_proposal_net
+from pipeline.proposal_net_loading import load_proposal_net
+from pipeline.settings import Settings
+from pipeline.stage_inputs import MissingInputError, prepare_missing
+from storage_schemas.reports import read_numbers
+from tests.pipeline.evaluate.small_world import settings_of, small_net, write_net
+from tests.pipeline.evaluate.test_jobs import images_of, predictions_of
+from tests.pipeline.evaluate.test_weight_choice import mined
+
+
+def adapted_settings(runs, mode: str = "mpt", **evaluate_settings) -> Settings:
+    """Settings whose pairs are there, and whose proposal net is random."""
+    settings = settings_of(runs, clip="adapted", **evaluate_settings)
+    prepare_missing(settings, ["drawn"])
+    net = plan_of_proposal_net(settings).artifact
+    if not net.status().finished:
+        write_net(net, small_net())
+    pairs, _ = mined(runs)
+    section = settings.finetune.model_copy(update={"mode": mode, "pairs_dir": str(pairs.directory), "prompt_depth": 2})
+    return settings.model_copy(update={"finetune": section})
+
+
+def write_adapted(settings: Settings, seed: int) -> MaskAdaptedClip:
+    """Write random prompts, and for FT a shifted image tower, as the adapted CLIP of the settings."""
+    base = load_clip(settings.clip)
+    adapted = new_mask_adapted_clip(base, prompt_depth=2 if "mpt" in settings.finetune.mode else 0, prompt_seed=seed)
+    if adapted.mask_prompts is not None:
+        adapted.mask_prompts.data.mul_(60)
+    if "ft" in settings.finetune.mode:
+        adapted.clip.visual.ln_post.weight.data.mul_(-1)
+    artifact = plan_of_adapted_clip(settings).artifact
+    with artifact.writing():
+        others = {}
+        for unit in set(artifact.description.units) - {"image_tower", "mask_prompts"}:
+            with artifact.write_unit(unit) as writer:
+                writer.file("md").write(b"none")
+                others[unit] = writer.commit(rows=0, counts={})
+        write_adapted_clip(artifact, adapted, base, {}, written=others)
+    return load_adapted_clip(artifact, base)
+
+
+def test_predictions_are_those_of_a_segmenter_with_that_clip(tmp_path):
+    settings = adapted_settings(tmp_path)
+    adapted = write_adapted(settings, seed=1)
+    report = evaluate(settings)
+    scores = report.scores["drawn"].artifact
+    net = load_proposal_net(plan_of_proposal_net(settings).artifact)
+    segmenter = Segmenter(
+        net,
+        adapted,
+        tokenizer=load_clip(settings.clip).words,
+        settings=SegmenterSettings(short_side_px=64, max_side_px=128),
+    )
+    predictions = predictions_of(scores)
+    names = scores.description.attributes["class_names"]
+    (scenes,) = (tmp_path / "scenes").iterdir()
+    for scene in images_of(scores.open(scenes)):
+        assert np.array_equal(predictions[scene.key], segmenter.segment(scene.image, names).label_map.numpy())
+    original = settings.evaluate.model_copy(update={"clip": "original"})
+    baseline = evaluate(settings.model_copy(update={"evaluate": original}))
+    others = predictions_of(baseline.scores["drawn"].artifact)
+    assert any(not np.array_equal(others[key], predictions[key]) for key in predictions)
+    assert baseline.artifact.directory != report.artifact.directory
+
+
+def test_the_ablation_compares_modes_and_switches_prompts_off(tmp_path):
+    sweep = {"ensemble_weights": [0.7], "mask_thresholds": [0.5], "finetune_modes": ["ft"]}
+    settings = adapted_settings(tmp_path, sweep=sweep)
+    write_adapted(settings, seed=1)
+    with pytest.raises(MissingInputError, match=r"run 'ovseg finetune --set finetune\.mode=ft' first"):
+        evaluate(settings, ablate=True)
+    write_adapted(adapted_settings(tmp_path, mode="ft"), seed=2)
+    report = evaluate(settings, ablate=True)
+    (drawn,) = read_numbers(report.artifact)["datasets"]
+    miou = {variant["name"]: variant["metrics"]["miou"] for variant in drawn["variants"]}
+    assert miou["ensemble"] == miou["adapted-ensemble"] != miou["no-mask-prompts"]
+    assert len({miou[f"{clip}-clip-only"] for clip in ("adapted", "ft", "original")}) == 3
+    assert miou["no-mask-prompts"] == miou["original-ensemble"]  # MPT leaves CLIP's own weights as they are
+    assert {"scenes", "proposal_net", "adapted", "ft", "clip", "scores"} == set(drawn["digests"])
+
+
+def test_a_clip_that_is_not_adapted_yet_is_told(tmp_path):
+    with pytest.raises(MissingInputError, match="is not finished; run 'ovseg finetune' first"):
+        evaluate(adapted_settings(tmp_path))
