@@ -74,6 +74,17 @@ SUBCOMMANDS = (
         examples=("ovseg serve --config flows/configs/demo.toml",),
     ),
     Subcommand(
+        name="train-proposals",
+        group="stages",
+        summary="train the proposal net on labelled scenes (stage 1)",
+        function="flows.train_proposals_command:train_proposals",
+        examples=(
+            "ovseg train-proposals --config flows/configs/demo.toml",
+            "ovseg train-proposals --config flows/configs/demo.toml --set proposal_net.training.steps=50",
+            "torchrun --standalone --nproc-per-node 2 --no-python ovseg train-proposals --config FILE",
+        ),
+    ),
+    Subcommand(
         name="finetune",
         group="stages",
         summary="adapt CLIP to masked crops with the mined pairs (stage 3)",

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import Literal
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -79,16 +80,18 @@ class ProposalNet(nn.Module):
         mask_head: Perceptron,
         embedding_head: Perceptron,
         no_object_std: float,
+        query_source: Literal["res3", "res4", "res5"] = "res5",
     ) -> None:
         """Put the parts together.
 
         Args:
             backbone: Gives maps at strides 4 to 32.
             pixel_decoder: Gives the mask features from all of them.
-            query_decoder: Gives query vectors from res5 of the backbone.
+            query_decoder: Gives query vectors from a map of the backbone.
             mask_head: From a query vector to the mask features' channels.
             embedding_head: From a query vector to CLIP's space.
             no_object_std: Standard deviation of the no-object embedding at the start.
+            query_source: The backbone's map that the query decoder reads.
         """
         super().__init__()
         self.backbone = backbone
@@ -101,6 +104,7 @@ class ProposalNet(nn.Module):
         self.register_buffer("pixel_mean", torch.tensor(_PIXEL_MEAN)[:, None, None], persistent=False)
         self.register_buffer("pixel_std", torch.tensor(_PIXEL_STD)[:, None, None], persistent=False)
         self.arguments: dict[str, object] = {}
+        self._query_source = query_source
 
     def forward(
         self, images: Float[Tensor, "batch 3 height width"], *, every_layer: bool | None = None
@@ -117,7 +121,7 @@ class ProposalNet(nn.Module):
         every_layer = self.training if every_layer is None else every_layer
         features = self.backbone(images)
         mask_features = self.pixel_decoder(features)
-        hidden = self.query_decoder(features.res5, every_layer=every_layer)
+        hidden = self.query_decoder(getattr(features, self._query_source), every_layer=every_layer)
         mask_embeddings = self.mask_head(hidden)
         mask_logits = torch.einsum("lbqc,bchw->lbqhw", mask_embeddings, mask_features)
         embeddings = F.normalize(self.embedding_head(hidden), dim=-1)

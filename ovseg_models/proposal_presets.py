@@ -10,6 +10,7 @@ from ovseg_models.pixel_decoder import PixelDecoder
 from ovseg_models.proposal_net import Perceptron, ProposalNet
 from ovseg_models.query_decoder import QueryDecoder
 
+QUERY_SOURCES = {"res3": 1, "res4": 2, "res5": 3}
 _LEAST = {
     "embedding_dim": 1,
     "embedding_hidden_dim": 1,
@@ -46,6 +47,7 @@ class ProposalNetArguments:
         encoder_layers: Self-attention layers among the pixels of res5.
         decoder_layers: Each is supervised.
         dropout: In encoder and decoder.
+        query_source: The backbone's map that encoder and decoder read; a small picture's res5 is a few pixels only.
     """
 
     backbone: str
@@ -63,9 +65,15 @@ class ProposalNetArguments:
     encoder_layers: int = 0
     decoder_layers: int = 6
     dropout: float = 0.1
+    query_source: Literal["res3", "res4", "res5"] = "res5"
 
     def __post_init__(self) -> None:
         """Refuse sizes that no net can have."""
+        if self.query_source not in QUERY_SOURCES:
+            raise ValueError(
+                f"proposal net: query_source is {self.query_source!r}, one of {sorted(QUERY_SOURCES)} is wanted; "
+                "correct the name"
+            )
         for name, least in _LEAST.items():
             if getattr(self, name) < least:
                 raise ValueError(f"proposal net: {name} is {getattr(self, name)}, at least {least} is wanted; raise it")
@@ -139,13 +147,14 @@ def build_proposal_net(preset: str | None = None, **arguments: Any) -> ProposalN
 def _assemble(sizes: ProposalNetArguments) -> ProposalNet:
     """Build the parts and put them together."""
     backbone = build_backbone(sizes.backbone, pretrained=sizes.pretrained, **sizes.backbone_arguments)
+    query_channels = backbone.channels[QUERY_SOURCES[sizes.query_source]]
     return ProposalNet(
         backbone,
         PixelDecoder(
             backbone.channels, width=sizes.hidden_dim, mask_width=sizes.mask_dim, norm_groups=sizes.norm_groups
         ),
         QueryDecoder(
-            backbone.channels[-1],
+            query_channels,
             queries=sizes.queries,
             width=sizes.hidden_dim,
             heads=sizes.heads,
@@ -157,4 +166,5 @@ def _assemble(sizes: ProposalNetArguments) -> ProposalNet:
         mask_head=Perceptron((sizes.hidden_dim, sizes.hidden_dim, sizes.hidden_dim, sizes.mask_dim)),
         embedding_head=Perceptron((sizes.hidden_dim, sizes.embedding_hidden_dim, sizes.embedding_dim)),
         no_object_std=sizes.no_object_std,
+        query_source=sizes.query_source,
     )

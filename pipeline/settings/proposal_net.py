@@ -1,6 +1,6 @@
 """Settings of stage 1: the proposal net's architecture and its training recipe (OVSeg, section 3.1 and appendix)."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, JsonValue, model_validator
 
@@ -86,6 +86,11 @@ class ArchitectureSettings(SettingsModel):
     heads: int = Field(default=8, ge=1, description="Heads of each attention.")
     feedforward_dim: int = Field(default=2048, ge=1, description="Hidden width of the feed-forward parts.")
     dropout: float = Field(default=0.1, ge=0, lt=1, description="Dropout in encoder and decoder.")
+    query_source: Literal["res3", "res4", "res5"] = Field(
+        default="res5",
+        description="The backbone's map that encoder and decoder read: stride 8, 16 or 32. The paper's is res5; of a "
+        "small picture that is a few pixels only.",
+    )
     embedding_hidden_dim: int = Field(default=1024, ge=1, description="Hidden width of the proposal-embedding head.")
 
     @model_validator(mode="after")
@@ -164,6 +169,8 @@ class ProposalNetSettings(SettingsModel):
     )
     validation_dataset: str = Field(default="", description="Labelled data set for validation; empty = no validation.")
     validation_every_steps: int = Field(default=5000, ge=1, description="Steps from one validation to the next.")
+    validation_short_side_px: SideLength = Field(default=512, description="Short side at validation [px].")
+    validation_max_side_px: SideLength = Field(default=2048, description="Upper limit of the long side there [px].")
     prompt_templates: PromptTemplates = Field(default="vild", description="Sentences around class names.")
     architecture: ArchitectureSettings = Field(default=ArchitectureSettings(), description="What is trained.")
     initial_weights: str = Field(
@@ -173,3 +180,13 @@ class ProposalNetSettings(SettingsModel):
         "file, or 'none'. The digest covers the file's bytes, not its path.",
     )
     training: ProposalTrainingSettings = Field(default=ProposalTrainingSettings(), description="How it is trained.")
+
+    @model_validator(mode="after")
+    def _sides_fit(self) -> "ProposalNetSettings":
+        if self.validation_max_side_px < self.validation_short_side_px:
+            message = (
+                f"validation_max_side_px {self.validation_max_side_px} should be at least validation_short_side_px "
+                f"{self.validation_short_side_px}"
+            )
+            raise ValueError(message)
+        return self

@@ -93,7 +93,7 @@ class Task(Protocol):
         ...
 
     def validate(self) -> Mapping[str, float]:
-        """Measure the model on held-out data; called in the first process."""
+        """Measure the model on held-out data; called in every process, and the same in all."""
         ...
 
     def describe(self, samples: Sequence[Any]) -> str:
@@ -205,7 +205,8 @@ class Trainer:
             latest = CheckpointStore(self._artifact, self._run).load(step)
         facts = from_checkpoint(latest, self._task.model, self._optimizer, self._context.scaler)
         self._best = (int(facts["best"][0]), float(facts["best"][1])) if facts["best"] else None
-        logger.info("going on from step %d of %d", step, self._plan.steps)
+        if self._processes.is_first:
+            logger.info("going on from step %d of %d", step, self._plan.steps)
         return step
 
     def _steps(self, first: int, store: CheckpointStore | None, metrics: MetricsLog | None) -> None:
@@ -237,29 +238,32 @@ class Trainer:
         torch.manual_seed(torch_seed(self._plan.seed, "step", step, self._processes.rank))
         self._task.model.train()
         self._optimizer.zero_grad(set_to_none=True)
-        terms = self._task.backward(self._model, samples, self._context)
+        try:
+            terms = self._task.backward(self._model, samples, self._context)
+        except FloatingPointError as error:
+            raise StageError(_not_finite_message(step + 1, str(error), self._task.describe(samples))) from error
         names = sorted(terms)
         summed = self._processes.sum(torch.stack([terms[name].detach().double() for name in names])).tolist()
         values = dict(zip(names, summed, strict=True))
         if not math.isfinite(values["loss"]):
-            raise StageError(_not_finite_message(step + 1, values, self._task.describe(samples)))
+            raise StageError(_not_finite_message(step + 1, _listed(values), self._task.describe(samples)))
         scaler = self._context.scaler
         scaler.unscale_(self._optimizer)
         parameters = [parameter for group in self._optimizer.param_groups for parameter in group["params"]]
         norm = torch.nn.utils.clip_grad_norm_(parameters, self._plan.gradient_clip_norm)
         if not scaler.is_enabled() and not math.isfinite(norm.item()):
             told = {**values, "gradient_norm": norm.item()}
-            raise StageError(_not_finite_message(step + 1, told, self._task.describe(samples)))
+            raise StageError(_not_finite_message(step + 1, _listed(told), self._task.describe(samples)))
         scaler.step(self._optimizer)
         scaler.update()
         self._task.after_step()
         return {**values, "gradient_norm": norm.item(), "learning_rate": self._optimizer.param_groups[0]["lr"]}
 
     def _validate(self, step: int, metrics: MetricsLog | None) -> None:
-        """Measure the model in the first process; remember the best."""
+        """Measure the model; remember the best."""
+        self._task.model.eval()
+        values = self._task.validate()
         if metrics is not None:
-            self._task.model.eval()
-            values = self._task.validate()
             metrics.write(step, values, group="validation")
             told = ", ".join(f"{name} {value:.4f}" for name, value in values.items())
             logger.info("step %d of %d: validation %s", step, self._plan.steps, told)
@@ -294,11 +298,14 @@ def _wrapped(model: nn.Module, plan: Plan, processes: Processes) -> nn.Module:
     return DistributedDataParallel(wrapped, device_ids=[processes.device] if processes.device.type == "cuda" else None)
 
 
-def _not_finite_message(step: int, values: Mapping[str, float], samples: str) -> str:
+def _listed(values: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in values.items())
+
+
+def _not_finite_message(step: int, found: str, samples: str) -> str:
     """Say where a loss stopped being a number."""
-    terms = ", ".join(f"{name} {value}" for name, value in values.items())
     return (
-        f"step {step}: the loss or its gradient is not finite ({terms}) on {samples}; look at these samples, lower the "
+        f"step {step}: the loss or its gradient is not finite ({found}) on {samples}; look at these samples, lower the "
         "learning rate, or use precision 'fp32' or 'bf16'; the checkpoints before are whole"
     )
 

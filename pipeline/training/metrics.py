@@ -9,6 +9,8 @@ from typing import Any, Self
 
 from storage_schemas.commit import Disk, explained_write_errors, write_file
 
+METRICS_FILE = "metrics.jsonl"
+
 
 class MetricsLog:
     """Appends one line per event to ``metrics.jsonl`` and to TensorBoard; no clock reading goes into the former.
@@ -21,7 +23,7 @@ class MetricsLog:
     def __init__(self, directory: Path, *, step: int) -> None:
         from torch.utils.tensorboard.writer import SummaryWriter
 
-        self.path = directory / "metrics.jsonl"
+        self.path = directory / METRICS_FILE
         kept = [line for line in _lines(self.path) if json.loads(line)["step"] <= step]
         write_file(self.path, "".join(kept).encode(), Disk())
         self._file = self.path.open("a", encoding="utf-8")

@@ -2,7 +2,7 @@
 
 SCENES_PER_SPLIT = 10_000_000
 
-SPLITS = ("train", "val", "test", "demo", "clip-pretrain", "clip-val")
+SPLITS = ("train", "val", "test", "demo", "clip-pretrain", "clip-val", "proposal-pretrain")
 """A split's place fixes its scenes: append new ones, never reorder."""
 
 

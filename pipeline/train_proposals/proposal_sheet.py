@@ -1,0 +1,110 @@
+"""A sheet that shows how well proposals fit: per scene its regions, and for each the proposal that fits best."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image, ImageDraw, ImageFont
+
+from ovseg_models.encoded_image import hard_masks
+from ovseg_models.image_size import resize_image
+from ovseg_models.palette import palette
+from ovseg_models.proposal_net import ProposalNet
+from pipeline.train_proposals.augmentation import nearest_resized
+from pipeline.train_proposals.validation import MASK_THRESHOLD, ious_with_regions, read_labelled
+from storage_schemas.scene_collection import SceneCollection
+
+REGIONS_SHOWN = 6
+_CELL_PX, _GAP_PX, _LINE_PX, _FONT_PX = 150, 8, 17, 13
+_PAPER, _INK, _UNSEEN_INK = (255, 255, 255), (30, 30, 30), (190, 40, 20)
+
+Pixels = npt.NDArray[np.uint8]
+
+
+@torch.no_grad()
+def proposal_sheet(
+    net: ProposalNet,
+    scenes: SceneCollection,
+    numbers: Sequence[int],
+    *,
+    class_names: Sequence[str],
+    held_out: Sequence[int],
+    ignore_label: int,
+    short_side_px: int,
+    max_side_px: int,
+) -> Image.Image:
+    """Draw one row per scene: the picture, its label map, and its largest regions with the proposals that fit best.
+
+    Args:
+        net: In evaluation mode.
+        scenes: Labelled scenes.
+        numbers: Which of them to show; at least one.
+        class_names: Of the label maps.
+        held_out: Class indices whose names are written in red: the net has not learned them.
+        ignore_label: Value of pixels without a class; they stay grey.
+        short_side_px: At which the net sees them [px].
+        max_side_px: Upper limit of the long side [px].
+    """
+    columns = 2 + REGIONS_SHOWN
+    width, height = _CELL_PX + _GAP_PX, _CELL_PX + _GAP_PX + _LINE_PX
+    sheet = Image.new("RGB", (columns * width + _GAP_PX, len(numbers) * height + _GAP_PX + _LINE_PX), _PAPER)
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(_FONT_PX)
+    told = "For each region the proposal that fits best, with its IoU; red: classes that the net has not learned"
+    draw.text((_GAP_PX, _GAP_PX / 2), told, fill=_INK, font=font)
+    colours = palette(len(class_names))
+    for row, number in enumerate(numbers):
+        image, label_map = read_labelled(scenes, number)
+        resized = resize_image(image, short_side_px=short_side_px, max_side_px=max_side_px)
+        pixels, size = np.array(resized), (resized.height, resized.width)
+        labels = nearest_resized(label_map, *size)
+        output = net(net.preprocess([torch.from_numpy(pixels).permute(2, 0, 1)]))
+        masks = hard_masks(output.mask_logits[0], size, MASK_THRESHOLD).cpu()
+        ids, counts = np.unique(labels[labels != ignore_label], return_counts=True)
+        ids = ids[np.argsort(-counts, kind="stable")][:REGIONS_SHOWN]
+        fits = ious_with_regions(masks, torch.from_numpy(labels == ids[:, None, None]))
+        cells = [(_painted(pixels, labels, colours, ignore_label), "labels", _INK)] if len(ids) else []
+        for region, index in enumerate(ids.tolist()):
+            query = int(fits[region].argmax())
+            text = f"{class_names[index]} {float(fits[region, query]):.2f}"
+            ink = _UNSEEN_INK if index in held_out else _INK
+            cells.append((_dimmed(pixels, masks[query].numpy()), text, ink))
+        for column, (cell, text, ink) in enumerate([(pixels, scenes.place(number)[1], _INK), *cells]):
+            place = (_GAP_PX + column * width, _GAP_PX + _LINE_PX + row * height)
+            sheet.paste(_fitted(cell), place)
+            draw.text((place[0], place[1] + _CELL_PX + 1), _cut(text, draw, font), fill=ink, font=font)
+    return sheet
+
+
+def _fitted(pixels: Pixels) -> Image.Image:
+    """Bring a picture into a cell, its aspect kept."""
+    cell = Image.new("RGB", (_CELL_PX, _CELL_PX), _PAPER)
+    picture = Image.fromarray(pixels)
+    scale = _CELL_PX / max(picture.size)
+    method = Image.Resampling.NEAREST if scale > 1 else Image.Resampling.BILINEAR
+    cell.paste(picture.resize((max(1, round(scale * picture.width)), max(1, round(scale * picture.height))), method))
+    return cell
+
+
+def _painted(pixels: Pixels, labels: npt.NDArray[np.integer], colours: Pixels, ignore_label: int) -> Pixels:
+    """Paint each class in its colour, over the picture's lightness."""
+    labelled = labels != ignore_label
+    lightness = pixels.mean(axis=2, keepdims=True)
+    painted = 0.7 * colours[np.where(labelled, labels, 0)] + 0.3 * lightness
+    shown: Pixels = np.where(labelled[:, :, None], painted, lightness).astype(np.uint8)
+    return shown
+
+
+def _dimmed(pixels: Pixels, mask: npt.NDArray[np.bool_]) -> Pixels:
+    """Keep the picture inside a mask and let it fade outside."""
+    faded = 0.2 * pixels.mean(axis=2, keepdims=True) + 0.8 * np.array([235, 235, 245])
+    shown: Pixels = np.where(mask[:, :, None], pixels, faded).astype(np.uint8)
+    return shown
+
+
+def _cut(text: str, draw: ImageDraw.ImageDraw, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
+    """Shorten a text, at its middle, to the width of a cell; its end is a figure."""
+    while draw.textlength(text, font=font) > _CELL_PX and len(text) > 8:
+        middle = (len(text) - 5) // 2
+        text = text[:middle].rstrip(".") + ".." + text[middle + 3 :]
+    return text

@@ -1,0 +1,77 @@
+"""What a training run leaves for people to look at: its metrics, their curves, and a sheet of proposals."""
+
+import io
+
+from PIL import Image
+
+from pipeline.train_proposals.loss_curve import Panel, Points, curves_picture
+from pipeline.train_proposals.plan import REPORT, ProposalNetPlan
+from pipeline.train_proposals.proposal_sheet import proposal_sheet
+from pipeline.train_proposals.task import ProposalTask
+from pipeline.training.metrics import METRICS_FILE, read_metrics
+from storage_schemas.artifact import Artifact
+from storage_schemas.manifest import Sidecar
+from storage_schemas.scene_collection import SceneCollection
+from storage_schemas.scenes import OK, ScenesAttributes
+
+_SCENES_SHOWN = 8
+
+
+def write_report(artifact: Artifact, task: ProposalTask, plan: ProposalNetPlan) -> Sidecar:
+    """Write ``report.metrics.jsonl``, ``report.curves.png`` and ``report.proposals.png`` as one unit.
+
+    Args:
+        artifact: Held for writing; its metrics lie in ``_local``.
+        task: What was trained; the net is left in evaluation mode.
+        plan: What it was trained and measured on; the sheet shows scenes of the latter if there are any.
+    """
+    metrics = artifact.local_directory / METRICS_FILE
+    train, validation = read_metrics(metrics, "train"), read_metrics(metrics, "validation")
+    panels = [
+        Panel("loss over all decoder layers, weighted", {"loss": _points(train, "loss")}, noisy=True),
+        Panel(
+            "terms of the last decoder layer, unweighted",
+            {name: _points(train, name) for name in ("classification", "dice", "focal")},
+            noisy=True,
+        ),
+    ]
+    if validation:
+        figures = [name for name in validation[-1] if name not in {"step", "group"}]
+        shown = [name for name in figures if name.startswith("best_iou")] + ["miou", "recall_50"]
+        panels.append(Panel("validation", {name: _points(validation, name) for name in shown}))
+    with artifact.write_unit(REPORT) as unit:
+        unit.file("metrics.jsonl").write(metrics.read_bytes())
+        unit.file("curves.png").write(_png(curves_picture(panels)))
+        unit.file("proposals.png").write(_png(_sheet(task, plan)))
+        rows = len(train) + len(validation)
+        return unit.commit(rows=rows, counts={OK: rows})
+
+
+def _points(lines: list[dict[str, float]], name: str) -> Points:
+    return [(line["step"], line[name]) for line in lines if name in line]
+
+
+def _sheet(task: ProposalTask, plan: ProposalNetPlan) -> Image.Image:
+    """Show scenes at even distances through the validation's, or the training's."""
+    validation = task.validation
+    scenes = validation.scenes if validation is not None else SceneCollection(plan.scenes, labelled=True)
+    labels = ScenesAttributes.of(scenes.artifact)
+    held_out_names = {plan.labels.class_names[index] for index in plan.held_out}
+    augmentation = task.settings.augmentation
+    shown = min(_SCENES_SHOWN, len(scenes))
+    return proposal_sheet(
+        task.net.eval(),
+        scenes,
+        [place * len(scenes) // shown for place in range(shown)],
+        class_names=labels.class_names,
+        held_out=[index for index, name in enumerate(labels.class_names) if name in held_out_names],
+        ignore_label=labels.ignore_label,
+        short_side_px=validation.short_side_px if validation is not None else augmentation.crop_px,
+        max_side_px=validation.max_side_px if validation is not None else 4 * augmentation.crop_px,
+    )
+
+
+def _png(picture: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, format="PNG", optimize=True)
+    return buffer.getvalue()

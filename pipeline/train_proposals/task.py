@@ -1,0 +1,186 @@
+"""What the training loop trains in stage 1: the net, its samples, its losses, and how good its proposals are."""
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from ovseg_models.matching import LossWeights
+from ovseg_models.proposal_losses import proposal_losses, total_query_weight
+from ovseg_models.proposal_net import ProposalNet
+from ovseg_models.targets import Targets, targets_from_label_map
+from pipeline.settings.proposal_net import LossSettings, ProposalTrainingSettings
+from pipeline.train_proposals.parameter_groups import parameter_groups
+from pipeline.train_proposals.samples import ProposalSample, ProposalSamples
+from pipeline.train_proposals.validation import Counts, Validation
+from pipeline.training.data_order import DataOrder
+from pipeline.training.loader import loading
+from pipeline.training.loop import StepContext
+from pipeline.training.processes import Processes
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """The classes that are learned.
+
+    Attributes:
+        text_embeddings: One L2-normalised row per learned class, on the net's device.
+        places: Row of each class of the scenes, -1 for held-out ones, on the CPU.
+    """
+
+    text_embeddings: Float[Tensor, "learned dim"]
+    places: Tensor
+
+    @classmethod
+    def without(cls, held_out: Sequence[int], text_embeddings: Float[Tensor, "class dim"]) -> "Vocabulary":
+        """Leave held-out classes out of a vocabulary."""
+        learned = torch.tensor([index for index in range(len(text_embeddings)) if index not in held_out])
+        places = torch.full((len(text_embeddings),), -1)
+        places[learned] = torch.arange(len(learned))
+        return cls(text_embeddings[learned.to(text_embeddings.device)], places)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProposalTask:
+    """Stage 1 as the training loop sees it.
+
+    Attributes:
+        net: What is trained, on its device.
+        settings: How.
+        samples: What it is trained on.
+        vocabulary: The learned classes.
+        validation: What it is measured on; None for nothing.
+        held_out: Held-out classes of the validation's vocabulary.
+        processes: The processes that train together.
+        loader_workers: Processes that read samples for each of them.
+        channels_last: Keep images channels-last in memory.
+    """
+
+    net: ProposalNet
+    settings: ProposalTrainingSettings
+    samples: ProposalSamples
+    vocabulary: Vocabulary
+    validation: Validation | None
+    held_out: tuple[int, ...]
+    processes: Processes
+    loader_workers: int
+    channels_last: bool
+
+    @property
+    def model(self) -> nn.Module:
+        """The net."""
+        return self.net
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Return AdamW's groups."""
+        return parameter_groups(
+            self.net,
+            learning_rate=self.settings.learning_rate,
+            backbone_rate_factor=self.settings.backbone_rate_factor,
+            weight_decay=self.settings.weight_decay,
+        )
+
+    def optimizer_arguments(self) -> dict[str, Any]:
+        """Return AdamW's other arguments: its defaults, as in the published setting."""
+        return {}
+
+    def batches(self, first_step: int) -> contextlib.AbstractContextManager[Iterator[Sequence[ProposalSample]]]:
+        """Open the stream of this process's samples."""
+        order = DataOrder(len(self.samples.scenes), self.settings.batch_images, self.settings.seed)
+        return loading(
+            self.samples,
+            order,
+            first_step=first_step,
+            steps=self.settings.steps,
+            processes=self.processes,
+            workers=self.loader_workers,
+        )
+
+    def backward(self, model: nn.Module, samples: Sequence[ProposalSample], step: StepContext) -> Mapping[str, Tensor]:
+        """Compute the losses of a batch and their gradients; normalisers are those of the batch over all processes.
+
+        Returns:
+            The loss over all decoder outputs, and the unweighted terms of the last one.
+
+        Raises:
+            FloatingPointError: If a matching cost is not finite.
+        """
+        targets = [self._targets(sample) for sample in samples]
+        weights = loss_weights(self.settings.loss)
+        queries = self.net.query_decoder.query_positions.num_embeddings
+        query_weight = total_query_weight(targets, queries, no_object_weight=weights.no_object)
+        local = torch.tensor(
+            [float(sum(len(target.class_ids) for target in targets)), query_weight], device=self.processes.device
+        )
+        num_masks, query_weight = self.processes.sum(local).tolist()
+        totals: dict[str, Tensor] = {}
+        first = 0
+        for part in step.cut(samples, model):
+            images = self._images(part)
+            with step.autocast():
+                output = model(images)
+                text_embeddings = self.vocabulary.text_embeddings
+                class_logits = [
+                    self.net.class_logits(layer.proposal_embeddings, text_embeddings) for layer in output.layers
+                ]
+            losses = proposal_losses(
+                output,
+                class_logits,
+                targets[first : first + len(part)],
+                image_size=(images.shape[-2], images.shape[-1]),
+                num_masks=num_masks,
+                query_weight=query_weight,
+                weights=weights,
+            )
+            first += len(part)
+            step.backward(losses.total)
+            for name, value in {"loss": losses.total, **losses.layers[0]._asdict()}.items():
+                totals[name] = totals.get(name, 0.0) + value.detach()
+        return totals
+
+    def after_step(self) -> None:
+        """Do nothing: no parameter has bounds."""
+
+    def validate(self) -> Mapping[str, float]:
+        """Measure the net on the validation scenes, which the processes share."""
+        if self.validation is None:
+            return {}
+        shared = range(self.processes.rank, len(self.validation.scenes), self.processes.count)
+        numbers = self.validation.counts(self.net, shared).flat().to(self.processes.device)
+        classes = len(self.validation.text_embeddings)
+        counts = Counts.from_flat(self.processes.sum(numbers).cpu(), classes)
+        if not self.held_out:
+            return counts.figures({})
+        seen = [index for index in range(classes) if index not in self.held_out]
+        return counts.figures({"seen": seen, "unseen": self.held_out})
+
+    def describe(self, samples: Sequence[ProposalSample]) -> str:
+        """Name the scenes of a batch with their shards."""
+        places = [self.samples.scenes.place(sample.number) for sample in samples]
+        return "scenes " + ", ".join(f"{key} ({shard})" for shard, key in places)
+
+    def _images(self, samples: Sequence[ProposalSample]) -> Tensor:
+        """Put the pictures of samples into one normalised batch."""
+        images: Tensor = self.net.preprocess([sample.image for sample in samples])
+        return images.contiguous(memory_format=torch.channels_last) if self.channels_last else images
+
+    def _targets(self, sample: ProposalSample) -> Targets:
+        """Make the masks of a sample, with classes by their row in the learned vocabulary."""
+        ignore_label = self.samples.augmentation.ignore_label
+        targets = targets_from_label_map(sample.label_map.to(self.processes.device), ignore_label=ignore_label)
+        places = self.vocabulary.places.to(self.processes.device)
+        return Targets(places[targets.class_ids], targets.masks)
+
+
+def loss_weights(settings: LossSettings) -> LossWeights:
+    """Return the weights of the losses as the model's code names them."""
+    return LossWeights(
+        classification=settings.class_weight,
+        focal=settings.mask_weight,
+        dice=settings.dice_weight,
+        no_object=settings.no_object_weight,
+    )

@@ -1,0 +1,154 @@
+"""How good proposals are: counts that add up over scenes and processes, and the figures that follow from them."""
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from PIL import Image
+from torch import Tensor
+
+from ovseg_models.encoded_image import hard_masks, upsampled_mask_probs
+from ovseg_models.fusion import fused_labels
+from ovseg_models.image_size import resize_image
+from ovseg_models.proposal_net import ProposalNet
+from pipeline.train_proposals.augmentation import nearest_resized
+from storage_schemas.scene_collection import SceneCollection
+
+MASK_THRESHOLD = 0.5
+FOUND_IOU = 0.5
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Sums over scenes; those of several processes are added.
+
+    Attributes:
+        confusion: Pixels per true and predicted class [true predicted]; ignored pixels are left out.
+        best_iou: Sum, per class, over its regions of the IoU of the proposal that fits best.
+        found: Regions, per class, that some proposal meets with an IoU of at least one half.
+        regions: Regions per class: one for each scene in which it occurs.
+    """
+
+    confusion: Float[Tensor, "class class"]
+    best_iou: Float[Tensor, " class"]
+    found: Float[Tensor, " class"]
+    regions: Float[Tensor, " class"]
+
+    @classmethod
+    def none(cls, classes: int) -> "Counts":
+        """Return the counts of no scene."""
+        zeros = torch.zeros(classes, dtype=torch.float64)
+        return cls(torch.zeros(classes, classes, dtype=torch.float64), zeros.clone(), zeros.clone(), zeros.clone())
+
+    def flat(self) -> Float[Tensor, " number"]:
+        """Return all numbers in one row, to be added up over processes."""
+        return torch.cat([self.confusion.flatten(), self.best_iou, self.found, self.regions])
+
+    @classmethod
+    def from_flat(cls, numbers: Float[Tensor, " number"], classes: int) -> "Counts":
+        """Return the counts that ``flat`` gave."""
+        confusion, best_iou, found, regions = numbers.split([classes * classes, classes, classes, classes])
+        return cls(confusion.view(classes, classes), best_iou, found, regions)
+
+    def figures(self, groups: dict[str, Sequence[int]]) -> dict[str, float]:
+        """Return mIoU, mean best IoU and recall of all classes, and of each group by its name.
+
+        The mean best IoU is that of a class, averaged over the classes that occur; recall is over regions. A figure of
+        no class is 0.
+
+        References:
+            mIoU as OVSeg's evaluator has it: a class that is predicted but never there counts as IoU 0.
+        """
+        true, predicted = self.confusion.sum(1), self.confusion.sum(0)
+        right = self.confusion.diagonal()
+        present = true > 0
+        iou = right / (true + predicted - right).clamp(min=1)
+        values = {}
+        for name, members in {"": range(len(true)), **groups}.items():
+            chosen = torch.zeros(len(true), dtype=torch.bool)
+            chosen[list(members)] = True
+            ending = f"_{name}" if name else ""
+            counted = int((chosen & (present | (predicted > 0))).sum())
+            occurring = chosen & (self.regions > 0)
+            per_class = self.best_iou[occurring] / self.regions[occurring]
+            values[f"miou{ending}"] = float(iou[chosen & present].sum()) / max(1, counted)
+            values[f"best_iou{ending}"] = float(per_class.mean()) if len(per_class) else 0.0
+            values[f"recall_50{ending}"] = float(self.found[chosen].sum()) / max(1.0, float(self.regions[chosen].sum()))
+        return values
+
+
+@dataclass(frozen=True)
+class Validation:
+    """What a net is measured on.
+
+    Attributes:
+        scenes: Labelled scenes.
+        text_embeddings: Of their class names, all of them [class dim].
+        ignore_label: Value of pixels without a class.
+        short_side_px: At which the net sees them [px].
+        max_side_px: Upper limit of the long side [px].
+    """
+
+    scenes: SceneCollection
+    text_embeddings: Float[Tensor, "class dim"]
+    ignore_label: int
+    short_side_px: int
+    max_side_px: int
+
+    @torch.no_grad()
+    def counts(self, net: ProposalNet, numbers: Sequence[int]) -> Counts:
+        """Count over some of the scenes.
+
+        Args:
+            net: In evaluation mode.
+            numbers: Of the scenes.
+        """
+        classes = len(self.text_embeddings)
+        total = Counts.none(classes)
+        for number in numbers:
+            image, label_map = read_labelled(self.scenes, number)
+            resized = resize_image(image, short_side_px=self.short_side_px, max_side_px=self.max_side_px)
+            pixels = torch.from_numpy(np.array(resized)).permute(2, 0, 1)
+            output = net(net.preprocess([pixels]))
+            scores = net.class_logits(output.proposal_embeddings[0], self.text_embeddings).softmax(-1)[:, :-1]
+            logits, net_size = output.mask_logits[0], (resized.height, resized.width)
+            true = torch.from_numpy(label_map).to(scores.device)
+            predicted = fused_labels(scores, upsampled_mask_probs(logits, net_size), (image.height, image.width))
+            labelled = true != self.ignore_label
+            pairs = torch.bincount(true[labelled] * classes + predicted[labelled], minlength=classes**2)
+            total.confusion.add_(pairs.view(classes, classes).cpu())
+            small = torch.from_numpy(nearest_resized(label_map, *net_size)).to(scores.device)
+            self._add_regions(total, hard_masks(logits, net_size, MASK_THRESHOLD), small)
+        return total
+
+    def _add_regions(
+        self, total: Counts, masks: Bool[Tensor, "query height width"], label_map: Int[Tensor, "height width"]
+    ) -> None:
+        """Add what the proposals of one scene come to."""
+        present = torch.bincount(label_map.flatten(), minlength=1).nonzero().flatten()
+        class_ids = present[present != self.ignore_label]
+        best = ious_with_regions(masks, label_map == class_ids[:, None, None]).amax(1).double().cpu()
+        places = class_ids.cpu()
+        total.best_iou.index_add_(0, places, best)
+        total.found.index_add_(0, places, (best >= FOUND_IOU).double())
+        total.regions.index_add_(0, places, torch.ones_like(best))
+
+
+def ious_with_regions(
+    masks: Bool[Tensor, "query height width"], regions: Bool[Tensor, "region height width"]
+) -> Float[Tensor, "region query"]:
+    """Return the IoU of each region with each mask."""
+    flat_masks, flat_regions = masks.flatten(1).float(), regions.flatten(1).float()
+    shared = flat_regions @ flat_masks.T
+    either = flat_regions.sum(1)[:, None] + flat_masks.sum(1)[None] - shared
+    return shared / either.clamp(min=1)
+
+
+def read_labelled(scenes: SceneCollection, number: int) -> tuple[Image.Image, np.ndarray]:
+    """Read a scene's picture and its label map [height width], int64."""
+    scene = scenes.read(number)
+    with Image.open(io.BytesIO(scene.image)) as image, Image.open(io.BytesIO(scene.label_png or b"")) as label_image:
+        return image.convert("RGB"), np.asarray(label_image).astype(np.int64)

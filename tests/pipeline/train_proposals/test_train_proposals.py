@@ -1,0 +1,222 @@
+"""Stage 1 as a whole: what it writes, that any kill changes nothing, what it says when it cannot go on."""
+
+import json
+import random
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+import safetensors.numpy
+import torch
+from PIL import Image
+
+from ovseg_models.weights_digest import weights_digest
+from pipeline.errors import PipelineError, StageError
+from pipeline.planning import plan_of_proposal_net
+from pipeline.proposal_net_loading import load_proposal_net
+from pipeline.train_proposals.task import ProposalTask
+from pipeline.train_proposals.train_proposals import train_proposals
+from storage_schemas.artifact import Artifact
+from tests.pipeline.train_proposals.tiny_training import STEPS, tiny_config, tiny_settings
+
+ROOT = Path(__file__).parents[3]
+SHARED = ROOT.parent / "shared"
+RESULTS = ("weights.safetensors", "weights.json", "report.metrics.jsonl", "report.curves.png", "report.proposals.png")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    return train_proposals(tiny_settings(tmp_path_factory.mktemp("undisturbed"))).artifact
+
+
+def bytes_of(artifact: Artifact) -> dict[str, bytes]:
+    """Read the result, and the last checkpoint with the optimizer's state."""
+    checkpoint = artifact.local_directory / "checkpoints" / f"step-{STEPS:09d}.safetensors"
+    return {name: (artifact.directory / name).read_bytes() for name in RESULTS} | {"state": checkpoint.read_bytes()}
+
+
+def with_scenes(runs: Path, other: Artifact) -> Path:
+    """Begin a runs directory with the scenes of another."""
+    shutil.copytree(other.directory.parents[1] / "scenes", runs / "scenes")
+    return runs
+
+
+def test_the_artifact_holds_the_net_its_metrics_and_pictures(undisturbed: Artifact) -> None:
+    manifest = undisturbed.manifest()
+    assert [unit.unit for unit in manifest.units] == ["weights", "report"]
+    assert manifest.units[0].facts["validation"]["step"] == STEPS
+    assert load_proposal_net(undisturbed).arguments["queries"] == 6
+    lines = [json.loads(line) for line in (undisturbed.directory / "report.metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if line["group"] == "train"] == list(range(1, STEPS + 1))
+    assert [line["step"] for line in lines if line["group"] == "validation"] == [5, 10, STEPS]
+    assert lines[-1].keys() >= {"miou", "best_iou", "recall_50"}
+    losses = [line["loss"] for line in lines if line["group"] == "train"]
+    assert np.mean(losses[-4:]) < np.mean(losses[:4])
+    for name in ("curves", "proposals"):
+        with Image.open(undisturbed.directory / f"report.{name}.png") as picture:
+            assert len(picture.getcolors(10**6) or []) > 10
+
+
+def test_a_finished_training_is_not_repeated(undisturbed: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ProposalTask, "backward", None)
+    report = train_proposals(tiny_settings(undisturbed.directory.parents[1]))
+    assert (report.artifact, report.units_done, report.units_skipped) == (undisturbed, 0, 2)
+
+
+def test_a_lost_report_is_written_again_without_training(
+    undisturbed: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copied = tmp_path / "runs"
+    shutil.copytree(undisturbed.directory.parents[1], copied)
+    settings = tiny_settings(copied)
+    artifact = plan_of_proposal_net(settings).artifact
+    (artifact.directory / "report.proposals.png").unlink()
+    monkeypatch.setattr(ProposalTask, "backward", None)
+    train_proposals(settings)
+    assert bytes_of(artifact) == bytes_of(undisturbed)
+
+
+def command(runs: Path, *overrides: str) -> list[str]:
+    flags = [f"--set={override}" for override in (f"runs_dir={runs}", *overrides)]
+    return ["-m", "flows.command", "train-proposals", "--config", str(tiny_config(runs.parent / "config")), *flags]
+
+
+def kill_after(arguments: list[str], metrics: Path, lines: int, pause_s: float) -> None:
+    """Start a process and kill it with all its children a moment after that many lines of metrics are there."""
+    process = psutil.Popen(arguments, cwd=ROOT, stderr=subprocess.DEVNULL)
+    while process.poll() is None and (not metrics.exists() or len(metrics.read_text().splitlines()) < lines):
+        time.sleep(0.005)
+    time.sleep(pause_s)
+    running = process.poll() is None
+    for member in [process, *process.children(recursive=True)] if running else []:
+        member.kill()  # torchrun gives its processes sessions of their own
+    process.wait()
+    assert running, "the run was over before it was to be killed"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_kill_at_a_random_moment_changes_nothing(workers: int, tmp_path: Path, undisturbed: Artifact) -> None:
+    moment = random.Random(f"moment {workers}")
+    runs = with_scenes(tmp_path / "runs", undisturbed)
+    settings = tiny_settings(runs, [f"compute.loader_workers={workers}"])
+    artifact = plan_of_proposal_net(settings).artifact
+    arguments = [sys.executable, *command(runs, f"compute.loader_workers={workers}")]
+    metrics = artifact.local_directory / "metrics.jsonl"
+    kill_after(arguments, metrics, moment.randint(4, 8), moment.random() * 0.05)
+    assert not artifact.status().finished
+    train_proposals(settings)
+    assert bytes_of(artifact) == bytes_of(undisturbed)
+
+
+def per_step(artifact: Artifact) -> tuple[list[dict[str, Any]], dict[str, np.ndarray]]:
+    lines = map(json.loads, (artifact.directory / "report.metrics.jsonl").read_text().splitlines())
+    return list(lines), safetensors.numpy.load((artifact.directory / "weights.safetensors").read_bytes())
+
+
+@pytest.mark.slow
+def test_two_processes_of_torchrun_equal_one_also_after_a_kill(tmp_path: Path, undisturbed: Artifact) -> None:
+    runs = with_scenes(tmp_path / "runs", undisturbed)
+    artifact = plan_of_proposal_net(tiny_settings(runs)).artifact
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    arguments = [*launcher, *command(runs, "compute.loader_workers=0")]
+    kill_after(arguments, artifact.local_directory / "metrics.jsonl", 6, 0.0)
+    finished = subprocess.run(arguments, cwd=ROOT, check=True, capture_output=True, text=True)
+    assert finished.stderr.count("going on from step") == 1
+    assert_equal_within_1e_5(artifact, undisturbed)
+
+
+def test_an_accumulated_batch_equals_a_whole_one(tmp_path: Path, undisturbed: Artifact) -> None:
+    runs = with_scenes(tmp_path / "runs", undisturbed)
+    parts = train_proposals(tiny_settings(runs, ["proposal_net.training.accumulation_steps=3"])).artifact
+    assert_equal_within_1e_5(parts, undisturbed)
+
+
+def assert_equal_within_1e_5(found: Artifact, wanted: Artifact) -> None:
+    (lines, weights), (wanted_lines, wanted_weights) = per_step(found), per_step(wanted)
+    assert len(lines) == len(wanted_lines)
+    for line, wanted_line in zip(lines, wanted_lines, strict=True):
+        assert line.pop("group") == wanted_line.pop("group")
+        assert line == pytest.approx(wanted_line, rel=1e-5, abs=1e-5)
+    for name, array in wanted_weights.items():
+        np.testing.assert_allclose(weights[name], array, atol=1e-5, err_msg=name)
+
+
+def test_a_loss_that_is_not_finite_names_step_keys_and_shards(tmp_path: Path, undisturbed: Artifact) -> None:
+    runs = with_scenes(tmp_path / "runs", undisturbed)
+    wild = ["proposal_net.training.learning_rate=1e30", "proposal_net.training.warmup_steps=0"]
+    message = r"step 2: the loss or its gradient is not finite .* on scenes drawn-0000000\d \(shard-0000[01]\), .*lower"
+    with pytest.raises(StageError, match=message):
+        train_proposals(tiny_settings(runs, wild))
+
+
+def test_running_out_of_memory_names_the_settings(
+    tmp_path: Path, undisturbed: Artifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def out_of_memory(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(ProposalTask, "backward", out_of_memory)
+    runs = with_scenes(tmp_path / "runs", undisturbed)
+    wanted = r"lower proposal_net\.training\.batch_images or augmentation\.crop_px, or raise accumulation_steps from 1"
+    with pytest.raises(StageError, match=wanted):
+        train_proposals(tiny_settings(runs))
+
+
+def test_held_out_classes_are_told_apart_and_a_net_can_start_from_another(
+    tmp_path: Path, undisturbed: Artifact
+) -> None:
+    runs = with_scenes(tmp_path / "runs", undisturbed)
+    start = undisturbed.directory / "weights.safetensors"
+    flags = [
+        f"proposal_net.initial_weights={start}",
+        "proposal_net.held_out_classes=['field','rock','carpet']",
+        "proposal_net.training.steps=1",
+        "proposal_net.training.learning_rate=1e-9",
+        "proposal_net.validation_every_steps=1",
+    ]
+    artifact = train_proposals(tiny_settings(runs, flags)).artifact
+    facts = artifact.manifest().units[0].facts
+    assert facts["held_out_classes"] == ["rock", "field", "carpet"]
+    assert {"best_iou_seen", "best_iou_unseen", "miou_seen", "recall_50_unseen"} <= facts["validation"].keys()
+    weights = {name: torch.from_numpy(array) for name, array in per_step(artifact)[1].items()}
+    wanted = {name: torch.from_numpy(array) for name, array in per_step(undisturbed)[1].items()}
+    assert weights_digest(weights) != weights_digest(wanted)
+    for name, tensor in wanted.items():
+        torch.testing.assert_close(weights[name], tensor, atol=1e-6, rtol=0)
+
+
+def test_weights_of_another_architecture_are_refused(tmp_path: Path, undisturbed: Artifact) -> None:
+    runs = with_scenes(tmp_path / "runs", undisturbed)
+    start = undisturbed.directory / "weights.safetensors"
+    flags = [f"proposal_net.initial_weights={start}", "proposal_net.architecture.queries=5"]
+    with pytest.raises(PipelineError, match=r"does not fit proposal_net.architecture .*size mismatch.*; change one"):
+        train_proposals(tiny_settings(runs, flags))
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="real pictures are not here")
+def test_real_pictures_of_coco_train(tmp_path: Path) -> None:
+    from pipeline.settings import load_settings
+
+    flags = [
+        f"runs_dir={tmp_path}",
+        f"datasets.coco-train.root={SHARED}/data/coco-sample",
+        "datasets.coco-train.limit=16",
+        "clip={architecture='drawn-world-small', pretrained='shipped'}",
+        "proposal_net.training.steps=10",
+        "proposal_net.training.warmup_steps=0",
+        "proposal_net.training.augmentation={short_sides_px=[64], max_side_px=128, crop_px=64}",
+        "proposal_net.training.batch_images=8",
+        "compute.loader_workers=0",
+    ]
+    artifact = train_proposals(load_settings(ROOT / "flows" / "configs" / "coco_sample.toml", flags)).artifact
+    lines = [json.loads(line) for line in (artifact.directory / "report.metrics.jsonl").read_text().splitlines()]
+    losses = [line["loss"] for line in lines]
+    assert np.mean(losses[-3:]) < 0.8 * np.mean(losses[:3]), losses
+    assert load_proposal_net(artifact).arguments["queries"] == 100
