@@ -28,17 +28,14 @@ def write_report(artifact: Artifact, task: ProposalTask, plan: ProposalNetPlan) 
     metrics = artifact.local_directory / METRICS_FILE
     train, validation = read_metrics(metrics, "train"), read_metrics(metrics, "validation")
     panels = [
-        Panel("loss over all decoder layers, weighted", {"loss": _points(train, "loss")}, noisy=True),
-        Panel(
-            "terms of the last decoder layer, unweighted",
-            {name: _points(train, name) for name in ("classification", "dice", "focal")},
-            noisy=True,
-        ),
+        Panel("loss over all decoder layers, weighted", _curves(train, "loss"), noisy=True),
+        Panel("classification term of the last decoder layer", _curves(train, "classification"), noisy=True),
+        Panel("mask terms of the last decoder layer, unweighted", _curves(train, "dice", "focal"), noisy=True),
     ]
     if validation:
         figures = [name for name in validation[-1] if name not in {"step", "group"}]
         shown = [name for name in figures if name.startswith("best_iou")] + ["miou", "recall_50"]
-        panels.append(Panel("validation", {name: _points(validation, name) for name in shown}))
+        panels.append(Panel("validation", _curves(validation, *shown)))
     with artifact.write_unit(REPORT) as unit:
         unit.file("metrics.jsonl").write(metrics.read_bytes())
         unit.file("curves.png").write(_png(curves_picture(panels)))
@@ -47,8 +44,8 @@ def write_report(artifact: Artifact, task: ProposalTask, plan: ProposalNetPlan) 
         return unit.commit(rows=rows, counts={OK: rows})
 
 
-def _points(lines: list[dict[str, float]], name: str) -> Points:
-    return [(line["step"], line[name]) for line in lines if name in line]
+def _curves(lines: list[dict[str, float]], *names: str) -> dict[str, Points]:
+    return {name: [(line["step"], line[name]) for line in lines] for name in names}
 
 
 def _sheet(task: ProposalTask, plan: ProposalNetPlan) -> Image.Image:

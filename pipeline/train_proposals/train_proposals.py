@@ -170,9 +170,4 @@ def _finish(plan: ProposalNetPlan, task: ProposalTask) -> None:
     }
     sidecars = {WEIGHTS: write_proposal_net(artifact, task.net, facts), REPORT: write_report(artifact, task, plan)}
     artifact.finish(artifact.manifest_of(sidecars))
-    told = (
-        ", ".join(f"{name} {value:.3f}" for name, value in validations[-1].items() if isinstance(value, float))
-        if validations
-        else ""
-    )
-    logger.info("proposal_net %s: %d steps; %s", artifact.identity.name, task.settings.steps, told or "not validated")
+    logger.info("proposal_net %s: trained over %d steps", artifact.identity.name, task.settings.steps)

@@ -209,14 +209,17 @@ def test_real_pictures_of_coco_train(tmp_path: Path) -> None:
         f"datasets.coco-train.root={SHARED}/data/coco-sample",
         "datasets.coco-train.limit=16",
         "clip={architecture='drawn-world-small', pretrained='shipped'}",
-        "proposal_net.training.steps=10",
+        "proposal_net.training.steps=8",
+        "proposal_net.architecture.queries=30",
+        "proposal_net.architecture.hidden_dim=64",
+        "proposal_net.architecture.feedforward_dim=64",
         "proposal_net.training.warmup_steps=0",
         "proposal_net.training.augmentation={short_sides_px=[64], max_side_px=128, crop_px=64}",
-        "proposal_net.training.batch_images=8",
+        "proposal_net.training.batch_images=4",
         "compute.loader_workers=0",
     ]
     artifact = train_proposals(load_settings(ROOT / "flows" / "configs" / "coco_sample.toml", flags)).artifact
     lines = [json.loads(line) for line in (artifact.directory / "report.metrics.jsonl").read_text().splitlines()]
     losses = [line["loss"] for line in lines]
-    assert np.mean(losses[-3:]) < 0.8 * np.mean(losses[:3]), losses
-    assert load_proposal_net(artifact).arguments["queries"] == 100
+    assert np.mean(losses[-3:]) < 0.9 * np.mean(losses[:3]), losses
+    assert load_proposal_net(artifact).arguments["queries"] == 30

@@ -1,0 +1,15 @@
+"""Scenes that several tests read."""
+
+import pytest
+
+from pipeline.stage_inputs import prepare_missing, scenes_of
+from storage_schemas.scene_collection import SceneCollection
+from tests.pipeline.train_proposals.tiny_training import tiny_settings
+
+
+@pytest.fixture(scope="session")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> SceneCollection:
+    """Ten labelled scenes of 64 px in two shards."""
+    settings = tiny_settings(tmp_path_factory.mktemp("scenes"))
+    prepare_missing(settings, ["train"])
+    return SceneCollection(scenes_of(settings, "train"), labelled=True)

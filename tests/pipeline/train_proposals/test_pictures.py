@@ -1,0 +1,61 @@
+"""The pictures of a report: curves, and a sheet of proposals."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from ovseg_models.proposal_net import ProposalOutput
+from pipeline.train_proposals.loss_curve import Panel, curves_picture
+from pipeline.train_proposals.proposal_sheet import proposal_sheet
+from storage_schemas.scene_collection import SceneCollection
+
+
+def share_of(picture: Image.Image, colour: tuple[int, int, int]) -> float:
+    return float((np.asarray(picture) == colour).all(axis=2).mean())
+
+
+def test_panels_lie_below_each_other_with_their_curves() -> None:
+    falling = [(float(step), 5.0 / step) for step in range(1, 200)]
+    one = curves_picture([Panel("loss", {"loss": falling}, noisy=True)])
+    two = curves_picture([Panel("loss", {"loss": falling}, noisy=True), Panel("figures", {"miou": [(200.0, 0.5)]})])
+    assert two.size == (one.width, 2 * one.height)
+    assert two.crop((0, 0, *one.size)).tobytes() == one.tobytes()
+    assert share_of(one, (31, 119, 180)) > 0.001
+
+
+@pytest.mark.parametrize("points", [[], [(1.0, 0.0)], [(1.0, 0.0), (2.0, 0.0)]])
+def test_curves_of_nothing_and_of_zeros_can_be_drawn(points: list[tuple[float, float]]) -> None:
+    picture = curves_picture([Panel("nothing", {"loss": points}, noisy=True)])
+    assert len(picture.getcolors(10**5)) > 2
+
+
+class Halves(torch.nn.Module):
+    """A net whose two proposals are the left half of the picture, and nothing."""
+
+    def preprocess(self, images: list[torch.Tensor]) -> torch.Tensor:
+        return torch.stack(images).float()
+
+    def forward(self, images: torch.Tensor) -> ProposalOutput:
+        left = torch.where(torch.arange(16) < 8, 9.0, -9.0).expand(1, 1, 16, 16)
+        return ProposalOutput(torch.cat([torch.full_like(left, -9.0), left], dim=1), torch.zeros(1, 2, 4))
+
+
+def test_the_sheet_shows_the_proposal_that_fits_best(scenes: SceneCollection, monkeypatch: pytest.MonkeyPatch) -> None:
+    label_map = np.where(np.arange(64) < 32, 3, 7)[None].repeat(64, axis=0)
+    red = Image.new("RGB", (64, 64), (250, 10, 10))
+    monkeypatch.setattr("pipeline.train_proposals.proposal_sheet.read_labelled", lambda *_: (red, label_map))
+    sheet = proposal_sheet(
+        Halves(),
+        scenes,
+        [0],
+        class_names=[f"class {index}" for index in range(54)],
+        held_out=[7],
+        ignore_label=255,
+        short_side_px=64,
+        max_side_px=64,
+    )
+    columns = (np.asarray(sheet) == (250, 10, 10)).all(axis=2).sum(axis=0)
+    # the whole picture, and the left half of it for the region that it fits; the other has none
+    assert (columns > 100).sum() == 150 + 75
+    assert share_of(sheet, (190, 40, 20)) > 0

@@ -1,0 +1,107 @@
+"""What the loop trains: targets of the learned classes, and losses normalised over the whole batch."""
+
+import math
+from collections.abc import Sequence
+
+import pytest
+import torch
+from torch.amp import GradScaler
+
+from ovseg_models.matching import LossWeights
+from ovseg_models.proposal_losses import proposal_losses
+from ovseg_models.proposal_presets import build_proposal_net
+from ovseg_models.targets import Targets
+from pipeline.settings.proposal_net import LossSettings, ProposalTrainingSettings
+from pipeline.train_proposals.augmentation import Augmentation
+from pipeline.train_proposals.samples import ProposalSample, ProposalSamples
+from pipeline.train_proposals.task import ProposalTask, Vocabulary, loss_weights
+from pipeline.training.loop import StepContext
+from pipeline.training.processes import Processes
+from tests.tiny_segmenter import PROPOSAL_NET
+
+IGNORE, HELD_OUT = 255, (1,)
+CPU = Processes(0, 1, torch.device("cpu"))
+
+
+def task(**changes: float) -> ProposalTask:
+    torch.manual_seed(0)
+    net = build_proposal_net(**{**PROPOSAL_NET, "dropout": 0.0})
+    embeddings = torch.nn.functional.normalize(torch.randn(4, PROPOSAL_NET["embedding_dim"]), dim=1)
+    return ProposalTask(
+        net=net,
+        settings=ProposalTrainingSettings(batch_images=3, loss=LossSettings(**changes)),
+        samples=ProposalSamples(None, Augmentation((32,), 32, 32, IGNORE), 0, HELD_OUT),
+        vocabulary=Vocabulary.without(HELD_OUT, embeddings),
+        validation=None,
+        held_out=(),
+        processes=CPU,
+        loader_workers=0,
+        channels_last=False,
+    )
+
+
+def samples() -> list[ProposalSample]:
+    random = torch.Generator().manual_seed(1)
+    made = []
+    for number, classes in enumerate([[0, 2, 3], [3], [0, IGNORE]]):
+        image = torch.randint(0, 256, (3, 32, 32), generator=random).to(torch.uint8)
+        labels = torch.tensor(classes)[torch.randint(0, len(classes), (32, 32), generator=random)]
+        made.append(ProposalSample(number, image, labels.int()))
+    return made
+
+
+def context(parts: int) -> StepContext:
+    return StepContext(CPU, parts, GradScaler("cpu", enabled=False), None)
+
+
+def gradients(model: torch.nn.Module) -> list[torch.Tensor]:
+    return [parameter.grad.clone() for parameter in model.parameters()]
+
+
+def masks_of(sample: ProposalSample, learned: Sequence[int]) -> Targets:
+    present = [place for place, index in enumerate(learned) if (sample.label_map == index).any()]
+    masks = torch.stack([sample.label_map == learned[place] for place in present])
+    return Targets(torch.tensor(present), masks)
+
+
+def test_losses_are_those_of_the_whole_batch_with_the_learned_classes() -> None:
+    trained, plain = task(dice_weight=2.0), task(dice_weight=2.0)
+    terms = trained.backward(trained.net, samples(), context(1))
+    targets = [masks_of(sample, [0, 2, 3]) for sample in samples()]
+    output = plain.net(plain.net.preprocess([sample.image for sample in samples()]))
+    logits = [
+        plain.net.class_logits(layer.proposal_embeddings, plain.vocabulary.text_embeddings) for layer in output.layers
+    ]
+    losses = proposal_losses(
+        output, logits, targets, image_size=(32, 32), num_masks=5, weights=LossWeights(1.0, 20.0, 2.0, 0.1)
+    )
+    losses.total.backward()
+    assert terms["loss"].item() == pytest.approx(losses.total.item(), rel=1e-5)
+    assert terms["dice"].item() == pytest.approx(losses.layers[0].dice.item(), rel=1e-5)
+    for found, wanted in zip(gradients(trained.net), gradients(plain.net), strict=True):
+        torch.testing.assert_close(found, wanted, atol=1e-4, rtol=1e-3)
+
+
+def test_settings_reach_the_losses() -> None:
+    settings = LossSettings(class_weight=1.5, mask_weight=2.5, dice_weight=3.5, no_object_weight=0.25)
+    assert loss_weights(settings) == LossWeights(classification=1.5, focal=2.5, dice=3.5, no_object=0.25)
+
+
+def test_held_out_classes_have_no_row_in_the_vocabulary() -> None:
+    embeddings = torch.eye(4)
+    vocabulary = Vocabulary.without((1, 2), embeddings)
+    assert vocabulary.places.tolist() == [0, -1, -1, 1]
+    torch.testing.assert_close(vocabulary.text_embeddings, embeddings[[0, 3]])
+
+
+def test_a_batch_without_any_mask_still_trains_the_class_head() -> None:
+    trained = task()
+    empty = [sample._replace(label_map=torch.full((32, 32), IGNORE, dtype=torch.int32)) for sample in samples()]
+    terms = trained.backward(trained.net, empty, context(1))
+    assert math.isfinite(terms["loss"].item())
+    assert terms["dice"].item() == 0
+    assert trained.net.no_object_embedding.grad.abs().sum() > 0
+
+
+def test_without_validation_there_is_nothing_to_measure() -> None:
+    assert task().validate() == {}
