@@ -7,7 +7,7 @@ from pydantic import Field, JsonValue, model_validator
 from pipeline.settings.model import Precision, PromptTemplates, SettingsModel
 from pipeline.settings.training import CheckpointSettings
 
-NONE, RANDOM = "none", "random"
+NONE, RANDOM, SHIPPED = "none", "random", "shipped"
 SideLength = Annotated[int, Field(ge=16, le=8192)]
 
 
@@ -132,6 +132,7 @@ class AugmentationSettings(SettingsModel):
     )
     max_side_px: SideLength = Field(default=2048, description="Upper limit of the long side after resizing [px].")
     crop_px: SideLength = Field(default=512, description="Side of the square crop [px].")
+    colours: bool = Field(default=True, description="Vary brightness, contrast, saturation and hue.")
 
 
 class ProposalTrainingSettings(SettingsModel):
@@ -177,7 +178,8 @@ class ProposalNetSettings(SettingsModel):
         default=NONE,
         min_length=1,
         description="Weights of a whole proposal net to start from, of the same architecture: the path of a weight "
-        "file, or 'none'. The digest covers the file's bytes, not its path.",
+        "file, 'shipped' (the small net of the drawn world, as demo.toml has it), or 'none'. The digest covers the "
+        "file's bytes, not its path.",
     )
     training: ProposalTrainingSettings = Field(default=ProposalTrainingSettings(), description="How it is trained.")
 

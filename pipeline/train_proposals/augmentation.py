@@ -31,12 +31,14 @@ class Augmentation:
         max_side_px: Upper bound of the long side after resizing [px].
         crop_px: Side of the square result [px].
         ignore_label: Label of padding.
+        colours: Whether brightness, contrast, saturation and hue are varied.
     """
 
     short_sides_px: tuple[int, ...]
     max_side_px: int
     crop_px: int
     ignore_label: int
+    colours: bool = True
 
     def __call__(self, image: Image.Image, label_map: LabelMap, rng: np.random.Generator) -> tuple[Pixels, LabelMap]:
         """Vary a sample.
@@ -63,7 +65,9 @@ class Augmentation:
         label_map = nearest_resized(label_map, height, width)
         top, left = (int(rng.integers(max(0, side - self.crop_px) + 1)) for side in (height, width))
         bottom, right = min(height, top + self.crop_px), min(width, left + self.crop_px)
-        pixels = jitter_colours(np.asarray(image.crop((left, top, right, bottom))), rng)
+        pixels = np.asarray(image.crop((left, top, right, bottom)))
+        if self.colours:
+            pixels = jitter_colours(pixels, rng)
         label_map = label_map[top:bottom, left:right]
         if rng.random() < 0.5:
             pixels, label_map = pixels[:, ::-1], label_map[:, ::-1]

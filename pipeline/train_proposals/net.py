@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from jaxtyping import Float
@@ -15,7 +16,8 @@ from ovseg_models.weights_digest import text_tower_weights
 from ovseg_models.weights_file import read_weights_file
 from pipeline.clip_loading import LoadedClip
 from pipeline.errors import PipelineError
-from pipeline.settings.proposal_net import NONE, ProposalNetSettings
+from pipeline.settings.proposal_net import ProposalNetSettings
+from pipeline.train_proposals.plan import initial_weights_file
 from pipeline.training.data_order import torch_seed
 
 
@@ -69,12 +71,13 @@ def initial_net(settings: ProposalNetSettings, *, embedding_dim: int, text_width
         except (ValueError, OSError, RuntimeError) as error:
             message = f"proposal_net.architecture: {error}"
             raise PipelineError(message) from error
-    if settings.initial_weights != NONE:
-        _load_whole(net, settings.initial_weights)
+    start = initial_weights_file(settings)
+    if start is not None:
+        _load_whole(net, start)
     return net
 
 
-def _load_whole(net: ProposalNet, path: str) -> None:
+def _load_whole(net: ProposalNet, path: Path) -> None:
     """Fill a net from a file.
 
     Raises:

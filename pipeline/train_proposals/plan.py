@@ -7,7 +7,8 @@ from typing import Any
 
 from pipeline.proposal_net_loading import WEIGHTS
 from pipeline.settings import SettingsError, result_settings
-from pipeline.settings.proposal_net import NONE, RANDOM, ProposalNetSettings
+from pipeline.settings.proposal_net import NONE, RANDOM, SHIPPED, ProposalNetSettings
+from pipeline.small_proposal_net import WEIGHTS_FILE
 from storage_schemas.artifact import Artifact
 from storage_schemas.checkpoints import PROPOSAL_NET, SCHEMA_VERSION
 from storage_schemas.digests import Json, sha256_of_file
@@ -91,12 +92,20 @@ def plan_proposal_net(settings: ProposalNetSettings, inputs: Inputs, *, name: st
     )
 
 
+def initial_weights_file(settings: ProposalNetSettings) -> Path | None:
+    """Return the file of a whole net from which training starts; None for random weights."""
+    if settings.initial_weights == NONE:
+        return None
+    return WEIGHTS_FILE if settings.initial_weights == SHIPPED else Path(settings.initial_weights)
+
+
 def _options(settings: ProposalNetSettings) -> Mapping[str, Json]:
     """Return the settings that change the result; names of data sets and paths of files become what they stand for."""
     options: dict[str, Any] = result_settings(settings)
     del options["dataset"], options["validation_dataset"]
-    if settings.initial_weights != NONE:
-        options["initial_weights"] = _file_digest("initial_weights", Path(settings.initial_weights))
+    start = initial_weights_file(settings)
+    if start is not None:
+        options["initial_weights"] = _file_digest("initial_weights", start)
     backbone = options["architecture"]["backbone"]
     if backbone["pretrained"] != RANDOM and Path(backbone["pretrained"]).suffix:
         backbone["pretrained"] = _file_digest("architecture.backbone.pretrained", Path(backbone["pretrained"]))

@@ -115,7 +115,7 @@ def proposal_task(settings: Settings, plan: ProposalNetPlan, processes: Processe
 
 def _augmentation(settings: AugmentationSettings, ignore_label: int) -> Augmentation:
     """Return how samples are varied."""
-    return Augmentation(settings.short_sides_px, settings.max_side_px, settings.crop_px, ignore_label)
+    return Augmentation(settings.short_sides_px, settings.max_side_px, settings.crop_px, ignore_label, settings.colours)
 
 
 def _validation(
