@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.planning import PlannedArtifact, Planner, plan_scenes
+from pipeline.planning import PlannedArtifact, Planner, plan_scenes, plan_stage_1
 from pipeline.settings import Settings
 from pipeline.stage_names import STAGE_NAMES, StageName
 
@@ -66,6 +66,12 @@ STAGES = (
         dataflow="official data sets -> scenes",
         planner=plan_scenes,
         function="pipeline.stages:prepare_all",
+    ),
+    Stage(
+        name="train-proposals",
+        dataflow="scenes (labels) -> proposal_net",
+        planner=plan_stage_1,
+        function="pipeline.train_proposals.train_proposals:train_proposals",
     ),
 )
 

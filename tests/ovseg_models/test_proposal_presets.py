@@ -53,3 +53,17 @@ def test_unknown_and_impossible_arguments_are_refused():
         build_proposal_net("small", queries=0)
     with pytest.raises(ValueError, match="hidden_dim is 66, a multiple of heads = 4 is wanted"):
         build_proposal_net("small", hidden_dim=66)
+
+
+@pytest.mark.parametrize(("source", "stride_px"), [("res3", 8), ("res4", 16), ("res5", 32)])
+def test_the_queries_read_the_map_that_is_named(source: str, stride_px: int) -> None:
+    net = build_proposal_net("small", query_source=source)
+    seen = []
+    net.query_decoder.register_forward_pre_hook(lambda _, arguments: seen.append(tuple(arguments[0].shape[-2:])))
+    net(torch.zeros(2, 3, 64, 96))
+    assert seen == [(64 // stride_px, 96 // stride_px)]
+
+
+def test_a_map_that_no_query_can_read_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"query_source is 'res2', one of \['res3', 'res4', 'res5'\] is wanted"):
+        build_proposal_net("small", query_source="res2")

@@ -61,6 +61,14 @@ def test_pixels_and_labels_stay_together(seed: int, size: tuple[int, int]) -> No
     assert all(levels[low] <= levels[high] for low in levels for high in levels if low < high)  # jitter keeps the order
 
 
+def test_colours_stay_where_they_are_not_to_be_varied() -> None:
+    image, label = coded_picture(48, 48)
+    same = augmentation(short_sides_px=(48,), colours=False)
+    for seed in range(4):
+        pixels, labels = same(image, label, np.random.default_rng(seed))
+        np.testing.assert_array_equal(pixels, np.repeat((labels * 60)[..., None], 3, axis=2))
+
+
 def test_small_pictures_are_padded_right_and_below() -> None:
     image, label = coded_picture(40, 40)
     pixels, labels = augmentation(short_sides_px=(40,))(image, label, np.random.default_rng(0))
