@@ -81,7 +81,6 @@ SUBCOMMANDS = (
         examples=(
             "ovseg train-proposals --config flows/configs/demo.toml",
             "ovseg train-proposals --config flows/configs/demo.toml --set proposal_net.training.steps=50",
-            "torchrun --standalone --nproc-per-node 2 --no-python ovseg train-proposals --config FILE",
         ),
     ),
     Subcommand(

@@ -1,5 +1,6 @@
 """``ovseg train-proposals``: stage 1, scenes with labels in, a proposal net out."""
 
+import os
 import sys
 
 from flows.arguments import RunArguments
@@ -22,5 +23,5 @@ def train_proposals(run: RunArguments) -> None:
     from pipeline.train_proposals.train_proposals import train_proposals as train
 
     report = train(run.settings())
-    if report.units_done:
+    if os.environ.get("RANK", "0") == "0":  # of torchrun's processes one speaks
         sys.stdout.write(f"{report.artifact.directory}\n")

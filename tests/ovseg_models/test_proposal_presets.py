@@ -64,6 +64,7 @@ def test_the_queries_read_the_map_that_is_named(source: str, stride_px: int) -> 
     assert seen == [(64 // stride_px, 96 // stride_px)]
 
 
+@pytest.mark.usefixtures("without_shape_checks")
 def test_a_map_that_no_query_can_read_is_refused() -> None:
     with pytest.raises(ValueError, match=r"query_source is 'res2', one of \['res3', 'res4', 'res5'\] is wanted"):
         build_proposal_net("small", query_source="res2")
