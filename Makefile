@@ -12,7 +12,7 @@ STAMP := $(VENV)/.installed
 # Torch sizes its thread pool from the machine; tests start several processes, so each gets one thread.
 TEST_ENV := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 DO_NOT_TRACK=1 PREFECT_SERVER_ANALYTICS_ENABLED=false
 
-.PHONY: help install demo run ui proposals finetune bundle eval finetune-table status test lint format bench docs constraints clean
+.PHONY: help install demo run ui proposals mine finetune bundle eval finetune-table status test lint format bench docs constraints clean
 
 help:  ## Print this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,6 +40,9 @@ ui: $(STAMP)  ## Show runs and results on Prefect's pages, http://127.0.0.1:4200
 
 proposals: $(STAMP)  ## Stage 1: train the proposal net of CONFIG (flows/configs/demo.toml)
 	$(BIN)/ovseg train-proposals --config $(CONFIG)
+
+mine: $(STAMP)  ## Stage 2: mine pairs of masks and nouns of CONFIG (flows/configs/demo.toml)
+	$(BIN)/ovseg mine --config $(CONFIG)
 
 finetune: $(STAMP)  ## Adapt CLIP to masked crops with the pairs of CONFIG
 	$(BIN)/ovseg finetune --config $(CONFIG)

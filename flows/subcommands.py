@@ -49,6 +49,16 @@ SUBCOMMANDS = (
         ),
     ),
     Subcommand(
+        name="mine",
+        group="train",
+        summary="mine pairs of masks and nouns from captions, proposals and CLIP (stage 2)",
+        function="flows.mine_command:mine",
+        examples=(
+            "ovseg mine --config flows/configs/demo.toml",
+            "ovseg mine --config flows/configs/demo.toml --set mine.source=proposals-5-captions",
+        ),
+    ),
+    Subcommand(
         name="run",
         group="run",
         summary="do all that is not done, from data sets to scores, as a Prefect flow",
@@ -158,6 +168,16 @@ SUBCOMMANDS = (
         summary="write the folder of a segmenter as a checkpoint in OVSeg's published layout",
         function="flows.checkpoint_commands:export_checkpoint",
         examples=("ovseg export-checkpoint models/ovseg-swin-b --out ovseg.pth",),
+    ),
+    Subcommand(
+        name="pairs",
+        group="look",
+        summary="make a subset of mined pairs, or their data card, without any model",
+        function="flows.pairs_command:pairs",
+        examples=(
+            "ovseg pairs filter runs/pairs/demo-0123456789ab --out fewer --min-score 0.25 --max-per-noun 500",
+            "ovseg pairs filter runs/pairs/demo-0123456789ab --out birds --nouns bird penguin owl",
+        ),
     ),
     Subcommand(
         name="status",

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ovseg_models.mask_adapted_clip import OpenClip
+from ovseg_models.text_tower import encode_text
 from ovseg_models.weights_digest import text_tower_weights, weights_digest
 
 Tokenize: TypeAlias = Callable[[list[str]], Int[Tensor, "text context"]]
@@ -82,7 +83,7 @@ class TextClassifier:
         with torch.autocast(device.type, enabled=False):
             embeddings = torch.cat(
                 [
-                    self._clip.encode_text(self._tokenize(sentences[start : start + self._texts_per_batch]).to(device))
+                    encode_text(self._clip, self._tokenize(sentences[start : start + self._texts_per_batch]).to(device))
                     for start in range(0, len(sentences), self._texts_per_batch)
                 ]
             )

@@ -14,12 +14,18 @@ from pipeline.evaluate.plan import Inputs as EvaluationInputs
 from pipeline.evaluate.plan import ScoresPlan, plan_scores
 from pipeline.finetune.plan import AdaptedClipPlan, plan_adapted_clip
 from pipeline.finetune.plan import Inputs as FinetuneInputs
+from pipeline.mine.embed import EmbedJob, EmbedPlan, plan_embeddings
+from pipeline.mine.inputs import checked_scenes, net_size, noun_identity, noun_source
+from pipeline.mine.pair import PairJob, PairPlan, plan_pairs
+from pipeline.mine.propose import ObjectnessVocabulary, ProposeJob, ProposePlan, plan_proposals
+from pipeline.mine.regions import LabelRegions, ProposalRegions, RegionSource
 from pipeline.prepare.layout import LayoutError
 from pipeline.prepare.prepare import plan_prepare
 from pipeline.settings import Settings
 from pipeline.stage_inputs import MissingInputError, clip_digest, finished_digest, scenes_of
 from pipeline.train_proposals.plan import Inputs, ProposalNetPlan, plan_proposal_net
-from storage_schemas import scenes, scores
+from pipeline.worker_device import WorkerCompute
+from storage_schemas import embeddings, pairs, proposals, scenes, scores
 from storage_schemas.artifact import Artifact
 from storage_schemas.checkpoints import ADAPTED_CLIP, PROPOSAL_NET
 from storage_schemas.errors import StorageError
@@ -100,6 +106,112 @@ def plan_stage_1(settings: Settings) -> Iterator[PlannedArtifact]:
         yield planned(PROPOSAL_NET, settings, plan_of_proposal_net)
 
 
+def plan_of_proposals(settings: Settings) -> ProposePlan:
+    """Plan step 1 of mining.
+
+    Raises:
+        MissingInputError: If the scenes to mine are not prepared, or the proposal net is not trained.
+        PipelineError: If the settings don't fit the data set.
+    """
+    mined, digest = _mined_scenes(settings)
+    stage_1 = plan_of_proposal_net(settings)
+    net_digest = finished_digest(stage_1.artifact, made_by="ovseg train-proposals")
+    learned = [name for index, name in enumerate(stage_1.labels.class_names) if index not in stage_1.held_out]
+    job = ProposeJob(
+        scenes=mined,
+        proposal_net=stage_1.artifact,
+        vocabulary=ObjectnessVocabulary(
+            class_names=tuple(learned), templates=settings.proposal_net.prompt_templates, clip=settings.clip
+        ),
+        settings=settings.mine.propose,
+        compute=WorkerCompute.of(settings.compute),
+    )
+    inputs = {"scenes": digest, "proposal_net": net_digest}
+    return plan_proposals(job, inputs, name=settings.name, runs=settings.runs_dir)
+
+
+def plan_of_embeddings(settings: Settings) -> EmbedPlan:
+    """Plan step 2 of mining.
+
+    Raises:
+        MissingInputError: If the scenes to mine or their proposals are not finished.
+        PipelineError: If the settings don't fit the data set.
+    """
+    regions, inputs = _regions(settings)
+    job = EmbedJob(
+        units=regions.scenes.description.units,
+        regions=regions,
+        size=net_size(settings.mine),
+        clip=settings.clip,
+        settings=settings.mine.embed,
+        compute=WorkerCompute.of(settings.compute),
+    )
+    digest = clip_digest(settings.clip)
+    return plan_embeddings(job, inputs, clip_digest=digest, name=settings.name, runs=settings.runs_dir)
+
+
+def plan_of_pairs(settings: Settings) -> PairPlan:
+    """Plan step 3 of mining; the nouns' embeddings are not among its inputs, for they follow from the others.
+
+    Raises:
+        MissingInputError: If the scenes to mine, their proposals or embeddings are not finished.
+        PipelineError: If the settings don't fit the data set.
+    """
+    regions, inputs = _regions(settings)
+    embedded = plan_of_embeddings(settings).artifact
+    labels = scenes.ScenesAttributes.of(regions.scenes)
+    job = PairJob(
+        regions=regions,
+        embeddings=embedded,
+        nouns=noun_source(settings.mine, labels),
+        texts=None,
+        settings=settings.mine.pair,
+        size=net_size(settings.mine),
+    )
+    models = {"clip": clip_digest(settings.clip), "proposals": inputs.get("proposals", "")}
+    return plan_pairs(
+        job,
+        {**inputs, "embeddings": finished_digest(embedded, made_by="ovseg mine")},
+        decisive={"clip": models["clip"], "nouns": noun_identity(settings.mine)},
+        attributes={
+            "source": settings.mine.source,
+            "dataset": regions.scenes.identity.name,
+            "licence": labels.licence,
+            "models": models,
+        },
+        name=settings.name,
+        runs=settings.runs_dir,
+    )
+
+
+def _regions(settings: Settings) -> tuple[RegionSource, dict[str, str]]:
+    """Return where the regions of mining come from, and the digests of the artifacts that hold them."""
+    mined, digest = _mined_scenes(settings)
+    if settings.mine.uses_ground_truth_masks:
+        return LabelRegions(mined, net_size(settings.mine)), {"scenes": digest}
+    proposed = plan_of_proposals(settings).artifact
+    inputs = {"scenes": digest, "proposals": finished_digest(proposed, made_by="ovseg mine")}
+    return ProposalRegions(mined, proposed), inputs
+
+
+def _mined_scenes(settings: Settings) -> tuple[Artifact, str]:
+    """Return the scenes to mine, and the digest of their manifest."""
+    mined = scenes_of(settings, settings.mine.dataset)
+    digest = finished_digest(mined, made_by="ovseg prepare")
+    checked_scenes(mined, settings.mine)
+    return mined, digest
+
+
+def plan_stage_2(settings: Settings) -> Iterator[PlannedArtifact]:
+    """Plan the artifacts of mining, if the settings name what to mine."""
+    if not settings.mine.dataset:
+        return
+    if not settings.mine.uses_ground_truth_masks:
+        yield planned(proposals.KIND, settings, plan_of_proposals)
+    yield planned(embeddings.KIND, settings, plan_of_embeddings)
+    yield planned(pairs.KIND, settings, plan_of_pairs)
+
+
 def plan_of_adapted_clip(settings: Settings) -> AdaptedClipPlan:
     """Plan stage 3.
 
@@ -127,6 +239,8 @@ def _pairs_of(settings: Settings) -> Artifact:
         MissingInputError: If there are none.
     """
     directory = settings.finetune.pairs_dir
+    if not directory and settings.mine.dataset:
+        return plan_of_pairs(settings).artifact
     if not directory:
         message = "finetune.pairs_dir: is empty; name the directory of an artifact of pairs"
         raise MissingInputError(message)
@@ -195,7 +309,7 @@ def plan_stage_4(settings: Settings) -> Iterator[PlannedArtifact]:
         yield replace(plan, label=f"{plan.label}-{dataset.dataset}")
 
 
-PLANNERS: tuple[Planner, ...] = (plan_scenes, plan_stage_1, plan_stage_3, plan_stage_4)
+PLANNERS: tuple[Planner, ...] = (plan_scenes, plan_stage_1, plan_stage_2, plan_stage_3, plan_stage_4)
 
 
 def planned_artifacts(settings: Settings) -> Iterator[PlannedArtifact]:

@@ -49,11 +49,13 @@ class Limits:
         max_failed_units: Units that may fail before no more are begun.
         max_failed_share: Share of rows that may have failed in a finished artifact, 0..1.
         wait_s: How long to wait for another process that holds the artifact [s].
+        expected: Statuses beside ``"ok"`` that are no failures, such as a caption without a noun.
     """
 
     max_failed_units: int = 10
     max_failed_share: float = 0.01
     wait_s: float = 0.0
+    expected: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,9 +276,10 @@ def _check_failed_share(artifact: Artifact, manifest: Manifest, limits: Limits) 
     """Refuse to finish an artifact of which too many rows failed.
 
     Raises:
-        StageError: If the share of rows that are not ok is above the limit.
+        StageError: If the share of rows that failed is above the limit.
     """
-    failed = {status: count for status, count in manifest.counts.items() if status != OK}
+    fine = {OK, *limits.expected}
+    failed = {status: count for status, count in manifest.counts.items() if status not in fine}
     share = sum(failed.values()) / max(1, manifest.rows)
     if share > limits.max_failed_share:
         message = (

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.planning import PlannedArtifact, Planner, plan_scenes, plan_stage_1
+from pipeline.planning import PlannedArtifact, Planner, plan_scenes, plan_stage_1, plan_stage_2
 from pipeline.settings import Settings
 from pipeline.stage_names import STAGE_NAMES, StageName
 
@@ -72,6 +72,12 @@ STAGES = (
         dataflow="scenes (labels) -> proposal_net",
         planner=plan_stage_1,
         function="pipeline.train_proposals.train_proposals:train_proposals",
+    ),
+    Stage(
+        name="mine",
+        dataflow="scenes + proposal_net + CLIP -> proposals, embeddings, pairs",
+        planner=plan_stage_2,
+        function="pipeline.mine.mine:mine",
     ),
 )
 

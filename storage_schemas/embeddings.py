@@ -18,7 +18,7 @@ from storage_schemas.columns import column, slices_by, vector_type, vectors_of
 from storage_schemas.errors import SchemaError
 from storage_schemas.manifest import Sidecar
 from storage_schemas.scenes import OK
-from storage_schemas.tables import TableSchema, TableWriter, read_table
+from storage_schemas.tables import TableSchema, TableWriter, read_table, vector_length
 
 KIND = "embeddings"
 SCHEMA_VERSION = 1
@@ -122,6 +122,15 @@ class EmbeddingShardWriter:
         """
         self._table.close()
         return self._writer.commit(rows=self._table.rows, counts=self._counts)
+
+
+def embedding_dim_of(artifact: Artifact) -> int:
+    """Return the length of the embeddings of a finished artifact.
+
+    Raises:
+        SchemaError: If its first file is no such table.
+    """
+    return vector_length(artifact.directory / f"{artifact.description.units[0]}.parquet", "image_embedding")
 
 
 def read_embeddings(artifact: Artifact, unit: str, *, embedding_dim: int) -> Iterator[SceneEmbeddings]:

@@ -4,7 +4,8 @@ A unit is ``shard-00000.tar`` and ``shard-00000.parquet``. The tar is a WebDatas
 ``PAIR.jpg`` (the region's box cut from the picture, not masked), ``PAIR.mask.png`` (255 inside the region, 0 outside,
 same size), ``PAIR.txt`` (the noun) and ``PAIR.json`` (score and origin). The Parquet table has one row per pair, made
 or not, with all that is known of it and the place of its members. Fill colour, crop rule and resize are applied when
-reading, so one data set serves masked, unmasked and soft-mask experiments.
+reading, so one data set serves masked, unmasked and soft-mask experiments. Boxes and masks lie in the picture as the
+proposal net saw it: turned as its EXIF tag says, and resized to ``height_px`` x ``width_px``.
 """
 
 import json
@@ -50,7 +51,8 @@ SCHEMA = TableSchema(
             column(
                 "margin",
                 pa.float32(),
-                "Score minus that of the second-best region for the noun; null where there is but one.",
+                "Score minus that of the best other region for the noun; null where there is but one. Below 0 only for "
+                "class names, whose region is given.",
                 null=True,
             ),
             column("rank", pa.int32(), "Place of this noun among the scene's nouns by score, from 0.", null=True),

@@ -2,7 +2,8 @@
 
 A unit is ``shard-00000.parquet``, one row per query of a scene and one row group per scene, in key order. A scene
 without proposals, or one that could not be read, is a single row without a query, with ``status`` and ``reason``. Masks
-and boxes are at the size at which the net saw the picture, before padding (``height_px``, ``width_px``).
+and boxes lie in the picture as the net saw it: turned as its EXIF tag says, resized, before padding (``height_px``,
+``width_px``).
 """
 
 from collections import Counter
@@ -19,7 +20,7 @@ from storage_schemas.columns import column, slices_by, vector_column, vector_typ
 from storage_schemas.errors import SchemaError
 from storage_schemas.manifest import Sidecar
 from storage_schemas.scenes import OK
-from storage_schemas.tables import TableSchema, TableWriter, read_table
+from storage_schemas.tables import TableSchema, TableWriter, read_table, vector_length
 
 KIND = "proposals"
 SCHEMA_VERSION = 1
@@ -150,6 +151,15 @@ class ProposalShardWriter:
         """
         self._table.close()
         return self._writer.commit(rows=self._table.rows, counts=self._counts)
+
+
+def embedding_dim_of(artifact: Artifact) -> int:
+    """Return the length of the embeddings of a finished artifact.
+
+    Raises:
+        SchemaError: If its first file is no such table.
+    """
+    return vector_length(artifact.directory / f"{artifact.description.units[0]}.parquet", "proposal_embedding")
 
 
 def read_proposals(artifact: Artifact, unit: str, *, embedding_dim: int) -> Iterator[SceneProposals]:

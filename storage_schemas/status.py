@@ -12,6 +12,8 @@ from storage_schemas.manifest import ARTIFACT_FILE, MANIFEST_FILE, Description, 
 from storage_schemas.verification import VerifiedFiles
 
 LOCAL_DIRECTORY = "_local"
+CARD_DIRECTORY = "card"
+"""What tells people of a finished artifact; see `storage_schemas.cards`."""
 
 
 class UnitState(enum.StrEnum):
@@ -128,7 +130,7 @@ def _foreign_files(directory: Path, statuses: tuple[UnitStatus, ...]) -> tuple[s
     """Name what lies in the directory beside the artifact's own files and those that will be written over."""
     units = {status.unit for status in statuses}
     unfinished = {status.unit for status in statuses if status.sidecar is None}
-    known = {ARTIFACT_FILE, MANIFEST_FILE, LOCAL_DIRECTORY} | {f"{unit}.json" for unit in units}
+    known = {ARTIFACT_FILE, MANIFEST_FILE, LOCAL_DIRECTORY, CARD_DIRECTORY} | {f"{unit}.json" for unit in units}
     for status in statuses:
         if status.sidecar is not None:
             known.update(record.name for record in status.sidecar.files)

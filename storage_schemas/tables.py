@@ -139,6 +139,28 @@ def read_table(path: Path, schema: TableSchema, *, columns: Sequence[str] | None
         raise SchemaError(message) from error
 
 
+def vector_length(path: Path, column: str) -> int:
+    """Return the length of the vectors in a column of a Parquet file, from its footer.
+
+    Raises:
+        SchemaError: If it is no Parquet file, or has no such column of vectors.
+    """
+    try:
+        found = pq.read_schema(path)
+    except (pa.ArrowException, OSError) as error:
+        message = f"{path}: cannot be read as Parquet ({error}); run the stage that makes it again"
+        raise SchemaError(message) from error
+    index = found.get_field_index(column)
+    kind = found.field(index).type if index >= 0 else None
+    if not isinstance(kind, pa.FixedSizeListType):
+        message = (
+            f"{path}: column {column!r} is {kind or 'missing'}, vectors are wanted; run the stage that makes it again"
+        )
+        raise SchemaError(message)
+    length: int = kind.list_size
+    return length
+
+
 def check_schema(path: Path, found: pa.Schema, wanted: TableSchema) -> None:
     """Compare the schema of a file with the one that its reader knows.
 

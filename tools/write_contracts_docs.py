@@ -19,6 +19,7 @@ from storage_schemas import (
     reports,
     scenes,
     scores,
+    text_embeddings,
     weight_choices,
 )
 from storage_schemas.tables import TableSchema
@@ -56,6 +57,7 @@ KINDS = (
     Kind("scenes", scenes, {"UNIT.parquet": scenes.SCHEMA}),
     Kind("proposals", proposals, {"UNIT.parquet": proposals.schema(EXAMPLE_DIM)}),
     Kind("embeddings", embeddings, {"UNIT.parquet": embeddings.schema(EXAMPLE_DIM)}),
+    Kind("text_embeddings", text_embeddings, {"UNIT.parquet": text_embeddings.schema(EXAMPLE_DIM)}),
     Kind("pairs", pairs, {"UNIT.parquet": pairs.SCHEMA}),
     Kind("proposal_net, adapted_clip", checkpoints, {}),
     Kind(

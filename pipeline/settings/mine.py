@@ -64,6 +64,11 @@ class PairSettings(SettingsModel):
     min_area_share: Share = Field(
         default=0.0, description="Share of the image below which a mask makes no pair; 0 = none, as in the paper."
     )
+    crop_format: Literal["png", "jpg"] = Field(
+        default="png",
+        description="File format of the crops: 'png' is lossless, 'jpg' takes about a fifth of the space.",
+    )
+    jpeg_quality: int = Field(default=95, ge=50, le=100, description="Quality of crops of format 'jpg'.")
 
 
 class MineSettings(SettingsModel):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import webdataset
 
-from storage_schemas import checkpoints, embeddings, pairs, proposals
+from storage_schemas import checkpoints, embeddings, pairs, proposals, text_embeddings
 from storage_schemas.artifact import Artifact
 from storage_schemas.checkpoints import Checkpoint, CheckpointStore
 from storage_schemas.commit import StagedFile
@@ -290,3 +290,26 @@ def test_staged_files_take_any_buffer(artifact: Artifact) -> None:
     record = staged.seal()
     staged.publish()
     assert record.size_bytes == 12
+
+
+def test_text_embeddings_come_back_by_noun(artifact: Artifact) -> None:
+    vectors = unit_vectors(2)
+    with artifact.writing():
+        text_embeddings.write_text_embeddings(artifact, UNIT, ["boat", "cow"], vectors)
+    assert text_embeddings.embedding_dim_of(artifact) == DIM
+    read = text_embeddings.read_text_embeddings(artifact, UNIT, embedding_dim=DIM)
+    assert list(read) == ["boat", "cow"]
+    np.testing.assert_array_equal(read["cow"], vectors[1])
+
+
+def test_the_length_of_embeddings_is_read_from_the_file(artifact: Artifact) -> None:
+    with artifact.writing(), artifact.write_unit(UNIT) as unit_writer:
+        writer = proposals.ProposalShardWriter(unit_writer, embedding_dim=DIM)
+        writer.add(scene_proposals("a", 1))
+        writer.commit()
+    assert proposals.embedding_dim_of(artifact) == DIM
+    with pytest.raises(SchemaError, match="column 'image_embedding' is missing, vectors are wanted; run the stage"):
+        embeddings.embedding_dim_of(artifact)
+    (artifact.directory / f"{UNIT}.parquet").write_bytes(b"no Parquet")
+    with pytest.raises(SchemaError, match="cannot be read as Parquet"):
+        proposals.embedding_dim_of(artifact)

@@ -4,12 +4,16 @@
 """
 
 import gzip
+import hashlib
+import importlib.metadata
 import json
 from collections.abc import Callable, Sequence
 from functools import cache
 from importlib.resources import files
+from pathlib import Path
 from typing import Any, Literal, Protocol, get_args
 
+import nltk
 from nltk.tag.perceptron import PerceptronTagger
 
 from pipeline.errors import PipelineError
@@ -91,6 +95,22 @@ def load_tagger(name: TaggerName) -> WordTagger:
         wanted = ", ".join(repr(known) for known in get_args(TaggerName))
         raise ValueError(f"nouns: tagger is {name!r}, one of {wanted} is wanted; correct the setting.")
     return loaders[name]()
+
+
+def tagger_identity(name: TaggerName) -> str:
+    """Return what stands for a tagger's weights: their digest, or the versions of the packages that hold them.
+
+    Raises:
+        TaggerMissingError: If what the tagger needs is not installed.
+    """
+    if name == "embedded":
+        return hashlib.sha256(files(__package__).joinpath(EMBEDDED_MODEL_FILE).read_bytes()).hexdigest()
+    load_tagger(name)
+    if name == "spacy":
+        packages = ("spacy", SPACY_MODEL.replace("_", "-"))
+        return ", ".join(f"{package} {importlib.metadata.version(package)}" for package in packages)
+    folder = Path(str(nltk.data.find(f"taggers/{NLTK_RESOURCE}")))
+    return hashlib.sha256(b"".join(path.read_bytes() for path in sorted(folder.glob("*.json")))).hexdigest()
 
 
 def _load_embedded() -> WordTagger:

@@ -1,0 +1,224 @@
+"""The data card of pairs: what there is, how often, how good, shown on a sheet; made from the pairs alone."""
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.mine.card_sheet import contact_sheet
+from storage_schemas.artifact import Artifact
+from storage_schemas.cards import has_current_card, write_card
+from storage_schemas.digests import Json
+from storage_schemas.pairs import read_index
+from storage_schemas.scenes import OK
+
+MAKER = "ovseg pairs card 1"
+"""Raise the number when the card comes to say or look otherwise."""
+
+_COLUMNS = ("key", "status", "noun", "caption_id", "score", "margin", "area_px", "height_px", "width_px")
+_INTRODUCTION = """\
+Masked regions with the nouns that name them, mined as in OVSeg (Liang et al., CVPR 2023), section 3.2. How to read
+them: docs/using_pairs.md of the project. Nobody has checked the pairs by hand."""
+_NOUNS_TOLD = 30
+_BINS = 20
+_QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
+_BAR_CHARACTERS = 40
+
+
+@dataclass(frozen=True, slots=True)
+class Histogram:
+    """How many values lie between two edges each.
+
+    Attributes:
+        edges: Ascending; one more than counts.
+        counts: Values from one edge to the next, the last edge included.
+    """
+
+    edges: tuple[float, ...]
+    counts: tuple[int, ...]
+
+    @classmethod
+    def of(cls, values: npt.NDArray[np.float64]) -> "Histogram":
+        """Count values in bins of equal width, from their least to their greatest in hundredths."""
+        if len(values) == 0:
+            return cls((), ())
+        low, high = np.floor(values.min() * 100) / 100, np.ceil(values.max() * 100) / 100
+        edges = np.linspace(low, max(high, low + 0.01), _BINS + 1)
+        counts, _ = np.histogram(values, bins=edges)
+        return cls(tuple(round(float(edge), 4) for edge in edges), tuple(int(count) for count in counts))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PairFacts:
+    """What a card tells.
+
+    Attributes:
+        rows: Rows of the tables, failed ones included.
+        statuses: Rows per status.
+        images: Images in the tables.
+        images_with_pairs: Images that gave a pair.
+        captions: Different captions of which a noun is in a pair.
+        nouns: Different nouns of pairs.
+        pairs: Rows that are pairs.
+        noun_counts: Pairs per noun, most frequent first.
+        scores: Histogram of the pairs' scores.
+        quantiles: Quantiles of score, margin and area share by name; the first value is the least.
+    """
+
+    rows: int
+    statuses: Mapping[str, int]
+    images: int
+    images_with_pairs: int
+    captions: int
+    nouns: int
+    pairs: int
+    noun_counts: Sequence[tuple[str, int]]
+    scores: Histogram
+    quantiles: Mapping[str, Sequence[float]]
+
+    def to_json(self) -> dict[str, Json]:
+        """Return the facts as JSON values."""
+        return {**asdict(self), "noun_counts": dict(self.noun_counts), "scores": asdict(self.scores)}
+
+
+def make_card(artifact: Artifact) -> bool:
+    """Make the card of finished pairs, unless they have it.
+
+    Returns:
+        Whether it was made.
+
+    Raises:
+        ArtifactError: If the pairs are not finished.
+        WriteError: If the operating system refuses.
+    """
+    if has_current_card(artifact, maker=MAKER):
+        return False
+    facts = pair_facts(artifact)
+    files = {"README.md": markdown(artifact, facts).encode(), "contact_sheet.png": contact_sheet(artifact)}
+    write_card(artifact, maker=MAKER, facts=facts.to_json(), files=files)
+    return True
+
+
+def pair_facts(artifact: Artifact) -> PairFacts:
+    """Count what is in finished pairs."""
+    units = artifact.description.units
+    rows = pa.concat_tables([read_index(artifact, unit, columns=_COLUMNS) for unit in units])
+    pairs = rows.filter(pc.equal(rows["status"], OK))
+    nouns = Counter(pairs["noun"].to_pylist())
+    pixels = pc.multiply(pairs["height_px"].cast(pa.float64()), pairs["width_px"].cast(pa.float64()))
+    score = _numbers(pairs["score"])
+    return PairFacts(
+        rows=rows.num_rows,
+        statuses=dict(sorted(Counter(rows["status"].to_pylist()).items())),
+        images=pc.count_distinct(rows["key"]).as_py(),
+        images_with_pairs=pc.count_distinct(pairs["key"]).as_py(),
+        captions=pc.count_distinct(pairs["caption_id"]).as_py(),
+        nouns=len(nouns),
+        pairs=pairs.num_rows,
+        noun_counts=sorted(nouns.items(), key=lambda entry: (-entry[1], entry[0])),
+        scores=Histogram.of(score),
+        quantiles={
+            "score": _quantiles(score),
+            "margin": _quantiles(_numbers(pairs["margin"])),
+            "area share": _quantiles(_numbers(pc.divide(pairs["area_px"].cast(pa.float64()), pixels))),
+        },
+    )
+
+
+def markdown(artifact: Artifact, facts: PairFacts) -> str:
+    """Write the card for people."""
+    attributes = artifact.description.attributes
+    per_image = facts.pairs / max(1, facts.images)
+    parts = [
+        f"# Pairs: {artifact.identity.name}",
+        _INTRODUCTION,
+        "![pairs, drawn by lot, the nearest first](contact_sheet.png)",
+        "Each is shown as it is stored and as CLIP sees it; below, its noun and score.",
+        _table(
+            ("", ""),
+            [
+                ("data set", str(attributes.get("dataset", ""))),
+                ("licence of the pictures and captions", str(attributes.get("licence", ""))),
+                ("source of regions and nouns", f"`{attributes.get('source', '')}`"),
+                ("artifact", f"`{artifact.identity.name}-{artifact.identity.digest()[:12]}`"),
+                ("manifest", f"`{artifact.manifest().digest()}`"),
+                *(
+                    [("subset", f"`{json.dumps(attributes['filter'], sort_keys=True)}`")]
+                    if "filter" in attributes
+                    else []
+                ),
+                ("images", f"{facts.images:,}, of which {facts.images_with_pairs:,} gave a pair"),
+                ("captions named in a pair", f"{facts.captions:,}"),
+                ("different nouns", f"{facts.nouns:,}"),
+                ("pairs", f"{facts.pairs:,}, {per_image:.2f} per image"),
+            ],
+        ),
+        "## Rows\n\nWhat could not be paired is a row too, with its reason. The counts add up to the rows.",
+        _table(
+            ("status", "rows"),
+            [*((f"`{status}`", f"{count:,}") for status, count in facts.statuses.items()), ("all", f"{facts.rows:,}")],
+        ),
+        "## Scores\n\nCosine of the region's image embedding and the noun's text embedding.",
+        _bars(facts.scores),
+        _table(
+            ("quantile", *(f"{quantile:.0%}" for quantile in _QUANTILES)),
+            [(name, *(f"{value:.4f}" for value in values)) for name, values in facts.quantiles.items() if values],
+        ),
+        *_nouns(facts),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _nouns(facts: PairFacts) -> list[str]:
+    """Write which nouns are frequent and which are rare, and how many of each."""
+    counts = [count for _, count in facts.noun_counts]
+    decades = [(1, 1), (2, 9), (10, 99), (100, 999), (1000, 9999), (10_000, max([10_000, *counts]))]
+    spread = [
+        (f"{low:,}" if low == high else f"{low:,} to {high:,}", f"{sum(low <= count <= high for count in counts):,}")
+        for low, high in decades
+        if any(low <= count <= high for count in counts)
+    ]
+    return [
+        "## Nouns",
+        _table(("pairs of a noun", "nouns"), spread),
+        f"Most frequent: {_listed(facts.noun_counts[:_NOUNS_TOLD])}.",
+        f"Least frequent: {_listed(facts.noun_counts[-_NOUNS_TOLD:])}.",
+    ]
+
+
+def _listed(nouns: Sequence[tuple[str, int]]) -> str:
+    return ", ".join(f"{noun} ({count:,})" for noun, count in nouns) or "none"
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Write a table; a bar in a text would end its cell."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def _bars(histogram: Histogram) -> str:
+    """Draw a histogram of signs."""
+    most = max(histogram.counts, default=0)
+    lines = [
+        f"{low:+.4f} to {high:+.4f}  {'#' * round(_BAR_CHARACTERS * count / most):{_BAR_CHARACTERS}}  {count:,}"
+        for low, high, count in zip(histogram.edges, histogram.edges[1:], histogram.counts, strict=False)
+    ]
+    return "\n".join(["```", *lines, "```"])
+
+
+def _quantiles(values: npt.NDArray[np.float64]) -> tuple[float, ...]:
+    """Return the quantiles of values; none of no values."""
+    if len(values) == 0:
+        return ()
+    return tuple(round(float(value), 6) for value in np.quantile(values, _QUANTILES))
+
+
+def _numbers(column: pa.ChunkedArray) -> npt.NDArray[np.float64]:
+    """Return the values of a column that are there."""
+    numbers: npt.NDArray[np.float64] = column.drop_null().cast(pa.float64()).to_numpy()
+    return numbers

@@ -1,0 +1,94 @@
+"""A sheet of pairs drawn by lot: crop as stored, crop as CLIP sees it, noun and score."""
+
+import hashlib
+import heapq
+import io
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from ovseg_models.masked_crops import CLIP_MEAN_RGB
+from storage_schemas.artifact import Artifact
+from storage_schemas.pairs import PairMembers, read_index, read_members
+from storage_schemas.scenes import OK
+
+COLUMNS, ROWS = 6, 6
+_SIDE_PX = 112
+_GAP_PX = 10
+_LINE_PX = 16
+_CELL_PX = (2 * _SIDE_PX + 4, _SIDE_PX + _LINE_PX)
+_PAPER, _INK, _FRAME = "white", "black", "#d0d0d0"
+
+
+class _Drawn(NamedTuple):
+    """A pair that was drawn."""
+
+    noun: str
+    score: float
+    members: PairMembers
+
+
+def contact_sheet(artifact: Artifact) -> bytes:
+    """Draw a sheet of pairs as a PNG file, the highest scores first.
+
+    The lot falls by digests of the pairs' names: evenly, and the same on every run.
+    """
+    drawn = _drawn(artifact, COLUMNS * ROWS)
+    rows = max(1, -(-len(drawn) // COLUMNS))
+    width, height = (
+        count * (side + _GAP_PX) + _GAP_PX for count, side in ((COLUMNS, _CELL_PX[0]), (rows, _CELL_PX[1]))
+    )
+    sheet = Image.new("RGB", (width, height), _PAPER)
+    for place, pair in enumerate(sorted(drawn, key=lambda pair: (-pair.score, pair.noun))):
+        row, column = divmod(place, COLUMNS)
+        _draw_cell(sheet, pair, _GAP_PX + column * (_CELL_PX[0] + _GAP_PX), _GAP_PX + row * (_CELL_PX[1] + _GAP_PX))
+    buffer = io.BytesIO()
+    sheet.save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def _drawn(artifact: Artifact, count: int) -> list[_Drawn]:
+    """Draw pairs by lot and read them."""
+    lots: list[tuple[str, str, int]] = []
+    for unit in artifact.description.units:
+        index = read_index(artifact, unit, columns=("pair", "status"))
+        named = enumerate(zip(index["pair"].to_pylist(), index["status"].to_pylist(), strict=True))
+        found = (
+            (hashlib.sha256(pair.encode()).hexdigest(), unit, row) for row, (pair, status) in named if status == OK
+        )
+        lots = heapq.nsmallest(count, [*lots, *found])
+    drawn: list[_Drawn] = []
+    for unit in sorted({unit for _, unit, _ in lots}):
+        rows = sorted(row for _, of_unit, row in lots if of_unit == unit)
+        index = read_index(artifact, unit, columns=("noun", "score", "crop", "crop_mask"))
+        for row, members in zip(rows, read_members(artifact, unit, index, rows), strict=True):
+            drawn.append(_Drawn(index["noun"][row].as_py(), index["score"][row].as_py(), members))
+    return drawn
+
+
+def _draw_cell(sheet: Image.Image, pair: _Drawn, x: int, y: int) -> None:
+    """Draw one pair: on the left its box, on the right what is outside the mask in CLIP's mean colour."""
+    with Image.open(io.BytesIO(pair.members.crop)) as image, Image.open(io.BytesIO(pair.members.crop_mask_png)) as mask:
+        crop, inside = np.asarray(image.convert("RGB")), np.asarray(mask) > 0
+    fill = np.array([round(255 * part) for part in CLIP_MEAN_RGB], np.uint8)
+    for number, pixels in enumerate((crop, np.where(inside[..., None], crop, fill))):
+        shown = Image.fromarray(pixels)
+        scale = _SIDE_PX / max(shown.size)
+        size = (max(1, round(shown.width * scale)), max(1, round(shown.height * scale)))
+        shown = shown.resize(size, Image.Resampling.BICUBIC)
+        left = x + number * (_SIDE_PX + 4)
+        ImageDraw.Draw(sheet).rectangle((left, y, left + _SIDE_PX - 1, y + _SIDE_PX - 1), outline=_FRAME)
+        sheet.paste(shown, (left + (_SIDE_PX - size[0]) // 2, y + (_SIDE_PX - size[1]) // 2))
+    draw = ImageDraw.Draw(sheet)
+    draw.text((x, y + _SIDE_PX + 1), _fitting(pair.noun), fill=_INK, font=_font())
+    draw.text((x + _CELL_PX[0] - 2, y + _SIDE_PX + 1), f"{pair.score:.3f}", fill=_INK, font=_font(), anchor="ra")
+
+
+def _fitting(noun: str) -> str:
+    """Shorten a noun that would run into the score; letters that the font lacks are shown as boxes."""
+    return noun if len(noun) <= 22 else f"{noun[:21]}…"
+
+
+def _font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(13)

@@ -1,0 +1,103 @@
+"""Crops of many images through one model in full batches, and smaller ones where memory does not suffice."""
+
+import logging
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from pipeline.errors import StageError
+
+logger = logging.getLogger(__name__)
+
+Item = TypeVar("Item")
+
+
+def in_full_batches(
+    groups: Iterable[tuple[Item, Tensor]], forward: Callable[[Tensor], Tensor], *, size: int
+) -> Iterator[tuple[Item, Tensor]]:
+    """Apply a model to groups of rows, always ``size`` rows at a time but for the last time.
+
+    Which rows go together follows from the order of the groups and ``size`` alone, so that the results of a shard have
+    the same bits on every run.
+
+    Args:
+        groups: Items with their rows [row ...]; a group may be empty.
+        forward: From rows to results, one each.
+        size: Rows of a batch.
+
+    Yields:
+        Each item with its results, in order.
+    """
+    waiting: deque[tuple[Item, int]] = deque()
+    rows: list[Tensor] = []
+    results: list[Tensor] = []
+    for item, group in groups:
+        waiting.append((item, len(group)))
+        rows.append(group)
+        while sum(map(len, rows)) >= size:
+            joined = torch.cat(rows)
+            results.append(forward(joined[:size]))
+            rows = [joined[size:]]
+        yield from _completed(waiting, results)
+    if sum(map(len, rows)):
+        results.append(forward(torch.cat(rows)))
+    yield from _completed(waiting, results)
+
+
+def _completed(waiting: deque[tuple[Item, int]], results: list[Tensor]) -> Iterator[tuple[Item, Tensor]]:
+    """Hand out the items at the front whose results are all there, and take both away."""
+    while waiting and waiting[0][1] <= sum(map(len, results)):
+        item, count = waiting.popleft()
+        if results:
+            joined = torch.cat(results)
+            results[:] = [joined[count:]]
+            yield item, joined[:count]
+        else:  # nothing went through the model yet, and this item has no rows
+            yield item, torch.empty(0)
+
+
+class SparingModel:
+    """A model that takes fewer rows at a time once memory ran out.
+
+    Args:
+        model: From rows to results, one each.
+        where: What runs out of memory, for messages.
+    """
+
+    def __init__(self, model: Callable[[Tensor], Tensor], *, where: str) -> None:
+        self._model = model
+        self._where = where
+        self._at_once: int | None = None
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        """Return the model's results.
+
+        Raises:
+            StageError: If memory does not suffice for a single row.
+        """
+        results: list[Tensor] = []
+        start = 0
+        while start < len(rows):
+            some = rows[start : start + (self._at_once or len(rows))]
+            if (result := self._tried(some)) is not None:
+                results.append(result)
+                start += len(some)
+        return torch.cat(results)
+
+    def _tried(self, rows: Tensor) -> Tensor | None:
+        """Run the model; where memory runs out, halve what it gets and return None."""
+        try:
+            return self._model(rows)
+        except torch.OutOfMemoryError as error:
+            reason = str(error)
+        if len(rows) == 1:
+            message = f"{self._where}: memory does not suffice for one crop ({reason}); free the device, or use another"
+            raise StageError(message)
+        self._at_once = len(rows) // 2
+        logger.warning("%s: memory does not suffice for %d crops, %d go on", self._where, len(rows), self._at_once)
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        return None

@@ -1,0 +1,54 @@
+"""What mining's settings ask of a data set, and where they say that nouns come from."""
+
+from pipeline.mine.regions import NetSize
+from pipeline.mine.scene_nouns import CaptionNouns, ClassNouns, NounSource
+from pipeline.mine.tagger.sources import tagger_identity
+from pipeline.settings import SettingsError
+from pipeline.settings.mine import MineSettings
+from pipeline.settings.result import result_settings
+from storage_schemas.artifact import Artifact
+from storage_schemas.digests import Json
+from storage_schemas.scenes import ScenesAttributes
+
+
+def checked_scenes(scenes: Artifact, settings: MineSettings) -> None:
+    """Check that scenes have what the source of pairs is made of.
+
+    Raises:
+        SettingsError: If no scene has labels, or no scene has a caption, and they are wanted.
+    """
+    sidecars = scenes.manifest().units
+    for fact, what, wanted in (
+        ("labelled", "labels", settings.uses_ground_truth_masks),
+        ("captions", "captions", settings.captions_per_image > 0),
+    ):
+        if wanted and not any(sidecar.facts.get(fact) for sidecar in sidecars):
+            message = f"mine.source: {what} are wanted, no scene of {scenes.identity.name!r} has any"
+            raise SettingsError([f"{message}; choose another source or data set (got {settings.source!r})"])
+
+
+def net_size(settings: MineSettings) -> NetSize:
+    """Return the size at which pictures are seen, and their regions lie."""
+    return NetSize(settings.propose.short_side_px, settings.propose.max_side_px)
+
+
+def noun_source(settings: MineSettings, labels: ScenesAttributes) -> NounSource:
+    """Return where nouns come from."""
+    if settings.captions_per_image:
+        return CaptionNouns(settings.nouns, settings.captions_per_image)
+    return ClassNouns(labels.class_names)
+
+
+def noun_identity(settings: MineSettings) -> Json:
+    """Return what decides the nouns of a scene; nothing of captions where class names take their place.
+
+    Raises:
+        TaggerMissingError: If what the tagger needs is not installed.
+    """
+    if not settings.captions_per_image:
+        return "class names"
+    return {
+        **result_settings(settings.nouns),
+        "captions_per_image": settings.captions_per_image,
+        "tagger_weights": tagger_identity(settings.nouns.tagger),
+    }

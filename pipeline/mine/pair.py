@@ -1,0 +1,240 @@
+"""Step 3 of mining: each noun gets the region whose embedding is nearest, and the region's box is cut out.
+
+Reads ``scenes`` (captions and pictures), ``embeddings``, the regions that they are of, and the nouns'
+``text_embeddings``; writes ``pairs``. No picture goes through a model.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from pipeline.errors import StageError
+from pipeline.mine.best_regions import BestRegion, best_regions, cosine_scores
+from pipeline.mine.embed_texts import Vector, vectors_of
+from pipeline.mine.pair_members import RegionCutter
+from pipeline.mine.regions import NetSize, RegionSource, SceneRegions, UndecodableError
+from pipeline.mine.scene_nouns import NounSource, SceneNoun
+from pipeline.mine.statuses import AREA_BELOW_MIN, SCORE_BELOW_MIN, SCORE_NOT_FINITE, UNDECODABLE
+from pipeline.ordered_threads import in_threads
+from pipeline.settings.mine import PairSettings
+from pipeline.settings.result import result_settings
+from storage_schemas.artifact import Artifact
+from storage_schemas.digests import Json
+from storage_schemas.embeddings import SceneEmbeddings, read_embeddings
+from storage_schemas.embeddings import embedding_dim_of as image_embedding_dim_of
+from storage_schemas.manifest import Description, Identity, Sidecar
+from storage_schemas.pairs import KIND, SCHEMA_VERSION, Pair, PairShardWriter
+from storage_schemas.scenes import OK, Scene
+
+RECIPE = 1
+"""Raise it when the same settings and inputs come to mean other pairs."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PairJob:
+    """Makes shards of pairs.
+
+    Attributes:
+        regions: Where scenes and their regions come from.
+        embeddings: Of the regions, finished.
+        nouns: Where nouns come from.
+        texts: Embeddings of all those nouns; finished when the job is opened.
+        settings: How.
+        size: At which size regions lie.
+    """
+
+    regions: RegionSource
+    embeddings: Artifact
+    nouns: NounSource
+    texts: Artifact | None
+    settings: PairSettings
+    size: NetSize
+
+    def open(self) -> "Pairer":
+        """Read the nouns' embeddings."""
+        vectors = vectors_of(self.texts) if self.texts is not None else {}
+        return Pairer(self.nouns, vectors, self.settings, self.size)
+
+    def run(self, state: "Pairer", artifact: Artifact, unit: str) -> Sidecar:
+        """Make one shard."""
+        with artifact.write_unit(unit) as unit_writer:
+            writer = PairShardWriter(unit_writer)
+            number = artifact.description.units.index(unit)
+            row = 0
+            for pairs in in_threads(state.pairs, self._embedded_scenes(unit)):
+                for pair in pairs:
+                    writer.add(replace(pair, pair=f"{number:05d}-{row:07d}"))
+                    row += 1
+            return writer.commit()
+
+    def _embedded_scenes(self, unit: str) -> Iterator["EmbeddedScene"]:
+        """Read the scenes of a shard with their regions and embeddings.
+
+        Raises:
+            StageError: If the embeddings are not of these regions.
+        """
+        dim = image_embedding_dim_of(self.embeddings)
+        embeddings = read_embeddings(self.embeddings, unit, embedding_dim=dim)
+        for (scene, regions), found in zip(self.regions.read(unit), embeddings, strict=True):
+            if scene.key != found.key or found.regions.tolist() not in ([], regions.indices.tolist()):
+                message = (
+                    f"{self.embeddings.directory}: {unit} has {len(found.regions)} embeddings of {found.key!r} where "
+                    f"{len(regions.indices)} regions of {scene.key!r} are wanted; run 'ovseg mine' again"
+                )
+                raise StageError(message)
+            yield EmbeddedScene(scene, regions, found)
+
+
+@dataclass(frozen=True, slots=True)
+class PairPlan:
+    """What step 3 will do.
+
+    Attributes:
+        artifact: Where the pairs lie or will lie.
+        job: What makes a shard of them.
+    """
+
+    artifact: Artifact
+    job: PairJob
+
+
+def plan_pairs(
+    job: PairJob,
+    inputs: dict[str, str],
+    *,
+    decisive: Mapping[str, Json],
+    attributes: Mapping[str, Json],
+    name: str,
+    runs: Path,
+) -> PairPlan:
+    """Find out what step 3 will do; reads and makes nothing.
+
+    Args:
+        job: What makes the shards.
+        inputs: Digests of its inputs: ``scenes``, ``embeddings``, and ``proposals`` unless regions are the labels'.
+        decisive: What else decides the result: source, noun rule, digest of CLIP.
+        attributes: What readers need beside the rows.
+        name: Of the artifact.
+        runs: Runs directory.
+    """
+    identity = Identity(
+        kind=KIND,
+        name=name,
+        schema_version=SCHEMA_VERSION,
+        recipe=RECIPE,
+        settings={**decisive, "options": result_settings(job.settings), "size": job.size._asdict()},
+        inputs=inputs,
+    )
+    description = Description(identity=identity, units=job.embeddings.description.units, attributes=attributes)
+    return PairPlan(Artifact.planned(runs, description), job)
+
+
+class EmbeddedScene(NamedTuple):
+    """A scene with all that pairs are made of."""
+
+    scene: Scene
+    regions: SceneRegions
+    embeddings: SceneEmbeddings
+
+
+class Pairer:
+    """Pairs nouns with regions.
+
+    Args:
+        nouns: Where nouns come from.
+        vectors: Text embedding of each noun.
+        settings: How.
+        size: At which size regions lie.
+    """
+
+    def __init__(self, nouns: NounSource, vectors: Mapping[str, Vector], settings: PairSettings, size: NetSize) -> None:
+        self._nouns = nouns
+        self._vectors = vectors
+        self._settings = settings
+        self._size = size
+
+    def pairs(self, embedded: EmbeddedScene) -> list[Pair]:
+        """Pair the nouns of one scene; what cannot be paired is a row that says why. Names are given later."""
+        scene, regions, embeddings = embedded
+        if scene.status != OK:
+            return [_row(scene, status=scene.status, reason=scene.reason)]
+        found = self._nouns.of(scene, regions)
+        if found.status != OK:
+            return [_row(scene, status=found.status, reason=found.reason)]
+        if embeddings.scene_status != OK:
+            status, reason = embeddings.scene_status, embeddings.scene_reason
+            return [_row(scene, noun, status=status, reason=reason) for noun in found.nouns or (None,)]
+        rows = [
+            self._judged(embedded, *paired)
+            for paired in zip(found.nouns, self._best(embedded, found.nouns), strict=True)
+        ]
+        return self._with_members(embedded, rows)
+
+    def _best(self, embedded: EmbeddedScene, nouns: Sequence[SceneNoun]) -> list[BestRegion | None]:
+        """Find the region of each noun."""
+        texts = np.stack([self._vectors[noun.noun] for noun in nouns])
+        usable = np.array([status == OK for status in embedded.embeddings.statuses])
+        indices = embedded.regions.indices.tolist()
+        given = [None if noun.region is None else indices.index(noun.region) for noun in nouns]
+        return best_regions(cosine_scores(texts, embedded.embeddings.embeddings), usable, given)
+
+    def _judged(self, embedded: EmbeddedScene, noun: SceneNoun, best: BestRegion | None) -> Pair:
+        """Make the row of one noun, without crop and mask."""
+        scene, regions, _ = embedded
+        if best is None:
+            reason = "no region of the scene has a finite score for the noun"
+            return _row(scene, noun, status=SCORE_NOT_FINITE, reason=reason)
+        area = int(regions.areas_px[best.place])
+        status, reason = self._verdict(best.score, area / (regions.height_px * regions.width_px))
+        left, top, right, bottom = regions.boxes_xyxy[best.place].tolist()
+        return replace(
+            _row(scene, noun, status=status, reason=reason),
+            region=int(regions.indices[best.place]),
+            score=best.score,
+            margin=best.margin,
+            rank=best.rank,
+            height_px=regions.height_px,
+            width_px=regions.width_px,
+            mask_counts=regions.mask_counts[best.place],
+            area_px=area,
+            box_xyxy=(left, top, right, bottom),
+        )
+
+    def _verdict(self, score: float, area_share: float) -> tuple[str, str]:
+        """Compare a pair with the thresholds."""
+        if score < self._settings.min_score:
+            return SCORE_BELOW_MIN, f"the score {score:.4f} is below {self._settings.min_score}"
+        if area_share < self._settings.min_area_share:
+            return (
+                AREA_BELOW_MIN,
+                f"the mask fills {area_share:.4%} of the picture, below {self._settings.min_area_share:.4%}",
+            )
+        return OK, ""
+
+    def _with_members(self, embedded: EmbeddedScene, rows: list[Pair]) -> list[Pair]:
+        """Cut out the boxes and masks of those rows that are pairs."""
+        if all(row.status != OK for row in rows):
+            return rows
+        try:
+            cutter = RegionCutter.of(embedded.scene, self._size, self._settings)
+        except UndecodableError as error:
+            return [replace(row, status=UNDECODABLE, reason=str(error)) if row.status == OK else row for row in rows]
+        return [cutter.completed(row) if row.status == OK else row for row in rows]
+
+
+def _row(scene: Scene, noun: SceneNoun | None = None, *, status: str, reason: str) -> Pair:
+    """Make a row that knows its scene and perhaps its noun."""
+    bare = Pair(pair="", key=scene.key, image_id=scene.image_id, status=status, reason=reason)
+    if noun is None:
+        return bare
+    return replace(
+        bare,
+        noun=noun.noun,
+        noun_text=noun.text,
+        noun_start=noun.start,
+        noun_end=noun.end,
+        caption_id=noun.caption_id,
+    )

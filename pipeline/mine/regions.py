@@ -1,0 +1,224 @@
+"""The regions of a scene that pairs are made of: proposals, or the classes of its label map.
+
+Both lie in the picture as the proposal net saw it: upright as its EXIF tag says, resized, not padded. CLIP's crops are
+cut at that size (OVSeg, section 3.1).
+"""
+
+import io
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+from torch.nn import functional
+
+from ovseg_models.image_input import rgb_image
+from ovseg_models.image_size import resize_image, resized_size
+from pipeline.errors import StageError
+from pipeline.mine.statuses import NO_CLASS, NO_LABEL
+from storage_schemas.artifact import Artifact
+from storage_schemas.proposals import SceneProposals, embedding_dim_of, read_proposals
+from storage_schemas.rle import areas_px, boxes_xyxy, encode_masks
+from storage_schemas.scenes import OK, Scene, ScenesAttributes, SceneShard
+
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What brings stored pixels upright, by EXIF orientation."""
+
+
+class NetSize(NamedTuple):
+    """The bounds within which the proposal net sees pictures.
+
+    Attributes:
+        short_side_px: Wanted length of the shorter side.
+        max_side_px: Upper bound of the longer side.
+    """
+
+    short_side_px: int
+    max_side_px: int
+
+
+class UndecodableError(Exception):
+    """A picture's bytes passed the checks of preparation and yet cannot be decoded; it becomes a row."""
+
+
+def net_picture(scene: Scene, size: NetSize) -> Image.Image:
+    """Decode a scene's picture as the proposal net sees it: RGB, upright, resized.
+
+    Raises:
+        UndecodableError: If its bytes are damaged.
+    """
+    try:
+        with Image.open(io.BytesIO(scene.image)) as image:
+            upright = rgb_image(image)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        message = f"the picture of {scene.key} cannot be decoded: {error}"
+        raise UndecodableError(message) from error
+    return resize_image(upright, short_side_px=size.short_side_px, max_side_px=size.max_side_px)
+
+
+def net_label_map(scene: Scene, label_png: bytes, size: NetSize) -> npt.NDArray[np.int32]:
+    """Decode a scene's label map and bring it to lie on `net_picture` [height width]; nearest neighbour."""
+    with Image.open(io.BytesIO(label_png)) as image:
+        stored = Image.fromarray(np.asarray(image).astype(np.int32))
+    turn = _TURNS.get(scene.exif_orientation)
+    label_map = np.asarray(stored if turn is None else stored.transpose(turn))
+    height, width = resized_size(*label_map.shape, short_side_px=size.short_side_px, max_side_px=size.max_side_px)
+    doubles = torch.from_numpy(label_map.astype(np.float64))[None, None]  # as in training, where indices round down
+    resized: npt.NDArray[np.int32] = functional.interpolate(doubles, size=(height, width), mode="nearest")[0, 0].numpy()
+    return resized.astype(np.int32)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SceneRegions:
+    """The regions of one scene.
+
+    Attributes:
+        indices: Query of each proposal, or class of each ground-truth mask; ascending [region].
+        height_px: Height of the masks.
+        width_px: Width of the masks.
+        mask_counts: Compressed COCO run lengths of each mask.
+        areas_px: Pixels inside each mask [region].
+        boxes_xyxy: Tight boxes; px, half-open [region 4].
+        status: ``"ok"``, else a slug of why there are none.
+        reason: The same in words.
+    """
+
+    indices: npt.NDArray[np.int32]
+    height_px: int
+    width_px: int
+    mask_counts: Sequence[bytes]
+    areas_px: npt.NDArray[np.int64]
+    boxes_xyxy: npt.NDArray[np.int32]
+    status: str = OK
+    reason: str = ""
+
+    @classmethod
+    def none(cls, status: str, reason: str) -> "SceneRegions":
+        """Return what stands for a scene without regions."""
+        return cls(
+            indices=np.zeros(0, np.int32),
+            height_px=0,
+            width_px=0,
+            mask_counts=(),
+            areas_px=np.zeros(0, np.int64),
+            boxes_xyxy=np.zeros((0, 4), np.int32),
+            status=status,
+            reason=reason,
+        )
+
+    @classmethod
+    def of_proposals(cls, proposals: SceneProposals) -> "SceneRegions":
+        """Return a scene's proposals as regions."""
+        return cls(
+            indices=proposals.queries,
+            height_px=proposals.height_px,
+            width_px=proposals.width_px,
+            mask_counts=proposals.mask_counts,
+            areas_px=proposals.areas_px,
+            boxes_xyxy=proposals.boxes_xyxy,
+            status=proposals.status,
+            reason=proposals.reason,
+        )
+
+    @classmethod
+    def of_labels(cls, scene: Scene, ignore_label: int, size: NetSize) -> "SceneRegions":
+        """Return the classes of a scene's label map as regions, all places of a class together."""
+        if scene.status != OK:
+            return cls.none(scene.status, scene.reason)
+        if scene.label_png is None:
+            return cls.none(NO_LABEL, "the scene has no label map")
+        label_map = net_label_map(scene, scene.label_png, size)
+        classes = [value for value in np.unique(label_map).tolist() if value != ignore_label]
+        if not classes:
+            return cls.none(NO_CLASS, f"the label map holds nothing but the ignore label {ignore_label}")
+        height, width = label_map.shape
+        counts = encode_masks(np.stack([label_map == value for value in classes]))
+        return cls(
+            indices=np.array(classes, np.int32),
+            height_px=height,
+            width_px=width,
+            mask_counts=counts,
+            areas_px=areas_px(counts, height, width),
+            boxes_xyxy=boxes_xyxy(counts, height, width),
+        )
+
+
+class SceneAndRegions(NamedTuple):
+    """A scene and its regions."""
+
+    scene: Scene
+    regions: SceneRegions
+
+
+class RegionSource(Protocol):
+    """Where the regions of scenes come from; picklable."""
+
+    @property
+    def scenes(self) -> Artifact:
+        """The scenes, finished."""
+        ...
+
+    def read(self, unit: str) -> Iterator[SceneAndRegions]:
+        """Read the scenes of a shard with their regions, in key order, failed ones included."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class ProposalRegions:
+    """Regions that a proposal net found.
+
+    Attributes:
+        scenes: The scenes, finished.
+        proposals: Their proposals, finished; of the same shards.
+    """
+
+    scenes: Artifact
+    proposals: Artifact
+
+    def read(self, unit: str) -> Iterator[SceneAndRegions]:
+        """Read the scenes of a shard with their proposals.
+
+        Raises:
+            StageError: If the proposals are of other scenes.
+        """
+        scenes = SceneShard(self.scenes, unit).scenes(labels=False)
+        dim = embedding_dim_of(self.proposals)
+        proposals = read_proposals(self.proposals, unit, embedding_dim=dim)
+        for scene, found in zip(scenes, proposals, strict=True):
+            if scene.key != found.key:
+                message = (
+                    f"{self.proposals.directory}: {unit} has proposals of {found.key!r} where its scenes have "
+                    f"{scene.key!r}; run 'ovseg mine' again"
+                )
+                raise StageError(message)
+            yield SceneAndRegions(scene, SceneRegions.of_proposals(found))
+
+
+@dataclass(frozen=True, slots=True)
+class LabelRegions:
+    """Regions that the labels show: the ground truth.
+
+    Attributes:
+        scenes: The scenes, finished.
+        size: At which size the regions are wanted.
+    """
+
+    scenes: Artifact
+    size: NetSize
+
+    def read(self, unit: str) -> Iterator[SceneAndRegions]:
+        """Read the scenes of a shard with the classes of their label maps."""
+        ignore_label = ScenesAttributes.of(self.scenes).ignore_label
+        for scene in SceneShard(self.scenes, unit).scenes():
+            yield SceneAndRegions(scene, SceneRegions.of_labels(scene, ignore_label, self.size))

@@ -1,0 +1,128 @@
+"""The nouns of a scene: of its captions, or the names of the classes that its labels show."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple, Protocol
+
+from pipeline.mine.nouns import NounExtractor
+from pipeline.mine.regions import SceneRegions
+from pipeline.mine.statuses import NO_CAPTION, NO_NOUN
+from pipeline.settings.mine import NounSettings
+from storage_schemas.artifact import Artifact
+from storage_schemas.scenes import OK, Caption, Scene, SceneShard
+
+_CAPTIONS_AT_ONCE = 10_000
+
+
+class SceneNoun(NamedTuple):
+    """A noun of a scene.
+
+    Attributes:
+        noun: Lower-case lemma, or class name.
+        text: As the caption has it, or the class name.
+        start: First character in the caption; None for a class name.
+        end: One past the last character.
+        caption_id: The caption's id; None for a class name.
+        region: The region that it names, where that is known (ground truth); None where it is to be found.
+    """
+
+    noun: str
+    text: str
+    start: int | None = None
+    end: int | None = None
+    caption_id: int | None = None
+    region: int | None = None
+
+
+class NounsFound(NamedTuple):
+    """The nouns of a scene, each once; or why there are none."""
+
+    nouns: Sequence[SceneNoun]
+    status: str = OK
+    reason: str = ""
+
+
+class NounSource(Protocol):
+    """Where the nouns of scenes come from; picklable."""
+
+    def of(self, scene: Scene, regions: SceneRegions) -> NounsFound:
+        """Return the nouns of one scene."""
+        ...
+
+    def vocabulary(self, scenes: Artifact) -> list[str]:
+        """Return all nouns of an artifact of scenes, each once, ascending; no picture is read."""
+        ...
+
+
+@dataclass(frozen=True)
+class CaptionNouns:
+    """Nouns of the captions with the lowest ids; a noun of several captions counts for the first of them.
+
+    Attributes:
+        settings: Which words count as nouns.
+        captions_per_image: How many captions of an image are read.
+    """
+
+    settings: NounSettings
+    captions_per_image: int
+
+    @cached_property
+    def _extractor(self) -> NounExtractor:
+        settings = self.settings
+        return NounExtractor(
+            tagger=settings.tagger, compound_nouns=settings.compound_nouns, stop_words=settings.stop_words
+        )
+
+    def of(self, scene: Scene, regions: SceneRegions) -> NounsFound:
+        """Return the nouns of one scene in the order in which they are read; regions play no part."""
+        del regions
+        captions = scene.captions[: self.captions_per_image]
+        if not captions:
+            return NounsFound((), NO_CAPTION, "the scene has no caption")
+        found: dict[str, SceneNoun] = {}
+        nouns_of = self._extractor.extract_many([caption.text for caption in captions])
+        for caption, nouns in zip(captions, nouns_of, strict=True):
+            for noun in nouns:
+                of_scene = SceneNoun(noun.lemma, noun.text, noun.start, noun.end, caption.caption_id)
+                found.setdefault(noun.lemma, of_scene)
+        if not found:
+            texts = "; ".join(repr(caption.text) for caption in captions)
+            return NounsFound((), NO_NOUN, f"no noun is found in {texts}")
+        return NounsFound(tuple(found.values()))
+
+    def vocabulary(self, scenes: Artifact) -> list[str]:
+        """Return all nouns of the captions."""
+        nouns: set[str] = set()
+        for unit in scenes.description.units:
+            texts = list(self._texts(scenes, unit))
+            for start in range(0, len(texts), _CAPTIONS_AT_ONCE):
+                for found in self._extractor.extract_many(texts[start : start + _CAPTIONS_AT_ONCE]):
+                    nouns.update(noun.lemma for noun in found)
+        return sorted(nouns)
+
+    def _texts(self, scenes: Artifact, unit: str) -> Iterator[str]:
+        for captions in SceneShard(scenes, unit).index["captions"].to_pylist():
+            yield from (Caption(**caption).text for caption in captions[: self.captions_per_image])
+
+
+@dataclass(frozen=True)
+class ClassNouns:
+    """Names of the classes whose masks are the regions.
+
+    Attributes:
+        class_names: By class index.
+    """
+
+    class_names: tuple[str, ...]
+
+    def of(self, scene: Scene, regions: SceneRegions) -> NounsFound:
+        """Return the names of a scene's classes; each has its region."""
+        del scene
+        names = [(index, self.class_names[index].strip()) for index in regions.indices.tolist()]
+        return NounsFound(tuple(SceneNoun(name, name, region=index) for index, name in names))
+
+    def vocabulary(self, scenes: Artifact) -> list[str]:
+        """Return all class names, whether a scene shows them or not."""
+        del scenes
+        return sorted({name.strip() for name in self.class_names})

@@ -1,0 +1,74 @@
+"""Data cards: what tells people of a finished artifact, in its directory ``card/``.
+
+A card is made from the artifact's rows and belongs to its manifest, of which it is no part: a card that looks better
+tomorrow must not change the digest on which later stages depend, and readers of units need not know of it.
+``card.json`` is written last; it states the manifest's digest and those of the other files.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+
+from storage_schemas.artifact import Artifact
+from storage_schemas.commit import make_directories, remove_temporaries, write_file
+from storage_schemas.digests import Json, sealed_json, sha256_of_file
+from storage_schemas.status import CARD_DIRECTORY
+
+FACTS_FILE = "card.json"
+
+
+def write_card(artifact: Artifact, *, maker: str, facts: Mapping[str, Json], files: Mapping[str, bytes]) -> None:
+    """Write the card of a finished artifact.
+
+    Args:
+        artifact: Whose manifest lies there.
+        maker: Name and version of what makes the card; another one makes it anew.
+        facts: The numbers, for programs.
+        files: The other files by name, for people.
+
+    Raises:
+        ArtifactError: If the artifact is not finished.
+        HeldError: If another process writes to it.
+        WriteError: If the operating system refuses.
+    """
+    directory = artifact.directory / CARD_DIRECTORY
+    stated: dict[str, Json] = {
+        "maker": maker,
+        "manifest": artifact.manifest().digest(),
+        "files": {name: hashlib.sha256(data).hexdigest() for name, data in sorted(files.items())},
+        "facts": facts,
+    }
+    with artifact.writing():
+        make_directories(directory, artifact.disk)
+        remove_temporaries(directory, artifact.disk)
+        for name, data in files.items():
+            write_file(directory / name, data, artifact.disk)
+        write_file(directory / FACTS_FILE, sealed_json(stated), artifact.disk)
+
+
+def has_current_card(artifact: Artifact, *, maker: str) -> bool:
+    """Tell whether a finished artifact has a whole card of this maker.
+
+    Raises:
+        ArtifactError: If the artifact is not finished.
+    """
+    directory = artifact.directory / CARD_DIRECTORY
+    try:
+        data = (directory / FACTS_FILE).read_bytes()
+        stated = json.loads(data)
+        whole = sealed_json({key: value for key, value in stated.items() if key != "document_digest"}) == data
+        same = (stated["maker"], stated["manifest"]) == (maker, artifact.manifest().digest())
+        return whole and same and all(sha256_of_file(directory / name) == of for name, of in stated["files"].items())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return False
+
+
+def card_facts(artifact: Artifact) -> Mapping[str, Json]:
+    """Read the numbers of an artifact's card.
+
+    Raises:
+        OSError: If it has none.
+    """
+    stated = json.loads((artifact.directory / CARD_DIRECTORY / FACTS_FILE).read_bytes())
+    facts: Mapping[str, Json] = stated["facts"]
+    return facts

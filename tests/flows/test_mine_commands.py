@@ -1,0 +1,75 @@
+"""``ovseg mine`` and ``ovseg pairs``, as a user types them."""
+
+from pathlib import Path
+
+import pytest
+
+from flows.command import main
+from storage_schemas.artifact import Artifact
+
+SETTINGS = """\
+name = "tiny"
+datasets.drawn = { dataset = "drawn-world", split = "val", drawn_world = { scenes = 3 }, scenes_per_shard = 2 }
+clip = { architecture = "drawn-world-small", pretrained = "shipped" }
+mine = { dataset = "drawn", source = "masks-classes", propose = { short_side_px = 96, max_side_px = 96 } }
+"""
+
+
+@pytest.fixture(scope="module")
+def mined(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("mined")
+    (folder / "tiny.toml").write_text(SETTINGS)
+    return folder
+
+
+def mine(folder: Path, *more: str) -> int:
+    return main(["mine", "--config", str(folder / "tiny.toml"), "--set", f"runs_dir={folder / 'runs'}", *more])
+
+
+def test_mine_tells_where_the_pairs_are_and_filter_makes_fewer(mined, tmp_path, capsys):
+    assert mine(mined) == 0
+    directory = Path(capsys.readouterr().out.strip())
+    assert mine(mined) == 0
+    assert Path(capsys.readouterr().out.strip()) == directory
+    nouns = tmp_path / "nouns.txt"
+    nouns.write_text("sky\n\n grass \n")
+    command = ["pairs", "filter", str(directory), "--out", str(tmp_path / "fewer")]
+    assert main([*command, "--max-per-noun", "1"]) == 0
+    assert Path(capsys.readouterr().out.strip()) == tmp_path / "fewer"
+    pairs, fewer = Artifact.open(directory).manifest(), Artifact.open(tmp_path / "fewer").manifest()
+    assert 0 < fewer.rows < pairs.rows
+    out = str(tmp_path / "listed")
+    assert main(["pairs", "filter", str(directory), "--out", out, "--nouns-file", str(nouns), "--nouns", "road"]) == 0
+    asked = Artifact.open(tmp_path / "listed").description.attributes["filter"]
+    assert asked == {"nouns": ["grass", "road", "sky"]}
+
+
+def test_a_card_that_is_gone_is_made_again(mined, capsys):
+    assert mine(mined) == 0
+    directory = Path(capsys.readouterr().out.strip())
+    (directory / "card" / "README.md").unlink()
+    assert main(["pairs", "card", str(directory)]) == 0
+    assert Path(capsys.readouterr().out.strip()) == directory / "card"
+    assert (directory / "card" / "README.md").is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["filter"], "pairs filter: --out is missing; name a directory for the subset"),
+        (["filter", "--out", "x", "--min-score", "2"], "rows fulfils {'min_score': 2.0}; ask for less"),
+        (["card", "--out", "x"], "pairs card: takes no option; leave them out, or write 'pairs filter'"),
+        (["card", "--max-per-noun", "1"], "pairs card: takes no option"),
+    ],
+)
+def test_wrong_calls_of_pairs_are_told(mined, capsys, arguments, message):
+    assert mine(mined) == 0
+    directory = capsys.readouterr().out.strip()
+    assert main(["pairs", arguments[0], directory, *arguments[1:]]) != 0
+    assert message in capsys.readouterr().err
+
+
+def test_without_a_proposal_net_mine_says_what_to_run(mined, capsys):
+    code = mine(mined, "--set", "mine.source=proposals-1-caption", "--set", "proposal_net.dataset=drawn")
+    assert code != 0
+    assert "run 'ovseg train-proposals' first" in capsys.readouterr().err

@@ -1,0 +1,120 @@
+"""Step 2: embeddings equal one crop at a time through stock CLIP; batches are full; what fails says why."""
+
+import io
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from ovseg_models.mask_adapted_clip import MaskAdaptedClip
+from ovseg_models.masked_crops import masked_crops
+from pipeline.clip_loading import load_clip
+from pipeline.mine.embed import Embedder
+from pipeline.mine.regions import NetSize, SceneAndRegions, SceneRegions
+from pipeline.settings.clip import ClipSettings
+from pipeline.settings.mine import EmbedSettings
+from storage_schemas.rle import areas_px, boxes_xyxy, encode_masks
+from storage_schemas.scenes import Scene
+
+SIZE = NetSize(48, 96)
+
+
+@pytest.fixture(scope="module")
+def clip():
+    loaded = load_clip(ClipSettings(architecture="drawn-world-small", pretrained="shipped"))
+    return MaskAdaptedClip(loaded.clip, prompt_depth=0).eval()
+
+
+def scene_with_regions(key: str, regions: int, *, empty: int | None = None) -> SceneAndRegions:
+    rng = np.random.default_rng(len(key) + regions)
+    pixels = rng.integers(0, 256, (48, 64, 3), np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, format="PNG")
+    masks = np.zeros((regions, 48, 64), bool)
+    for number, mask in enumerate(masks):
+        if number != empty:
+            top, left = rng.integers(0, 30, 2)
+            mask[top : top + 10 + number, left : left + 16] = rng.random((10 + number, 16)) > 0.3
+    counts = encode_masks(masks)
+    return SceneAndRegions(
+        Scene(key=key, image_id="1", image=buffer.getvalue(), image_suffix="png", width_px=64, height_px=48),
+        SceneRegions(
+            indices=np.arange(regions, dtype=np.int32) * 2,
+            height_px=48,
+            width_px=64,
+            mask_counts=counts,
+            areas_px=areas_px(counts, 48, 64),
+            boxes_xyxy=boxes_xyxy(counts, 48, 64),
+        ),
+    )
+
+
+@torch.no_grad()
+def one_at_a_time(clip: MaskAdaptedClip, of: SceneAndRegions) -> np.ndarray:
+    from storage_schemas.rle import decode_masks
+
+    pixels = torch.from_numpy(np.array(Image.open(io.BytesIO(of.scene.image)))).permute(2, 0, 1)
+    vectors = []
+    for mask in decode_masks(of.regions.mask_counts, 48, 64):
+        crop = masked_crops(pixels, torch.from_numpy(mask)[None], crop_px=clip.crop_px).crops
+        vectors.append(torch.nn.functional.normalize(clip.clip.encode_image(crop), dim=-1)[0].numpy())
+    return np.stack(vectors)
+
+
+@pytest.mark.parametrize("batch", [1, 4, 256])
+def test_embeddings_equal_one_crop_at_a_time(clip, batch):
+    scenes = [scene_with_regions("a", 3), scene_with_regions("bb", 1), scene_with_regions("ccc", 5)]
+    found = list(Embedder(clip, EmbedSettings(batch_crops=batch), SIZE).embeddings(iter(scenes)))
+    assert [one.key for one in found] == ["a", "bb", "ccc"]
+    for one, of in zip(found, scenes, strict=True):
+        assert one.regions.tolist() == of.regions.indices.tolist()
+        assert set(one.statuses) == {"ok"}
+        assert one.embeddings.dtype == np.float16
+        np.testing.assert_allclose(one.embeddings, one_at_a_time(clip, of), atol=6e-4)  # half precision
+
+
+def test_forward_passes_are_full_across_images(clip, monkeypatch):
+    sizes = []
+    original = clip.encode_image
+    monkeypatch.setattr(clip, "encode_image", lambda crops: sizes.append(len(crops)) or original(crops))
+    scenes = [scene_with_regions("a" * (1 + number), 3) for number in range(4)]
+    assert len(list(Embedder(clip, EmbedSettings(batch_crops=5), SIZE).embeddings(iter(scenes)))) == 4
+    assert sizes == [5, 5, 2]
+
+
+def test_the_batch_is_halved_when_memory_runs_out(clip, monkeypatch):
+    sizes = []
+    original = clip.encode_image
+
+    def short_of_memory(crops):
+        sizes.append(len(crops))
+        if len(crops) > 3:
+            raise torch.OutOfMemoryError("no more")
+        return original(crops)
+
+    scenes = [scene_with_regions("a", 4), scene_with_regions("bb", 4)]
+    (expected,) = ([one.embeddings for one in Embedder(clip, EmbedSettings(), SIZE).embeddings(iter(scenes))],)
+    monkeypatch.setattr(clip, "encode_image", short_of_memory)
+    found = [one.embeddings for one in Embedder(clip, EmbedSettings(batch_crops=8), SIZE).embeddings(iter(scenes))]
+    assert sizes == [8, 4, 2, 2, 2, 2]
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(one, other, atol=6e-4)
+
+
+def test_what_cannot_be_embedded_says_why(clip, monkeypatch):
+    damaged = scene_with_regions("a", 2)
+    damaged = damaged._replace(scene=Scene(**{**vars_of(damaged.scene), "image": b"\x89PNG"}))
+    without = damaged._replace(regions=SceneRegions.none("no_proposals", "none"))
+    hollow = scene_with_regions("ccc", 3, empty=1)
+    found = list(Embedder(clip, EmbedSettings(), SIZE).embeddings(iter([damaged, without, hollow])))
+    assert [one.scene_status for one in found] == ["image_undecodable", "no_proposals", "ok"]
+    assert found[2].statuses == ("ok", "empty_mask", "ok")
+    monkeypatch.setattr(clip, "encode_image", lambda crops: torch.full((len(crops), 96), torch.nan))
+    (broken,) = Embedder(clip, EmbedSettings(), SIZE).embeddings(iter([hollow]))
+    assert broken.statuses == ("embedding_not_finite", "empty_mask", "embedding_not_finite")
+    assert not broken.embeddings.any()
+
+
+def vars_of(scene: Scene) -> dict:
+    return {name: getattr(scene, name) for name in Scene.__dataclass_fields__}

@@ -1,0 +1,326 @@
+"""The stage as a whole: all sources, never twice, same bytes however it runs, counts that add up."""
+
+import io
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from distributed import LocalCluster
+from PIL import Image
+
+from ovseg_models.mask_adapted_clip import MaskAdaptedClip
+from ovseg_models.masked_crops import crops_of_regions
+from ovseg_models.proposal_net import ProposalNet
+from ovseg_models.text_classifier import TextClassifier
+from pipeline.clip_loading import load_clip
+from pipeline.errors import StageError
+from pipeline.mine.mine import mine
+from pipeline.mine.statuses import mining_limits
+from pipeline.planning import plan_of_embeddings, plan_of_pairs, plan_of_proposals, planned_artifacts
+from pipeline.settings import SettingsError
+from pipeline.settings.runner import limits_of
+from pipeline.shard_runner import run_stage
+from pipeline.stage_inputs import MissingInputError
+from storage_schemas.artifact import artifacts_below
+from storage_schemas.pairs import read_index, read_members
+from storage_schemas.rle import decode_masks, encode_masks
+from storage_schemas.scenes import SceneShard
+from tests.pipeline.mine.mining_world import QUERIES, files_of, mining_settings, pair_rows, with_net
+from tests.pipeline.prepare.layouts import jpeg, make_folder, put
+from tests.storage_schemas.faulty_disks import Killed, KillingDisk
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture(scope="module")
+def mined(tmp_path_factory):
+    settings = with_net(mining_settings(tmp_path_factory.mktemp("mined")))
+    return settings, mine(settings)
+
+
+@pytest.fixture
+def forward_passes(monkeypatch):
+    """Count pictures through the proposal net, crops through CLIP, and nouns through the text tower."""
+    counts = Counter()
+
+    def counting(owner, name, what, size):
+        original = getattr(owner, name)
+
+        def counted(self, values, *arguments, **options):
+            counts[what] += size(values)
+            return original(self, values, *arguments, **options)
+
+        monkeypatch.setattr(owner, name, counted)
+
+    counting(ProposalNet, "forward", "pictures", len)
+    counting(MaskAdaptedClip, "encode_image", "crops", len)
+    counting(TextClassifier, "text_embeddings", "nouns", lambda names: len(names) if len(names) == 1 else 0)
+    return counts
+
+
+def test_counts_add_up_and_rows_lead_back_to_image_caption_and_mask(mined):
+    settings, report = mined
+    assert report.steps["proposals"].manifest.counts == {"ok": 4 * QUERIES}
+    assert report.steps["embeddings"].manifest.counts == {"ok": 4 * QUERIES}
+    rows = pair_rows(report.artifact)
+    assert sum(report.steps["pairs"].manifest.counts.values()) == len(rows) > 4
+    regions = plan_of_pairs(settings).job.regions
+    by_key = {
+        scene.key: (scene, found) for unit in report.artifact.description.units for scene, found in regions.read(unit)
+    }
+    for row in rows:
+        scene, found = by_key[row["key"]]
+        (caption,) = [caption for caption in scene.captions if caption.caption_id == row["caption_id"]]
+        assert caption == scene.captions[0]
+        assert caption.text[row["noun_start"] : row["noun_end"]] == row["noun_text"]
+        assert row["image_id"] == scene.image_id
+        place = found.indices.tolist().index(row["region"])
+        assert found.mask_counts[place] == row["mask_counts"]
+    assert [row["pair"] for row in rows] == sorted({row["pair"] for row in rows})
+
+
+@torch.no_grad()
+def test_stored_pairs_give_the_reference_crop_and_its_score(mined):
+    settings, report = mined
+    clip = load_clip(settings.clip)
+    adapted = MaskAdaptedClip(clip.clip, prompt_depth=0).eval()
+    classifier = TextClassifier(clip.clip, clip.tokenize)
+    for unit in report.artifact.description.units:
+        index = read_index(report.artifact, unit)
+        rows = list(range(index.num_rows))
+        for row, members in zip(index.to_pylist(), read_members(report.artifact, unit, index, rows), strict=True):
+            pixels = torch.from_numpy(np.array(Image.open(io.BytesIO(members.crop)))).permute(2, 0, 1)
+            mask = torch.from_numpy(np.array(Image.open(io.BytesIO(members.crop_mask_png))) > 0)
+            crops, _ = crops_of_regions([(pixels, mask)], crop_px=adapted.crop_px)
+            text = classifier.text_embeddings([row["noun"]], ["a photo of a {}."])
+            if settings.mine.pair.prompt_templates == "vild":
+                from ovseg_models.prompt_templates import VILD
+
+                text = classifier.text_embeddings([row["noun"]], VILD)
+            score = float(adapted.encode_image(crops) @ text.T)
+            assert score == pytest.approx(row["score"], abs=1e-3)
+
+
+def test_a_second_run_does_nothing(mined, forward_passes):
+    settings, report = mined
+    again = mine(settings)
+    assert again.artifact == report.artifact
+    assert again.units_done == 0
+    assert not forward_passes
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        ["mine.source=proposals-5-captions"],
+        ["mine.nouns.compound_nouns=true"],
+        ["mine.nouns.stop_words=['photo','picture']"],
+        ["mine.pair.prompt_templates=single"],
+        ["mine.pair.min_score=0.5"],
+        ["mine.pair.min_area_share=0.5"],
+        ["mine.pair.crop_format=jpg"],
+    ],
+)
+def test_what_changes_step_3_alone_puts_no_picture_through_a_model(mined, forward_passes, changes):
+    settings, before = mined
+    changed = mining_settings(settings.runs_dir, *changes)
+    report = mine(changed)
+    assert forward_passes["pictures"] == forward_passes["crops"] == 0
+    assert report.steps["proposals"].artifact == before.steps["proposals"].artifact
+    assert report.steps["embeddings"].artifact == before.steps["embeddings"].artifact
+    assert report.artifact != before.artifact
+    known = {row["noun"] for row in pair_rows(before.artifact)}
+    new = {row["noun"] for row in pair_rows(report.artifact)} - known
+    if "prompt_templates" not in changes[0]:
+        assert forward_passes["nouns"] <= len(new)
+
+
+def test_another_mask_threshold_redoes_all(mined, forward_passes):
+    settings, before = mined
+    report = mine(mining_settings(settings.runs_dir, "mine.propose.mask_threshold=0.4"))
+    assert forward_passes["pictures"] == 4
+    assert forward_passes["crops"] == sum(report.steps["embeddings"].manifest.counts.values())
+    assert report.artifact != before.artifact
+
+
+def test_five_captions_name_each_noun_once_per_image(mined):
+    settings, one = mined
+    five = pair_rows(mine(mining_settings(settings.runs_dir, "mine.source=proposals-5-captions")).artifact)
+    named = Counter((row["key"], row["noun"]) for row in five)
+    assert set(named.values()) == {1}
+    assert {(row["key"], row["noun"], row["region"], row["score"]) for row in pair_rows(one.artifact)} < {
+        (row["key"], row["noun"], row["region"], row["score"]) for row in five
+    }
+
+
+def test_ground_truth_masks_need_no_proposal_net(tmp_path, forward_passes):
+    classes = mine(mining_settings(tmp_path, "mine.source=masks-classes"))
+    assert set(classes.steps) == {"embeddings", "text_embeddings", "pairs"}
+    crops = forward_passes["crops"]
+    nouns = mine(mining_settings(tmp_path, "mine.source=masks-1-caption"))
+    assert forward_passes["crops"] == crops == len(pair_rows(classes.artifact))
+    assert forward_passes["pictures"] == 0
+    scenes = {
+        scene.key: scene
+        for artifact in artifacts_below(tmp_path, "scenes")
+        for unit in artifact.description.units
+        for scene in SceneShard(artifact, unit).scenes()
+    }
+    for row in pair_rows(classes.artifact):
+        label = np.asarray(Image.open(io.BytesIO(scenes[row["key"]].label_png)))
+        mask = decode_masks([row["mask_counts"]], row["height_px"], row["width_px"])[0]
+        np.testing.assert_array_equal(mask, label == row["region"])
+        assert row["caption_id"] is None
+    assert all(row["caption_id"] is not None for row in pair_rows(nouns.artifact))
+
+
+def poisoned(root: Path) -> None:
+    """Make a folder of seven pictures of which two are fine."""
+    make_folder(root, images=7)
+    lines = ["image\tcaption", "shot_0\ta road under the sky", "shot_1\ta road", "shot_2\tis it?", "shot_4\ta sky"]
+    lines += ["shot_5\tthe road", "shot_6\ta car"]
+    put(root / "captions.tsv", "\n".join(lines) + "\n")  # none of shot_3
+    put(root / "images" / "shot_1.jpg", jpeg(24, 16, 1)[:-200])
+    put(root / "images" / "shot_4.jpg", b"<html>")
+
+
+def test_poisoned_inputs_become_rows_with_reasons(tmp_path):
+    poisoned(tmp_path / "data")
+    dataset = f"{{dataset='folder', root='{tmp_path / 'data'}', scenes_per_shard=3}}"
+    settings = mining_settings(tmp_path / "runs", "compute.max_failed_share=0.5", dataset=dataset)
+    report = mine(with_net(settings))
+    told = {row["key"]: row["status"] for row in pair_rows(report.artifact)}
+    assert told["shot_1"].startswith("image_")
+    assert told["shot_4"].startswith("image_")
+    assert (told["shot_2"], told["shot_3"]) == ("no_noun", "no_caption")
+    assert (told["shot_0"], told["shot_5"], told["shot_6"]) == ("ok", "ok", "ok")
+    rows = pair_rows(report.artifact)
+    assert all((row["reason"] == "") == (row["status"] == "ok") == (row["crop"] is not None) for row in rows)
+    counts = report.steps["pairs"].manifest.counts
+    assert counts == dict(sorted(Counter(row["status"] for row in rows).items()))
+    assert sum(counts.values()) == len(rows) == 8
+    without = mining_settings(tmp_path / "runs", "compute.max_failed_share=0.05", dataset=dataset)
+    with pytest.raises(StageError, match="rows failed"):
+        mine(without)
+
+
+def test_no_pair_at_all_is_an_error(tmp_path):
+    settings = with_net(mining_settings(tmp_path, "mine.propose.mask_threshold=1.0"))
+    with pytest.raises(StageError, match=r"holds no pair, its rows are {'no_proposals': \d+}; see their reasons"):
+        mine(settings)
+
+
+@pytest.mark.parametrize(
+    ("source", "what"), [("masks-classes", "labels are wanted"), ("proposals-1-caption", "captions are wanted")]
+)
+def test_a_source_that_the_data_set_lacks_is_refused(tmp_path, source, what):
+    make_folder(tmp_path / "data")
+    for path in (tmp_path / "data" / "captions.tsv", *(tmp_path / "data" / "labels").iterdir()):
+        path.unlink()
+    dataset = f"{{dataset='folder', root='{tmp_path / 'data'}'}}"
+    settings = mining_settings(tmp_path / "runs", f"mine.source={source}", "proposal_net.dataset=''", dataset=dataset)
+    with pytest.raises(SettingsError, match=f"mine.source: {what}, no scene of 'folder' has any"):
+        mine(settings)
+
+
+def test_without_a_proposal_net_the_stage_says_what_to_run(tmp_path):
+    settings = mining_settings(tmp_path)
+    with pytest.raises(MissingInputError, match="is not finished; run 'ovseg train-proposals' first"):
+        mine(settings)
+    plans = {plan.label: plan.reason for plan in planned_artifacts(settings)}
+    assert all(
+        "run 'ovseg train-proposals' first" in plans[f"{kind}/run"] for kind in ("proposals", "embeddings", "pairs")
+    )
+
+
+def test_settings_imply_the_artifacts_of_mining(mined):
+    settings, report = mined
+    plans = {plan.label: plan.artifact for plan in planned_artifacts(settings)}
+    assert plans["pairs/run"] == report.artifact
+    assert plans["proposals/run"] == report.steps["proposals"].artifact
+    assert plan_of_embeddings(settings).artifact == report.steps["embeddings"].artifact
+
+
+def test_a_kill_in_any_step_changes_no_byte(mined, tmp_path):
+    reference = files_of(mined[0].runs_dir)
+    settings = with_net(mining_settings(tmp_path))
+    kills = 0
+    for plan_of in (plan_of_proposals, plan_of_embeddings, plan_of_pairs):
+        for call in (6, 17, 25):
+            plan = plan_of(settings)
+            job = plan.job
+            if plan_of is plan_of_pairs:
+                job = replace(job, texts=mined[1].steps["text_embeddings"].artifact)
+            try:
+                run_stage(
+                    job, replace(plan.artifact, disk=KillingDisk(call)), limits=mining_limits(limits_of(settings))
+                )
+            except Killed:
+                kills += 1
+        if plan_of is not plan_of_pairs:
+            run_stage(plan.job, plan.artifact, limits=mining_limits(limits_of(settings)))
+    mine(settings)
+    assert kills >= 6
+    found = files_of(tmp_path)
+    assert found == {name: reference[name] for name in found}
+    assert any(name.startswith("pairs/") for name in found)
+
+
+@pytest.mark.slow
+def test_all_steps_on_two_workers_give_the_same_bytes(mined, tmp_path):
+    with LocalCluster(
+        n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address="127.0.0.1:0", memory_limit=0
+    ) as cluster:
+        address = f"dask.address={cluster.scheduler_address}"
+        mine(with_net(mining_settings(tmp_path, address, "dask.connect_limit_s=120")))
+    reference, found = files_of(mined[0].runs_dir), files_of(tmp_path)
+    assert found == {name: reference[name] for name in found}
+    assert any(name.startswith("pairs/") for name in found)
+
+
+@pytest.mark.slow
+def test_kill_9_in_the_middle_changes_no_byte(mined, tmp_path):
+    settings = with_net(mining_settings(tmp_path))
+    program = (
+        "from pathlib import Path\n"
+        "from tests.pipeline.mine.mining_world import mining_settings\n"
+        "from pipeline.mine.mine import mine\n"
+        f"mine(mining_settings(Path({str(tmp_path)!r})))\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", program], cwd=ROOT)
+    try:
+        _wait_for(lambda: any(tmp_path.glob("embeddings/*/.tmp-*")) or any(tmp_path.glob("pairs/*")), process)
+    finally:
+        process.kill()
+        process.wait()
+    assert process.returncode == -signal.SIGKILL
+    mine(settings)
+    reference, found = files_of(mined[0].runs_dir), files_of(tmp_path)
+    assert found == {name: reference[name] for name in found}
+
+
+def _wait_for(condition, process) -> None:
+    for _ in range(20_000):
+        if condition() or process.poll() is not None:
+            return
+        time.sleep(0.01)
+
+
+def test_masks_of_pairs_are_what_the_tar_holds(mined):
+    _, report = mined
+    for unit in report.artifact.description.units:
+        index = read_index(report.artifact, unit)
+        for row, members in zip(
+            index.to_pylist(), read_members(report.artifact, unit, index, range(index.num_rows)), strict=True
+        ):
+            left, top, right, bottom = row["box_xyxy"]
+            whole = np.zeros((1, row["height_px"], row["width_px"]), bool)
+            whole[0, top:bottom, left:right] = np.asarray(Image.open(io.BytesIO(members.crop_mask_png))) > 0
+            assert encode_masks(whole)[0] == row["mask_counts"]
