@@ -28,7 +28,7 @@ from pipeline.train_proposals.train_proposals import train_proposals
 from pipeline.train_proposals.validation import MASK_THRESHOLD, ious_with_regions
 from storage_schemas.artifact import Artifact
 
-FIRST_STEPS, LATER_STEPS = 1200, 1000
+LATER_STEPS = 500
 
 
 def halved(net: ProposalNet) -> dict[str, torch.Tensor]:

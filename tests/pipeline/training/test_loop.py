@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import safetensors.numpy
 import torch
@@ -96,11 +97,12 @@ def two_processes(runs: Path, until_line: int | None = None) -> None:
     """Train with two gloo processes; with ``until_line``, kill them once that many lines of metrics are there."""
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     module = ["-m", "tests.pipeline.training.toy_run", str(runs), "--dropout", "0", "--pause-s", "0.01"]
-    process = subprocess.Popen([*launcher, *module], cwd=ROOT, start_new_session=True, stderr=subprocess.DEVNULL)
+    process = psutil.Popen([*launcher, *module], cwd=ROOT, stderr=subprocess.DEVNULL)
     metrics = toy_artifact(runs).local_directory / "metrics.jsonl"
     while until_line and process.poll() is None:
         if metrics.exists() and len(metrics.read_text().splitlines()) >= until_line:
-            os.killpg(process.pid, signal.SIGKILL)
+            for member in [process, *process.children(recursive=True)]:
+                member.kill()  # torchrun gives its processes sessions of their own
             assert process.wait() == -signal.SIGKILL
             return
         time.sleep(0.01)
