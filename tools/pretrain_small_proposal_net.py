@@ -28,7 +28,7 @@ from pipeline.train_proposals.train_proposals import train_proposals
 from pipeline.train_proposals.validation import MASK_THRESHOLD, ious_with_regions
 from storage_schemas.artifact import Artifact
 
-LATER_STEPS = 500
+LATER_STEPS = (500,)
 
 
 def halved(net: ProposalNet) -> dict[str, torch.Tensor]:
@@ -83,11 +83,13 @@ def figures(net: ProposalNet, *, split: str, scenes: int) -> dict[str, dict[str,
 
 
 def trained(runs: Path) -> Artifact:
-    """Train from random weights, then once more from what came of that, with the learning rate falling anew."""
-    first = train_proposals(load_settings(PRETRAINING, [f"runs_dir={runs}"])).artifact
-    start = first.directory / "weights.safetensors"
-    later = [f"proposal_net.initial_weights={start}", f"proposal_net.training.steps={LATER_STEPS}"]
-    return train_proposals(load_settings(PRETRAINING, [f"runs_dir={runs}", *later])).artifact
+    """Train from random weights, then again from what came of that, with the learning rate falling anew each time."""
+    artifact = train_proposals(load_settings(PRETRAINING, [f"runs_dir={runs}"])).artifact
+    for steps in LATER_STEPS:
+        start = artifact.directory / "weights.safetensors"
+        later = [f"proposal_net.initial_weights={start}", f"proposal_net.training.steps={steps}"]
+        artifact = train_proposals(load_settings(PRETRAINING, [f"runs_dir={runs}", *later])).artifact
+    return artifact
 
 
 def main() -> None:
