@@ -42,11 +42,11 @@ def with_net(settings: Settings, net: ProposalNet | None = None) -> Settings:
     return settings
 
 
-def random_net(seed: int = 0) -> ProposalNet:
+def random_net(*, queries: int = QUERIES, embedding_dim: int = 96) -> ProposalNet:
     """Build a net whose masks differ from each other and from place to place."""
     with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        net = build_proposal_net("small", queries=QUERIES).eval()
+        torch.manual_seed(0)
+        net = build_proposal_net("small", queries=queries, embedding_dim=embedding_dim).eval()
         with torch.no_grad():
             net.query_decoder.query_positions.weight.mul_(3)
             noise = net.preprocess([torch.randint(0, 256, (3, 96, 96), dtype=torch.uint8) for _ in range(4)])

@@ -1,0 +1,44 @@
+"""Real COCO pictures through ViT-B/16 at its true size, with random weights: it runs, counts add up, rows lead back."""
+
+import json
+
+import pytest
+
+from pipeline.mine.mine import mine
+from storage_schemas.rle import areas_px
+from tests.pipeline.mine.mining_world import mining_settings, pair_rows, random_net, with_net
+from tests.pipeline.prepare.layouts import SHARED_DATA
+
+pytestmark = pytest.mark.skipif(not SHARED_DATA.is_dir(), reason=f"{SHARED_DATA} with the real samples is absent")
+COCO = SHARED_DATA / "coco-sample"
+
+
+def real_settings(runs, *overrides: str, images: int, queries: int):
+    dataset = (
+        f"{{dataset='coco', root='{COCO}', split='val2017', labels='instances', limit={images}, scenes_per_shard=2}}"
+    )
+    vit = "clip={architecture='ViT-B-16', pretrained='random'}"
+    size = ("mine.propose.short_side_px=320", "mine.propose.max_side_px=640", "compute.max_failed_share=0")
+    settings = mining_settings(runs, vit, *size, *overrides, dataset=dataset)
+    return with_net(settings, random_net(queries=queries, embedding_dim=512))
+
+
+@pytest.mark.slow
+def test_real_pictures_are_mined_and_rows_lead_back_to_the_official_files(tmp_path):
+    report = mine(real_settings(tmp_path, "mine.source=proposals-5-captions", images=2, queries=2))
+    annotations = json.loads((COCO / "annotations" / "captions_val2017.json").read_text())
+    captions = {entry["id"]: entry for entry in annotations["annotations"]}
+    images = {entry["id"]: entry for entry in annotations["images"]}
+    rows = pair_rows(report.artifact)
+    assert {row["status"] for row in rows} == {"ok"}
+    assert len({row["key"] for row in rows}) == 2
+    assert len(rows) > 8
+    for row in rows:
+        caption, image = captions[row["caption_id"]], images[int(row["image_id"])]
+        assert str(caption["image_id"]) == row["image_id"]
+        assert caption["caption"][row["noun_start"] : row["noun_end"]] == row["noun_text"]
+        assert min(row["height_px"], row["width_px"]) == 320
+        assert row["width_px"] / row["height_px"] == pytest.approx(image["width"] / image["height"], rel=0.01)
+        assert areas_px([row["mask_counts"]], row["height_px"], row["width_px"]).tolist() == [row["area_px"]]
+        assert -1 <= row["score"] <= 1
+    assert sum(unit.rows for unit in report.steps["embeddings"].manifest.units) == 4
