@@ -59,7 +59,8 @@ def check_command(line: str, monkeypatch: pytest.MonkeyPatch, *, is_whole: bool 
         elif name.startswith("python"):
             _check_python(words[1:])
         elif name == "torchrun":
-            _check_torchrun(words[1:])
+            assert {"--no-python", "ovseg"} <= set(words), f"{part}: started is something else than ovseg"
+            check_ovseg(words[words.index("ovseg") + 1 :], monkeypatch, is_whole=is_whole)
         else:
             assert name in SHELL_WORDS, f"{part}: is {name!r} a command? if so, add it to SHELL_WORDS"
 
@@ -121,10 +122,3 @@ def _check_python(words: list[str]) -> None:
         assert module == "venv" or importlib.util.find_spec(module), f"python -m {module}: there is no such module"
     elif words and not words[0].startswith("-"):
         assert (ROOT / words[0]).is_file(), f"python {words[0]}: there is no such file"
-
-
-def _check_torchrun(words: list[str]) -> None:
-    """Check that the module which torchrun starts exists."""
-    assert "-m" in words, f"torchrun {' '.join(words)}: no module is named"
-    module = words[words.index("-m") + 1]
-    assert importlib.util.find_spec(module), f"torchrun -m {module}: there is no such module"
