@@ -159,8 +159,8 @@ def test_pages_are_found_and_something_of_each_kind_is_run():
         ("python -m tests.absent", "there is no such module"),
         ("python tools/absent.py", "there is no such file"),
         ("cd build && ovsg status", "is 'ovsg' a command"),
-        ("torchrun --nproc-per-node 8 -m flows.absent", "something else than ovseg"),
-        ("torchrun --no-python ovseg stats --config flows/configs/demo.toml", "ovseg stats"),
+        ("torchrun --nproc-per-node 8 -m flows.absent", "something else than flows.command"),
+        ("torchrun -m flows.command stats --config flows/configs/demo.toml", "ovseg stats"),
     ],
 )
 def test_what_cannot_be_typed_is_found(line, message, monkeypatch, capsys):
