@@ -55,7 +55,8 @@ eval: $(STAMP)  ## Evaluate CONFIG on its labelled data sets and write the repor
 
 finetune-table: $(STAMP)  ## Measure the orders of FT and MPT on the drawn world (hours; goes on where it stopped)
 	$(BIN)/python -m tools.measure_finetuning --out $(or $(OUT),runs/finetune-table)
-	$(BIN)/python -m tools.measure_finetuning --out $(or $(OUT),runs/finetune-table) --table
+	$(BIN)/python -m tools.measure_finetuning --out $(or $(OUT),runs/finetune-table) --write docs/finetuning.md
+	cp $(or $(OUT),runs/finetune-table)/results.jsonl docs/finetuning_results.jsonl
 
 status: $(STAMP)  ## Show what is done, stale, missing or corrupt of CONFIG (flows/configs/demo.toml)
 	$(BIN)/ovseg status --config $(CONFIG)

@@ -1,7 +1,8 @@
 """Measure on the drawn world what each order of FT and MPT does to a CLIP that has never seen a masked picture.
 
 ``python -m tools.measure_finetuning --out DIR`` writes one line per seed, course and kind of mask to
-``DIR/results.jsonl``; a run that was stopped goes on. ``--table`` prints the tables of docs/finetuning.md from there.
+``DIR/results.jsonl``; a run that was stopped goes on. ``--write PAGE`` puts the tables made of it between the marks of
+a page, such as docs/finetuning.md.
 Per seed all is new: the world's scenes, the pairs mined from them, prompts, order of pairs, and the scenes to test on.
 """
 
@@ -37,6 +38,7 @@ SEEDS = (1, 2, 3, 4, 5)
 TRAIN_SCENES, TEST_SCENES = 1250, 420  # about 3,000 pairs and 1,900 regions
 EPOCHS, BATCH, RATE_FT, RATE_MPT, WARMUP, DEPTH = 2, 64, 3e-4, 1e-2, 10, 3
 MASKS = ("exact", "proposal")
+START_MARK, END_MARK = "<!-- table -->", "<!-- end of table -->"
 CLIP = {"architecture": "drawn-world-small", "pretrained": "shipped"}
 GROUPS = {
     "seen": [label for label, noun in enumerate(NOUNS) if noun not in UNSEEN_NOUNS],
@@ -209,32 +211,60 @@ def table(results: list[dict[str, Any]], minus: str = "") -> str:
     }
     seeds = sorted({line["seed"] for line in results})
     lines = [
-        "| | exact mask, seen | exact mask, unseen | proposal, seen | proposal, unseen |",
-        "|---|---|---|---|---|",
+        "| | seeds | exact mask, seen | exact mask, unseen | proposal, seen | proposal, unseen |",
+        "|---|---|---|---|---|---|",
     ]
     for course in COURSES:
         cells = []
         for kind in MASKS:
             for group in ("seen", "unseen"):
-                keys = [(course.title, kind, seed, group) for seed in seeds]
-                values = [figures[key] - (figures[minus, *key[1:]] if minus else 0.0) for key in keys if key in figures]
+                keys = [(kind, seed, group) for seed in seeds]
+                values = [
+                    figures[course.title, *key] - (figures[minus, *key] if minus else 0.0)
+                    for key in keys
+                    if (course.title, *key) in figures and (not minus or (minus, *key) in figures)
+                ]
                 cells.append(with_interval(values))
         if course.title != minus:
-            lines.append(f"| {course.title} | {' | '.join(cells)} |")
+            lines.append(f"| {course.title} | {len(values)} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
+def tables(results: list[dict[str, Any]]) -> str:
+    """Write what the page shows."""
+    pairs, right, regions = (
+        statistics.fmean(line[name] for line in results if line["course"] == COURSES[0].title)
+        for name in ("pairs", "right", "regions")
+    )
+    return f"""
+Mean accuracy over the nouns in percent, with 95 % intervals over the seeds (Student's t). Each seed has scenes
+of its own to mine ({pairs:,.0f} pairs on average, {100 * right:.0f} % of them right) and to test on ({regions:,.0f} regions):
+
+{table(results)}
+
+Differences to FT, seed by seed, in percentage points:
+
+{table(results, minus="FT")}
+"""
+
+
+def write_into(page: Path, text: str) -> None:
+    """Replace what stands between the marks of a page."""
+    before, _, rest = page.read_text(encoding="utf-8").partition(START_MARK)
+    after = rest.partition(END_MARK)[2]
+    page.write_text(f"{before}{START_MARK}{text}{END_MARK}{after}", encoding="utf-8")
+
+
 def main() -> None:
-    """Measure what is missing, or print the tables."""
+    """Measure what is missing, or write the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
     parser.add_argument("--scale", type=float, default=1.0, help="share of the scenes, for a trial")
-    parser.add_argument("--table", action="store_true", help="print the tables, measure nothing")
+    parser.add_argument("--write", type=Path, help="put the tables into this page, measure nothing")
     options = parser.parse_args()
-    if options.table:
-        results = read_results(options.out)
-        print(table(results), "\n\nDifferences to FT, seed by seed:\n", table(results, minus="FT"), sep="\n")
+    if options.write:
+        write_into(options.write, tables(read_results(options.out)))
         return
     logging.basicConfig(level=logging.WARNING)
     torch.set_num_threads(1)

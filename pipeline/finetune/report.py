@@ -164,17 +164,19 @@ def _validation_table(card: Mapping[str, Any]) -> list[str]:
 def _curves(course: Course) -> bytes:
     """Draw losses and accuracies over the steps of all phases."""
     panels, first = [], 0
-    accuracy: dict[str, list[tuple[float, float]]] = {name: [(0, value)] for name, value in course.before.items()}
+    shown = [name for name in course.before if name != "top5"]
+    accuracy: dict[str, list[tuple[float, float]]] = {name: [(0, 100 * course.before[name])] for name in shown}
     for phase in course.phases:
         lines = course.metrics(phase, "train")
         loss: Points = [(line["step"], line["loss"]) for line in lines]
         panels.append(Panel(f"phase {phase.number}, {phase.mode}: contrastive loss", {"loss": loss}, noisy=True))
         for line in course.metrics(phase, "validation"):
             for name, points in accuracy.items():
-                points.append((first + line["step"], line[name]))
+                points.append((first + line["step"], 100 * line[name]))
         first += len(lines)
     if accuracy:
-        panels.append(Panel("zero-shot accuracy on masked regions, over the steps of all phases", accuracy))
+        named = {name.replace("macro_", "").replace("macro", "all classes"): line for name, line in accuracy.items()}
+        panels.append(Panel("zero-shot accuracy on masked regions [%], over the steps of all phases", named))
     buffer = io.BytesIO()
     curves_picture(panels).save(buffer, format="PNG", optimize=True)
     return buffer.getvalue()

@@ -1,0 +1,150 @@
+"""What reading pairs costs the finetuning loop at ViT-B/16's true size on the CPU.
+
+Run alone: ``python -m tests.benchmarks.bench_finetune``. The loop reads JPEG crops of 180 to 420 px from a shard,
+decodes, varies, masks and resizes them in the training process itself (no reader beside it, as on a machine without a
+core to spare); the other side does the same optimizer steps on samples that lie in memory. Both are CPU times, taken in
+turns in one run.
+"""
+
+import io
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.nn import functional
+
+from ovseg_models.mask_adapted_clip import MaskAdaptedClip
+from ovseg_models.pretrained_clip import build_clip
+from pipeline.finetune.augmentation import WindowAugmentation
+from pipeline.finetune.phases import phases_of
+from pipeline.finetune.samples import PairSample, PairSamples
+from pipeline.finetune.task import FinetuneTask
+from pipeline.settings.finetune import FinetuneSettings
+from pipeline.training.data_order import Draw
+from pipeline.training.loop import Plan, StepContext, Trainer
+from pipeline.training.processes import Processes
+from storage_schemas.artifact import Artifact
+from storage_schemas.manifest import Description, Identity
+from storage_schemas.pair_collection import PairCollection
+from storage_schemas.pairs import KIND, SCHEMA_VERSION, Pair, PairShardWriter
+
+PAIRS, BATCH, STEPS = 32, 8, 4
+ALONE = Processes(0, 1, torch.device("cpu"))
+
+
+def jpeg_pair(number: int) -> Pair:
+    """Draw a pair of the size of COCO's: smooth noise with an ellipse as its mask."""
+    rng = np.random.default_rng(number)
+    height, width = (int(side) for side in rng.integers(180, 421, 2))
+    coarse = Image.fromarray(rng.integers(0, 256, (height // 8, width // 8, 3), dtype=np.uint8))
+    y, x = np.ogrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]
+    files = []
+    for picture, kind in (
+        (coarse.resize((width, height), Image.Resampling.BICUBIC), "JPEG"),
+        (Image.fromarray(((x**2 + y**2 <= 1) * 255).astype(np.uint8)), "PNG"),
+    ):
+        buffer = io.BytesIO()
+        picture.save(buffer, format=kind)
+        files.append(buffer.getvalue())
+    name = f"pair-{number:06d}"
+    return Pair(
+        pair=name, key=name, image_id=name, noun=f"noun {number}", crop_suffix="jpg", crop=files[0],
+        crop_mask_png=files[1],
+    )  # fmt: skip
+
+
+def written_pairs(runs: Path) -> Artifact:
+    identity = Identity(kind=KIND, name="bench", schema_version=SCHEMA_VERSION, recipe=1, settings={})
+    artifact = Artifact.planned(runs, Description(identity=identity, units=("shard-00000",)))
+    with artifact.writing(), artifact.write_unit("shard-00000") as unit:
+        writer = PairShardWriter(unit)
+        for number in range(PAIRS):
+            writer.add(jpeg_pair(number))
+        writer.commit()
+    return artifact
+
+
+@dataclass(frozen=True, kw_only=True)
+class TimedTask(FinetuneTask):
+    """The real task, with the CPU time at the end of each step; samples from the shard, or from memory if given."""
+
+    ends: list[float]
+    ready: list[list[PairSample]]
+
+    def batches(self, first_step: int) -> AbstractContextManager[Iterator[Sequence[PairSample]]]:
+        return nullcontext(iter(self.ready)) if self.ready else super().batches(first_step)
+
+    def after_step(self) -> None:
+        super().after_step()
+        self.ends.append(time.process_time())
+
+
+def task_of(adapted: MaskAdaptedClip, samples: PairSamples, ready: list[list[PairSample]]) -> TimedTask:
+    phase = {"epochs": 100, "batch_pairs": BATCH}
+    (only,) = phases_of(FinetuneSettings.model_validate({"mode": "ft", "ft": phase}))
+    return TimedTask(
+        adapted=adapted,
+        phase=only,
+        samples=samples,
+        noun_embeddings=functional.normalize(torch.randn(PAIRS, adapted.clip.visual.output_dim), dim=-1),
+        loss="contrastive",
+        train_logit_scale=True,
+        validation=None,
+        processes=ALONE,
+        loader_workers=0,
+        ends=[],
+        ready=ready,
+    )
+
+
+def seconds_of_loop(task: TimedTask, runs: Path, name: str) -> list[float]:
+    """Run the training loop; its first step, which warms up, and the last checkpoint are left out."""
+    identity = Identity(kind="bench", name=name, schema_version=1, recipe=1, settings={})
+    artifact = Artifact.planned(runs, Description(identity=identity, units=("weights",)))
+    plan = Plan(steps=STEPS, seed=0, schedule=task.phase.schedule(PAIRS), checkpoint_every=10**6)
+    with artifact.writing():
+        Trainer(task, plan, artifact, ALONE).run()
+    return [after - before for before, after in pairwise(task.ends)]
+
+
+def seconds_of_bare_steps(task: TimedTask) -> list[float]:
+    """Do the same steps on samples in memory, without the loop."""
+    optimizer = torch.optim.AdamW(task.parameter_groups(), **task.optimizer_arguments())
+    context = StepContext(ALONE, 1, torch.amp.GradScaler("cpu", enabled=False), None)
+    for samples in task.ready:
+        optimizer.zero_grad(set_to_none=True)
+        task.backward(task.model, samples, context)
+        optimizer.step()
+        task.after_step()
+    return [after - before for before, after in pairwise(task.ends)]
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as directory:
+        runs = Path(directory)
+        adapted = MaskAdaptedClip(build_clip("ViT-B-16"), prompt_depth=0).train()
+        samples = PairSamples(PairCollection(written_pairs(runs)), WindowAugmentation(0.9, 4 / 3), 0, 224, 16)
+        drawn = [[samples.sample(Draw(0, step * BATCH + place)) for place in range(BATCH)] for step in range(STEPS)]
+        bare = seconds_of_bare_steps(task_of(adapted, samples, drawn))
+        loop = seconds_of_loop(task_of(adapted, samples, []), runs, "loop")
+        started = time.process_time()
+        for number in range(PAIRS):
+            samples.sample(Draw(1, number))
+        reading = (time.process_time() - started) / PAIRS
+    bare_rate, loop_rate = BATCH / min(bare), BATCH / min(loop)
+    print(
+        f"ViT-B/16 FT, batch {BATCH}: the loop {loop_rate:.3f} samples per CPU second, the same step on tensors in "
+        f"memory {bare_rate:.3f}, ratio {loop_rate / bare_rate:.3f} (aim: 0.9); one sample is read in "
+        f"{1e3 * reading:.1f} ms of CPU"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,77 @@
+"""The measured tables of docs/finetuning.md: made of the results beside them, by the command that the page names."""
+
+import json
+
+import pytest
+
+from tests.docs.pages import ROOT
+from tools.measure_finetuning import (
+    COURSES,
+    END_MARK,
+    START_MARK,
+    read_results,
+    table,
+    tables,
+    with_interval,
+    write_into,
+)
+
+PAGE = ROOT / "docs" / "finetuning.md"
+RESULTS = ROOT / "docs" / "finetuning_results.jsonl"
+
+
+def test_the_page_shows_its_results(tmp_path):
+    (tmp_path / "results.jsonl").write_bytes(RESULTS.read_bytes())
+    shown = PAGE.read_text().partition(START_MARK)[2].partition(END_MARK)[0]
+    assert shown == tables(read_results(tmp_path))
+
+
+def results(seeds: int) -> list[dict[str, object]]:
+    """Make figures of which course, mask, seed and group can be read off."""
+    return [
+        {
+            "seed": seed,
+            "course": course.title,
+            "masks": masks,
+            "macro_seen": 10.0 * place + seed,
+            "macro_unseen": 10.0 * place + 5 + 2 * seed,
+            "pairs": 100,
+            "right": 0.5,
+            "regions": 50,
+        }
+        for seed in range(1, seeds + 1)
+        for place, course in enumerate(COURSES)
+        for masks in ("exact", "proposal")
+    ]
+
+
+def test_intervals_are_students():
+    assert with_interval([1.0, 2.0, 3.0]) == "2.0 ± 2.5"  # 4.303 * 1 / sqrt(3)
+    assert with_interval([4.0]) == "4.0"
+    assert with_interval([]) == "-"
+
+
+def test_differences_are_taken_seed_by_seed():
+    rows = {line.split(" | ")[0].strip("| "): line for line in table(results(3), minus="FT").splitlines()}
+    assert "FT" not in rows
+    assert rows["MPT"] == "| MPT | 3 | -10.0 ± 0.0 | -10.0 ± 0.0 | -10.0 ± 0.0 | -10.0 ± 0.0 |"
+
+
+def test_a_row_tells_how_many_seeds_it_has():
+    whole = results(2)
+    rows = table([line for line in whole if line["seed"] == 1 or line["course"] != "MPT"]).splitlines()
+    assert rows[3] == "| MPT | 1 | 11.0 | 17.0 | 11.0 | 17.0 |"
+    assert rows[4].startswith("| FT | 2 | 21.5 ± ")
+
+
+def test_a_line_that_a_kill_cut_short_is_left_out(tmp_path):
+    (tmp_path / "results.jsonl").write_text(json.dumps({"seed": 1}) + "\n" + '{"seed": 2, "cou')
+    assert read_results(tmp_path) == [{"seed": 1}]
+
+
+@pytest.mark.parametrize("old", ["", "\nold\n"])
+def test_writing_replaces_what_is_between_the_marks(tmp_path, old):
+    page = tmp_path / "page.md"
+    page.write_text(f"before\n{START_MARK}{old}{END_MARK}\nafter\n")
+    write_into(page, "\nnew\n")
+    assert page.read_text() == f"before\n{START_MARK}\nnew\n{END_MARK}\nafter\n"
