@@ -238,7 +238,7 @@ def tables(results: list[dict[str, Any]]) -> str:
     )
     return f"""
 Mean accuracy over the nouns in percent, with 95 % intervals over the seeds (Student's t). Each seed has scenes
-of its own to mine ({pairs:,.0f} pairs on average, {100 * right:.0f} % of them right) and to test on ({regions:,.0f} regions):
+of its own to mine ({pairs:,.0f} pairs, {100 * right:.0f} % of them right) and to test on ({regions:,.0f} regions):
 
 {table(results)}
 

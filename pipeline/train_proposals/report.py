@@ -4,10 +4,10 @@ import io
 
 from PIL import Image
 
-from pipeline.train_proposals.loss_curve import Panel, Points, curves_picture
 from pipeline.train_proposals.plan import REPORT, ProposalNetPlan
 from pipeline.train_proposals.proposal_sheet import proposal_sheet
 from pipeline.train_proposals.task import ProposalTask
+from pipeline.training.curves import Panel, Points, curves_picture
 from pipeline.training.metrics import METRICS_FILE, read_metrics
 from storage_schemas.artifact import Artifact
 from storage_schemas.manifest import Sidecar

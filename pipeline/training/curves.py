@@ -58,7 +58,9 @@ class _Drawing:
         every = np.concatenate([*self._curves.values(), np.zeros((1, 2))])
         self._steps = float(max(1.0, every[:, 0].max()))
         values = np.concatenate([self._trend(points)[:, 1] for points in self._curves.values()] or [np.zeros(1)])
-        self._ceiling = _round_up(1.1 * float(values.max())) if values.max() > 0 else 1.0
+        # a loss begins high: its first values may leave the panel, so that the rest is not flat
+        highest = float(np.quantile(values, 0.95) * 1.3 if panel.noisy else values.max())
+        self._ceiling = _round_up(highest) if highest > 0 else 1.0
 
     def draw(self) -> None:
         """Draw title, axes, curves and legend."""

@@ -6,8 +6,8 @@ import torch
 from PIL import Image
 
 from ovseg_models.proposal_net import ProposalOutput
-from pipeline.train_proposals.loss_curve import Panel, curves_picture
 from pipeline.train_proposals.proposal_sheet import proposal_sheet
+from pipeline.training.curves import Panel, curves_picture
 from storage_schemas.scene_collection import SceneCollection
 
 
