@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.planning import PlannedArtifact, Planner, plan_scenes, plan_stage_1, plan_stage_2
+from pipeline.planning import PlannedArtifact, Planner, plan_scenes, plan_stage_1, plan_stage_2, plan_stage_3
 from pipeline.settings import Settings
 from pipeline.stage_names import STAGE_NAMES, StageName
 
@@ -78,6 +78,12 @@ STAGES = (
         dataflow="scenes + proposal_net + CLIP -> proposals, embeddings, pairs",
         planner=plan_stage_2,
         function="pipeline.mine.mine:mine",
+    ),
+    Stage(
+        name="finetune",
+        dataflow="pairs + CLIP -> adapted_clip",
+        planner=plan_stage_3,
+        function="pipeline.finetune.finetune:finetune",
     ),
 )
 
