@@ -11,7 +11,9 @@ from typing import Protocol
 
 from pipeline.errors import PipelineError
 from pipeline.evaluate.plan import Inputs as EvaluationInputs
-from pipeline.evaluate.plan import ScoresPlan, plan_scores
+from pipeline.evaluate.plan import ScoresPlan, decisive_settings, net_sources, plan_scores
+from pipeline.evaluate.variants import view_of
+from pipeline.evaluate.weight_choice import WeightChoiceJob, WeightChoicePlan, plan_weight_choice
 from pipeline.finetune.plan import AdaptedClipPlan, plan_adapted_clip
 from pipeline.finetune.plan import Inputs as FinetuneInputs
 from pipeline.mine.embed import EmbedJob, EmbedPlan, plan_embeddings
@@ -21,7 +23,7 @@ from pipeline.mine.propose import ObjectnessVocabulary, ProposeJob, ProposePlan,
 from pipeline.mine.regions import LabelRegions, ProposalRegions, RegionSource
 from pipeline.prepare.layout import LayoutError
 from pipeline.prepare.prepare import plan_prepare
-from pipeline.settings import Settings
+from pipeline.settings import Settings, SettingsError
 from pipeline.stage_inputs import MissingInputError, clip_digest, finished_digest, scenes_of
 from pipeline.train_proposals.plan import Inputs, ProposalNetPlan, plan_proposal_net
 from pipeline.worker_device import WorkerCompute
@@ -299,6 +301,50 @@ def _adapted_clips(settings: Settings, *, ablate: bool) -> dict[str, Artifact]:
         finetuning = settings.finetune.model_copy(update={"mode": mode})
         artifacts[mode] = plan_of_adapted_clip(settings.model_copy(update={"finetune": finetuning})).artifact
     return artifacts
+
+
+def plan_of_weight_choice(settings: Settings) -> WeightChoicePlan:
+    """Plan the choice of an ensemble weight on pairs that were mined from the sweep's validation data set.
+
+    Raises:
+        MissingInputError: If the pairs, the proposal net or the adapted CLIP are not finished.
+        SettingsError: If pairs are not mined from proposals, which both branches have to name.
+    """
+    section = settings.evaluate
+    name = section.sweep.validation_dataset
+    if settings.mine.uses_ground_truth_masks:
+        message = (
+            "mine.source: pairs of proposals are wanted for evaluate.sweep.validation_dataset; choose such a source"
+        )
+        raise SettingsError([f"{message} (got {settings.mine.source!r})"])
+    mined = settings.model_copy(update={"mine": settings.mine.model_copy(update={"dataset": name})})
+    net, adapted = plan_of_proposal_net(settings).artifact, _adapted_clips(settings, ablate=False)
+    made_by = f"ovseg mine --set mine.dataset={name}"
+    proposed = plan_of_proposals(mined).artifact
+    digests = {
+        "proposal_net": finished_digest(net, made_by="ovseg train-proposals"),
+        "proposals": finished_digest(proposed, made_by=made_by),
+        **{role: finished_digest(artifact, made_by="ovseg finetune") for role, artifact in adapted.items()},
+    }
+    paired = plan_of_pairs(mined).artifact
+    digests["pairs"] = finished_digest(paired, made_by=made_by)
+    inputs = EvaluationInputs(
+        scenes=scenes_of(settings, name),
+        proposal_net=net,
+        adapted=adapted,
+        digests=digests,
+        clip_digest=clip_digest(settings.clip),
+    )
+    job = WeightChoiceJob(
+        pairs=paired,
+        proposals=proposed,
+        nets=net_sources(settings, inputs, ()),
+        view=view_of(section, section.clip),
+        ensemble_weights=tuple(sorted(section.sweep.ensemble_weights)),
+        limit=section.sweep.validation_pairs,
+    )
+    decisive = decisive_settings(settings, inputs)
+    return plan_weight_choice(job, name=settings.name, runs=settings.runs_dir, decisive=decisive, inputs=digests)
 
 
 def plan_stage_4(settings: Settings) -> Iterator[PlannedArtifact]:

@@ -8,7 +8,15 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.planning import PlannedArtifact, Planner, plan_scenes, plan_stage_1, plan_stage_2, plan_stage_3
+from pipeline.planning import (
+    PlannedArtifact,
+    Planner,
+    plan_scenes,
+    plan_stage_1,
+    plan_stage_2,
+    plan_stage_3,
+    plan_stage_4,
+)
 from pipeline.settings import Settings
 from pipeline.stage_names import STAGE_NAMES, StageName
 
@@ -84,6 +92,12 @@ STAGES = (
         dataflow="pairs + CLIP -> adapted_clip",
         planner=plan_stage_3,
         function="pipeline.finetune.finetune:finetune",
+    ),
+    Stage(
+        name="evaluate",
+        dataflow="scenes (labels) + proposal_net + adapted_clip -> scores, reports",
+        planner=plan_stage_4,
+        function="pipeline.evaluate.evaluate:evaluate",
     ),
 )
 

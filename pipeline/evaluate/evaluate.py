@@ -10,7 +10,8 @@ from pathlib import Path
 
 from pipeline.evaluate.plan import ScoresPlan
 from pipeline.evaluate.report.report import make_report
-from pipeline.planning import plans_of_scores
+from pipeline.evaluate.weight_choice import choose_weight
+from pipeline.planning import plan_of_weight_choice, plans_of_scores
 from pipeline.settings import Settings, SettingsError
 from pipeline.settings.runner import compute_of, limits_of
 from pipeline.shard_runner import StageReport, run_stage
@@ -60,10 +61,16 @@ def evaluate(settings: Settings, *, ablate: bool = False) -> EvaluateReport:
     reports: list[StageReport] = []
     plans = plans_of_scores(settings, ablate=ablate)
     scores = {name: _scored(settings, plan, reports) for name, plan in zip(names, plans, strict=True)}
+    choice = None
+    if ablate and settings.evaluate.sweep.validation_dataset:
+        choice = choose_weight(plan_of_weight_choice(settings))
+        reports.append(choice.report)
     report = make_report(
         settings,
         plans,
         ablate=ablate,
+        weight_choice=None if choice is None else choice.numbers,
+        weight_choice_digest="" if choice is None else choice.report.manifest.digest(),
     )
     reports.append(report)
     return EvaluateReport(

@@ -9,6 +9,7 @@ from PIL import Image
 
 from ovseg_models.masked_crops import crops_of_regions
 from pipeline.errors import StageError
+from pipeline.evaluate.evaluate import evaluate
 from pipeline.evaluate.plan import net_sources
 from pipeline.evaluate.variants import view_of
 from pipeline.evaluate.weight_choice import (
@@ -19,11 +20,16 @@ from pipeline.evaluate.weight_choice import (
     mined_pairs,
     plan_weight_choice,
 )
+from pipeline.mine.mine import mine
+from pipeline.planning import plan_of_proposal_net, plan_of_weight_choice
+from pipeline.settings import SettingsError
+from pipeline.stage_inputs import MissingInputError, prepare_missing
 from storage_schemas import pairs, proposals
 from storage_schemas.artifact import Artifact
 from storage_schemas.manifest import Description, Identity
+from storage_schemas.reports import read_numbers
 from storage_schemas.rle import encode_masks
-from tests.pipeline.evaluate.small_world import inputs_of, settings_of
+from tests.pipeline.evaluate.small_world import DRAWN, inputs_of, settings_of, small_net, write_net
 
 UNITS, DIM, QUERIES = ("shard-00000", "shard-00001"), 96, 3
 WEIGHTS = (0.0, 0.3, 0.7, 1.0)
@@ -150,3 +156,30 @@ def test_one_noun_leaves_nothing_to_choose(tmp_path):
 def test_of_equal_weights_the_lowest_is_chosen():
     rows = [{"ensemble_weight": w, "pairs": 10, "nouns": 3, "correct": c} for w, c in ((0.0, 4), (0.5, 7), (0.7, 7))]
     assert choice_numbers(rows)["chosen"] == 0.5
+
+
+def test_the_report_sets_the_choice_beside_the_best_on_the_test_set(tmp_path):
+    drawn_val = DRAWN | {"split": "val"}
+    sweep = {"ensemble_weights": [0.0, 0.5, 1.0], "mask_thresholds": [0.5], "validation_dataset": "val"}
+    settings = settings_of(tmp_path, datasets={"drawn": DRAWN, "val": drawn_val}, sweep=sweep)
+    section = settings.evaluate.model_copy(update={"datasets": settings.evaluate.datasets[:1]})
+    propose = settings.mine.propose.model_copy(update={"short_side_px": 64, "max_side_px": 64})
+    mining = settings.mine.model_copy(update={"dataset": "drawn", "propose": propose})
+    settings = settings.model_copy(update={"evaluate": section, "mine": mining})
+    prepare_missing(settings, ["drawn", "val"])
+    write_net(plan_of_proposal_net(settings).artifact, small_net())
+    with pytest.raises(MissingInputError, match=r"run 'ovseg mine --set mine\.dataset=val' first"):
+        evaluate(settings, ablate=True)
+    mine(settings.model_copy(update={"mine": mining.model_copy(update={"dataset": "val"})}))
+    report = evaluate(settings, ablate=True)
+    choice = read_numbers(report.artifact)["weight_choice"]
+    assert [row["ensemble_weight"] for row in choice["rows"]] == [0.0, 0.5, 1.0]
+    assert choice["pairs"] > 5
+    best = max(choice["rows"], key=lambda row: row["accuracy"])
+    assert choice["chosen"] == best["ensemble_weight"]
+    page = report.page.read_text(encoding="utf-8")
+    assert f"Chosen on mined validation pairs, without any test label:\n{choice['chosen']}" in page
+    assert f"The same on {choice['pairs']} mined validation pairs" in page
+    whole_masks = settings.mine.model_copy(update={"source": "masks-classes"})
+    with pytest.raises(SettingsError, match="pairs of proposals are wanted"):
+        plan_of_weight_choice(settings.model_copy(update={"mine": whole_masks}))
