@@ -23,7 +23,13 @@ from pipeline.clip_loading import load_clip
 from pipeline.errors import StageError
 from pipeline.mine.mine import mine
 from pipeline.mine.statuses import mining_limits
-from pipeline.planning import plan_of_embeddings, plan_of_pairs, plan_of_proposals, planned_artifacts
+from pipeline.planning import (
+    plan_of_adapted_clip,
+    plan_of_embeddings,
+    plan_of_pairs,
+    plan_of_proposals,
+    planned_artifacts,
+)
 from pipeline.settings import SettingsError
 from pipeline.settings.runner import limits_of
 from pipeline.shard_runner import run_stage
@@ -324,3 +330,8 @@ def test_masks_of_pairs_are_what_the_tar_holds(mined):
             whole = np.zeros((1, row["height_px"], row["width_px"]), bool)
             whole[0, top:bottom, left:right] = np.asarray(Image.open(io.BytesIO(members.crop_mask_png))) > 0
             assert encode_masks(whole)[0] == row["mask_counts"]
+
+
+def test_stage_3_trains_on_the_mined_pairs_unless_others_are_named(mined):
+    settings, report = mined
+    assert plan_of_adapted_clip(settings).inputs.pairs == report.artifact
