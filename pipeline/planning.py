@@ -12,6 +12,7 @@ from typing import Protocol
 from pipeline.errors import PipelineError
 from pipeline.evaluate.plan import Inputs as EvaluationInputs
 from pipeline.evaluate.plan import ScoresPlan, decisive_settings, net_sources, plan_scores
+from pipeline.evaluate.report.report import plan_report
 from pipeline.evaluate.variants import view_of
 from pipeline.evaluate.weight_choice import WeightChoiceJob, WeightChoicePlan, plan_weight_choice
 from pipeline.finetune.plan import AdaptedClipPlan, plan_adapted_clip
@@ -27,7 +28,7 @@ from pipeline.settings import Settings, SettingsError
 from pipeline.stage_inputs import MissingInputError, clip_digest, finished_digest, scenes_of
 from pipeline.train_proposals.plan import Inputs, ProposalNetPlan, plan_proposal_net
 from pipeline.worker_device import WorkerCompute
-from storage_schemas import embeddings, pairs, proposals, scenes, scores
+from storage_schemas import embeddings, pairs, proposals, reports, scenes, scores
 from storage_schemas.artifact import Artifact
 from storage_schemas.checkpoints import ADAPTED_CLIP, PROPOSAL_NET
 from storage_schemas.errors import StorageError
@@ -348,11 +349,13 @@ def plan_of_weight_choice(settings: Settings) -> WeightChoicePlan:
 
 
 def plan_stage_4(settings: Settings) -> Iterator[PlannedArtifact]:
-    """Plan the scores of each data set to be evaluated on."""
+    """Plan the scores of each data set to be evaluated on, and the report."""
     for dataset in settings.evaluate.datasets:
         one = settings.model_copy(update={"evaluate": settings.evaluate.model_copy(update={"datasets": (dataset,)})})
         plan = planned(scores.KIND, one, lambda given: plans_of_scores(given)[0])
         yield replace(plan, label=f"{plan.label}-{dataset.dataset}")
+    if settings.evaluate.datasets:
+        yield planned(reports.KIND, settings, lambda given: plan_report(given, plans_of_scores(given)))
 
 
 PLANNERS: tuple[Planner, ...] = (plan_scenes, plan_stage_1, plan_stage_2, plan_stage_3, plan_stage_4)

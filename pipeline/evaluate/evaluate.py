@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.evaluate.plan import ScoresPlan
-from pipeline.evaluate.report.report import make_report
+from pipeline.evaluate.report.report import plan_report
 from pipeline.evaluate.weight_choice import choose_weight
 from pipeline.planning import plan_of_weight_choice, plans_of_scores
 from pipeline.settings import Settings, SettingsError
@@ -65,13 +65,8 @@ def evaluate(settings: Settings, *, ablate: bool = False) -> EvaluateReport:
     if ablate and settings.evaluate.sweep.validation_dataset:
         choice = choose_weight(plan_of_weight_choice(settings))
         reports.append(choice.report)
-    report = make_report(
-        settings,
-        plans,
-        ablate=ablate,
-        weight_choice=None if choice is None else choice.numbers,
-        weight_choice_digest="" if choice is None else choice.report.manifest.digest(),
-    )
+    writing = plan_report(settings, plans, ablate=ablate, choice=choice)
+    report = run_stage(writing.job, writing.artifact)
     reports.append(report)
     return EvaluateReport(
         artifact=report.artifact,

@@ -2,15 +2,15 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from pipeline.evaluate.counts import Scores
 from pipeline.evaluate.plan import ScoresPlan
 from pipeline.evaluate.report.numbers import report_numbers
 from pipeline.evaluate.report.page import html_page, markdown_page, pictures_of
 from pipeline.evaluate.report.pictures import PictureBook
+from pipeline.evaluate.weight_choice import WeightChoice
 from pipeline.settings import Settings, result_settings
-from pipeline.shard_runner import StageReport, run_stage
+from pipeline.stage_inputs import finished_digest
 from storage_schemas.artifact import Artifact
 from storage_schemas.digests import Json
 from storage_schemas.manifest import Description, Identity, Sidecar
@@ -49,35 +49,45 @@ class ReportJob:
         )
 
 
-def make_report(
-    settings: Settings,
-    plans: Sequence[ScoresPlan],
-    *,
-    ablate: bool = False,
-    weight_choice: Mapping[str, Json] | None = None,
-    weight_choice_digest: str = "",
-) -> StageReport:
-    """Write the report of finished evaluations, unless it is written.
+@dataclass(frozen=True, slots=True)
+class ReportPlan:
+    """What writing the report will do.
+
+    Attributes:
+        artifact: Where it lies or will lie.
+        job: What writes it.
+    """
+
+    artifact: Artifact
+    job: ReportJob
+
+
+def plan_report(
+    settings: Settings, plans: Sequence[ScoresPlan], *, ablate: bool = False, choice: WeightChoice | None = None
+) -> ReportPlan:
+    """Find out where the report of finished evaluations lies; reads their manifests, and makes nothing.
 
     Args:
         settings: Of all stages.
         plans: One per data set.
         ablate: Whether they hold the ablations.
-        weight_choice: What mined validation pairs say of the ensemble weight, or None.
-        weight_choice_digest: Of the artifact that says it.
+        choice: What mined validation pairs say of the ensemble weight, or None.
 
     Raises:
-        StageError: If a scene that was scored cannot be read any more.
+        MissingInputError: If an evaluation is not finished.
     """
-    digests = {plan.inputs.scenes.identity.name: plan.artifact.manifest().digest() for plan in plans}
-    chosen = {"weight_choice": weight_choice_digest} if weight_choice_digest else {}
+    inputs = {
+        plan.inputs.scenes.identity.name: finished_digest(plan.artifact, made_by="ovseg evaluate") for plan in plans
+    }
+    if choice is not None:
+        inputs["weight_choice"] = choice.report.manifest.digest()
     identity = Identity(
         kind=KIND,
         name=f"{settings.name}-ablation" if ablate else settings.name,
         schema_version=SCHEMA_VERSION,
         recipe=RECIPE,
         settings={"settings": result_settings(settings), "datasets": [plan.artifact.identity.name for plan in plans]},
-        inputs=digests | chosen,
+        inputs=inputs,
     )
-    artifact = Artifact.planned(Path(settings.runs_dir), Description(identity=identity, units=(UNIT,)))
-    return run_stage(ReportJob(settings, tuple(plans), weight_choice), artifact)
+    artifact = Artifact.planned(settings.runs_dir, Description(identity=identity, units=(UNIT,)))
+    return ReportPlan(artifact, ReportJob(settings, tuple(plans), None if choice is None else choice.numbers))

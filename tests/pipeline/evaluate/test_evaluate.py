@@ -197,6 +197,7 @@ def test_the_command_evaluates_and_tells_where_the_report_lies(tmp_path, capsys)
     assert Path(re.search(r"report: (.*)", shown).group(1)).is_file()
     labels = {planned.label.split("/")[0]: planned.artifact for planned in planned_artifacts(settings)}
     assert labels["scores"].status().finished
+    assert labels["reports"].status().finished
 
 
 def test_what_is_missing_or_named_twice_is_told(tmp_path):
