@@ -35,7 +35,7 @@ from storage_schemas.manifest import Description, Identity
 from storage_schemas.pair_collection import PairCollection
 from storage_schemas.pairs import KIND, SCHEMA_VERSION, Pair, PairShardWriter
 
-PAIRS, BATCH, STEPS = 32, 8, 4
+PAIRS, BATCH, STEPS = 8, 2, 4
 ALONE = Processes(0, 1, torch.device("cpu"))
 
 
