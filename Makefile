@@ -26,10 +26,11 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	@touch $(STAMP)
 
-demo: $(STAMP)  ## Draw the demo's pictures and show what is done of CONFIG
+demo: $(STAMP)  ## Draw the demo's pictures, run all stages on them, and show what is done of CONFIG
 	$(BIN)/ovseg prepare drawn-world --split train --scenes 2000 --scenes-per-shard 250
 	$(BIN)/ovseg prepare drawn-world --split val --scenes 200 --scenes-per-shard 100
 	$(BIN)/ovseg prepare drawn-world --split test --scenes 500 --scenes-per-shard 250
+	$(BIN)/ovseg run --config $(CONFIG)
 	$(BIN)/ovseg status --config $(CONFIG)
 
 run: $(STAMP)  ## Do all of CONFIG that is not done, from data sets to scores, as a Prefect flow
