@@ -35,7 +35,8 @@ from storage_schemas.manifest import Description, Identity
 from storage_schemas.pair_collection import PairCollection
 from storage_schemas.pairs import KIND, SCHEMA_VERSION, Pair, PairShardWriter
 
-PAIRS, BATCH, STEPS = 8, 2, 4
+BATCH, STEPS = 4, 5
+PAIRS = BATCH * STEPS  # one epoch
 ALONE = Processes(0, 1, torch.device("cpu"))
 
 
@@ -87,7 +88,7 @@ class TimedTask(FinetuneTask):
 
 
 def task_of(adapted: MaskAdaptedClip, samples: PairSamples, ready: list[list[PairSample]]) -> TimedTask:
-    phase = {"epochs": 100, "batch_pairs": BATCH}
+    phase = {"epochs": 1, "batch_pairs": BATCH}
     (only,) = phases_of(FinetuneSettings.model_validate({"mode": "ft", "ft": phase}))
     return TimedTask(
         adapted=adapted,
