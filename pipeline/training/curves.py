@@ -10,7 +10,7 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
 _WIDTH_PX, _HEIGHT_PX = 900, 300
-_LEFT_PX, _RIGHT_PX, _TOP_PX, _BOTTOM_PX = 64, 150, 34, 34
+_LEFT_PX, _RIGHT_PX, _TOP_PX, _BOTTOM_PX = 64, 200, 34, 34
 _SCALE = 2  # drawn larger, then averaged down, for smooth lines
 _PAPER, _INK, _GRID = (255, 255, 255), (40, 40, 40), (225, 225, 225)
 _COLOURS = ((31, 119, 180), (214, 90, 20), (44, 140, 60), (150, 60, 160), (120, 80, 60), (90, 90, 90))

@@ -89,7 +89,9 @@ def command(runs: Path, *overrides: str) -> list[str]:
 
 def kill_after(arguments: list[str], metrics: Path, lines: int, pause_s: float) -> None:
     """Start a process and kill it with all its children a moment after that many lines of metrics are there."""
-    process = psutil.Popen(arguments, cwd=ROOT, stderr=subprocess.DEVNULL)
+    told = metrics.parents[3] / "stderr.txt"
+    with told.open("wb") as stderr:
+        process = psutil.Popen(arguments, cwd=ROOT, stderr=stderr)
     while process.poll() is None and (not metrics.exists() or len(metrics.read_text().splitlines()) < lines):
         time.sleep(0.005)
     time.sleep(pause_s)
@@ -97,7 +99,7 @@ def kill_after(arguments: list[str], metrics: Path, lines: int, pause_s: float) 
     for member in [process, *process.children(recursive=True)] if running else []:
         member.kill()  # torchrun gives its processes sessions of their own
     process.wait()
-    assert running, "the run was over before it was to be killed"
+    assert running, f"the run was over before it was to be killed: {told.read_text()}"
 
 
 @pytest.mark.slow
