@@ -78,7 +78,7 @@ def _log_shown() -> Iterator[None]:
     loggers = [logging.getLogger(package) for package in _OWN_PACKAGES]
     for package_logger in loggers:
         package_logger.addHandler(handler)
-        if package_logger.getEffectiveLevel() > logging.INFO:  # in runs that are started from the pages
+        if package_logger.level == logging.NOTSET:  # in runs that are started from the pages
             package_logger.setLevel(logging.INFO)
     try:
         yield

@@ -3,12 +3,11 @@
 import os
 from pathlib import Path
 
-# Nothing is reported to anybody, and the only lines on the terminal are the project's own.
+# Nothing is reported to anybody.
 _CONSTANT = {
     "DO_NOT_TRACK": "1",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
-    "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
     "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
 }
 

@@ -16,6 +16,7 @@ from prefect.client.schemas.objects import State, TaskRun
 from prefect.futures import PrefectFuture
 
 from flows.stage_board import StageBoard
+from pipeline.errors import PipelineError
 from pipeline.executors import Executor, InlineExecutor, Outcome
 from pipeline.settings.compute import FlowSettings
 from pipeline.supervision import may_pass
@@ -63,22 +64,29 @@ class TaskRunExecutor:
         Raises:
             PipelineError: If the inner executor itself fails; what is done stays done.
         """
-        ended: dict[Unit, Outcome[Result]] = {}
+        made: dict[Unit, Outcome[Result]] = {}
+        broken: list[PipelineError] = []
 
         def make_unit(unit: Unit) -> None:
-            (outcome,) = self._inner.outcomes(function, [unit])
-            ended[unit] = outcome
+            try:
+                (outcome,) = self._inner.outcomes(function, [unit])
+            except PipelineError as error:
+                broken.append(error)
+                raise
+            made[unit] = outcome
             if outcome.error is not None:
                 raise outcome.error
 
         unit_task = self._task(make_unit)
         in_turn = isinstance(self._inner, InlineExecutor)
-        states = _states_in_turn(unit_task, units) if in_turn else _states_as_they_come(unit_task, units, self.width)
+        ends = _ends_in_turn(unit_task, units) if in_turn else _ends_as_they_come(unit_task, units, self.width)
         self._board.begun(self._artifact, todo=len(units))
-        for unit, state in states:
-            if unit not in ended or (state.is_completed() and ended[unit].error is not None):
-                state.result()  # raises what kept the executor from running the unit
-            outcome = ended.pop(unit)
+        for unit, result in ends:
+            if broken:
+                raise broken[0]
+            if unit not in made:
+                result()  # raises what kept Prefect from running the unit
+            outcome = made.pop(unit)
             self._board.ended(self._artifact, failed=outcome.error is not None)
             yield outcome
 
@@ -107,17 +115,20 @@ class TaskRunExecutor:
         return make_task(make_unit)
 
 
-def _states_in_turn(
-    unit_task: "Task[[Unit], None]", units: Sequence[Unit]
-) -> Generator[tuple[Unit, State[None]], None, None]:
+# A unit whose task run ended, and what gives the task run's result.
+_End = tuple[Unit, Callable[[], object]]
+
+
+def _ends_in_turn(unit_task: "Task[[Unit], None]", units: Sequence[Unit]) -> Generator[_End]:
     """Run units one after another in this thread, so that a Ctrl-C stops the unit in hand."""
     for unit in units:
-        yield unit, unit_task(unit, return_state=True)
+        state = unit_task(unit, return_state=True)
+        yield unit, state.result
 
 
-def _states_as_they_come(
+def _ends_as_they_come(
     unit_task: "Task[[Unit], None]", units: Sequence[Unit], width: Callable[[], int]
-) -> Generator[tuple[Unit, State[None]], None, None]:
+) -> Generator[_End]:
     """Run as many units at a time as there is room for, each watched over by a thread."""
     waiting, ended = deque(units), SimpleQueue[Unit]()
     running: dict[Unit, PrefectFuture[None]] = {}
@@ -127,8 +138,7 @@ def _states_as_they_come(
             running[unit] = unit_task.submit(unit)
             running[unit].add_done_callback(_telling(ended, unit))
         unit = ended.get()
-        future = running.pop(unit)
-        yield unit, future.state
+        yield unit, running.pop(unit).result
 
 
 def _telling(ended: SimpleQueue[Unit], unit: Unit) -> Callable[[Any], None]:

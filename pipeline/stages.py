@@ -11,6 +11,7 @@ from typing import Any
 from pipeline.planning import (
     PlannedArtifact,
     Planner,
+    plan_of_pairs,
     plan_scenes,
     plan_stage_1,
     plan_stage_2,
@@ -19,6 +20,7 @@ from pipeline.planning import (
 )
 from pipeline.settings import Settings
 from pipeline.stage_names import STAGE_NAMES, StageName
+from storage_schemas.cards import has_current_card
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,12 +32,15 @@ class Stage:
         dataflow: What it reads and writes, for people.
         planner: What finds its artifacts.
         function: ``module:function`` that makes them, as far as they are not done.
+        beside: ``module:function`` that tells whether what is made beside finished artifacts is there, too; empty if
+            nothing is.
     """
 
     name: StageName
     dataflow: str
     planner: Planner
     function: str
+    beside: str = ""
 
     def artifacts(self, settings: Settings) -> list[PlannedArtifact]:
         """Plan what the stage writes; nothing if the settings don't ask for the stage."""
@@ -47,9 +52,20 @@ class Stage:
         Raises:
             PipelineError: If an input is not finished, or the stage fails.
         """
-        module, _, name = self.function.partition(":")
-        run: Callable[[Settings], Any] = getattr(importlib.import_module(module), name)
-        run(settings)
+        _imported(self.function)(settings)
+
+    def is_done(self, settings: Settings) -> bool:
+        """Tell whether there is nothing to do."""
+        planned = self.artifacts(settings)
+        done = all(is_done(plan) for plan in planned)
+        return done and (not planned or not self.beside or bool(_imported(self.beside)(settings)))
+
+
+def _imported(function: str) -> Callable[[Settings], Any]:
+    """Import ``module:function``."""
+    module, _, name = function.partition(":")
+    imported: Callable[[Settings], Any] = getattr(importlib.import_module(module), name)
+    return imported
 
 
 def is_done(planned: PlannedArtifact) -> bool:
@@ -66,6 +82,13 @@ def prepare_all(settings: Settings) -> None:
     from pipeline.stage_inputs import prepare_missing
 
     prepare_missing(settings, settings.datasets)
+
+
+def have_pairs_a_card(settings: Settings) -> bool:
+    """Tell whether finished pairs have their data card and contact sheet."""
+    from pipeline.mine.card import MAKER
+
+    return has_current_card(plan_of_pairs(settings).artifact, maker=MAKER)
 
 
 STAGES = (
@@ -86,6 +109,7 @@ STAGES = (
         dataflow="scenes + proposal_net + CLIP -> proposals, embeddings, pairs",
         planner=plan_stage_2,
         function="pipeline.mine.mine:mine",
+        beside="pipeline.stages:have_pairs_a_card",
     ),
     Stage(
         name="finetune",
@@ -95,7 +119,7 @@ STAGES = (
     ),
     Stage(
         name="evaluate",
-        dataflow="scenes (labels) + proposal_net + adapted_clip -> scores, reports",
+        dataflow="scenes (labels) + proposal_net + adapted_clip -> scores, report",
         planner=plan_stage_4,
         function="pipeline.evaluate.evaluate:evaluate",
     ),

@@ -17,8 +17,8 @@ def prefect_api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     os.environ.pop("PREFECT_API_URL", None)
     os.environ.pop("PREFECT_HOME", None)
     home = prefect_home(tmp_path_factory.mktemp("prefect"))
-    set_prefect_environment(home, server_start_limit_s=200)
-    with prefect_server(home, start_limit_s=200) as url:
+    set_prefect_environment(home, server_start_limit_s=280)
+    with prefect_server(home, start_limit_s=280) as url:
         yield url
     os.environ.clear()
     os.environ.update(before)
@@ -28,5 +28,7 @@ def prefect_api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def settings_file(tmp_path: Path) -> Path:
     """Write settings that need nothing."""
     path = tmp_path / "settings.toml"
-    path.write_text(f'name = "trial"\nruns_dir = "{tmp_path / "runs"}"\n[flow]\nretry_delay_s = 0.2\n')
+    path.write_text(
+        f'name = "trial"\nruns_dir = "{tmp_path / "runs"}"\n[flow]\nretry_delay_s = 0.2\nserver_start_limit_s = 280\n'
+    )
     return path

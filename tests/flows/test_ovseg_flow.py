@@ -2,9 +2,7 @@
 
 import base64
 import json
-import urllib.request
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -13,6 +11,7 @@ from pipeline.shard_runner import run_stage
 from storage_schemas.artifact import artifacts_below
 from tests.flows import flow_stages
 from tests.flows.flow_stages import PNG, Flaky, Plan
+from tests.flows.prefect_pages import Pages
 from tests.pipeline.runner_jobs import WriteFiles, planned, snapshot
 
 
@@ -21,37 +20,6 @@ def small_stages(monkeypatch: pytest.MonkeyPatch) -> Plan:
     monkeypatch.setattr("pipeline.stages.STAGES", flow_stages.STAGES)
     monkeypatch.setattr(flow_stages, "CURRENT", Plan())
     return flow_stages.CURRENT
-
-
-class Pages:
-    """What the server knows of the runs since this was made."""
-
-    def __init__(self, api: str) -> None:
-        self.api = api
-        self.before = {run["id"] for run in self.read("flow_runs")}
-
-    def read(self, what: str, **filters: Any) -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = []
-        while True:
-            body = json.dumps({"limit": 200, "offset": len(found), **filters}).encode()
-            request = urllib.request.Request(
-                f"{self.api}/{what}/filter", data=body, headers={"content-type": "application/json"}
-            )
-            with urllib.request.urlopen(request) as answer:
-                page = json.load(answer)
-            found += page
-            if len(page) < 200:
-                return found
-
-    def flow_runs(self) -> dict[str, dict[str, Any]]:
-        return {run["name"]: run for run in self.read("flow_runs") if run["id"] not in self.before}
-
-    def task_runs(self, flow_run: dict[str, Any]) -> dict[str, dict[str, Any]]:
-        return {run["name"]: run for run in self.read("task_runs", flow_runs={"id": {"any_": [flow_run["id"]]}})}
-
-    def artifacts(self, flow_run: dict[str, Any]) -> dict[str, Any]:
-        found = self.read("artifacts", artifacts={"flow_run_id": {"any_": [flow_run["id"]]}})
-        return {artifact["key"]: artifact for artifact in found}
 
 
 @pytest.fixture

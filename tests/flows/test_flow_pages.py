@@ -1,0 +1,73 @@
+"""Prefect's pages after a run, in a headless browser: runs, tasks, artifacts with their pictures."""
+
+import ipaddress
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+
+from flows.command import main
+from tests.flows import flow_stages
+from tests.flows.flow_stages import Plan
+from tests.flows.photo_app.browser import Page, chromium, open_browser
+from tests.flows.prefect_pages import Pages
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(chromium() is None, reason="no Chromium on PATH; install Debian's package chromium"),
+]
+
+
+@pytest.fixture(scope="module")
+def pages(prefect_api: str, tmp_path_factory: pytest.TempPathFactory) -> Pages:
+    """Run the two small stages once."""
+    folder, known = tmp_path_factory.mktemp("run"), Pages(prefect_api)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pipeline.stages.STAGES", flow_stages.STAGES)
+        patch.setattr(flow_stages, "CURRENT", Plan())
+        assert main(["run", "--config", str(settings_in(folder))]) == 0
+    return known
+
+
+def settings_in(folder: Path) -> Path:
+    path = folder / "settings.toml"
+    path.write_text(f'name = "paged"\nruns_dir = "{folder / "runs"}"\n')
+    return path
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
+    with open_browser(tmp_path_factory.mktemp("browser")) as page:
+        page.resize(1400, 1000)
+        yield page
+
+
+def shows(browser: Page, *texts: str) -> bool:
+    for text in texts:
+        browser.wait_for(f"document.body.innerText.includes({text!r})")
+    return True
+
+
+def test_the_pages_show_runs_tasks_and_artifacts(pages: Pages, browser: Page) -> None:
+    address, runs = pages.api.removesuffix("/api"), pages.flow_runs()
+    browser.open(f"{address}/runs/flow-run/{runs['paged']['id']}")
+    assert shows(browser, "paged", "Completed", "Logs")
+    browser.open(f"{address}/runs/flow-run/{runs['prepare paged']['id']}?tab=Task%20Runs")
+    assert shows(browser, "prepare paged", "3 Task runs")
+    assert shows(browser, *(f"test small shard-0000{number}" for number in range(3)))
+    shown = pages.artifacts(runs["evaluate paged"])
+    browser.open(f"{address}/artifacts/artifact/{shown['evaluate-units']['id']}")
+    assert shows(browser, "skipped", "rows not ok", "finished")
+    browser.open(f"{address}/artifacts/artifact/{shown['test-small-shard-00000-sheet']['id']}")
+    picture = "document.querySelector('img[src^=\"data:image/png\"]')"
+    assert browser.wait_for(f"{picture} !== null && {picture}.naturalWidth") == 1
+    browser.open(f"{address}/artifacts/artifact/{shown['test-small-shard-00000-card']['id']}")
+    assert shows(browser, "All is well")
+
+
+def test_the_pages_ask_nobody_else(browser: Page) -> None:
+    asked = {urlsplit(request).hostname for request in browser.requests if not re.match("(data|blob|about):", request)}
+    assert asked == {"127.0.0.1"}
+    assert ipaddress.ip_address("127.0.0.1").is_loopback
