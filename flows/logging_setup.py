@@ -18,7 +18,7 @@ def configure_logging(level: str) -> None:
     """
     handler = logging.StreamHandler(sys.stderr)
     if level != "debug":
-        handler.addFilter(_not_of_prefect)
+        handler.addFilter(_is_for_users)
     handler.setFormatter(OneLineFormatter("%(asctime)s %(levelname)-7s %(message)s", datefmt="%Y-%m-%d %H:%M:%S"))
     root = logging.getLogger()
     root.handlers[:] = [handler]
@@ -28,9 +28,14 @@ def configure_logging(level: str) -> None:
     logging.captureWarnings(True)
 
 
-def _not_of_prefect(record: logging.LogRecord) -> bool:
-    """Leave out what Prefect says of the runs that this project tells of itself; its pages show it."""
-    return record.levelno >= logging.CRITICAL or record.name.partition(".")[0] != "prefect"
+def _is_for_users(record: logging.LogRecord) -> bool:
+    """Leave out what libraries say of what this project tells itself.
+
+    That is all of Prefect, whose pages show it, and the tracebacks of Dask's own event loop.
+    """
+    package = record.name.partition(".")[0]
+    told_by_us = package == "prefect" or (package == "distributed" and record.exc_info)
+    return record.levelno >= logging.CRITICAL or not told_by_us
 
 
 class OneLineFormatter(logging.Formatter):

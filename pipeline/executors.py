@@ -201,15 +201,12 @@ def _quiet_dask() -> Iterator[logging.Logger]:
     import distributed  # importing it sets its log level
 
     dask_logger = logging.getLogger(distributed.__name__)
-    traceback_logger = logging.getLogger("distributed.utils")  # errors of its own event loop, told by us where they end
-    levels = dask_logger.level, traceback_logger.level
+    level = dask_logger.level
     dask_logger.setLevel(logging.WARNING)
-    traceback_logger.setLevel(logging.CRITICAL)
     try:
         yield dask_logger
     finally:
-        dask_logger.setLevel(levels[0])
-        traceback_logger.setLevel(levels[1])
+        dask_logger.setLevel(level)
 
 
 @contextlib.contextmanager

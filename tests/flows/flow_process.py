@@ -1,0 +1,59 @@
+"""Runs the flow as a process, and tells how far it has come."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from storage_schemas.artifact import artifacts_below
+
+ROOT = Path(__file__).parents[2]
+UNITS = 8
+
+
+def digests(runs: Path) -> list[str]:
+    return sorted(artifact.manifest().digest() for artifact in artifacts_below(runs))
+
+
+@contextmanager
+def group(command: list[str], **environment: str) -> Iterator[subprocess.Popen[str]]:
+    """Run a command in a process group of its own, which does not outlive the block."""
+    process = subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+
+
+def flow_command(settings_file: Path, *options: str) -> list[str]:
+    return [sys.executable, "-m", "tests.flows.flow_program", "run", "--config", str(settings_file), *options]
+
+
+def paused(pause_s: float) -> dict[str, str]:
+    return {"TEST_UNITS": str(UNITS), "TEST_PAUSE_S": str(pause_s)}
+
+
+def done_units(settings_file: Path) -> int:
+    """Count the units of the first stage that have a sidecar."""
+    return len(list(settings_file.parent.glob("runs/test/*/shard-*.json")))
+
+
+def wait_until(holds: Callable[[], bool], limit_s: float = 280.0) -> None:
+    end = time.monotonic() + limit_s
+    while not holds():
+        assert time.monotonic() < end, "it did not come to hold"
+        time.sleep(0.01)
