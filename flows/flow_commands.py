@@ -36,14 +36,14 @@ def run(
     from flows.prefect_environment import prefect_home, set_prefect_environment
     from flows.prefect_server import prefect_server
     from pipeline.settings import SettingsError, writable_runs_dir
-    from pipeline.stages import chosen_stages, is_done
+    from pipeline.stages import chosen_stages
 
     settings = arguments.settings()
     if only is not None and from_stage != "prepare":
         message = f"run: --from {from_stage} and --only {only}: exclude each other; give one of them"
         raise SettingsError([message])
     stages = list(chosen_stages(from_stage, only))
-    if all(is_done(plan) for stage in stages for plan in stage.artifacts(settings)):
+    if all(stage.is_done(settings) for stage in stages):
         logger.info("%s: done before; nothing to do", ", ".join(stage.name for stage in stages))
         return
     home = prefect_home(writable_runs_dir(settings.runs_dir))

@@ -21,7 +21,7 @@ from flows.stage_board import StageBoard, show_run
 from flows.unit_tasks import UnitTasks
 from pipeline.settings import Settings, check_references
 from pipeline.stage_names import StageName
-from pipeline.stages import Stage, chosen_stages, is_done
+from pipeline.stages import Stage, chosen_stages
 from pipeline.supervision import supervised_by
 
 logger = logging.getLogger(__name__)
@@ -47,9 +47,8 @@ def ovseg_flow(settings: Settings, from_stage: StageName = "prepare", only_stage
         stages = list(chosen_stages(from_stage, only_stage))
         try:
             for stage in stages:
-                planned = stage.artifacts(settings)
-                if all(is_done(plan) for plan in planned):
-                    logger.info("%s: done before, %d artifacts are finished", stage.name, len(planned))
+                if stage.is_done(settings):
+                    logger.info("%s: done before", stage.name)
                 else:
                     _stage_flow(stage)(settings)
         finally:

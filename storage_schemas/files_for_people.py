@@ -5,6 +5,7 @@ from pathlib import Path
 
 from storage_schemas.artifact import Artifact
 from storage_schemas.errors import CorruptUnitError
+from storage_schemas.status import CARD_DIRECTORY
 
 PICTURES = ("png", "jpg", "svg")
 TEXTS = ("md",)
@@ -42,12 +43,9 @@ class FileForPeople:
 
 
 def files_for_people(artifact: Artifact) -> list[FileForPeople]:
-    """List the files of an artifact's finished units that are made to be looked at, in order of units and names."""
+    """List the files that are made to be looked at: of finished units in order of units and names, then of the card."""
     sidecars = [unit.sidecar for unit in artifact.status().units if unit.sidecar is not None]
-    names = [record.name for sidecar in sidecars for record in sidecar.files]
+    paths = [artifact.directory / record.name for sidecar in sidecars for record in sidecar.files]
+    paths += sorted((artifact.directory / CARD_DIRECTORY).glob("*"))
     suffixes = (*PICTURES, *TEXTS, *PAGES)
-    return [
-        FileForPeople(artifact.directory / name, suffix)
-        for name in names
-        if (suffix := name.rpartition(".")[2]) in suffixes
-    ]
+    return [FileForPeople(path, suffix) for path in paths if (suffix := path.name.rpartition(".")[2]) in suffixes]

@@ -19,8 +19,8 @@ def prefect_api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     os.environ.pop("PREFECT_API_URL", None)
     os.environ.pop("PREFECT_HOME", None)
     home = prefect_home(tmp_path_factory.mktemp("prefect"))
-    set_prefect_environment(home, server_start_limit_s=280)
-    with prefect_server(home, start_limit_s=280) as url:
+    set_prefect_environment(home, server_start_limit_s=600)
+    with prefect_server(home, start_limit_s=600) as url:
         yield url
     os.environ.clear()
     os.environ.update(before)
@@ -31,7 +31,7 @@ def settings_file(tmp_path: Path) -> Path:
     """Write settings that need nothing."""
     path = tmp_path / "settings.toml"
     path.write_text(
-        f'name = "trial"\nruns_dir = "{tmp_path / "runs"}"\n[flow]\nretry_delay_s = 0.2\nserver_start_limit_s = 280\n'
+        f'name = "trial"\nruns_dir = "{tmp_path / "runs"}"\n[flow]\nretry_delay_s = 0.2\nserver_start_limit_s = 600\n'
     )
     return path
 

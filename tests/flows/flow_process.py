@@ -52,7 +52,7 @@ def done_units(settings_file: Path) -> int:
     return len(list(settings_file.parent.glob("runs/test/*/shard-*.json")))
 
 
-def wait_until(holds: Callable[[], bool], limit_s: float = 280.0) -> None:
+def wait_until(holds: Callable[[], bool], limit_s: float = 600.0) -> None:
     end = time.monotonic() + limit_s
     while not holds():
         assert time.monotonic() < end, "it did not come to hold"
