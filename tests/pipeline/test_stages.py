@@ -2,7 +2,9 @@
 
 import importlib
 import inspect
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -38,23 +40,16 @@ def test_stages_are_chosen_from_one_on_or_alone():
 def test_a_stage_is_done_when_its_artifacts_and_what_lies_beside_them_are(tmp_path: Path, monkeypatch):
     artifact = planned(tmp_path, 2)
     plans = [PlannedArtifact(label="test/small", artifact=artifact)]
-    stage = Stage(name="mine", dataflow="a -> b", planner=lambda _: plans, function="a:b", beside=f"{__name__}:beside")
-    monkeypatch.setattr(f"{__name__}.there", True, raising=False)
-    monkeypatch.setattr("pipeline.stages.importlib.import_module", lambda _: inspect.getmodule(beside))
+    card = {"is there": True}
+    monkeypatch.setitem(sys.modules, "cards", SimpleNamespace(look=lambda _: card["is there"]))
+    stage = Stage(name="mine", dataflow="a -> b", planner=lambda _: plans, function="a:b", beside="cards:look")
     assert not stage.is_done(Settings())
     run_stage(WriteFiles(), artifact)
     assert stage.is_done(Settings())
-    monkeypatch.setattr(f"{__name__}.there", False)
+    card["is there"] = False
     assert not stage.is_done(Settings())
     plans.clear()  # the settings don't ask for the stage
     assert stage.is_done(Settings())
-
-
-there = False
-
-
-def beside(settings: Settings) -> bool:
-    return there
 
 
 def test_every_data_set_of_the_settings_is_prepared(tmp_path: Path):
