@@ -119,7 +119,7 @@ STAGES = (
     ),
     Stage(
         name="evaluate",
-        dataflow="scenes (labels) + proposal_net + adapted_clip -> scores, report",
+        dataflow="scenes (labels) + proposal_net + adapted_clip -> scores, reports",
         planner=plan_stage_4,
         function="pipeline.evaluate.evaluate:evaluate",
     ),

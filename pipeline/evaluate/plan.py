@@ -1,6 +1,6 @@
 """What stage 4 will do: the identities of scores and of stored branches, and the jobs that make them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -18,9 +18,8 @@ from pipeline.evaluate.variants import (
 from pipeline.settings import Settings
 from pipeline.settings.evaluate import EvaluatedDatasetSettings
 from pipeline.settings.result import result_settings
-from pipeline.stage_inputs import finished_digest
 from pipeline.worker_device import WorkerCompute
-from storage_schemas import branches, reports, scores
+from storage_schemas import branches, scores
 from storage_schemas.artifact import Artifact
 from storage_schemas.digests import Json
 from storage_schemas.manifest import Description, Identity
@@ -29,9 +28,6 @@ from storage_schemas.scores import ScoresAttributes
 
 RECIPE = 1
 """Raise it when the same settings and inputs come to mean other branches or scores."""
-
-REPORT_RECIPE = 1
-"""Raise it when the same scores come to be shown otherwise."""
 
 _OPTIONS = ("short_side_px", "max_side_px", "prompt_templates", "precision")
 
@@ -206,32 +202,3 @@ def _sources(plans: tuple[BranchPlan, ...]) -> StoredSources:
     looks = {plan.job.view: plan.artifact for plan in plans if plan.job.view is not None}
     proposals = next((plan.artifact for plan in plans if plan.job.view is None), None)
     return StoredSources(proposals, looks)
-
-
-def plan_report(
-    settings: Settings, plans: Sequence[ScoresPlan], *, ablate: bool = False, weight_choice_digest: str = ""
-) -> Artifact:
-    """Plan the report of finished evaluations.
-
-    Args:
-        settings: Of all stages.
-        plans: One per data set.
-        ablate: Whether they hold the ablations.
-        weight_choice_digest: Of the artifact that says what mined validation pairs say of the ensemble weight, or "".
-
-    Raises:
-        MissingInputError: If an evaluation is not finished.
-    """
-    digests = {
-        plan.inputs.scenes.identity.name: finished_digest(plan.artifact, made_by="ovseg evaluate") for plan in plans
-    }
-    chosen = {"weight_choice": weight_choice_digest} if weight_choice_digest else {}
-    identity = Identity(
-        kind=reports.KIND,
-        name=f"{settings.name}-ablation" if ablate else settings.name,
-        schema_version=reports.SCHEMA_VERSION,
-        recipe=REPORT_RECIPE,
-        settings={"settings": result_settings(settings), "datasets": [plan.artifact.identity.name for plan in plans]},
-        inputs=digests | chosen,
-    )
-    return Artifact.planned(Path(settings.runs_dir), Description(identity=identity, units=(reports.UNIT,)))
