@@ -14,17 +14,18 @@ from pipeline.evaluate.plan import Inputs as EvaluationInputs
 from pipeline.evaluate.plan import ScoresPlan, decisive_settings, net_sources, plan_scores
 from pipeline.evaluate.report.report import plan_report
 from pipeline.evaluate.variants import view_of
-from pipeline.evaluate.weight_choice import WeightChoiceJob, WeightChoicePlan, plan_weight_choice
+from pipeline.evaluate.weight_choice import WeightChoiceJob, plan_weight_choice
 from pipeline.finetune.plan import AdaptedClipPlan, plan_adapted_clip
 from pipeline.finetune.plan import Inputs as FinetuneInputs
-from pipeline.mine.embed import EmbedJob, EmbedPlan, plan_embeddings
+from pipeline.mine.embed import EmbedJob, plan_embeddings
 from pipeline.mine.inputs import checked_scenes, net_size, noun_identity, noun_source
-from pipeline.mine.pair import PairJob, PairPlan, plan_pairs
-from pipeline.mine.propose import ObjectnessVocabulary, ProposeJob, ProposePlan, plan_proposals
+from pipeline.mine.pair import PairJob, plan_pairs
+from pipeline.mine.propose import ObjectnessVocabulary, ProposeJob, plan_proposals
 from pipeline.mine.regions import LabelRegions, ProposalRegions, RegionSource
 from pipeline.prepare.layout import LayoutError
 from pipeline.prepare.prepare import plan_prepare
 from pipeline.settings import Settings, SettingsError
+from pipeline.shard_runner import UnitPlan
 from pipeline.stage_inputs import MissingInputError, clip_digest, finished_digest, scenes_of
 from pipeline.train_proposals.plan import Inputs, ProposalNetPlan, plan_proposal_net
 from pipeline.worker_device import WorkerCompute
@@ -109,7 +110,7 @@ def plan_stage_1(settings: Settings) -> Iterator[PlannedArtifact]:
         yield planned(PROPOSAL_NET, settings, plan_of_proposal_net)
 
 
-def plan_of_proposals(settings: Settings) -> ProposePlan:
+def plan_of_proposals(settings: Settings) -> UnitPlan[ProposeJob]:
     """Plan step 1 of mining.
 
     Raises:
@@ -133,7 +134,7 @@ def plan_of_proposals(settings: Settings) -> ProposePlan:
     return plan_proposals(job, inputs, name=settings.name, runs=settings.runs_dir)
 
 
-def plan_of_embeddings(settings: Settings) -> EmbedPlan:
+def plan_of_embeddings(settings: Settings) -> UnitPlan[EmbedJob]:
     """Plan step 2 of mining.
 
     Raises:
@@ -153,7 +154,7 @@ def plan_of_embeddings(settings: Settings) -> EmbedPlan:
     return plan_embeddings(job, inputs, clip_digest=digest, name=settings.name, runs=settings.runs_dir)
 
 
-def plan_of_pairs(settings: Settings) -> PairPlan:
+def plan_of_pairs(settings: Settings) -> UnitPlan[PairJob]:
     """Plan step 3 of mining; the nouns' embeddings are not among its inputs, for they follow from the others.
 
     Raises:
@@ -304,7 +305,7 @@ def _adapted_clips(settings: Settings, *, ablate: bool) -> dict[str, Artifact]:
     return artifacts
 
 
-def plan_of_weight_choice(settings: Settings) -> WeightChoicePlan:
+def plan_of_weight_choice(settings: Settings) -> UnitPlan[WeightChoiceJob]:
     """Plan the choice of an ensemble weight on pairs that were mined from the sweep's validation data set.
 
     Raises:

@@ -18,6 +18,7 @@ from pipeline.evaluate.variants import (
 from pipeline.settings import Settings
 from pipeline.settings.evaluate import EvaluatedDatasetSettings
 from pipeline.settings.result import result_settings
+from pipeline.shard_runner import UnitPlan
 from pipeline.worker_device import WorkerCompute
 from storage_schemas import branches, scores
 from storage_schemas.artifact import Artifact
@@ -51,19 +52,6 @@ class Inputs:
     clip_digest: str
 
 
-@dataclass(frozen=True, slots=True)
-class BranchPlan:
-    """What storing one branch will do.
-
-    Attributes:
-        artifact: Where it lies or will lie.
-        job: What makes a shard of it.
-    """
-
-    artifact: Artifact
-    job: BranchJob
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScoresPlan:
     """What an evaluation on one data set will do.
@@ -77,7 +65,7 @@ class ScoresPlan:
 
     artifact: Artifact
     job: ScoreJob
-    branches: tuple[BranchPlan, ...]
+    branches: tuple[UnitPlan[BranchJob], ...]
     inputs: Inputs
 
 
@@ -138,7 +126,7 @@ class _Storing:
     nets: NetSources
     name: str
 
-    def plans(self, variants: tuple[Variant, ...]) -> tuple[BranchPlan, ...]:
+    def plans(self, variants: tuple[Variant, ...]) -> tuple[UnitPlan[BranchJob], ...]:
         """Plan the proposal net's branch, then CLIP's of each view, each an artifact of its own.
 
         So another ensemble weight makes none of them again, and another mask threshold CLIP's alone.
@@ -146,7 +134,7 @@ class _Storing:
         proposals = self._plan(None, None)
         return proposals, *(self._plan(view, proposals.artifact) for view in views_of(variants))
 
-    def _plan(self, view: ClipView | None, proposals: Artifact | None) -> BranchPlan:
+    def _plan(self, view: ClipView | None, proposals: Artifact | None) -> UnitPlan[BranchJob]:
         of_labels = view is not None and view.regions == GROUND_TRUTH
         roles = ["scenes"] + ([] if of_labels else ["proposal_net"])
         roles += [view.clip] if view is not None and view.clip != ORIGINAL else []
@@ -159,7 +147,7 @@ class _Storing:
             inputs={role: self.inputs.digests[role] for role in roles},
         )
         job = BranchJob(scenes=self.scenes, nets=self.nets, view=view, proposals=None if of_labels else proposals)
-        return BranchPlan(_planned(self.settings.runs_dir, identity, self.inputs.scenes, {}), job)
+        return UnitPlan(_planned(self.settings.runs_dir, identity, self.inputs.scenes, {}), job)
 
 
 def net_sources(settings: Settings, inputs: Inputs, class_names: tuple[str, ...]) -> NetSources:
@@ -197,7 +185,7 @@ def _planned(runs: Path, identity: Identity, scenes: Artifact, attributes: Mappi
     return Artifact.planned(runs, Description(identity=identity, units=units, attributes=attributes))
 
 
-def _sources(plans: tuple[BranchPlan, ...]) -> StoredSources:
+def _sources(plans: tuple[UnitPlan[BranchJob], ...]) -> StoredSources:
     """Return where the branches of plans lie."""
     looks = {plan.job.view: plan.artifact for plan in plans if plan.job.view is not None}
     proposals = next((plan.artifact for plan in plans if plan.job.view is None), None)

@@ -24,7 +24,7 @@ from ovseg_models.proposal_net import LOGIT_TEMPERATURE
 from pipeline.errors import PipelineError
 from pipeline.evaluate.nets import Nets, NetSources
 from pipeline.evaluate.variants import ClipView
-from pipeline.shard_runner import StageReport, run_stage
+from pipeline.shard_runner import StageReport, UnitPlan, run_stage
 from storage_schemas.artifact import Artifact
 from storage_schemas.digests import Json
 from storage_schemas.manifest import Description, Identity, Sidecar
@@ -149,22 +149,9 @@ class WeightChoice:
     numbers: dict[str, Json]
 
 
-@dataclass(frozen=True, slots=True)
-class WeightChoicePlan:
-    """What choosing a weight will do.
-
-    Attributes:
-        artifact: Where the choice lies or will lie.
-        job: What makes it.
-    """
-
-    artifact: Artifact
-    job: WeightChoiceJob
-
-
 def plan_weight_choice(
     job: WeightChoiceJob, *, name: str, runs: Path, decisive: Mapping[str, Json], inputs: Mapping[str, str]
-) -> WeightChoicePlan:
+) -> UnitPlan[WeightChoiceJob]:
     """Find out what choosing a weight will do; reads and makes nothing.
 
     Args:
@@ -187,10 +174,10 @@ def plan_weight_choice(
         },
         inputs=inputs,
     )
-    return WeightChoicePlan(Artifact.planned(runs, Description(identity=identity, units=(UNIT,))), job)
+    return UnitPlan(Artifact.planned(runs, Description(identity=identity, units=(UNIT,))), job)
 
 
-def choose_weight(plan: WeightChoicePlan) -> WeightChoice:
+def choose_weight(plan: UnitPlan[WeightChoiceJob]) -> WeightChoice:
     """Try all weights on mined pairs, unless that is done.
 
     Raises:

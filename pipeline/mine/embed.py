@@ -24,6 +24,7 @@ from pipeline.ordered_threads import in_threads
 from pipeline.settings.clip import ClipSettings
 from pipeline.settings.mine import EmbedSettings
 from pipeline.settings.result import result_settings
+from pipeline.shard_runner import UnitPlan
 from pipeline.worker_device import WorkerCompute, autocast
 from storage_schemas.artifact import Artifact
 from storage_schemas.embeddings import KIND, SCHEMA_VERSION, EmbeddingShardWriter, SceneEmbeddings
@@ -70,20 +71,9 @@ class EmbedJob:
             return writer.commit()
 
 
-@dataclass(frozen=True, slots=True)
-class EmbedPlan:
-    """What step 2 will do.
-
-    Attributes:
-        artifact: Where the embeddings lie or will lie.
-        job: What makes a shard of them.
-    """
-
-    artifact: Artifact
-    job: EmbedJob
-
-
-def plan_embeddings(job: EmbedJob, inputs: dict[str, str], *, clip_digest: str, name: str, runs: Path) -> EmbedPlan:
+def plan_embeddings(
+    job: EmbedJob, inputs: dict[str, str], *, clip_digest: str, name: str, runs: Path
+) -> UnitPlan[EmbedJob]:
     """Find out what step 2 will do; reads and makes nothing.
 
     Args:
@@ -101,7 +91,7 @@ def plan_embeddings(job: EmbedJob, inputs: dict[str, str], *, clip_digest: str, 
         settings={"options": result_settings(job.settings), "size": job.size._asdict(), "clip": clip_digest},
         inputs=inputs,
     )
-    return EmbedPlan(Artifact.planned(runs, Description(identity=identity, units=job.units)), job)
+    return UnitPlan(Artifact.planned(runs, Description(identity=identity, units=job.units)), job)
 
 
 class _CutScene(NamedTuple):

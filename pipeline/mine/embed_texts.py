@@ -17,6 +17,7 @@ from ovseg_models.prompt_templates import prompt_templates
 from ovseg_models.text_classifier import TextClassifier
 from pipeline.clip_loading import load_clip
 from pipeline.settings.clip import ClipSettings
+from pipeline.shard_runner import UnitPlan
 from pipeline.worker_device import WorkerCompute
 from storage_schemas.artifact import Artifact, artifacts_below
 from storage_schemas.digests import sha256_of_json
@@ -66,19 +67,6 @@ class EmbedTextsJob:
         return write_text_embeddings(artifact, unit, nouns, np.stack([state.vector(noun) for noun in nouns]))
 
 
-@dataclass(frozen=True, slots=True)
-class EmbedTextsPlan:
-    """What this step will do.
-
-    Attributes:
-        artifact: Where the vectors lie or will lie.
-        job: What makes them.
-    """
-
-    artifact: Artifact
-    job: EmbedTextsJob
-
-
 def plan_text_embeddings(
     nouns: Sequence[str],
     *,
@@ -88,7 +76,7 @@ def plan_text_embeddings(
     compute: WorkerCompute,
     name: str,
     runs: Path,
-) -> EmbedTextsPlan:
+) -> UnitPlan[EmbedTextsJob]:
     """Find out which nouns are to be embedded, and where some of them are known; reads manifests and makes nothing."""
     ordered = tuple(sorted(set(nouns)))
     decisive = {"clip": clip_digest, "templates": list(prompt_templates(templates))}
@@ -110,7 +98,7 @@ def plan_text_embeddings(
         and other.status().finished
     )
     job = EmbedTextsJob(nouns=ordered, templates=templates, clip=clip, known=known, compute=compute)
-    return EmbedTextsPlan(artifact, job)
+    return UnitPlan(artifact, job)
 
 
 class NounEmbedder:

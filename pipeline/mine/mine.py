@@ -11,12 +11,12 @@ from typing import Any
 from pipeline.errors import StageError
 from pipeline.mine.card import make_card
 from pipeline.mine.embed_texts import plan_text_embeddings
-from pipeline.mine.pair import PairJob, PairPlan
+from pipeline.mine.pair import PairJob
 from pipeline.mine.statuses import mining_limits
 from pipeline.planning import plan_of_embeddings, plan_of_pairs, plan_of_proposals
 from pipeline.settings import Settings
 from pipeline.settings.runner import compute_of, limits_of
-from pipeline.shard_runner import StageReport, UnitJob, run_stage
+from pipeline.shard_runner import StageReport, UnitJob, UnitPlan, run_stage
 from pipeline.stage_inputs import clip_digest, prepare_missing
 from pipeline.worker_device import WorkerCompute
 from storage_schemas.artifact import Artifact
@@ -79,7 +79,7 @@ def mine(settings: Settings) -> MineReport:
     return MineReport(pairing.artifact, steps)
 
 
-def _with_texts(settings: Settings, plan: PairPlan, steps: dict[str, StageReport]) -> PairJob:
+def _with_texts(settings: Settings, plan: UnitPlan[PairJob], steps: dict[str, StageReport]) -> PairJob:
     """Embed the nouns that the pairs are made of, unless all pairs are made."""
     if not plan.artifact.status().todo:
         return plan.job

@@ -21,6 +21,7 @@ from pipeline.mine.statuses import AREA_BELOW_MIN, SCORE_BELOW_MIN, SCORE_NOT_FI
 from pipeline.ordered_threads import in_threads
 from pipeline.settings.mine import PairSettings
 from pipeline.settings.result import result_settings
+from pipeline.shard_runner import UnitPlan
 from storage_schemas.artifact import Artifact
 from storage_schemas.digests import Json
 from storage_schemas.embeddings import SceneEmbeddings, read_embeddings
@@ -88,19 +89,6 @@ class PairJob:
             yield EmbeddedScene(scene, regions, found)
 
 
-@dataclass(frozen=True, slots=True)
-class PairPlan:
-    """What step 3 will do.
-
-    Attributes:
-        artifact: Where the pairs lie or will lie.
-        job: What makes a shard of them.
-    """
-
-    artifact: Artifact
-    job: PairJob
-
-
 def plan_pairs(
     job: PairJob,
     inputs: dict[str, str],
@@ -109,7 +97,7 @@ def plan_pairs(
     attributes: Mapping[str, Json],
     name: str,
     runs: Path,
-) -> PairPlan:
+) -> UnitPlan[PairJob]:
     """Find out what step 3 will do; reads and makes nothing.
 
     Args:
@@ -129,7 +117,7 @@ def plan_pairs(
         inputs=inputs,
     )
     description = Description(identity=identity, units=job.embeddings.description.units, attributes=attributes)
-    return PairPlan(Artifact.planned(runs, description), job)
+    return UnitPlan(Artifact.planned(runs, description), job)
 
 
 class EmbeddedScene(NamedTuple):

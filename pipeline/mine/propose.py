@@ -26,6 +26,7 @@ from pipeline.proposal_net_loading import load_proposal_net
 from pipeline.settings.clip import ClipSettings
 from pipeline.settings.mine import ProposeSettings
 from pipeline.settings.result import result_settings
+from pipeline.shard_runner import UnitPlan
 from pipeline.worker_device import WorkerCompute, autocast
 from storage_schemas.artifact import Artifact
 from storage_schemas.manifest import Description, Identity, Sidecar
@@ -95,20 +96,7 @@ class ProposeJob:
             return writer.commit()
 
 
-@dataclass(frozen=True, slots=True)
-class ProposePlan:
-    """What step 1 will do.
-
-    Attributes:
-        artifact: Where the proposals lie or will lie.
-        job: What makes a shard of them.
-    """
-
-    artifact: Artifact
-    job: ProposeJob
-
-
-def plan_proposals(job: ProposeJob, inputs: dict[str, str], *, name: str, runs: Path) -> ProposePlan:
+def plan_proposals(job: ProposeJob, inputs: dict[str, str], *, name: str, runs: Path) -> UnitPlan[ProposeJob]:
     """Find out what step 1 will do; reads and makes nothing.
 
     Args:
@@ -126,7 +114,7 @@ def plan_proposals(job: ProposeJob, inputs: dict[str, str], *, name: str, runs: 
         inputs=inputs,
     )
     description = Description(identity=identity, units=job.scenes.description.units)
-    return ProposePlan(Artifact.planned(runs, description), job)
+    return UnitPlan(Artifact.planned(runs, description), job)
 
 
 class _Picture(NamedTuple):

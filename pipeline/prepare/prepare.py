@@ -15,7 +15,7 @@ from pipeline.prepare.source import SceneSource
 from pipeline.prepare.sources import open_source
 from pipeline.settings.prepare import PrepareSettings
 from pipeline.settings.result import result_settings
-from pipeline.shard_runner import Limits, StageReport, run_stage
+from pipeline.shard_runner import Limits, StageReport, UnitPlan, run_stage
 from storage_schemas.artifact import Artifact
 from storage_schemas.manifest import Description, Identity, Sidecar
 from storage_schemas.scenes import KIND, SCHEMA_VERSION, Scene, ScenesAttributes, SceneShardWriter
@@ -24,19 +24,6 @@ RECIPE = 1
 """Raise it when the same settings and data come to mean other scenes."""
 
 _READERS = 2
-
-
-@dataclass(frozen=True, slots=True)
-class PreparePlan:
-    """What a preparation will do.
-
-    Attributes:
-        artifact: Where the scenes lie or will lie.
-        job: What makes a shard of them.
-    """
-
-    artifact: Artifact
-    job: "PrepareJob"
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +80,7 @@ def prepare(
     return run_stage(plan.job, plan.artifact, compute=compute, limits=limits)
 
 
-def plan_prepare(settings: PrepareSettings, runs: Path) -> PreparePlan:
+def plan_prepare(settings: PrepareSettings, runs: Path) -> UnitPlan[PrepareJob]:
     """Find out what a preparation will do; reads lists and annotations, and no image.
 
     Raises:
@@ -118,7 +105,7 @@ def plan_prepare(settings: PrepareSettings, runs: Path) -> PreparePlan:
         units=tuple(f"shard-{number:05d}" for number in range(shards)),
         attributes=attributes_of(source).to_json(),
     )
-    return PreparePlan(Artifact.planned(runs, description), PrepareJob(settings, text_digest(list(keys))))
+    return UnitPlan(Artifact.planned(runs, description), PrepareJob(settings, text_digest(list(keys))))
 
 
 def scene_keys(source: SceneSource, settings: PrepareSettings) -> list[str]:

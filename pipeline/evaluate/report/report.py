@@ -10,6 +10,7 @@ from pipeline.evaluate.report.page import html_page, markdown_page, pictures_of
 from pipeline.evaluate.report.pictures import PictureBook
 from pipeline.evaluate.weight_choice import WeightChoice
 from pipeline.settings import Settings, result_settings
+from pipeline.shard_runner import UnitPlan
 from pipeline.stage_inputs import finished_digest
 from storage_schemas.artifact import Artifact
 from storage_schemas.digests import Json
@@ -49,22 +50,9 @@ class ReportJob:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class ReportPlan:
-    """What writing the report will do.
-
-    Attributes:
-        artifact: Where it lies or will lie.
-        job: What writes it.
-    """
-
-    artifact: Artifact
-    job: ReportJob
-
-
 def plan_report(
     settings: Settings, plans: Sequence[ScoresPlan], *, ablate: bool = False, choice: WeightChoice | None = None
-) -> ReportPlan:
+) -> UnitPlan[ReportJob]:
     """Find out where the report of finished evaluations lies; reads their manifests, and makes nothing.
 
     Args:
@@ -90,4 +78,4 @@ def plan_report(
         inputs=inputs,
     )
     artifact = Artifact.planned(settings.runs_dir, Description(identity=identity, units=(UNIT,)))
-    return ReportPlan(artifact, ReportJob(settings, tuple(plans), None if choice is None else choice.numbers))
+    return UnitPlan(artifact, ReportJob(settings, tuple(plans), None if choice is None else choice.numbers))

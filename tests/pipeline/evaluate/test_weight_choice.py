@@ -14,7 +14,6 @@ from pipeline.evaluate.plan import net_sources
 from pipeline.evaluate.variants import view_of
 from pipeline.evaluate.weight_choice import (
     WeightChoiceJob,
-    WeightChoicePlan,
     choice_numbers,
     choose_weight,
     mined_pairs,
@@ -23,6 +22,7 @@ from pipeline.evaluate.weight_choice import (
 from pipeline.mine.mine import mine
 from pipeline.planning import plan_of_proposal_net, plan_of_weight_choice
 from pipeline.settings import SettingsError
+from pipeline.shard_runner import UnitPlan
 from pipeline.stage_inputs import MissingInputError, prepare_missing
 from storage_schemas import pairs, proposals
 from storage_schemas.artifact import Artifact
@@ -103,7 +103,7 @@ def _write_proposals(unit_writer, number, nouns, generator):
     return writer.commit()
 
 
-def plan_of(runs, limit: int = 100, **options) -> WeightChoicePlan:
+def plan_of(runs, limit: int = 100, **options) -> UnitPlan[WeightChoiceJob]:
     settings = settings_of(runs)
     pair_artifact, proposal_artifact = mined(runs, **options)
     job = WeightChoiceJob(
