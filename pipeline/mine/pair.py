@@ -30,7 +30,7 @@ from storage_schemas.manifest import Description, Identity, Sidecar
 from storage_schemas.pairs import KIND, SCHEMA_VERSION, Pair, PairShardWriter
 from storage_schemas.scenes import OK, Scene
 
-RECIPE = 1
+RECIPE = 2
 """Raise it when the same settings and inputs come to mean other pairs."""
 
 

@@ -50,6 +50,15 @@ def test_embeddings_equal_the_naive_twin(clip, tokenize, texts_per_batch):
     torch.testing.assert_close(classifier.text_embeddings(NAMES, VILD), expected, atol=1e-6, rtol=0)
 
 
+def test_name_by_name_equals_full_batches_and_has_the_same_bits_in_any_company(clip, tokenize):
+    full = TextClassifier(clip, tokenize).text_embeddings(NAMES, VILD)
+    together = TextClassifier(clip, tokenize, name_by_name=True).text_embeddings(NAMES, VILD)
+    torch.testing.assert_close(together, full, atol=1e-6, rtol=0)
+    for name, embedding in zip(NAMES, together, strict=True):
+        alone = TextClassifier(clip, tokenize, name_by_name=True).text_embeddings([name], VILD)
+        assert torch.equal(alone[0], embedding)
+
+
 def test_embeddings_equal_open_clips_classifier(clip, tokenize):
     expected = open_clip.build_zero_shot_classifier(clip, tokenize, NAMES, VILD).T
     found = TextClassifier(clip, tokenize).text_embeddings(NAMES, VILD)
