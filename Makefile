@@ -12,10 +12,10 @@ STAMP := $(VENV)/.installed
 # Torch sizes its thread pool from the machine; tests start several processes, so each gets one thread.
 TEST_ENV := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 DO_NOT_TRACK=1 PREFECT_SERVER_ANALYTICS_ENABLED=false
 
-.PHONY: help install demo run ui proposals mine finetune bundle eval finetune-table status test lint format bench docs constraints clean
+.PHONY: help install demo run ui proposals mine finetune bundle eval demo-results paper-tables finetune-table status test lint format bench docs constraints clean
 
 help:  ## Print this list
-	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: $(STAMP)  ## Make .venv and install the project with its pinned dependencies
 
@@ -26,12 +26,8 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	@touch $(STAMP)
 
-demo: $(STAMP)  ## Draw the demo's pictures, run all stages on them, and show what is done of CONFIG
-	$(BIN)/ovseg prepare drawn-world --split train --scenes 2000 --scenes-per-shard 250
-	$(BIN)/ovseg prepare drawn-world --split val --scenes 200 --scenes-per-shard 100
-	$(BIN)/ovseg prepare drawn-world --split test --scenes 500 --scenes-per-shard 250
-	$(BIN)/ovseg run --config $(CONFIG)
-	$(BIN)/ovseg status --config $(CONFIG)
+demo: $(STAMP)  ## Run all stages on drawn pictures; show a table, a report and a picture
+	$(BIN)/ovseg demo --config $(CONFIG)
 
 run: $(STAMP)  ## Do all of CONFIG that is not done, from data sets to scores, as a Prefect flow
 	$(BIN)/ovseg run --config $(CONFIG)
@@ -53,6 +49,14 @@ bundle: $(STAMP)  ## Put the nets of CONFIG into a folder for 'ovseg segment' (O
 
 eval: $(STAMP)  ## Evaluate CONFIG on its labelled data sets and write the report (ABLATE=1: the ablations too)
 	$(BIN)/ovseg evaluate --config $(CONFIG) $(if $(ABLATE),--ablate)
+
+demo-results: demo  ## Put the demo's table and picture into README.md and docs
+	$(BIN)/python -m tools.write_demo_results --config $(CONFIG)
+
+paper-tables: $(STAMP)  ## Measure the paper's tables 2 to 6 on the drawn world (an hour; goes on where it stopped)
+	$(BIN)/python -m tools.measure_paper_tables --out $(or $(OUT),runs/paper-tables)
+	cp $(or $(OUT),runs/paper-tables)/results.jsonl docs/drawn_world_results.jsonl
+	$(BIN)/python -m tools.measure_paper_tables --out $(or $(OUT),runs/paper-tables) --write docs/drawn_world_results.md
 
 finetune-table: $(STAMP)  ## Measure the orders of FT and MPT on the drawn world (hours; goes on where it stopped)
 	$(BIN)/python -m tools.measure_finetuning --out $(or $(OUT),runs/finetune-table)

@@ -1,13 +1,17 @@
 """``ovseg run``, ``ovseg ui`` and ``ovseg serve``: the Prefect flow, its pages, and runs that are started there."""
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
 from flows.arguments import RunArguments
 from pipeline.stage_names import StageName
+
+if TYPE_CHECKING:
+    from pipeline.settings import Settings
 
 logger = logging.getLogger(__name__)
 
@@ -33,25 +37,44 @@ def run(
         SettingsError: If the settings are wrong.
         PipelineError: If a stage fails, or Prefect's server does not start or goes away.
     """
-    from flows.prefect_environment import prefect_home, set_prefect_environment
-    from flows.prefect_server import prefect_server
-    from pipeline.settings import SettingsError, writable_runs_dir
-    from pipeline.stages import chosen_stages
+    from pipeline.settings import SettingsError
 
     settings = arguments.settings()
     if only is not None and from_stage != "prepare":
         message = f"run: --from {from_stage} and --only {only}: exclude each other; give one of them"
         raise SettingsError([message])
+    run_missing([settings], from_stage, only)
+
+
+def run_missing(wanted: Sequence["Settings"], from_stage: StageName = "prepare", only: StageName | None = None) -> None:
+    """Run the flow for those of several settings for which something is to be done, all on one server.
+
+    Args:
+        wanted: One or more, which share their runs directory.
+        from_stage: Begin with this stage.
+        only: Run this stage alone.
+
+    Raises:
+        PipelineError: If a stage fails, or Prefect's server does not start or goes away.
+    """
+    from flows.prefect_environment import prefect_home, set_prefect_environment
+    from flows.prefect_server import prefect_server
+    from pipeline.settings import writable_runs_dir
+    from pipeline.stages import chosen_stages
+
     stages = list(chosen_stages(from_stage, only))
-    if all(stage.is_done(settings) for stage in stages):
+    to_do = [settings for settings in wanted if not all(stage.is_done(settings) for stage in stages)]
+    if not to_do:
         logger.info("%s: done before; nothing to do", ", ".join(stage.name for stage in stages))
         return
-    home = prefect_home(writable_runs_dir(settings.runs_dir))
-    set_prefect_environment(home, server_start_limit_s=settings.flow.server_start_limit_s)
-    with prefect_server(home, start_limit_s=settings.flow.server_start_limit_s):
+    first = to_do[0]
+    home = prefect_home(writable_runs_dir(first.runs_dir))
+    set_prefect_environment(home, server_start_limit_s=first.flow.server_start_limit_s)
+    with prefect_server(home, start_limit_s=first.flow.server_start_limit_s):
         from flows.flow_run import run_flow
 
-        run_flow(settings, from_stage, only)
+        for settings in to_do:
+            run_flow(settings, from_stage, only)
 
 
 def ui(*, runs: Path = Path("runs"), port: int = 4200) -> None:

@@ -70,6 +70,13 @@ SUBCOMMANDS = (
         ),
     ),
     Subcommand(
+        name="demo",
+        group="run",
+        summary="run the flow for CLIP before and after MPT, FT and both, and show the table and a picture",
+        function="flows.demo_command:demo",
+        examples=("ovseg demo --config flows/configs/demo.toml",),
+    ),
+    Subcommand(
         name="ui",
         group="run",
         summary="run Prefect's server, whose pages show the runs and their results, on 127.0.0.1",

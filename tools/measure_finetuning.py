@@ -7,7 +7,6 @@ Per seed all is new: the world's scenes, the pairs mined from them, prompts, ord
 """
 
 import argparse
-import json
 import logging
 import statistics
 import time
@@ -17,7 +16,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from scipy import stats
 
 from ovseg_models.masked_crops import masked_crops, patch_mask
 from ovseg_models.prompt_templates import VILD
@@ -33,12 +31,12 @@ from pipeline.settings import Settings
 from pipeline.training.processes import Processes
 from storage_schemas.artifact import Artifact
 from tools.drawn_regions import ground_truth_pairs, mined_pairs, regions_of, scenes_of
+from tools.seed_results import append_result, read_results, with_interval, write_into
 
 SEEDS = (1, 2, 3, 4, 5)
 TRAIN_SCENES, TEST_SCENES = 1250, 420  # about 3,000 pairs and 1,900 regions
 EPOCHS, BATCH, RATE_FT, RATE_MPT, WARMUP, DEPTH = 2, 64, 3e-4, 1e-2, 10, 3
 MASKS = ("exact", "proposal")
-START_MARK, END_MARK = "<!-- table -->", "<!-- end of table -->"
 CLIP = {"architecture": "drawn-world-small", "pretrained": "shipped"}
 GROUPS = {
     "seen": [label for label, noun in enumerate(NOUNS) if noun not in UNSEEN_NOUNS],
@@ -187,21 +185,6 @@ def run_seed(seed: int, out: Path, scale: float) -> Iterator[dict[str, Any]]:
         print(f"seed {seed}, {course.title}: {time.monotonic() - started:.0f} s", flush=True)
 
 
-def read_results(out: Path) -> list[dict[str, Any]]:
-    """Read what was measured before; a line that a kill cut short is left out."""
-    path = out / "results.jsonl"
-    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-    return [json.loads(line) for line in lines if line.endswith("\n")]
-
-
-def with_interval(values: list[float]) -> str:
-    """Write mean and half width of the 95 % interval by Student's t over the seeds."""
-    if len(values) < 2:
-        return f"{statistics.fmean(values):.1f}" if values else "-"
-    half = stats.t.ppf(0.975, len(values) - 1) * statistics.stdev(values) / len(values) ** 0.5
-    return f"{statistics.fmean(values):.1f} ± {half:.1f}"
-
-
 def table(results: list[dict[str, Any]], minus: str = "") -> str:
     """Write accuracies as Markdown, or their differences to another course, seed by seed."""
     figures = {
@@ -248,13 +231,6 @@ Differences to FT, seed by seed, in percentage points:
 """
 
 
-def write_into(page: Path, text: str) -> None:
-    """Replace what stands between the marks of a page."""
-    before, _, rest = page.read_text(encoding="utf-8").partition(START_MARK)
-    after = rest.partition(END_MARK)[2]
-    page.write_text(f"{before}{START_MARK}{text}{END_MARK}{after}", encoding="utf-8")
-
-
 def main() -> None:
     """Measure what is missing, or write the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -271,8 +247,7 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     for seed in options.seeds:
         for line in run_seed(seed, options.out, options.scale):
-            with (options.out / "results.jsonl").open("a", encoding="utf-8") as file:
-                file.write(json.dumps(line) + "\n")
+            append_result(options.out, line)
 
 
 if __name__ == "__main__":

@@ -5,16 +5,8 @@ import json
 import pytest
 
 from tests.docs.pages import ROOT
-from tools.measure_finetuning import (
-    COURSES,
-    END_MARK,
-    START_MARK,
-    read_results,
-    table,
-    tables,
-    with_interval,
-    write_into,
-)
+from tools.measure_finetuning import COURSES, table, tables
+from tools.seed_results import append_result, between_marks, read_results, with_interval, write_into
 
 PAGE = ROOT / "docs" / "finetuning.md"
 RESULTS = ROOT / "docs" / "finetuning_results.jsonl"
@@ -22,8 +14,7 @@ RESULTS = ROOT / "docs" / "finetuning_results.jsonl"
 
 def test_the_page_shows_its_results(tmp_path):
     (tmp_path / "results.jsonl").write_bytes(RESULTS.read_bytes())
-    shown = PAGE.read_text().partition(START_MARK)[2].partition(END_MARK)[0]
-    assert shown == tables(read_results(tmp_path))
+    assert between_marks(PAGE) == tables(read_results(tmp_path))
 
 
 def results(seeds: int) -> list[dict[str, object]]:
@@ -64,14 +55,23 @@ def test_a_row_tells_how_many_seeds_it_has():
     assert rows[4].startswith("| FT | 2 | 21.5 ± ")
 
 
-def test_a_line_that_a_kill_cut_short_is_left_out(tmp_path):
+def test_a_line_that_a_kill_cut_short_is_left_out_and_replaced(tmp_path):
     (tmp_path / "results.jsonl").write_text(json.dumps({"seed": 1}) + "\n" + '{"seed": 2, "cou')
     assert read_results(tmp_path) == [{"seed": 1}]
+    append_result(tmp_path, {"seed": 3})
+    assert read_results(tmp_path) == [{"seed": 1}, {"seed": 3}]
 
 
 @pytest.mark.parametrize("old", ["", "\nold\n"])
 def test_writing_replaces_what_is_between_the_marks(tmp_path, old):
     page = tmp_path / "page.md"
-    page.write_text(f"before\n{START_MARK}{old}{END_MARK}\nafter\n")
-    write_into(page, "\nnew\n")
-    assert page.read_text() == f"before\n{START_MARK}\nnew\n{END_MARK}\nafter\n"
+    page.write_text(f"before\n<!-- a -->{old}<!-- end of a -->\nafter\n<!-- b -->kept<!-- end of b -->\n")
+    write_into(page, "\nnew\n", name="a")
+    assert page.read_text() == "before\n<!-- a -->\nnew\n<!-- end of a -->\nafter\n<!-- b -->kept<!-- end of b -->\n"
+    assert (between_marks(page, name="a"), between_marks(page, name="b")) == ("\nnew\n", "kept")
+
+
+def test_a_page_without_marks_is_told(tmp_path):
+    (tmp_path / "page.md").write_text("<!-- table -->\n")
+    with pytest.raises(ValueError, match="has no marks '<!-- table -->' and '<!-- end of table -->'; add them"):
+        write_into(tmp_path / "page.md", "new")

@@ -1,13 +1,11 @@
-"""The make targets: help is the default, every target explains itself, the demo prepares what its settings name."""
+"""The make targets: help is the default, every target explains itself, the demo is one command."""
 
 import re
 import shlex
 import subprocess
 from pathlib import Path
-from types import SimpleNamespace
 
-from flows.command import main
-from pipeline.settings import load_settings
+from tests.docs.commands import check_ovseg
 
 ROOT = Path(__file__).parents[2]
 
@@ -26,17 +24,8 @@ def test_help_is_the_default_and_lists_every_target():
     assert all(len(line.split()) > 3 for line in shown.splitlines())
 
 
-def test_the_demo_prepares_what_its_settings_name(monkeypatch, tmp_path):
-    prepared = []
-
-    def remember(settings, *_, **__):
-        prepared.append(settings)
-        return SimpleNamespace(artifact=SimpleNamespace(directory=tmp_path))
-
-    monkeypatch.chdir(tmp_path)  # the command makes the runs directory
-    monkeypatch.setattr("pipeline.prepare.prepare.prepare", remember)
-    lines = [line for line in make("--dry-run", "demo").splitlines() if "/ovseg prepare " in line]
-    for line in lines:
-        assert main(shlex.split(line)[1:]) == 0
-    demo = load_settings(ROOT / "flows" / "configs" / "demo.toml")
-    assert prepared == list(demo.datasets.values())
+def test_the_demo_is_one_command_with_its_settings(monkeypatch):
+    *installing, line = make("--dry-run", "demo").splitlines()
+    assert not any("/ovseg " in other for other in installing)
+    check_ovseg(shlex.split(line)[1:], monkeypatch)
+    assert shlex.split(line) == [".venv/bin/ovseg", "demo", "--config", "flows/configs/demo.toml"]

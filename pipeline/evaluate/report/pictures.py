@@ -94,7 +94,7 @@ class PictureBook:
 
     def row(self, key: str) -> PictureRow:
         """Draw an image, its label map and its prediction."""
-        scene, predicted = self._read(self._by_key[key])
+        scene, predicted = self.maps(key)
         labelled = scene.labels != self._scenes.ignore_label
         legend, more = self._legend(scene.labels[labelled], predicted[labelled])
         return PictureRow(
@@ -105,6 +105,10 @@ class PictureBook:
             legend=legend,
             more=more,
         )
+
+    def maps(self, key: str) -> tuple[LabelledImage, npt.NDArray[np.uint16]]:
+        """Return an image with its label map, and the prediction [height width] of it."""
+        return self._read(self._by_key[key])
 
     def confusion(self, true_class: int, predicted_class: int) -> ConfusionExample | None:
         """Draw the image with most pixels of one class that were taken for another; None if no image tells."""

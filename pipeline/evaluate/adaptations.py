@@ -1,0 +1,201 @@
+"""What adapting CLIP does, in four rows: the original CLIP, MPT, FT, FT then MPT (OVSeg, table 3).
+
+Each row is an evaluation with settings of its own, and reads what stage 4 wrote for them: ``reports``, ``scores``, and
+``scenes`` for the picture.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, Self
+
+from PIL import Image
+
+from pipeline.evaluate.compare import compare_scores
+from pipeline.evaluate.counts import Scores
+from pipeline.evaluate.report.pictures import PictureBook
+from pipeline.evaluate.report.report import plan_report
+from pipeline.evaluate.side_by_side import side_by_side
+from pipeline.planning import plans_of_scores
+from pipeline.settings import Settings
+from pipeline.settings.finetune import Mode
+from pipeline.stage_inputs import finished_digest
+from storage_schemas.artifact import Artifact
+from storage_schemas.digests import Json
+from storage_schemas.reports import read_numbers
+
+GROUPS: Mapping[str, str] = {"all": "miou", "seen": "seen_miou", "unseen": "unseen_miou"}
+"""Metrics of the columns, by their headings."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Adaptation:
+    """One row.
+
+    Attributes:
+        title: As the table has it.
+        mode: What stage 3 trains.
+        clip: Which CLIP is evaluated.
+        use_mask_prompts: Whether it sees its prompts. Without them FT then MPT is FT: MPT changes no weight of CLIP,
+            and the temperature of the classes is fixed in stage 4.
+    """
+
+    title: str
+    mode: Mode = "ft-then-mpt"
+    clip: Literal["adapted", "original"] = "adapted"
+    use_mask_prompts: bool = True
+
+    def settings_of(self, settings: Settings) -> Settings:
+        """Return the settings with which the four stages make this row."""
+        evaluation = {"clip": self.clip, "use_mask_prompts": self.use_mask_prompts}
+        return settings.model_copy(
+            update={
+                "finetune": settings.finetune.model_copy(update={"mode": self.mode}),
+                "evaluate": settings.evaluate.model_copy(update=evaluation),
+            }
+        )
+
+
+BEFORE = Adaptation(title="baseline", clip="original")
+AFTER = Adaptation(title="FT then MPT")
+ADAPTATIONS = (
+    BEFORE,
+    Adaptation(title="MPT", mode="mpt"),
+    Adaptation(title="FT", use_mask_prompts=False),
+    AFTER,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A number with its 95 % interval over the images, in percent or percentage points; None where no class counts."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+
+    def text(self, sign: str = "") -> str:
+        """Write it with one decimal; ``sign`` is ``"+"`` for differences."""
+        if self.value is None or self.low is None or self.high is None:
+            return "-"
+        return f"{self.value:{sign}.1f} ({self.low:{sign}.1f} to {self.high:{sign}.1f})"
+
+
+@dataclass(frozen=True, slots=True)
+class AdaptationTable:
+    """The rows on one data set.
+
+    Attributes:
+        dataset: Its name in the settings.
+        images: Images that were scored.
+        rows: By title, in order, the estimates by heading.
+        gain: Of the last row over the first, each resampling of images given to both; by heading.
+    """
+
+    dataset: str
+    images: int
+    rows: Mapping[str, Mapping[str, Estimate]]
+    gain: Mapping[str, Estimate]
+
+    def lines(self) -> list[tuple[str, ...]]:
+        """Return the cells, headings first."""
+        cells = [(title, *(row[group].text() for group in GROUPS)) for title, row in self.rows.items()]
+        change = (f"{AFTER.title} minus {BEFORE.title}", *(self.gain[group].text("+") for group in GROUPS))
+        return [("", *(f"{group} classes" for group in GROUPS)), *cells, change]
+
+    def text(self) -> str:
+        """Write the table for a terminal."""
+        lines = self.lines()
+        widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+        rows = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines]
+        heading = f"mIoU [%] on {self.dataset}, {self.images} images; 95 % intervals over the images"
+        return "\n".join([heading, *(row.rstrip() for row in rows)]) + "\n"
+
+    def markdown(self) -> str:
+        """Write the table as Markdown."""
+        heading, *rows = [f"| {' | '.join(line)} |" for line in self.lines()]
+        return "\n".join([heading, f"|{'---|' * (len(GROUPS) + 1)}", *rows]) + "\n"
+
+    def to_json(self) -> dict[str, Json]:
+        """Return the table as JSON values."""
+        return asdict(self)
+
+    @classmethod
+    def of_json(cls, numbers: Mapping[str, Json]) -> Self:
+        """Read back what `to_json` returned."""
+        stored: dict[str, Any] = dict(numbers)
+        stored["rows"] = {title: _estimates(row) for title, row in stored["rows"].items()}
+        stored["gain"] = _estimates(stored["gain"])
+        return cls(**stored)
+
+
+def report_of(settings: Settings) -> Artifact:
+    """Return the report that stage 4 wrote for settings.
+
+    Raises:
+        MissingInputError: If it is not finished.
+    """
+    report = plan_report(settings, plans_of_scores(settings)).artifact
+    finished_digest(report, made_by="ovseg evaluate")
+    return report
+
+
+def adaptation_tables(settings: Settings) -> list[AdaptationTable]:
+    """Read the rows from finished evaluations, one table per data set.
+
+    Raises:
+        MissingInputError: If an evaluation is not finished.
+    """
+    settings_of_rows = {row.title: row.settings_of(settings) for row in ADAPTATIONS}
+    reports = {title: read_numbers(report_of(row)) for title, row in settings_of_rows.items()}
+    ends = [plans_of_scores(settings_of_rows[row.title]) for row in (BEFORE, AFTER)]
+    tables = []
+    for place, (before, after) in enumerate(zip(*ends, strict=True)):
+        numbers = {title: report["datasets"][place] for title, report in reports.items()}
+        gain = _gain(Scores(before.artifact), Scores(after.artifact), settings.evaluate.bootstrap_rounds)
+        rows = {title: _row(dataset["variants"][0]) for title, dataset in numbers.items()}
+        first = numbers[BEFORE.title]
+        tables.append(AdaptationTable(first["dataset"], first["images"], rows, gain))
+    return tables
+
+
+def adaptation_picture(settings: Settings, *, images: int) -> Image.Image:
+    """Draw a few images of the first data set with the predictions before and after adapting CLIP.
+
+    Args:
+        settings: Of finished evaluations of the first and the last row.
+        images: Images at most.
+
+    Raises:
+        MissingInputError: If an evaluation is not finished.
+    """
+    plans = {row.title: plans_of_scores(row.settings_of(settings))[0] for row in (BEFORE, AFTER)}
+    for plan in plans.values():
+        finished_digest(plan.artifact, made_by="ovseg evaluate")
+    books = {title: PictureBook(Scores(plan.artifact), plan.job.scenes) for title, plan in plans.items()}
+    names = Scores(plans[AFTER.title].artifact).attributes.class_names
+    return side_by_side(books, names, images=images)
+
+
+def _row(variant: Mapping[str, Any]) -> dict[str, Estimate]:
+    """Take a row's numbers from a report."""
+    return {group: _estimate(variant["metrics"][name], *variant["intervals"][name]) for group, name in GROUPS.items()}
+
+
+def _gain(before: Scores, after: Scores, rounds: int) -> dict[str, Estimate]:
+    """Compare two evaluations image by image."""
+    found = compare_scores(before, after, rounds=rounds).differences
+    return {
+        group: _estimate(found[name].second - found[name].first, found[name].interval.low, found[name].interval.high)
+        for group, name in GROUPS.items()
+    }
+
+
+def _estimate(*numbers: float | None) -> Estimate:
+    """Turn shares into percent; what does not exist is None."""
+    return Estimate(*(None if share is None or math.isnan(share) else 100 * share for share in numbers))
+
+
+def _estimates(row: Mapping[str, Mapping[str, float | None]]) -> dict[str, Estimate]:
+    """Read a row back from JSON."""
+    return {group: Estimate(**numbers) for group, numbers in row.items()}

@@ -1,0 +1,165 @@
+"""Measure the paper's ablations (tables 2 to 6) on the drawn world through the real stages, over several seeds.
+
+``python -m tools.measure_paper_tables --out DIR`` mines, finetunes and evaluates what is missing, and writes one line
+per seed and row to ``DIR/results.jsonl``; a run that was stopped goes on. ``--write PAGE`` puts the tables made of it
+between the marks such as docs/drawn_world_results.md, and the first of them into README.md.
+All seeds share the proposal net, which is the one that the project ships (one training step of rate 1e-9 stands for
+stage 1). Per seed all else is new: the scenes to mine and to test on, prompts, order of pairs. Rows share what they
+can: proposals, embeddings and pairs are made once per seed.
+"""
+
+import argparse
+import functools
+import json
+import logging
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from pipeline.evaluate.adaptations import GROUPS
+from pipeline.evaluate.evaluate import evaluate
+from pipeline.finetune.finetune import finetune
+from pipeline.mine.mine import mine
+from pipeline.settings import Settings, load_settings
+from pipeline.stage_inputs import scenes_of
+from pipeline.train_proposals.train_proposals import train_proposals
+from storage_schemas.artifact import Artifact
+from storage_schemas.reports import read_numbers
+from tools.measure_mining import tally_of
+from tools.paper_tables_page import FIRST_CLAIMS, claims_table
+from tools.paper_tables_page import measured as measured_text
+from tools.seed_results import append_result, read_results, write_into
+
+ROOT = Path(__file__).parents[1]
+CONFIG, README = ROOT / "flows" / "configs" / "demo.toml", ROOT / "README.md"
+SEEDS = (1, 2, 3, 4, 5)
+MINED_SCENES, TEST_SCENES = 600, 150
+SHIPPED_NET = (
+    "proposal_net.training.steps=1",
+    "proposal_net.training.learning_rate=1e-9",
+    "proposal_net.training.warmup_steps=0",
+    "proposal_net.validation_dataset=''",
+    "datasets.drawn-train.drawn_world.scenes=16",
+)
+ORIGINAL = "evaluate.clip='original'"
+UNPROMPTED = "evaluate.use_mask_prompts=false"
+DATASET = "evaluate.datasets.0"
+
+
+class Row(NamedTuple):
+    """One way of making a model.
+
+    Attributes:
+        name: As the page knows it.
+        overrides: Settings that make it.
+    """
+
+    name: str
+    overrides: tuple[str, ...] = ()
+
+
+def _of_source(source: str) -> Row:
+    return Row(f"FT {source}", (f"mine.source='{source}'", "finetune.mode='ft'"))
+
+
+def _of_depth(depth: int) -> Iterator[Row]:
+    yield Row(f"MPT depth {depth}", ("finetune.mode='mpt'", f"finetune.prompt_depth={depth}"))
+    yield Row(f"FT then MPT depth {depth}", (f"finetune.prompt_depth={depth}",))
+
+
+# MPT changes no weight of CLIP and stage 4 has a fixed temperature: without its prompts, FT then MPT is FT.
+ROWS = (
+    Row("original", (ORIGINAL,)),
+    Row("FT then MPT"),
+    Row("FT", (UNPROMPTED,)),
+    Row("MPT", ("finetune.mode='mpt'",)),
+    Row("MPT then FT", ("finetune.mode='mpt-then-ft'",)),
+    Row("both at once", ("finetune.mode='ft+mpt'",)),
+    *(_of_source(source) for source in ("masks-classes", "masks-1-caption", "proposals-5-captions")),
+    Row("proposal net alone", (ORIGINAL, f"{DATASET}.ensemble_weight=0.0")),
+    Row("CLIP alone, original", (ORIGINAL, f"{DATASET}.ensemble_weight=1.0")),
+    Row("CLIP alone, FT then MPT", (f"{DATASET}.ensemble_weight=1.0",)),
+    *(row for depth in (1, 2, 4) for row in _of_depth(depth)),
+)
+
+
+def settings_of(row: Row, seed: int, runs: Path, scale: float) -> Settings:
+    """Return the settings of a row: the demo's, but for the sizes and what is of the seed."""
+    world = f"drawn_world={{ scenes = {round(MINED_SCENES * scale)}, seed = {seed} }}"
+    return load_settings(
+        CONFIG,
+        [
+            "name=tables",
+            f"runs_dir={runs}",
+            *SHIPPED_NET,
+            f"datasets.mined={{ dataset = 'drawn-world', split = 'train', {world} }}",
+            "mine.dataset=mined",
+            f"finetune.seed={seed}",
+            "finetune.validation_dataset=''",
+            f"datasets.drawn-test.drawn_world={{ scenes = {round(TEST_SCENES * scale)}, seed = {seed} }}",
+            "evaluate.bootstrap_rounds=1",  # intervals are over the seeds here
+            "compute.device='cpu'",
+            *row.overrides,
+        ],
+    )
+
+
+@functools.cache
+def pairs_and_right(pairs: Path, scenes: Path) -> tuple[int, float]:
+    """Count finished pairs, and the share of them that is right [percent]."""
+    tally = tally_of(Artifact.open(pairs), Artifact.open(scenes))
+    return tally.pairs, 100 * tally.right / tally.pairs
+
+
+def measured(row: Row, seed: int, runs: Path, scale: float) -> dict[str, Any]:
+    """Run the stages for a row, as far as they are not done, and read its numbers from the report [percent]."""
+    settings = settings_of(row, seed, runs, scale)
+    train_proposals(settings)
+    pairs = mine(settings).artifact
+    if settings.evaluate.clip == "adapted":
+        finetune(settings)
+    (dataset,) = read_numbers(evaluate(settings).artifact)["datasets"]
+    metrics = dataset["variants"][0]["metrics"]
+    count, right = pairs_and_right(pairs.directory, scenes_of(settings, settings.mine.dataset).directory)
+    return {
+        "seed": seed,
+        "row": row.name,
+        **{group: 100 * metrics[name] for group, name in GROUPS.items()},
+        "source": settings.mine.source,
+        "pairs": count,
+        "right": right,
+        "images": dataset["images"],
+    }
+
+
+def main() -> None:
+    """Measure what is missing, or write the page."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
+    parser.add_argument("--scale", type=float, default=1.0, help="share of the scenes, for a trial")
+    parser.add_argument("--write", type=Path, help="write this page, measure nothing")
+    options = parser.parse_args()
+    results = read_results(options.out)
+    if options.write:
+        write_into(options.write, measured_text(results))
+        write_into(README, f"\n{claims_table(results, FIRST_CLAIMS)}\n", name="paper tables")
+        return
+    logging.basicConfig(level=logging.WARNING)
+    torch.set_num_threads(1)
+    options.out.mkdir(parents=True, exist_ok=True)
+    done = {(line["seed"], line["row"]) for line in results}
+    for seed in options.seeds:
+        for row in ROWS:
+            if (seed, row.name) not in done:
+                started = time.monotonic()
+                line = measured(row, seed, options.out, options.scale)
+                append_result(options.out, line)
+                print(f"{json.dumps(line)}: {time.monotonic() - started:.0f} s", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,199 @@
+"""docs/drawn_world_results.md: the paper's tables 2 to 6 beside what was measured on the drawn world."""
+
+import statistics
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from pipeline.evaluate.adaptations import GROUPS
+from tools.seed_results import half_width, with_interval
+
+Results = Sequence[dict[str, Any]]
+
+
+class Line(NamedTuple):
+    """One line of a table.
+
+    Attributes:
+        row: Name of the measured row.
+        title: As the page has it.
+        paper: mIoU [%] on ADE20K-847, ADE20K-150 and Pascal Context-59; None where the paper gives none.
+    """
+
+    row: str
+    title: str
+    paper: tuple[float | None, float | None, float | None] = (None, None, None)
+
+
+class Claim(NamedTuple):
+    """What the paper's numbers on ADE20K-150 say: one row is ahead of another.
+
+    Attributes:
+        better: Name of the row that is ahead in the paper.
+        worse: Name of the other.
+        paper: By how much [percentage points].
+    """
+
+    better: str
+    worse: str
+    paper: float
+
+
+TABLES: dict[str, tuple[Line, ...]] = {
+    "Table 2: where pairs come from (FT on each)": (
+        Line("original", "no pairs: original CLIP", (7.3, 21.8, 51.4)),
+        Line("FT masks-classes", "ground-truth masks, names of their classes", (5.3, 23.0, 57.3)),
+        Line("FT masks-1-caption", "ground-truth masks, nouns of 1 caption", (7.9, 24.2, 53.2)),
+        Line("FT", "proposals, nouns of 1 caption", (8.8, 28.8, 55.7)),
+        Line("FT proposals-5-captions", "proposals, nouns of 5 captions", (8.8, 28.6, 55.5)),
+    ),
+    "Table 3: mask prompt tuning": (
+        Line("original", "original CLIP", (7.3, 21.8, 51.4)),
+        Line("MPT", "MPT", (8.4, 26.5, 55.4)),
+        Line("FT", "FT", (8.8, 28.8, 55.7)),
+        Line("FT then MPT", "FT then MPT", (9.0, 29.6, 55.7)),
+    ),
+    "Order of FT and MPT": (
+        Line("MPT then FT", "MPT then FT", (8.5, 28.1, None)),
+        Line("both at once", "both at once", (8.8, 29.0, None)),
+        Line("FT then MPT", "FT then MPT", (9.0, 29.6, 55.7)),
+    ),
+    "Layers with prompts, without FT": (
+        Line("MPT depth 1", "1 of 4 layers (paper: 1 of 24)", (None, 25.7, None)),
+        Line("MPT depth 2", "2 of 4 layers"),
+        Line("MPT", "3 of 4 layers (paper: 3 of 24)", (None, 26.5, None)),
+        Line("MPT depth 4", "4 of 4 layers (paper, 6 and 12 of 24: 26.8)"),
+    ),
+    "Layers with prompts, after FT": (
+        Line("FT then MPT depth 1", "1 of 4 layers (paper: 1 of 24)", (None, 29.3, None)),
+        Line("FT then MPT depth 2", "2 of 4 layers"),
+        Line("FT then MPT", "3 of 4 layers (paper: 3 of 24)", (None, 29.6, None)),
+        Line("FT then MPT depth 4", "4 of 4 layers (paper, 6 of 24: 29.4; 12: 29.3)"),
+    ),
+    "The two branches": (
+        Line("proposal net alone", "proposal net alone", (None, 19.6, None)),
+        Line("CLIP alone, original", "CLIP alone, original", (None, 14.3, None)),
+        Line("CLIP alone, FT then MPT", "CLIP alone, FT then MPT", (None, 25.1, None)),
+        Line("original", "both, original CLIP", (7.3, 21.8, 51.4)),
+        Line("FT then MPT", "both, FT then MPT", (9.0, 29.6, 55.7)),
+    ),
+}
+CLAIMS = (
+    Claim("FT", "original", 7.0),
+    Claim("FT", "FT masks-classes", 5.8),
+    Claim("FT", "FT masks-1-caption", 4.6),
+    Claim("FT", "FT proposals-5-captions", 0.2),
+    Claim("FT masks-classes", "original", 1.2),
+    Claim("MPT", "original", 4.7),
+    Claim("FT", "MPT", 2.3),
+    Claim("FT then MPT", "FT", 0.8),
+    Claim("FT then MPT", "MPT then FT", 1.5),
+    Claim("FT then MPT", "both at once", 0.6),
+    Claim("MPT", "MPT depth 1", 0.8),
+    Claim("FT then MPT", "FT then MPT depth 1", 0.3),
+    Claim("CLIP alone, FT then MPT", "CLIP alone, original", 10.8),
+    Claim("FT then MPT", "CLIP alone, FT then MPT", 4.5),
+    Claim("FT then MPT", "proposal net alone", 10.0),
+    Claim("proposal net alone", "CLIP alone, original", 5.3),
+)
+FIRST_CLAIMS = tuple(claim for claim in CLAIMS if claim.worse in {"original", "FT masks-classes", "FT"})
+"""Those that the front page shows."""
+
+APPEARS, REVERSED, UNDECIDED = "appears", "**reversed**", "cannot tell"
+
+
+def values_of(results: Results, row: str, group: str) -> dict[int, float]:
+    """Return a row's mIoU [%] by seed."""
+    return {line["seed"]: line[group] for line in results if line["row"] == row}
+
+
+def differences(results: Results, better: str, worse: str, group: str) -> list[float]:
+    """Return the differences of two rows, seed by seed, of the seeds that have both [percentage points]."""
+    ahead, behind = values_of(results, better, group), values_of(results, worse, group)
+    return [ahead[seed] - behind[seed] for seed in sorted(ahead.keys() & behind.keys())]
+
+
+def verdict(values: Sequence[float]) -> str:
+    """Tell whether the interval of differences lies above 0, below it, or on both sides."""
+    if len(values) < 2:
+        return UNDECIDED
+    mean, half = statistics.fmean(values), half_width(list(values))
+    if abs(mean) <= half:
+        return UNDECIDED
+    return APPEARS if mean > 0 else REVERSED
+
+
+def table(results: Results, lines: Sequence[Line]) -> str:
+    """Write one table."""
+    rows = [
+        f"| | seeds | {' | '.join(f'{group} classes' for group in GROUPS)} | paper: A-847 | A-150 | PC-59 |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for line in lines:
+        found = [list(values_of(results, line.row, group).values()) for group in GROUPS]
+        paper = ["-" if number is None else f"{number}" for number in line.paper]
+        cells = [line.title, str(len(found[0])), *(with_interval(values) for values in found), *paper]
+        rows.append(f"| {' | '.join(cells)} |")
+    return "\n".join(rows)
+
+
+def claims_table(results: Results, claims: Sequence[Claim] = CLAIMS) -> str:
+    """Write which of the paper's orders appear."""
+    rows = [
+        "| in the paper | A-150 | here, all classes | is the order here? | unseen classes | is it there? |",
+        "|---|---|---|---|---|---|",
+    ]
+    for claim in claims:
+        cells = [f"{claim.better} above {claim.worse}", f"{claim.paper:+.1f}"]
+        for group in ("all", "unseen"):
+            values = differences(results, claim.better, claim.worse, group)
+            cells += [with_interval(values, sign="+"), verdict(values)]
+        rows.append(f"| {' | '.join(cells)} |")
+    return "\n".join(rows)
+
+
+def pairs_table(results: Results) -> str:
+    """Write how many pairs each source gave, and how many of them are right."""
+    rows = ["| source | pairs per seed | right [%] |", "|---|---|---|"]
+    for source in dict.fromkeys(line["source"] for line in results):
+        by_seed = {line["seed"]: line for line in results if line["source"] == source}.values()
+        counts, right = [line["pairs"] for line in by_seed], [line["right"] for line in by_seed]
+        rows.append(f"| `{source}` | {statistics.fmean(counts):,.0f} | {with_interval(right)} |")
+    return "\n".join(rows)
+
+
+def summary(results: Results) -> str:
+    """Say in words which orders appear over all classes, which are reversed, and which are left open."""
+    found: dict[str, list[str]] = {APPEARS: [], REVERSED: [], UNDECIDED: []}
+    for claim in CLAIMS:
+        outcome = verdict(differences(results, claim.better, claim.worse, "all"))
+        found[outcome].append(f"{claim.better} above {claim.worse}")
+    told = {
+        APPEARS: "**The paper's order appears** (the whole interval agrees)",
+        REVERSED: "**The order is the other way round** (the whole interval says so)",
+        UNDECIDED: "**These seeds cannot tell** (the interval holds 0)",
+    }
+    return "\n".join(
+        f"* {told[outcome]} in {len(pairs)} of {len(CLAIMS)} comparisons: {'; '.join(pairs) or 'none'}."
+        for outcome, pairs in found.items()
+    )
+
+
+def measured(results: Results) -> str:
+    """Write all that is made of the results."""
+    sections = [f"### {title}\n\n{table(results, lines)}\n" for title, lines in TABLES.items()]
+    return f"""
+{summary(results)}
+
+Differences seed by seed, in percentage points of mIoU, with 95 % intervals over the seeds (Student's t); those of the
+paper are of ADE20K-150:
+
+{claims_table(results)}
+
+mIoU in percent, mean over the seeds and 95 % interval. The interval of a single row holds what differs between seeds
+(other pictures to test on), which cancels in the differences above:
+
+{chr(10).join(sections)}
+### The pairs
+
+{pairs_table(results)}
+"""

@@ -1,0 +1,62 @@
+"""Results of measurements over several seeds: kept line by line, averaged, and written into a page."""
+
+import json
+import statistics
+from pathlib import Path
+from typing import Any
+
+from scipy import stats
+
+
+def read_results(out: Path) -> list[dict[str, Any]]:
+    """Read what was measured before; a line that a kill cut short is left out."""
+    return [json.loads(line) for line in _whole_lines(out / "results.jsonl")]
+
+
+def append_result(out: Path, line: dict[str, Any]) -> None:
+    """Add one line, in the place of one that a kill cut short."""
+    path = out / "results.jsonl"
+    path.write_text("".join([*_whole_lines(path), json.dumps(line) + "\n"]), encoding="utf-8")
+
+
+def _whole_lines(path: Path) -> list[str]:
+    """Return the lines that end; none if there is no file."""
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
+    return [line for line in lines if line.endswith("\n")]
+
+
+def half_width(values: list[float]) -> float:
+    """Return half the width of the 95 % interval of the mean of two or more seeds, by Student's t."""
+    return float(stats.t.ppf(0.975, len(values) - 1)) * statistics.stdev(values) / len(values) ** 0.5
+
+
+def with_interval(values: list[float], *, sign: str = "") -> str:
+    """Write mean and half width of the 95 % interval by Student's t over the seeds; ``sign`` is "+" for differences."""
+    if len(values) < 2:
+        return f"{statistics.fmean(values):{sign}.1f}" if values else "-"
+    return f"{statistics.fmean(values):{sign}.1f} ± {half_width(values):.1f}"
+
+
+def write_into(page: Path, text: str, *, name: str = "table") -> None:
+    """Replace what stands in a page between ``<!-- NAME -->`` and ``<!-- end of NAME -->``.
+
+    Raises:
+        ValueError: If the page has no such marks.
+    """
+    start, end = marks(name)
+    before, found, rest = page.read_text(encoding="utf-8").partition(start)
+    _, closed, after = rest.partition(end)
+    if not (found and closed):
+        raise ValueError(f"{page}: has no marks '{start}' and '{end}'; add them where the text is to stand")
+    page.write_text(f"{before}{start}{text}{end}{after}", encoding="utf-8")
+
+
+def between_marks(page: Path, *, name: str = "table") -> str:
+    """Return what stands between the marks."""
+    start, end = marks(name)
+    return page.read_text(encoding="utf-8").partition(start)[2].partition(end)[0]
+
+
+def marks(name: str) -> tuple[str, str]:
+    """Return the marks of a part of a page."""
+    return f"<!-- {name} -->", f"<!-- end of {name} -->"
