@@ -28,7 +28,7 @@ from pipeline.train_proposals.train_proposals import train_proposals
 from pipeline.train_proposals.validation import MASK_THRESHOLD, ious_with_regions
 from storage_schemas.artifact import Artifact
 
-LATER_STEPS = (500,)
+LATER_STEPS = (2500,)
 
 
 def halved(net: ProposalNet) -> dict[str, torch.Tensor]:
