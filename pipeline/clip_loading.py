@@ -90,7 +90,7 @@ def _architecture(name: str) -> tuple[str | Mapping[str, Any], WordTokenizer | N
     """Return what `build_mask_adapted_clip` takes for an architecture, and a tokenizer if its file lists words.
 
     Raises:
-        PipelineError: If a file is named that is not there or is no JSON object.
+        PipelineError: If a file is named that is not there or is no JSON object, or its words cannot be used.
     """
     path = small_clip.ARCHITECTURE_FILE if name == SMALL else Path(name)
     if path.suffix != ".json":
@@ -103,4 +103,35 @@ def _architecture(name: str) -> tuple[str | Mapping[str, Any], WordTokenizer | N
     words = config.pop("words", None)
     if words is None:
         return config, None
-    return config, WordTokenizer(words, config["text_cfg"]["context_length"])
+    return config, _word_tokenizer(path, words, config.get("text_cfg"))
+
+
+def _word_tokenizer(path: Path, words: object, text_cfg: object) -> WordTokenizer:
+    """Build the tokenizer of a word list.
+
+    Raises:
+        PipelineError: If words or text tower are not what a tokenizer can be built of, or don't fit each other.
+    """
+    sizes = text_cfg if isinstance(text_cfg, dict) else {}
+    for key in ("context_length", "vocab_size"):
+        if not isinstance(sizes.get(key), int):
+            message = (
+                f"clip.architecture: {path} lists words, and text_cfg.{key} is {sizes.get(key)!r}, a number is wanted; "
+                "complete the file"
+            )
+            raise PipelineError(message)
+    if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+        message = f"clip.architecture: {path}: words is {words!r:.60}, a list of words is wanted; correct the file"
+        raise PipelineError(message)
+    try:
+        tokenizer = WordTokenizer(words, sizes["context_length"])
+    except ValueError as error:
+        message = f"clip.architecture: {path}: {error}"
+        raise PipelineError(message) from error
+    if tokenizer.vocab_size > sizes["vocab_size"]:
+        message = (
+            f"clip.architecture: {path}: text_cfg.vocab_size is {sizes['vocab_size']}, at least "
+            f"{tokenizer.vocab_size} is wanted for {len(words)} words and three signs; correct the file"
+        )
+        raise PipelineError(message)
+    return tokenizer

@@ -3,6 +3,7 @@
 ``python -m tools.measure_finetuning --out DIR`` writes one line per seed, course and kind of mask to
 ``DIR/results.jsonl``; a run that was stopped goes on. ``--write PAGE`` puts the tables made of it between the marks of
 a page, such as docs/finetuning.md.
+``--rate-ft 3e-5 --courses FT "FT then MPT"`` measures some courses at another rate, which has a table of its own.
 Per seed all is new: the world's scenes, the pairs mined from them, prompts, order of pairs, and the scenes to test on.
 """
 
@@ -10,7 +11,7 @@ import argparse
 import logging
 import statistics
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -71,6 +72,7 @@ COURSES = (
     Course("FT on ground-truth pairs of seen classes", ("ft",), closed_set=True),
     Course("FT, noun-aware loss", ("ft",), loss="noun-aware"),
 )
+TITLES = tuple(course.title for course in COURSES)
 
 
 class TestRegions(NamedTuple):
@@ -87,19 +89,35 @@ class TestRegions(NamedTuple):
     patch_masks: Mapping[str, torch.Tensor]
 
 
-def settings_of(runs: Path, seed: int, loss: str) -> Settings:
+class Trial(NamedTuple):
+    """What is measured.
+
+    Attributes:
+        seed: What decides all chance.
+        out: Directory of the results and of all runs.
+        scale: Share of the scenes; below 1 to try the program.
+        rate_ft: Learning rate of the image tower.
+    """
+
+    seed: int
+    out: Path
+    scale: float = 1.0
+    rate_ft: float = RATE_FT
+
+
+def settings_of(trial: Trial, loss: str) -> Settings:
     """Return stage 3's settings; the mode is that of the longest course, the phases come from the courses."""
     phase = {"epochs": EPOCHS, "batch_pairs": BATCH, "warmup_steps": WARMUP}
     return Settings.model_validate(
         {
-            "name": f"table-{seed}",
-            "runs_dir": runs,
+            "name": f"table-{trial.seed}",
+            "runs_dir": trial.out,
             "clip": CLIP,
             "finetune": {
-                "seed": seed,
+                "seed": trial.seed,
                 "prompt_depth": DEPTH,
                 "loss": loss,
-                "ft": {**phase, "learning_rate": RATE_FT},
+                "ft": {**phase, "learning_rate": trial.rate_ft},
                 "mpt": {**phase, "learning_rate": RATE_MPT},
             },
             "compute": {"loader_workers": 0, "device": "cpu"},
@@ -150,9 +168,9 @@ def materials_of(pairs: Artifact, settings: Settings, processes: Processes) -> t
     return gather_materials(settings, plan, processes), plan.artifact
 
 
-def adapted_by(course: Course, pairs: Artifact, runs: Path, seed: int) -> ImageSide:
+def adapted_by(course: Course, pairs: Artifact, trial: Trial) -> ImageSide:
     """Train a course, or what is left of it."""
-    settings = settings_of(runs, seed, course.loss)
+    settings = settings_of(trial, course.loss)
     processes = Processes(0, 1, torch.device("cpu"))
     phases = phases_of(settings.finetune, course.phases)
     materials, artifact = materials_of(pairs, settings, processes)
@@ -162,27 +180,35 @@ def adapted_by(course: Course, pairs: Artifact, runs: Path, seed: int) -> ImageS
     return ImageSide(materials.adapted, uses_prompts=uses_prompts)
 
 
-def run_seed(seed: int, out: Path, scale: float) -> Iterator[dict[str, Any]]:
-    """Yield the results of a seed that are not there yet."""
-    done = {(line["seed"], line["course"]) for line in read_results(out)}
-    missing = [course for course in COURSES if (seed, course.title) not in done]
+def run_trial(trial: Trial, courses: Sequence[Course]) -> Iterator[dict[str, Any]]:
+    """Yield the results of a trial that are not there yet."""
+    seed, out = trial.seed, trial.out
+    done = {(line["seed"], line["course"], rate_of(line)) for line in read_results(out)}
+    missing = [course for course in courses if (seed, course.title, trial.rate_ft) not in done]
     if not missing:
         return
-    base = load_clip(settings_of(out, seed, "contrastive").clip)
+    base = load_clip(settings_of(trial, "contrastive").clip)
     texts = TextClassifier(base.clip, base.tokenize).text_embeddings(NOUNS, VILD)
-    scenes = round(TRAIN_SCENES * scale)
+    scenes = round(TRAIN_SCENES * trial.scale)
     mined = mined_pairs(out, base, seed=seed, scenes=scenes)
     usable = mined.manifest().rows
     closed = ground_truth_pairs(out, seed=seed, scenes=scenes, pairs_wanted=usable)
-    regions = test_regions(base, seed, round(TEST_SCENES * scale))
+    regions = test_regions(base, seed, round(TEST_SCENES * trial.scale))
     for course in missing:
         started = time.monotonic()
-        image_side = adapted_by(course, closed if course.closed_set else mined, out, seed)
+        image_side = adapted_by(course, closed if course.closed_set else mined, trial)
         facts = {"pairs": usable, "right": mined.description.attributes["right"], "regions": len(regions.labels)}
+        if trial.rate_ft != RATE_FT:
+            facts["rate_ft"] = trial.rate_ft
         for kind in MASKS:
             values = measured(image_side, texts, regions, kind)
             yield {"seed": seed, "course": course.title, "masks": kind, **values, **facts}
         print(f"seed {seed}, {course.title}: {time.monotonic() - started:.0f} s", flush=True)
+
+
+def rate_of(line: Mapping[str, Any]) -> float:
+    """Return the rate at which a result's image tower was trained."""
+    return float(line.get("rate_ft", RATE_FT))
 
 
 def table(results: list[dict[str, Any]], minus: str = "") -> str:
@@ -197,7 +223,10 @@ def table(results: list[dict[str, Any]], minus: str = "") -> str:
         "| | seeds | exact mask, seen | exact mask, unseen | proposal, seen | proposal, unseen |",
         "|---|---|---|---|---|---|",
     ]
+    measured_titles = {line["course"] for line in results}
     for course in COURSES:
+        if course.title not in measured_titles:
+            continue
         cells = []
         for kind in MASKS:
             for group in ("seen", "unseen"):
@@ -215,20 +244,31 @@ def table(results: list[dict[str, Any]], minus: str = "") -> str:
 
 def tables(results: list[dict[str, Any]]) -> str:
     """Write what the page shows."""
+    plain = [line for line in results if rate_of(line) == RATE_FT]
     pairs, right, regions = (
-        statistics.fmean(line[name] for line in results if line["course"] == COURSES[0].title)
+        statistics.fmean(line[name] for line in plain if line["course"] == COURSES[0].title)
         for name in ("pairs", "right", "regions")
     )
-    return f"""
+    text = f"""
 Mean accuracy over the nouns in percent, with 95 % intervals over the seeds (Student's t). Each seed has scenes
 of its own to mine ({pairs:,.0f} pairs, {100 * right:.0f} % of them right) and to test on ({regions:,.0f} regions):
 
-{table(results)}
+{table(plain)}
 
 Differences to FT, seed by seed, in percentage points:
 
-{table(results, minus="FT")}
+{table(plain, minus="FT")}
 """
+    for rate in sorted({rate_of(line) for line in results} - {RATE_FT}):
+        others = [line for line in results if rate_of(line) == rate]
+        text += f"""
+The same with a rate of {rate:g} for FT in place of {RATE_FT:g}, accuracies and differences:
+
+{table(others)}
+
+{table(others, minus="FT")}
+"""
+    return text
 
 
 def main() -> None:
@@ -237,6 +277,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
     parser.add_argument("--scale", type=float, default=1.0, help="share of the scenes, for a trial")
+    parser.add_argument("--rate-ft", type=float, default=RATE_FT, help="learning rate of the image tower")
+    parser.add_argument(
+        "--courses", nargs="+", choices=TITLES, default=TITLES, help="those to measure", metavar="TITLE"
+    )
     parser.add_argument("--write", type=Path, help="put the tables into this page, measure nothing")
     options = parser.parse_args()
     if options.write:
@@ -246,7 +290,8 @@ def main() -> None:
     torch.set_num_threads(1)
     options.out.mkdir(parents=True, exist_ok=True)
     for seed in options.seeds:
-        for line in run_seed(seed, options.out, options.scale):
+        trial = Trial(seed, options.out, options.scale, options.rate_ft)
+        for line in run_trial(trial, [course for course in COURSES if course.title in options.courses]):
             append_result(options.out, line)
 
 

@@ -81,6 +81,30 @@ def test_an_architecture_without_words_has_open_clips_tokenizer(tmp_path: Path) 
     assert loaded.tokenize(["a boat"]).shape == (1, 16)
 
 
+@pytest.mark.parametrize(
+    ("text_cfg", "words", "reason"),
+    [
+        ({"context_length": None}, ["boat"], r"lists words, and text_cfg\.context_length is None, a number is wanted"),
+        ({"vocab_size": None}, ["boat"], r"text_cfg\.vocab_size is None, a number is wanted; complete the file"),
+        (None, ["boat"], r"text_cfg\.context_length is None, a number is wanted"),
+        ({"vocab_size": 4}, ["boat", "cow"], r"text_cfg\.vocab_size is 4, at least 5 is wanted for 2 words"),
+        ({"vocab_size": 5}, ["boat", "boat"], r"\['boat'\] occur more than once; list each word once"),
+        ({}, "boat", r"words is 'boat', a list of words is wanted"),
+        ({}, [1], r"words is \[1\], a list of words is wanted"),
+    ],
+)
+def test_a_word_list_that_will_not_do_is_told(
+    tmp_path: Path, text_cfg: dict[str, int | None] | None, words: object, reason: str
+) -> None:
+    config = json.loads(small_clip.ARCHITECTURE_FILE.read_bytes())
+    given = None if text_cfg is None else {**config["text_cfg"], **text_cfg}
+    if given is not None:
+        given = {key: value for key, value in given.items() if value is not None}
+    architecture = architecture_file(tmp_path / "model.json", text_cfg=given, words=words)
+    with pytest.raises(PipelineError, match=r"clip\.architecture: .*model\.json.*" + reason):
+        load_clip(ClipSettings(architecture=architecture, pretrained="random"))
+
+
 def unavailable(*_: object, **__: object) -> str:
     message = "no route to host"
     raise OSError(message)
