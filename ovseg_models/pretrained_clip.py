@@ -199,9 +199,9 @@ def _checked_config(model: str | Mapping[str, Any]) -> dict[str, Any]:
     absent = [key for key in ("embed_dim", "vision_cfg", "text_cfg") if key not in config]
     if absent:
         raise ValueError(f"build_clip: the configuration lacks {absent}; compare it with ViT-B-16's")
-    for key in ("vision_cfg", "text_cfg"):
-        if not isinstance(config[key], Mapping):
-            raise ValueError(f"build_clip: {key} is {config[key]!r:.60}, a table is wanted; compare it with ViT-B-16's")
+    no_tables = [key for key in ("vision_cfg", "text_cfg") if not isinstance(config[key], Mapping)]
+    if no_tables:
+        raise ValueError(f"build_clip: {no_tables} of the configuration are no tables; compare it with ViT-B-16's")
     foreign = {
         "an image tower of timm": "timm_model_name" in config["vision_cfg"],
         "a ResNet as image tower": not isinstance(config["vision_cfg"].get("layers", 12), int),

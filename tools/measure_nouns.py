@@ -17,6 +17,9 @@ from pipeline.mine.tagger.sources import TaggerName
 PAPER_PAIRS_PER_IMAGE = 3.74
 """OVSeg, table 2: 442,117 pairs of 118,287 images with one caption each."""
 
+IMAGES = (12, 1000, 4000)
+"""For how many images the different nouns are counted."""
+
 
 def main() -> None:
     """Print how well the nouns agree with the reference, and how many there are."""
@@ -30,7 +33,10 @@ def main() -> None:
     reference = rows_of(options.reference)
     wanted = [set(row["nouns"].split()) for row in reference]
     print_agreement(lemmas_of(extractor, [row["caption"] for row in reference]), wanted)
-    print_counts(lemmas_of(extractor, [row["caption"] for row in rows_of(options.captions)]))
+    captions = rows_of(options.captions)
+    lemmas = lemmas_of(extractor, [row["caption"] for row in captions])
+    print_counts(lemmas)
+    print_vocabularies([row["image_id"] for row in captions], lemmas)
 
 
 def rows_of(path: Path) -> list[dict[str, str]]:
@@ -61,6 +67,17 @@ def print_counts(found: Sequence[set[str]]) -> None:
     mean = counts.total() / len(found)
     print(f"{len(found)} captions: {mean:.3f} nouns each (the paper: {PAPER_PAIRS_PER_IMAGE} pairs per image)")
     print(f"{sum(not lemmas for lemmas in found)} captions without a noun, {len(counts)} distinct lemmas")
+
+
+def print_vocabularies(image_ids: Sequence[str], found: Sequence[set[str]]) -> None:
+    """Print how many different nouns the first images have, with one caption of each and with five."""
+    of_image: dict[str, list[set[str]]] = {}
+    for image_id, lemmas in zip(image_ids, found, strict=True):
+        of_image.setdefault(image_id, []).append(lemmas)
+    for count in IMAGES:
+        captions = list(of_image.values())[:count]
+        one, five = ({lemma for some in captions for lemmas in some[:most] for lemma in lemmas} for most in (1, 5))
+        print(f"{len(captions)} images: {len(one)} different nouns of one caption each, {len(five)} of five")
 
 
 if __name__ == "__main__":

@@ -85,7 +85,7 @@ class Validation:
                     pixels = torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
                 with Image.open(io.BytesIO(scene.label_png or b"")) as labels:
                     label_map = torch.from_numpy(np.asarray(labels).astype(np.int64))
-            except OSError as error:
+            except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
                 unit, key = self.scenes.place(number)
                 message = f"{unit}: scene {key} cannot be decoded ({error}); run 'ovseg prepare' again"
                 raise StageError(message) from error

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ovseg_models.text_classifier import TextClassifier
 from ovseg_models.weights_digest import image_tower_weights, text_tower_weights, weights_digest
 from pipeline.adapted_clip_loading import load_adapted_clip
 from pipeline.clip_loading import load_clip
@@ -25,6 +26,7 @@ from pipeline.stage_inputs import MissingInputError
 from pipeline.training.metrics import read_metrics
 from storage_schemas.artifact import Artifact
 from storage_schemas.checkpoints import read_weights
+from storage_schemas.pair_collection import PairCollection
 from storage_schemas.status import UnitState
 from tests.pipeline.finetune.finetune_run import EPOCHS, small_settings
 from tests.pipeline.finetune.made_pairs import made_pairs
@@ -114,6 +116,29 @@ def test_a_finished_run_does_nothing_and_settings_of_how_change_nothing(
     assert (again.units_done, again.units_skipped) == (0, 3)
     how = small_settings(tmp_path, pairs.directory, accumulation_steps=2, gradient_checkpointing=True)
     assert finetune(how).artifact == first.artifact
+
+
+def test_a_run_that_goes_on_embeds_no_noun_again(
+    pairs: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, undisturbed: dict[str, bytes]
+) -> None:
+    settings = small_settings(tmp_path, pairs.directory)
+    after_step, embed, embedded = FinetuneTask.after_step, TextClassifier.text_embeddings, []
+
+    def stopping(task: FinetuneTask) -> None:
+        after_step(task)
+        raise Stopped
+
+    def noting(self: TextClassifier, names: list[str], *arguments: object) -> object:
+        embedded.extend(names)
+        return embed(self, names, *arguments)
+
+    monkeypatch.setattr(TextClassifier, "text_embeddings", noting)
+    monkeypatch.setattr(FinetuneTask, "after_step", stopping)
+    with pytest.raises(Stopped):
+        finetune(settings)
+    monkeypatch.setattr(FinetuneTask, "after_step", after_step)
+    assert files_of(finetune(settings).artifact) == undisturbed
+    assert tuple(embedded) == PairCollection(pairs).nouns
 
 
 def test_settings_of_a_part_that_is_not_trained_are_no_part_of_the_identity(pairs: Artifact, tmp_path: Path) -> None:

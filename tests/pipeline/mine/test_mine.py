@@ -1,6 +1,7 @@
 """The stage as a whole: all sources, never twice, same bytes however it runs, counts that add up."""
 
 import io
+import os
 import signal
 import subprocess
 import sys
@@ -292,24 +293,32 @@ def test_all_steps_on_two_workers_give_the_same_bytes(mined, tmp_path):
 
 
 @pytest.mark.slow
-def test_kill_9_in_the_middle_changes_no_byte(mined, tmp_path):
+@pytest.mark.parametrize("workers", [0, 2])
+def test_kill_9_in_the_middle_changes_no_byte(mined, tmp_path, workers):
+    """The killed run works in its own process or on Dask's workers; the next one, in this process, goes on."""
     settings = with_net(mining_settings(tmp_path))
     program = (
         "from pathlib import Path\n"
         "from tests.pipeline.mine.mining_world import mining_settings\n"
         "from pipeline.mine.mine import mine\n"
-        f"mine(mining_settings(Path({str(tmp_path)!r})))\n"
+        "if __name__ == '__main__':\n"
+        f"    mine(mining_settings(Path({str(tmp_path)!r}), 'compute.workers={workers}'))\n"
     )
-    process = subprocess.Popen([sys.executable, "-c", program], cwd=ROOT)
+    (tmp_path / "program.py").write_text(program)
+    command = [sys.executable, str(tmp_path / "program.py")]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(command, cwd=ROOT, env=environment, start_new_session=True)
     try:
         _wait_for(lambda: any(tmp_path.glob("embeddings/*/.tmp-*")) or any(tmp_path.glob("pairs/*")), process)
     finally:
-        process.kill()
+        os.killpg(process.pid, signal.SIGKILL)
         process.wait()
     assert process.returncode == -signal.SIGKILL
+    (tmp_path / "program.py").unlink()
     mine(settings)
     reference, found = files_of(mined[0].runs_dir), files_of(tmp_path)
     assert found == {name: reference[name] for name in found}
+    assert any(name.startswith("pairs/") for name in found)
 
 
 def _wait_for(condition, process) -> None:
