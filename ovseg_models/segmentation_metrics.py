@@ -10,7 +10,7 @@ predicted, as OVSeg's evaluation does: a class that was predicted and is nowhere
 differ much.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -124,15 +124,6 @@ def top_confusions(confusion: npt.NDArray[np.int64], count: int) -> list[tuple[i
     order = np.argsort(-wrong, axis=None, kind="stable")[:count]
     places = np.unravel_index(order, wrong.shape)
     return [(int(t), int(p), int(wrong[t, p])) for t, p in zip(*places, strict=True) if wrong[t, p]]
-
-
-def counts_of_confusion(confusion: npt.NDArray[np.int64]) -> Mapping[str, npt.NDArray[np.int64]]:
-    """Return true, predicted and intersecting pixels per class of a confusion matrix [true predicted]."""
-    return {
-        "true_px": confusion.sum(axis=1),
-        "predicted_px": confusion.sum(axis=0),
-        "intersection_px": confusion.diagonal().copy(),
-    }
 
 
 def _ratio(part: npt.ArrayLike, whole: npt.ArrayLike) -> npt.NDArray[np.float64]:

@@ -83,11 +83,11 @@ class StoredSources:
     """Where stored branches lie.
 
     Attributes:
-        proposals: The proposal net's; None if no variant needs it.
+        proposals: The proposal net's.
         looks: CLIP's, by view.
     """
 
-    proposals: Artifact | None
+    proposals: Artifact
     looks: Mapping[ClipView, Artifact] = field(default_factory=dict)
 
 
@@ -128,7 +128,7 @@ class ScoreJob:
         """Return where this shard's branches come from."""
         if self.stored is None:
             return LiveBranches(nets, self.scenes.ignore_label)
-        return StoredBranches(self.stored.proposals, dict(self.stored.looks), unit, nets.device)
+        return StoredBranches(self.stored.proposals, self.stored.looks, unit, nets.device)
 
     def _score(self, scene: LabelledImage, branches: BranchSource, writer: ScoreShardWriter) -> None:
         """Predict one scene in every way, each different prediction once, and add what is counted."""

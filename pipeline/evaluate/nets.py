@@ -155,12 +155,17 @@ class Nets:
             view: How CLIP looks.
             mask_logits: The proposal net's; None where regions are those of the label map.
             ignore_label: Value of pixels without a class.
+
+        Raises:
+            ValueError: If the regions are proposals and there are no mask logits.
         """
         pixels = self.resized(scene.image).to(self.device)
         size = (pixels.shape[1], pixels.shape[2])
-        if view.regions == GROUND_TRUTH or mask_logits is None:
+        if view.regions == GROUND_TRUTH:
             classes, masks = ground_truth_masks(scene.labels, size, ignore_label)
             names, masks = torch.from_numpy(classes), masks.to(self.device)
+        elif mask_logits is None:
+            raise ValueError(f"scene {scene.key}: CLIP is to name proposals, none are given; pass their mask logits")
         else:
             masks = hard_masks(mask_logits.to(self.device), size, view.mask_threshold)
             names = torch.arange(len(masks))
@@ -177,11 +182,11 @@ class Nets:
         crops: Float[Tensor, "crop 3 side side"],
         patches: Bool[Tensor, "crop patch"] | None,
     ) -> Float[Tensor, "crop dim"]:
-        """Embed crops, some at a time."""
+        """Embed crops, some at a time; of an image all of whose masks are empty there is none."""
         count = self.sources.batch_crops
-        embeddings = []
+        embeddings = [torch.zeros(0, clip.clip.visual.output_dim, device=self.device)]
         with autocast(self.device, self.sources.precision):
-            for start in range(0, max(1, len(crops)), count):
+            for start in range(0, len(crops), count):
                 some = None if patches is None else patches[start : start + count]
                 embeddings.append(clip.encode_image(crops[start : start + count], some).float())
         return torch.cat(embeddings)

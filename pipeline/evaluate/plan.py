@@ -91,7 +91,7 @@ def plan_scores(
         artifact=inputs.scenes, class_count=len(labels.class_names), ignore_label=labels.ignore_label
     )
     name = f"{settings.name}-{dataset.dataset}"
-    stored = _Storing(settings, inputs, scenes, nets, name).plans(variants) if ablate else ()
+    stored = _Storing(settings, inputs, scenes, nets, name).plans(variants) if ablate else None
     attributes = ScoresAttributes(
         dataset=dataset.dataset,
         vocabulary=labels.vocabulary,
@@ -110,10 +110,23 @@ def plan_scores(
     )
     return ScoresPlan(
         artifact=_planned(settings.runs_dir, identity, inputs.scenes, attributes.to_json()),
-        job=ScoreJob(scenes=scenes, variants=variants, nets=nets, stored=_sources(stored) if ablate else None),
-        branches=stored,
+        job=ScoreJob(scenes=scenes, variants=variants, nets=nets, stored=None if stored is None else stored.sources()),
+        branches=() if stored is None else (stored.proposals, *stored.looks),
         inputs=inputs,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _StoredPlans:
+    """What of one data set is stored: the proposal net's branch, and CLIP's of each view."""
+
+    proposals: UnitPlan[BranchJob]
+    looks: tuple[UnitPlan[BranchJob], ...]
+
+    def sources(self) -> StoredSources:
+        """Return where it will lie."""
+        looks = {plan.job.view: plan.artifact for plan in self.looks if plan.job.view is not None}
+        return StoredSources(self.proposals.artifact, looks)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,13 +139,13 @@ class _Storing:
     nets: NetSources
     name: str
 
-    def plans(self, variants: tuple[Variant, ...]) -> tuple[UnitPlan[BranchJob], ...]:
+    def plans(self, variants: tuple[Variant, ...]) -> _StoredPlans:
         """Plan the proposal net's branch, then CLIP's of each view, each an artifact of its own.
 
         So another ensemble weight makes none of them again, and another mask threshold CLIP's alone.
         """
         proposals = self._plan(None, None)
-        return proposals, *(self._plan(view, proposals.artifact) for view in views_of(variants))
+        return _StoredPlans(proposals, tuple(self._plan(view, proposals.artifact) for view in views_of(variants)))
 
     def _plan(self, view: ClipView | None, proposals: Artifact | None) -> UnitPlan[BranchJob]:
         of_labels = view is not None and view.regions == GROUND_TRUTH
@@ -176,17 +189,11 @@ def decisive_settings(settings: Settings, inputs: Inputs) -> dict[str, Json]:
 def _inputs_of(inputs: Inputs, variants: tuple[Variant, ...]) -> dict[str, str]:
     """Return the digests of what variants need."""
     clips = {view.clip for view in views_of(variants)} - {ORIGINAL}
-    return {role: inputs.digests[role] for role in ("scenes", "proposal_net", *sorted(clips))}
+    nets = ["proposal_net"] if any(variant.needs_proposals for variant in variants) else []
+    return {role: inputs.digests[role] for role in ("scenes", *nets, *sorted(clips))}
 
 
 def _planned(runs: Path, identity: Identity, scenes: Artifact, attributes: Mapping[str, Json]) -> Artifact:
     """Return an artifact with the shards of the scenes."""
     units = scenes.description.units
     return Artifact.planned(runs, Description(identity=identity, units=units, attributes=attributes))
-
-
-def _sources(plans: tuple[UnitPlan[BranchJob], ...]) -> StoredSources:
-    """Return where the branches of plans lie."""
-    looks = {plan.job.view: plan.artifact for plan in plans if plan.job.view is not None}
-    proposals = next((plan.artifact for plan in plans if plan.job.view is None), None)
-    return StoredSources(proposals, looks)

@@ -3,6 +3,7 @@
 Naming is apart from the nets: a `BranchSource` gives what they said, live or as it was stored, and here no model runs.
 """
 
+from collections.abc import Mapping
 from typing import Protocol
 
 import numpy as np
@@ -74,27 +75,21 @@ class StoredBranches:
     """Reads what the nets said from artifacts of branches; no model is loaded.
 
     Args:
-        proposals: The proposal net's branch; None if no variant needs it.
+        proposals: The proposal net's branch.
         looks: CLIP's, by view.
         unit: The shard in hand.
         device: Where scores are computed.
     """
 
     def __init__(
-        self, proposals: Artifact | None, looks: dict[ClipView, Artifact], unit: str, device: torch.device
+        self, proposals: Artifact, looks: Mapping[ClipView, Artifact], unit: str, device: torch.device
     ) -> None:
-        self._proposals = None if proposals is None else BranchShard(proposals, unit)
+        self._proposals = BranchShard(proposals, unit)
         self._looks = {view: BranchShard(artifact, unit) for view, artifact in looks.items()}
         self._device = device
 
     def proposals(self, scene: LabelledImage) -> ProposalBranch:
-        """Read what the proposal net said.
-
-        Raises:
-            ValueError: If it is not among what was stored.
-        """
-        if self._proposals is None:
-            raise ValueError(f"scene {scene.key}: the proposal net's branch was not stored; store it for this variant")
+        """Read what the proposal net said."""
         tensors = self._read(self._proposals, scene)
         return ProposalBranch(tensors["mask_logits"], tensors["proposal_logits"])
 

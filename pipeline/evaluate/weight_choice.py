@@ -188,16 +188,23 @@ def choose_weight(plan: UnitPlan[WeightChoiceJob]) -> WeightChoice:
 
 
 def choice_numbers(rows: Sequence[dict[str, Any]]) -> dict[str, Json]:
-    """Return accuracies, and the weight with the highest; of equal ones the lowest."""
+    """Return accuracies, and the weight with the highest; of several equal ones the middle, the lower of two.
+
+    Few pairs leave many weights equal, and the middle is as far as can be from those that are worse.
+
+    Args:
+        rows: Of the table, by ascending weight.
+    """
     accuracies = [
         {"ensemble_weight": row["ensemble_weight"], "accuracy": row["correct"] / row["pairs"]} for row in rows
     ]
-    best = max(accuracies, key=lambda row: (row["accuracy"], -row["ensemble_weight"]))
+    highest = max(row["accuracy"] for row in accuracies)
+    best = [row["ensemble_weight"] for row in accuracies if row["accuracy"] == highest]
     return {
         "rows": accuracies,
         "pairs": rows[0]["pairs"],
         "nouns": rows[0]["nouns"],
-        "chosen": best["ensemble_weight"],
+        "chosen": best[(len(best) - 1) // 2],
     }
 
 

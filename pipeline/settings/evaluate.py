@@ -30,7 +30,7 @@ class SweepSettings(SettingsModel):
     finetune_modes: tuple[Mode, ...] = Field(
         default=(),
         description="Other modes of stage 3, such as 'ft', whose CLIPs are compared with the original and the adapted "
-        "one (Table 3); each is to be made before, by 'ovseg finetune --set finetune.mode=ft'.",
+        "one (Tables 3 and 6); each is to be made before, by 'ovseg finetune --set finetune.mode=ft'.",
     )
     validation_dataset: str = Field(
         default="",
@@ -59,10 +59,10 @@ class EvaluateSettings(SettingsModel):
     use_mask_prompts: bool = Field(default=True, description="Give masked patches their prompt tokens (Table 3).")
     masked_crops: bool = Field(default=True, description="Fill crops outside the mask; off = the box as it is.")
     proposals: Literal["net", "ground-truth"] = Field(
-        default="net", description="'ground-truth' = masks of the labels with CLIP as the classifier (Figure 1)."
+        default="net", description="'ground-truth' = masks of the labels with CLIP as the classifier (Figure 1(c))."
     )
     oracle_labels: bool = Field(
-        default=False, description="Give each proposal the class of the ground truth that it covers best (Figure 1)."
+        default=False, description="Give each proposal the class of the ground truth that it covers best (Figure 1(c))."
     )
     sweep: SweepSettings = Field(default=SweepSettings(), description="What --ablate goes through.")
     bootstrap_rounds: int = Field(

@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 
 WIDTH = 360
 _FONT, _ROW, _RIGHT = 11, 17, 34
-_LETTER, _LABEL_RANGE = 6.9, (60.0, 170.0)
+_LETTER, _WIDE_LETTER, _LABEL_RANGE = 6.9, 10.8, (60.0, 170.0)
 _SCALES = (5, 10, 20, 50, 100)
 _INK, _FAINT, _GRID = "#222", "#666", "#dcdfe4"
 COLOURS = {"seen": "#2f6db5", "unseen": "#d9731a", "uncertain": "#7d7d7d", "plain": "#3b7d5c", "paper": "#b0307a"}
@@ -64,12 +64,13 @@ def bar_chart(bars: Sequence[Bar], *, title: str, unit: str = "IoU [%]", whole_s
     height = top + _ROW * len(bars) + bottom
     svg = _svg(height, title)
     _text(svg, 0, 12, title, weight="600")
-    wanted = 8 + _LETTER * max(len(bar.label) for bar in bars)
+    wanted = 8 + max(width_of(bar.label) for bar in bars)
     left, right = min(max(wanted, _LABEL_RANGE[0]), _LABEL_RANGE[1]), WIDTH - _RIGHT
     greatest = 100 * max(end for bar in bars for end in (bar.value or 0, bar.paper or 0, *(bar.interval or ())))
     end_percent = 100 if whole_scale else next(scale for scale in _SCALES if scale >= min(greatest, 100))
-    for part in range(5 if end_percent != 5 else 6):
-        percent = end_percent * part / (4 if end_percent != 5 else 5)
+    steps = 5 if end_percent == 5 else 4
+    for step in range(steps + 1):
+        percent = end_percent * step / steps
         x = left + (right - left) * percent / end_percent
         _line(svg, x, top, x, height - bottom, colour=_GRID)
         _text(svg, x, height - bottom + 13, _written(percent), anchor="middle", colour=_FAINT)
@@ -154,7 +155,7 @@ def _svg(height: float, title: str) -> ElementTree.Element:
 def _draw_bar(svg: ElementTree.Element, bar: Bar, top: float, left: float, scale: float) -> None:
     """Draw one bar with its label, value and interval; ``scale`` is the length of 100 %."""
     middle = top + _ROW / 2
-    label = _text(svg, left - 6, middle + 4, shortened(bar.label, int((left - 6) / _LETTER)), anchor="end")
+    label = _text(svg, left - 6, middle + 4, shortened(bar.label, left - 6), anchor="end")
     ElementTree.SubElement(label, "title").text = bar.label
     if bar.value is None:
         _text(svg, left + 4, middle + 4, "not predicted, not in the labels", colour=_FAINT)
@@ -226,9 +227,19 @@ def _text(
     return element
 
 
-def shortened(name: str, letters: int = 20) -> str:
-    """Cut a long name."""
-    return name if len(name) <= letters else name[: letters - 1].rstrip(" ,") + "…"
+def width_of(text: str) -> float:
+    """Estimate the width of a line of text, in a broad typeface."""
+    return sum(_WIDE_LETTER if letter in "mwMW@%" else _LETTER for letter in text)
+
+
+def shortened(name: str, width: float) -> str:
+    """Cut a name that is wider than there is room."""
+    if width_of(name) <= width:
+        return name
+    kept = name
+    while kept and width_of(kept) > width - width_of("…"):
+        kept = kept[:-1]
+    return kept.rstrip(" ,") + "…"
 
 
 def _written(value: float) -> str:

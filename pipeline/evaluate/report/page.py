@@ -2,7 +2,7 @@
 
 import html
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,13 +11,16 @@ from markupsafe import Markup
 
 from pipeline.evaluate.report.charts import Bar, Curve, bar_chart, curve_chart
 from pipeline.evaluate.report.numbers import Numbers
+from pipeline.evaluate.report.paper import A150_SEEN, A150_UNSEEN, PAPER_ABLATIONS
 from pipeline.evaluate.report.pictures import ConfusionExample, PictureBook, PictureRow, spread
+from pipeline.evaluate.variants import Section
 
 BARS_WHOLE, BARS_AT_EACH_END = 64, 24
 SAMPLE_ROWS, RANKED_ROWS, CONFUSION_EXAMPLES = 4, 3, 6
 MARKS = ("seen", "unseen", "uncertain")
+_MIOU, _WEIGHT = "mIoU [%]", "ensemble weight λ (0 = proposal net only, 1 = CLIP only)"
 
-SECTIONS: Mapping[str, tuple[str, str]] = {
+SECTIONS: Mapping[Section, tuple[str, str]] = {
     "branches": (
         "Parts of the method",
         "Each branch alone; and CLIP without mask prompts, or without masks, at the main ensemble weight.",
@@ -74,6 +77,7 @@ def html_page(numbers: Numbers, pictures: Sequence[Pictures]) -> str:
             numbers["datasets"], pictures, strict=True
         )],
         style=Markup(environment.get_template("page.css").render()),  # noqa: S704 - our own file
+        paper_seen_unseen=(A150_SEEN, A150_UNSEEN),
         settings=json.dumps(numbers["settings"], indent=2, ensure_ascii=False),
     )  # fmt: skip
 
@@ -116,7 +120,13 @@ def _shown(dataset: Numbers, report: Numbers) -> dict[str, Any]:
     variants = {variant["name"]: variant for variant in dataset["variants"]}
     main = variants[dataset["main_variant"]]
     tables = [
-        {"title": title, "text": text, "rows": [main, *rows], "chart": _safe(_variant_chart([main, *rows]))}
+        {
+            "title": title,
+            "text": text,
+            "paper": PAPER_ABLATIONS[section],
+            "rows": [main, *rows],
+            "chart": _safe(_variant_chart([main, *rows])),
+        }
         for section, (title, text) in SECTIONS.items()
         if (rows := [variant for variant in dataset["variants"] if variant["section"] == section])
     ]
@@ -172,7 +182,7 @@ def _variant_chart(variants: Sequence[Numbers]) -> str:
         for variant in variants
     ]
     title = "mIoU of each variant" + (", and the paper's" if any(bar.paper is not None for bar in bars) else "")
-    return bar_chart(bars, title=title, unit="mIoU [%]", whole_scale=False)
+    return bar_chart(bars, title=title, unit=_MIOU, whole_scale=False)
 
 
 def _interval(bounds: Sequence[float | None] | None) -> tuple[float, float] | None:
@@ -183,50 +193,43 @@ def _interval(bounds: Sequence[float | None] | None) -> tuple[float, float] | No
 
 
 def _curves(dataset: Numbers, weight_choice: Numbers | None) -> list[str]:
-    """Draw the sweeps of ensemble weight and mask threshold."""
+    """Draw the sweeps of ensemble weight and mask threshold, as far as there are any."""
     charts = []
-    choice = _choice(dataset, weight_choice)
     weights = _points(dataset, "weights", lambda variant: variant["ensemble_weight"])
     if len(weights) > 1:
-        marks = [] if choice is None else [(choice["best"]["weight"], "best on the test set")]
-        marks += [] if choice is None or choice["chosen"] is None else [(choice["chosen"]["weight"], "chosen on pairs")]
-        charts.append(
-            curve_chart(
-                [Curve("mIoU", weights)],
-                title="Ensemble weight",
-                x_label="ensemble weight λ (0 = proposal net only, 1 = CLIP only)",
-                y_label="mIoU [%]",
-                marks=marks,
-            )
-        )
+        charts.append(_weight_chart(weights, _choice(dataset, weight_choice)))
     if weight_choice is not None:
-        charts.append(
-            curve_chart(
-                [
-                    Curve(
-                        "pairs", [(row["ensemble_weight"], row["accuracy"]) for row in weight_choice["rows"]], "unseen"
-                    )
-                ],
-                title=f"The same on {weight_choice['pairs']} mined validation pairs",
-                x_label="ensemble weight λ (0 = proposal net only, 1 = CLIP only)",
-                y_label="pairs named rightly [%]",
-                marks=[(weight_choice["chosen"], "chosen")],
-            )
-        )
+        charts.append(_pairs_chart(weight_choice))
     thresholds = _points(dataset, "thresholds", lambda variant: variant["view"]["mask_threshold"])
     if len(thresholds) > 1:
-        charts.append(
-            curve_chart(
-                [Curve("mIoU", thresholds)],
-                title="Mask threshold",
-                x_label="mask probability above which a pixel is in CLIP's crop",
-                y_label="mIoU [%]",
-            )
-        )
+        label = "mask probability above which a pixel is in CLIP's crop"
+        charts.append(curve_chart([Curve("mIoU", thresholds)], title="Mask threshold", x_label=label, y_label=_MIOU))
     return charts
 
 
-def _points(dataset: Numbers, section: str, value: Any) -> list[tuple[float, float]]:
+def _weight_chart(points: Sequence[tuple[float, float]], choice: Mapping[str, Any] | None) -> str:
+    """Draw mIoU over ensemble weights; the best one is marked, and the one that pairs choose."""
+    marks = []
+    if choice is not None:
+        marks.append((choice["best"]["weight"], "best on the test set"))
+        if choice["chosen"] is not None:
+            marks.append((choice["chosen"]["weight"], "chosen on pairs"))
+    return curve_chart([Curve("mIoU", points)], title="Ensemble weight", x_label=_WEIGHT, y_label=_MIOU, marks=marks)
+
+
+def _pairs_chart(weight_choice: Numbers) -> str:
+    """Draw how well ensemble weights name mined validation pairs."""
+    points = [(row["ensemble_weight"], row["accuracy"]) for row in weight_choice["rows"]]
+    return curve_chart(
+        [Curve("pairs", points, "unseen")],
+        title=f"The same on {weight_choice['pairs']} mined validation pairs",
+        x_label=_WEIGHT,
+        y_label="pairs named rightly [%]",
+        marks=[(weight_choice["chosen"], "chosen")],
+    )
+
+
+def _points(dataset: Numbers, section: Section, value: Callable[[Numbers], float]) -> list[tuple[float, float]]:
     """Return the points of a sweep."""
     return sorted(
         (value(variant), variant["metrics"]["miou"])

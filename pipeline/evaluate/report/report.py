@@ -17,7 +17,7 @@ from storage_schemas.digests import Json
 from storage_schemas.manifest import Description, Identity, Sidecar
 from storage_schemas.reports import KIND, SCHEMA_VERSION, UNIT, write_report
 
-RECIPE = 1
+RECIPE = 2
 """Raise it when the same scores come to be shown otherwise."""
 
 
@@ -64,9 +64,7 @@ def plan_report(
     Raises:
         MissingInputError: If an evaluation is not finished.
     """
-    inputs = {
-        plan.inputs.scenes.identity.name: finished_digest(plan.artifact, made_by="ovseg evaluate") for plan in plans
-    }
+    inputs = {plan.artifact.identity.name: finished_digest(plan.artifact, made_by="ovseg evaluate") for plan in plans}
     if choice is not None:
         inputs["weight_choice"] = choice.report.manifest.digest()
     identity = Identity(

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.evaluate.report.charts import WIDTH, Bar, Curve, bar_chart, curve_chart, shortened, ticks
+from pipeline.evaluate.report.charts import WIDTH, Bar, Curve, bar_chart, curve_chart, shortened, ticks, width_of
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -68,5 +68,7 @@ def test_ticks_are_few_even_and_enclose(low, span):
 
 
 def test_long_names_are_cut():
-    assert shortened("sky") == "sky"
-    assert shortened("a class with a rather long name") == "a class with a rath…"
+    assert shortened("sky", 30) == "sky"
+    assert shortened("a class, with a rather long name", 66) == "a class…"
+    assert shortened("mmmm", 20) == "m…"
+    assert width_of(shortened("WWWWWWWWWWWW", 54)) <= 54

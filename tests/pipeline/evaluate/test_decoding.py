@@ -1,6 +1,7 @@
 """Scenes as evaluation takes them: upright, or a row that says why not."""
 
 import io
+import re
 
 import numpy as np
 import pytest
@@ -62,5 +63,4 @@ def test_what_cannot_be_scored_says_why(parts, status, reason):
     found = decoded(scene(**parts), 3, 255)
     assert isinstance(found, FailedImage)
     assert found.status == status
-    with pytest.raises(ValueError, match=reason):
-        raise ValueError(found.reason)
+    assert re.search(reason, found.reason)

@@ -110,8 +110,17 @@ def test_the_page_stands_alone_and_takes_no_name_for_markup(ablated):
     assert "<script" not in page
     assert "&lt;script&gt;document.body" in page
     assert page.count("data:image/") > 20
-    for title in ("Parts of the method", "Where the bottleneck is", "What adapting CLIP does", "Ensemble weight"):
-        assert title in page
+    places = {
+        "Parts of the method": "Table 5",
+        "Where the bottleneck is": r"Figure 1\(c\)",
+        "What adapting CLIP does": "Tables 3 and 6",
+        "IoU of each class": "Figure 8",
+    }
+    for title, place in places.items():
+        heading = f"<h3>{title} <span class=.faint.>· the paper's {place}</span></h3>"
+        assert len(re.findall(heading, page)) == 2, title
+    assert "proposals named perfectly\n<b>66.5</b>." in page
+    assert "Ensemble weight" in page
     charts = re.findall(r"<svg.*?</svg>", page, re.DOTALL)
     assert len(charts) >= 10
     for chart in charts:
@@ -198,6 +207,22 @@ def test_the_command_evaluates_and_tells_where_the_report_lies(tmp_path, capsys)
     labels = {planned.label.split("/")[0]: planned.artifact for planned in planned_artifacts(settings)}
     assert labels["scores"].status().finished
     assert labels["reports"].status().finished
+
+
+def test_a_report_follows_each_of_two_data_sets_of_one_kind(tmp_path):
+    for images in (2, 3):
+        make_folder(tmp_path / f"of-{images}", NAMES, images=images)
+    settings = settings_of(
+        tmp_path, datasets={"drawn": DRAWN} | {name: folder_settings(tmp_path / name) for name in ("of-2", "of-3")}
+    )
+    prepare_missing(settings, ["drawn"])
+    write_net(plan_of_proposal_net(settings).artifact, small_net())
+    report = evaluate(settings)
+    images = {entry["dataset"]: entry["images"] for entry in read_numbers(report.artifact)["datasets"]}
+    assert images == {"drawn": 5, "of-2": 2, "of-3": 3}
+    manifests = {stage.artifact.manifest().digest() for stage in report.scores.values()}
+    assert set(report.artifact.identity.inputs.values()) == manifests
+    assert len(manifests) == 3
 
 
 def test_what_is_missing_or_named_twice_is_told(tmp_path):

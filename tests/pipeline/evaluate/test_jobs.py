@@ -14,8 +14,11 @@ from ovseg_models.segmenter_settings import SegmenterSettings
 from pipeline.adapted_clip_loading import stock_mask_adapted_clip
 from pipeline.clip_loading import load_clip
 from pipeline.evaluate import nets
+from pipeline.evaluate.counts import Scores
 from pipeline.evaluate.decoding import LabelledImage, decoded
+from pipeline.evaluate.nets import ProposalBranch
 from pipeline.evaluate.plan import ScoresPlan, plan_scores
+from pipeline.evaluate.predicting import LiveBranches, Predictor
 from pipeline.executors import Compute
 from pipeline.proposal_net_loading import load_proposal_net
 from pipeline.settings import Settings
@@ -55,7 +58,7 @@ def predictions_of(artifact: Artifact) -> dict[str, np.ndarray]:
 
 @pytest.mark.parametrize("weight", [0.7, 0.0, 1.0])
 def test_predictions_are_the_segmenters(tmp_path, weight):
-    settings = settings_of(tmp_path, datasets=None)
+    settings = settings_of(tmp_path)
     dataset = settings.evaluate.datasets[0].model_copy(update={"ensemble_weight": weight})
     inputs = inputs_of(settings)
     plan = plan_scores(settings, dataset, inputs)
@@ -67,7 +70,10 @@ def test_predictions_are_the_segmenters(tmp_path, weight):
         stock_mask_adapted_clip(base),
         tokenizer=base.words,
         settings=SegmenterSettings(
-            ensemble_weight=weight, short_side_px=64, max_side_px=128, prompt_templates=prompt_templates("vild")
+            ensemble_weight=weight,
+            short_side_px=64,
+            max_side_px=128,
+            prompt_templates=prompt_templates("vild"),
         ),
     )
     class_names = plan.job.nets.class_names
@@ -144,6 +150,46 @@ def test_another_threshold_runs_the_clip_branch_alone(tmp_path, monkeypatch):
     assert run(plans[1]).units_done == 3
 
 
+def test_named_label_maps_do_not_depend_on_the_proposal_net(tmp_path):
+    inputs = inputs_of(settings_of(tmp_path))
+    roles = {}
+    for regions in ("net", "ground-truth"):
+        settings = settings_of(tmp_path, proposals=regions)
+        plan = plan_scores(settings, settings.evaluate.datasets[0], inputs)
+        roles[regions] = set(plan.artifact.identity.inputs)
+    assert roles == {"net": {"scenes", "proposal_net"}, "ground-truth": {"scenes"}}
+
+
+def test_an_image_without_a_labelled_pixel_has_no_regions_to_be_named(tmp_path):
+    make_folder(tmp_path / "data", ["sky", "grass", "boat"], images=2)
+    Image.fromarray(np.full((40, 56), 255, np.uint8)).save(tmp_path / "data" / "labels" / "im1.png")
+    data = {"mine": folder_settings(tmp_path / "data")}
+    plan = planned(settings_of(tmp_path / "runs", datasets=data, proposals="ground-truth"), name="mine")
+    run(plan)
+    rows = {row["key"]: row["labelled_px"] for row in read_scores(plan.artifact, "shard-00000", "images").to_pylist()}
+    assert rows == {"im0": 40 * 56, "im1": 0}
+
+
+def test_an_image_all_of_whose_masks_are_empty_is_named_by_the_proposal_net(tmp_path):
+    plan = planned(settings_of(tmp_path))
+    (scene, *_) = images_of(plan.inputs.scenes)
+    opened = plan.job.open()
+    branch = ProposalBranch(torch.full((9, 16, 16), -9.0), torch.eye(9, 55))
+    look = opened.look(scene, plan.job.variants[0].view, branch.mask_logits, 255)
+    assert (look.regions.tolist(), look.clip_logits.shape) == ([], (0, 54))
+    live = LiveBranches(opened, 255)
+    live.proposals = lambda scene: branch
+    predictor = Predictor(scene, live, class_count=54, ignore_label=255, net_sides_px=(64, 128))
+    assert np.array_equal(predictor.predict(plan.job.variants[0]), np.zeros((96, 96)))
+
+
+def test_clip_names_no_proposals_that_it_is_not_given(tmp_path):
+    plan = planned(settings_of(tmp_path))
+    (scene, *_) = images_of(plan.inputs.scenes)
+    with pytest.raises(ValueError, match="CLIP is to name proposals, none are given; pass their mask logits"):
+        plan.job.open().look(scene, plan.job.variants[0].view, None, 255)
+
+
 def test_scenes_that_cannot_be_scored_are_rows(tmp_path):
     make_folder(tmp_path / "data", ["sky", "grass", "boat"], images=4)
     (tmp_path / "data" / "images" / "im1.png").write_bytes(b"\x89PNG none")
@@ -156,6 +202,7 @@ def test_scenes_that_cannot_be_scored_are_rows(tmp_path):
     assert statuses["im0"] == statuses["im3"] == "ok"
     assert (statuses["im1"], statuses["im2"]) == ("image_unreadable", "label_missing")
     assert report.manifest.counts == {"image_unreadable": 1, "label_missing": 1, "ok": 2}
+    assert Scores(plan.artifact).failures() == {"image_unreadable": 1, "label_missing": 1}
 
 
 def test_torch_threads_are_those_of_the_settings(tmp_path):
