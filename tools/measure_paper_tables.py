@@ -36,7 +36,7 @@ from tools.seed_results import append_result, read_results, write_into
 ROOT = Path(__file__).parents[1]
 CONFIG, README = ROOT / "flows" / "configs" / "demo.toml", ROOT / "README.md"
 SEEDS = (1, 2, 3, 4, 5)
-MINED_SCENES, TEST_SCENES = 600, 150
+MINED_SCENES, TEST_SCENES = 300, 100
 SHIPPED_NET = (
     "proposal_net.training.steps=1",
     "proposal_net.training.learning_rate=1e-9",
