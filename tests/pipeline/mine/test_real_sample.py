@@ -5,6 +5,7 @@ import json
 import pytest
 
 from pipeline.mine.mine import mine
+from pipeline.planning import plan_of_pairs
 from storage_schemas.rle import areas_px
 from tests.pipeline.mine.mining_world import mining_settings, pair_rows, random_net, with_net
 from tests.pipeline.prepare.layouts import SHARED_DATA
@@ -25,7 +26,10 @@ def real_settings(runs, *overrides: str, images: int, queries: int):
 
 @pytest.mark.slow
 def test_real_pictures_are_mined_and_rows_lead_back_to_the_official_files(tmp_path):
-    report = mine(real_settings(tmp_path, "mine.source=proposals-5-captions", images=2, queries=2))
+    settings = real_settings(tmp_path, "mine.source=proposals-5-captions", images=2, queries=2)
+    report = mine(settings)
+    read = plan_of_pairs(settings).job.regions.read
+    proposals = {scene.key: found for unit in report.artifact.description.units for scene, found in read(unit)}
     annotations = json.loads((COCO / "annotations" / "captions_val2017.json").read_text())
     captions = {entry["id"]: entry for entry in annotations["annotations"]}
     images = {entry["id"]: entry for entry in annotations["images"]}
@@ -39,6 +43,16 @@ def test_real_pictures_are_mined_and_rows_lead_back_to_the_official_files(tmp_pa
         assert caption["caption"][row["noun_start"] : row["noun_end"]] == row["noun_text"]
         assert min(row["height_px"], row["width_px"]) == 320
         assert row["width_px"] / row["height_px"] == pytest.approx(image["width"] / image["height"], rel=0.01)
+        masks = dict(zip(proposals[row["key"]].indices.tolist(), proposals[row["key"]].mask_counts, strict=True))
+        assert row["mask_counts"] == masks[row["region"]]
         assert areas_px([row["mask_counts"]], row["height_px"], row["width_px"]).tolist() == [row["area_px"]]
         assert -1 <= row["score"] <= 1
-    assert sum(unit.rows for unit in report.steps["embeddings"].manifest.units) == 4
+    rows_of = {kind: sum(unit.rows for unit in step.manifest.units) for kind, step in report.steps.items()}
+    assert rows_of == {
+        "proposals": 4,
+        "embeddings": 4,
+        "text_embeddings": rows_of["text_embeddings"],
+        "pairs": len(rows),
+    }
+    assert rows_of["text_embeddings"] == len({row["noun"] for row in rows})
+    assert all(step.manifest.counts == {"ok": rows_of[kind]} for kind, step in report.steps.items())
