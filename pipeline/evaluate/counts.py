@@ -52,10 +52,10 @@ class ImageCountTable:
 
 
 class Scores:
-    """The scores of one data set, finished or not: what is done is read.
+    """The scores of one data set.
 
     Args:
-        artifact: Of kind ``scores``.
+        artifact: Of kind ``scores``, finished.
     """
 
     def __init__(self, artifact: Artifact) -> None:

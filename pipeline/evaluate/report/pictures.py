@@ -19,6 +19,7 @@ from storage_schemas.scores import read_predictions
 
 SIDE_PX = 320
 _UNLABELLED = (225, 225, 225)
+_CONFUSED = np.array((217, 40, 30), np.float32)
 _LEGEND = 6
 
 
@@ -67,7 +68,7 @@ class ConfusionExample:
     Attributes:
         key: Key of the scene.
         image: Data URL.
-        confused: Data URL: the confused pixels in their colours, the rest faded.
+        confused: Data URL: the confused pixels tinted red, the rest grey and faded.
     """
 
     key: str
@@ -123,10 +124,10 @@ class PictureBook:
         scored = max(found, key=lambda entry: entry[0])[1]
         scene, predicted_map = self._read(scored)
         where = (scene.labels == true_class) & (predicted_map == predicted_class)
-        pixels = np.asarray(scene.image)
-        faded = (0.25 * pixels.mean(axis=2, keepdims=True) + 185).astype(np.uint8).repeat(3, axis=2)
-        shown = Image.fromarray(np.where(where[:, :, None], pixels, faded))
-        return ConfusionExample(scored.key, photo_url(scene.image), photo_url(shown))
+        pixels = np.asarray(scene.image, np.float32)
+        faded = 0.25 * pixels.mean(axis=2, keepdims=True) + 185
+        shown = np.where(where[:, :, None], 0.5 * pixels + 0.5 * _CONFUSED, faded).astype(np.uint8)
+        return ConfusionExample(scored.key, photo_url(scene.image), photo_url(Image.fromarray(shown)))
 
     def _read(self, image: ScoredImage) -> tuple[LabelledImage, npt.NDArray[np.uint16]]:
         """Read a scene and the prediction of it.

@@ -13,8 +13,10 @@ _OPTIONS = ("--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbar
 _PROBE = """<script>
 const small = [...document.querySelectorAll('svg.chart text')].map(text => text.getBoundingClientRect().height);
 const broken = [...document.images].filter(image => !image.naturalWidth).length;
+const cut = [...document.querySelectorAll('.scroll')].filter(
+  box => !box.closest('details') && box.scrollWidth > box.clientWidth).length;
 const hacked = Number('hacked' in document.body.dataset);
-const measures = [innerWidth, document.documentElement.scrollWidth, Math.min(...small), broken, hacked];
+const measures = [innerWidth, document.documentElement.scrollWidth, Math.min(...small), broken, cut, hacked];
 parent.postMessage(measures.join(' '), '*');
 </script>"""
 _FRAME = """<!doctype html><body><script>
@@ -31,6 +33,7 @@ class Layout:
         content: Width that the content takes.
         least_text: Height of the smallest letters of the charts.
         broken_images: Images that could not be shown.
+        cut_tables: Tables, but for those that are folded, wider than their place, so that one has to scroll.
         hacked: Whether a class name's script has run.
     """
 
@@ -38,6 +41,7 @@ class Layout:
     content: float
     least_text: float
     broken_images: int
+    cut_tables: int
     hacked: bool
 
 
@@ -51,8 +55,8 @@ def layout_of(page: Path, folder: Path, width_px: int) -> Layout:
     frame = folder / "frame.html"  # a window of Chromium is never narrower than 500 px, a frame is
     frame.write_text(_FRAME.replace("WIDTH", str(width_px)), encoding="utf-8")
     dom = _run("--window-size=1600,1000", "--virtual-time-budget=5000", "--dump-dom", frame.as_uri())
-    window, content, text_px, broken, hacked = re.search(r'data-probe="([^"]*)"', dom).group(1).split()
-    return Layout(float(window), float(content), float(text_px), int(broken), hacked == "1")
+    window, content, text_px, broken, cut, hacked = re.search(r'data-probe="([^"]*)"', dom).group(1).split()
+    return Layout(float(window), float(content), float(text_px), int(broken), int(cut), hacked == "1")
 
 
 def screenshot(page: Path, target: Path, width_px: int, height_px: int) -> None:

@@ -84,7 +84,7 @@ def check(report: EvaluateReport, names: list[str]) -> None:
         assert np.trace(confusion) == image.correct_px
         assert [entry["true_px"] for entry in shown["classes"]] == confusion.sum(axis=1).tolist()
     page = report.page.read_text(encoding="utf-8")
-    assert all(f"images, {CLASSES[name]} classes" in page for name in names)
+    assert all(f"<p>1 image, {CLASSES[name]} classes" in page for name in names)
 
 
 def test_each_sample_with_vit_b_16(tmp_path):
