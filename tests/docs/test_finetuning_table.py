@@ -48,6 +48,15 @@ def test_differences_are_taken_seed_by_seed():
     assert rows["MPT"] == "| MPT | 3 | -10.0 ± 0.0 | -10.0 ± 0.0 | -10.0 ± 0.0 | -10.0 ± 0.0 |"
 
 
+def test_courses_at_another_rate_have_tables_of_their_own():
+    slower = [{**line, "rate_ft": 3e-5, "macro_seen": 1.0} for line in results(2) if line["course"] in ("FT", "MPT")]
+    plain, _, other = tables([*results(2), *slower]).partition("with a rate of 3e-05 for FT in place of 0.0003")
+    assert plain.partition("The same")[0].strip() == tables(results(2)).strip()
+    assert "| FT | 2 | 1.0 ± 0.0 | " in other
+    assert "| MPT | 2 | 0.0 ± 0.0 | " in other
+    assert "both at once" not in other
+
+
 def test_a_row_tells_how_many_seeds_it_has():
     whole = results(2)
     rows = table([line for line in whole if line["seed"] == 1 or line["course"] != "MPT"]).splitlines()
