@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from xml.etree import ElementTree
 
 WIDTH = 360
-_FONT, _ROW, _RIGHT = 11, 17, 34
+_FONT, _ROW, _RIGHT, _MARK = 11, 17, 34, 14
 _LETTER, _WIDE_LETTER, _LABEL_RANGE = 6.9, 10.8, (60.0, 170.0)
 _SCALES = (5, 10, 20, 50, 100)
 _INK, _FAINT, _GRID = "#222", "#666", "#dcdfe4"
@@ -92,9 +92,10 @@ def curve_chart(
         title: Above the chart.
         x_label: With its unit.
         y_label: With its unit; values of y are shown in percent.
-        marks: Values of x to be marked, each with a word.
+        marks: Values of x to be marked, each with a word above the curves.
     """
-    height, top, bottom, left, right = 250, 38 if len(curves) == 1 else 54, 46, 40, WIDTH - 12
+    above, room, bottom, left, right = 38 if len(curves) == 1 else 54, _MARK * len(marks), 46, 40, WIDTH - 12
+    height, top = 250 + room, above + room
     svg = _svg(height, title)
     _text(svg, 0, 12, title, weight="600")
     xs = [x for curve in curves for x, _ in curve.points]
@@ -115,17 +116,13 @@ def curve_chart(
         x = place(tick, 0)[0]
         _line(svg, x, height - bottom, x, height - bottom + 4)
         _text(svg, x, height - bottom + 16, _written(tick), anchor="middle", colour=_FAINT)
-    for value, _ in marks:
-        x = place(value, 0)[0]
-        _line(svg, x, top, x, height - bottom, colour=_FAINT, dashes="3 3")
+    for number, (value, word) in enumerate(marks):
+        x, y = place(value, 0)[0], above + _MARK * number
+        _line(svg, x, y + 3, x, height - bottom, colour=_FAINT, dashes="3 3")
+        beyond = x > (left + right) / 2
+        _text(svg, x + (-4 if beyond else 4), y + 11, word, anchor="end" if beyond else "start", halo=True)
     for curve in curves:
         _draw_curve(svg, [place(x, y) for x, y in curve.points], COLOURS[curve.colour])
-    for number, (value, word) in enumerate(marks):
-        x = place(value, 0)[0]
-        beyond = x > (left + right) / 2
-        _text(
-            svg, x + (-4 if beyond else 4), top + 11 + 13 * number, word, anchor="end" if beyond else "start", halo=True
-        )
     _legend(svg, curves, 44)
     _line(svg, left, top, left, height - bottom)
     _line(svg, left, height - bottom, right, height - bottom)

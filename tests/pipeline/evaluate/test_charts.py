@@ -48,6 +48,8 @@ def test_curves_have_two_axes_with_labels_and_marks():
     assert all(0 < x < width and 0 < y < height for x, y in circles)
     assert [x for x, _ in circles] == sorted(x for x, _ in circles)
     assert circles[1][1] < circles[2][1] < circles[0][1]  # higher values lie higher
+    (word,) = [text for text in root.iter(f"{SVG}text") if text.text == "best"]
+    assert float(word.get("y")) < circles[1][1] - 3  # above the curve, not over it
 
 
 def test_several_curves_are_named():
