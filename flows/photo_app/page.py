@@ -10,6 +10,7 @@ import gradio
 
 from flows.photo_app.answers import TABLE_HEADERS, LegendEntry, answer
 from flows.photo_app.encoded_images import EncodedImages
+from flows.photo_app.no_fetching import refuse_fetching
 from flows.photo_app.questions import NAMES_MAX, QuestionError, question
 from ovseg_models.segmenter import Segmenter
 
@@ -41,12 +42,16 @@ def build_page(
 ) -> gradio.Blocks:
     """Build the page; it keeps nothing of a user but the uploaded file, for an hour, and ``images``.
 
+    From then on Gradio fetches no address in this process.
+
     Args:
         segmenter: Answers.
         images: Encodes photographs and remembers the latest.
         title: Of the browser's tab.
         examples: Photographs to choose from.
     """
+
+    refuse_fetching()
 
     def ask(photograph: dict[str, Any] | None, names: str | None, mode: str) -> tuple[Any, ...]:
         return _answered(segmenter, images, photograph, names or "", find=mode == _FIND)

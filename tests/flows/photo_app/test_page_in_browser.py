@@ -113,6 +113,22 @@ def status_of(request):
         return error.code
 
 
+def upload_request(address, path):
+    """Make the request that uploads a file past the page."""
+    boundary = "b0undary"
+    head = f'--{boundary}\r\nContent-Disposition: form-data; name="files"; filename="{path.name}"\r\n\r\n'
+    body = head.encode() + path.read_bytes() + f"\r\n--{boundary}--\r\n".encode()
+    return urllib.request.Request(
+        f"{address}gradio_api/upload", body, {"Content-Type": f"multipart/form-data; boundary={boundary}"}
+    )
+
+
+def sent_file(address, path):
+    """Upload a file past the page, and return what the server answers."""
+    with urllib.request.urlopen(upload_request(address, path), timeout=60) as answered:
+        return answered.read()
+
+
 def upload(page, path):
     page.choose_file("input[type=file]", path)
     page.wait_for("document.querySelector('#photograph img') !== null")
@@ -184,18 +200,54 @@ def test_a_file_that_is_too_large_is_refused(page, folder):
 
 
 def test_a_large_upload_past_the_page_is_refused(address, folder):
-    boundary = "b0undary"
-    head = f'--{boundary}\r\nContent-Disposition: form-data; name="files"; filename="large.png"\r\n\r\n'
-    body = head.encode() + (folder / "large.png").read_bytes() + f"\r\n--{boundary}--\r\n".encode()
-    request = urllib.request.Request(
-        f"{address}gradio_api/upload", body, {"Content-Type": f"multipart/form-data; boundary={boundary}"}
-    )
+    request = upload_request(address, folder / "large.png")
     assert status_of(request) == 413
 
 
 def test_files_of_the_server_are_not_given_away(address, folder):
     for path in (folder / "model" / "segmenter.json", folder / "photo.png", "/etc/passwd"):
         assert status_of(f"{address}gradio_api/file={path}") in {403, 404}
+
+
+def answer_to(address, data, session):
+    """Send a hand-made question past the page, and return the event that ends it."""
+    with urllib.request.urlopen(f"{address}config", timeout=60) as answered:
+        config = json.load(answered)
+    [asking] = [each["id"] for each in config["dependencies"] if len(each["inputs"]) == len(data)]
+    body = json.dumps({"data": data, "fn_index": asking, "session_hash": session}).encode()
+    joining = urllib.request.Request(f"{address}gradio_api/queue/join", body, {"Content-Type": "application/json"})
+    assert status_of(joining) == 200
+    with urllib.request.urlopen(f"{address}gradio_api/queue/data?session_hash={session}", timeout=60) as events:
+        for line in events:
+            event = json.loads(line.removeprefix(b"data:")) if line.startswith(b"data:") else {}
+            if event.get("msg") == "process_completed":
+                return event
+    pytest.fail("the question was never answered")
+
+
+ADDRESS = {"path": "http://photographs.example.com/a.png", "meta": {"_type": "gradio.FileData"}}
+EVERY_PIXEL = "give every pixel one of the names"
+
+
+@pytest.mark.parametrize("data", [[ADDRESS, "sky", EVERY_PIXEL], [None, ADDRESS, EVERY_PIXEL], [None, "sky", [ADDRESS]]])
+def test_an_address_in_a_hand_made_question_is_not_fetched(data, address, folder):
+    event = answer_to(address, data, f"fetch{data.index(ADDRESS) if ADDRESS in data else 2}")
+    assert not event["success"]
+    assert event["output"]["error"] == "Addresses are not fetched; upload the photograph."
+    assert not (folder / "outside.log").exists()
+
+
+def test_an_address_beside_an_uploaded_file_is_not_fetched(address, folder):
+    uploaded = json.loads(sent_file(address, folder / "photo.png"))[0]
+    event = answer_to(address, [ADDRESS | {"path": uploaded, "url": ADDRESS["path"]}, "sky", EVERY_PIXEL], "beside")
+    assert "masks for 1 name" in event["output"]["data"][0]
+    assert not (folder / "outside.log").exists()
+
+
+def test_a_hand_made_question_without_an_address_is_answered(address):
+    event = answer_to(address, [None, "sky", EVERY_PIXEL], "plain")
+    assert event["success"]
+    assert "No photograph is chosen" in event["output"]["data"][0]
 
 
 def test_an_example_can_be_chosen(page):
