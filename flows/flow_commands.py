@@ -21,7 +21,8 @@ def run(
     *,
     from_stage: Annotated[StageName, tyro.conf.arg(name="from")] = "prepare",
     only: StageName | None = None,
-) -> None:
+    dry_run: bool = False,
+) -> int:
     """Do all that is not done, from data sets to scores, as a Prefect flow.
 
     What is done is read from the artifacts; so the command can be stopped or killed at any moment, and goes on when it
@@ -32,6 +33,11 @@ def run(
         arguments: Where the settings come from.
         from_stage: Begin with this stage; those before it have to be done.
         only: Run this stage alone.
+        dry_run: Do nothing; print the units to make, the disk that they take, and whether data, weights and disk are
+            there.
+
+    Returns:
+        The exit status: 2 if a dry run finds something missing.
 
     Raises:
         SettingsError: If the settings are wrong.
@@ -43,7 +49,10 @@ def run(
     if only is not None and from_stage != "prepare":
         message = f"run: --from {from_stage} and --only {only}: exclude each other; give one of them"
         raise SettingsError([message])
+    if dry_run:
+        return _dry_run(settings, from_stage, only)
     run_missing([settings], from_stage, only)
+    return 0
 
 
 def run_missing(wanted: Sequence["Settings"], from_stage: StageName = "prepare", only: StageName | None = None) -> None:
@@ -75,6 +84,23 @@ def run_missing(wanted: Sequence["Settings"], from_stage: StageName = "prepare",
 
         for settings in to_do:
             run_flow(settings, from_stage, only)
+
+
+def _dry_run(settings: "Settings", from_stage: StageName, only: StageName | None) -> int:
+    """Print what a run would do, and return the exit status."""
+    import sys
+
+    from flows.dry_run import as_text
+    from pipeline.outlook.outlook import outlook
+    from pipeline.settings import SettingsError
+    from pipeline.stages import chosen_stages
+
+    try:
+        found = outlook(settings, tuple(chosen_stages(from_stage, only)))
+    except ValueError as error:
+        raise SettingsError([str(error)]) from error
+    sys.stdout.write(as_text(found))
+    return 0 if found.is_all_there else 2
 
 
 def ui(*, runs: Path = Path("runs"), port: int = 4200) -> None:

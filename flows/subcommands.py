@@ -65,6 +65,7 @@ SUBCOMMANDS = (
         function="flows.flow_commands:run",
         examples=(
             "ovseg run --config flows/configs/demo.toml",
+            "ovseg run --config flows/configs/ovseg_swinb_vitl14.toml --dry-run",
             "ovseg run --config flows/configs/demo.toml --from mine --set compute.workers=4",
             "ovseg run --config flows/configs/demo.toml --only evaluate",
         ),

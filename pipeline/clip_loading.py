@@ -48,7 +48,7 @@ def load_clip(settings: ClipSettings) -> LoadedClip:
     Raises:
         PipelineError: If architecture or weights are not to be had, or do not fit each other.
     """
-    model, words = _architecture(settings.architecture)
+    model, words = architecture_of(settings.architecture)
     weights = _weights(settings)
     quick_gelu = {"auto": None, "on": True, "off": False}[settings.quick_gelu]
     try:
@@ -86,7 +86,7 @@ def _weights(settings: ClipSettings) -> str | Path | None:
     return small_clip.WEIGHTS_FILE
 
 
-def _architecture(name: str) -> tuple[str | Mapping[str, Any], WordTokenizer | None]:
+def architecture_of(name: str) -> tuple[str | Mapping[str, Any], WordTokenizer | None]:
     """Return what `build_mask_adapted_clip` takes for an architecture, and a tokenizer if its file lists words.
 
     Raises:

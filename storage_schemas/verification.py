@@ -6,10 +6,13 @@ second write in the same tick of the clock would leave no trace. What decays on 
 ``deep`` checks.
 """
 
+import contextlib
 import json
 import logging
 import os
 import time
+from collections.abc import Iterator
+from contextvars import ContextVar
 from pathlib import Path
 
 from storage_schemas.commit import Disk, write_file
@@ -19,6 +22,17 @@ from storage_schemas.errors import WriteError
 logger = logging.getLogger(__name__)
 
 _SETTLED_AFTER_NS = 2_000_000_000
+_KEEPS = ContextVar("keeps", default=True)
+
+
+@contextlib.contextmanager
+def nothing_kept() -> Iterator[None]:
+    """Let checks within the context, in this thread, write nothing: what they hash will be hashed again."""
+    token = _KEEPS.set(False)
+    try:
+        yield
+    finally:
+        _KEEPS.reset(token)
 
 
 class VerifiedFiles:
@@ -59,8 +73,8 @@ class VerifiedFiles:
         return ""
 
     def remember(self) -> None:
-        """Keep what was found for the next check; on a read-only file system it is not kept."""
-        if self._found == self._known or not os.access(self._directory, os.W_OK):
+        """Keep what was found for the next check; not on a read-only file system, nor within `nothing_kept`."""
+        if not _KEEPS.get() or self._found == self._known or not os.access(self._directory, os.W_OK):
             return
         try:
             self._memory.parent.mkdir(exist_ok=True)

@@ -1,4 +1,4 @@
-"""Keeps Gradio from fetching what a browser names: whoever reaches the page must not make this machine ask another one."""
+"""Keeps Gradio from fetching what a request names: a visitor must not make this machine ask another one."""
 
 from typing import NoReturn
 

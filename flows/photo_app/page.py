@@ -50,7 +50,6 @@ def build_page(
         title: Of the browser's tab.
         examples: Photographs to choose from.
     """
-
     refuse_fetching()
 
     def ask(photograph: dict[str, Any] | None, names: str | None, mode: str) -> tuple[Any, ...]:

@@ -229,7 +229,9 @@ ADDRESS = {"path": "http://photographs.example.com/a.png", "meta": {"_type": "gr
 EVERY_PIXEL = "give every pixel one of the names"
 
 
-@pytest.mark.parametrize("data", [[ADDRESS, "sky", EVERY_PIXEL], [None, ADDRESS, EVERY_PIXEL], [None, "sky", [ADDRESS]]])
+@pytest.mark.parametrize(
+    "data", [[ADDRESS, "sky", EVERY_PIXEL], [None, ADDRESS, EVERY_PIXEL], [None, "sky", [ADDRESS]]]
+)
 def test_an_address_in_a_hand_made_question_is_not_fetched(data, address, folder):
     event = answer_to(address, data, f"fetch{data.index(ADDRESS) if ADDRESS in data else 2}")
     assert not event["success"]

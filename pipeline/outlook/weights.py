@@ -1,0 +1,108 @@
+"""Whether the weights that settings name are on this machine, found out without a download."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import open_clip
+import timm
+import torch
+from huggingface_hub import try_to_load_from_cache
+
+from ovseg_models.weights_file import WEIGHTS_SUFFIXES
+from pipeline.clip_loading import RANDOM, SHIPPED
+from pipeline.outlook.finding import Finding
+from pipeline.settings import Settings
+from pipeline.settings.clip import ClipSettings
+from pipeline.settings.proposal_net import NONE
+from pipeline.settings.proposal_net import RANDOM as RANDOM_BACKBONE
+from pipeline.settings.proposal_net import SHIPPED as SHIPPED_NET
+
+_CLIP_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
+_TIMM_FILES = ("model.safetensors", "pytorch_model.bin")
+_OFFLINE = {"1", "ON", "YES", "TRUE"}
+
+
+def weights_findings(settings: Settings) -> Iterator[Finding]:
+    """List the weights that are not here, or not to be had."""
+    yield from _clip_findings(settings.clip)
+    if not settings.proposal_net.dataset:
+        return
+    yield from _backbone_findings(settings)
+    start = settings.proposal_net.initial_weights
+    if start not in (NONE, SHIPPED_NET) and not Path(start).is_file():
+        yield _no_file("proposal_net.initial_weights", start)
+
+
+def clip_is_here(settings: ClipSettings) -> bool:
+    """Tell whether CLIP can be built without asking the network."""
+    return not any(_clip_findings(settings)) or (settings.random_if_unavailable and _offline())
+
+
+def _clip_findings(settings: ClipSettings) -> Iterator[Finding]:
+    """List what is amiss with CLIP's weights."""
+    weights, name = settings.pretrained, settings.architecture
+    architecture = Path(name)
+    if architecture.suffix == ".json" and not architecture.is_file():
+        yield _no_file("clip.architecture", name)
+    if weights in (RANDOM, SHIPPED) or Path(weights).is_file():
+        return
+    if Path(weights).suffix in WEIGHTS_SUFFIXES:
+        yield _no_file("clip.pretrained", weights)
+        return
+    entry = open_clip.get_pretrained_cfg(name, weights)
+    if not entry:
+        tags = ", ".join(open_clip.list_pretrained_tags_by_model(name)) or "none"
+        text = f"{weights!r} is no file and no tag of {name}, whose tags are {tags}; choose one of them"
+        yield Finding("clip.pretrained", text, is_missing=True)
+        return
+    repository, file = os.path.split(str(entry.get("hf_hub", "")))
+    url_file = Path.home() / ".cache" / "clip" / Path(str(entry.get("url", ""))).name
+    if not _in_hub_cache(repository, (file,) if file else _CLIP_FILES) and not (not repository and url_file.is_file()):
+        yield _absent("clip.pretrained", f"{weights!r} of {name}", may_be_random=settings.random_if_unavailable)
+
+
+def _backbone_findings(settings: Settings) -> Iterator[Finding]:
+    """List what is amiss with the backbone's weights."""
+    backbone = settings.proposal_net.architecture.backbone
+    key, weights = "proposal_net.architecture.backbone.pretrained", backbone.pretrained
+    if weights == RANDOM_BACKBONE or Path(weights).is_file():
+        return
+    if Path(weights).suffix in WEIGHTS_SUFFIXES:
+        yield _no_file(key, weights)
+        return
+    name = "resnet101s" if backbone.name == "r101c" else backbone.name
+    try:
+        config = timm.get_pretrained_cfg(f"{name}.{weights}", allow_unregistered=False)
+    except RuntimeError:  # neither is told apart by timm: no such network, or no such tag of it
+        yield Finding(key, f"timm has no weights {weights!r} of {backbone.name}; choose a tag or file", is_missing=True)
+        return
+    files = (config.hf_hub_filename,) if config.hf_hub_filename else _TIMM_FILES
+    url_file = Path(torch.hub.get_dir()) / "checkpoints" / Path(str(config.url or "")).name
+    if not _in_hub_cache(str(config.hf_hub_id or ""), files) and not (not config.hf_hub_id and url_file.is_file()):
+        yield _absent(key, f"{weights!r} of {backbone.name}")
+
+
+def _in_hub_cache(repository: str, files: tuple[str, ...]) -> bool:
+    """Tell whether one of the files of a hub's repository is on this machine."""
+    return bool(repository) and any(isinstance(try_to_load_from_cache(repository, file), str) for file in files)
+
+
+def _offline() -> bool:
+    """Tell whether the user has switched the hub off."""
+    return os.environ.get("HF_HUB_OFFLINE", "").upper() in _OFFLINE
+
+
+def _absent(key: str, what: str, *, may_be_random: bool = False) -> Finding:
+    """Say what becomes of weights that are not in the cache."""
+    if may_be_random:
+        return Finding(key, f"{what} is not in the cache; without a download the run takes random weights", False)
+    if _offline():
+        text = f"{what} is not in the cache, and HF_HUB_OFFLINE forbids a download; unset it, or name a file"
+        return Finding(key, text, is_missing=True)
+    return Finding(key, f"{what} is not in the cache, will be downloaded; without network, name a file", False)
+
+
+def _no_file(key: str, path: str) -> Finding:
+    """Say that a file is not there."""
+    return Finding(key, f"there is no file {path}; put it there or correct the path", is_missing=True)

@@ -1,0 +1,74 @@
+"""``ovseg run --dry-run``: what it prints, its exit status, and that it leaves nothing behind."""
+
+from pathlib import Path
+
+import pytest
+
+from flows.command import main
+from flows.dry_run import as_text, shown_bytes
+from pipeline.outlook.finding import Finding
+from pipeline.outlook.outlook import ArtifactOutlook, Outlook
+
+CONFIG = """
+datasets.drawn = {dataset = "drawn-world", split = "val", drawn_world = {scenes = 5}, scenes_per_shard = 2}
+clip = {architecture = "drawn-world-small", pretrained = "shipped"}
+proposal_net = {dataset = "drawn", architecture = {backbone = {name = "resnet18"}}}
+"""
+
+
+@pytest.fixture
+def config(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "run.toml"
+    path.write_text(CONFIG)
+    return path
+
+
+def test_where_all_is_there_the_status_is_0_and_nothing_is_made(config, capsys):
+    assert main(["run", "--config", str(config), "--dry-run"]) == 0
+    told = capsys.readouterr().out
+    rows = [line.split() for line in told.splitlines()]
+    assert rows[0] == ["stage", "artifact", "to", "do", "done", "stale", "will", "write"]
+    assert rows[1][:1] + rows[1][2:5] == ["prepare", "3", "0", "0"]
+    assert rows[2][:5] == ["train-proposals", "proposal_net/run", "~2", "?", "?"]
+    assert "is not finished; run 'ovseg prepare' first" in told
+    assert told.endswith("all is there\n")
+    assert list(config.parent.iterdir()) == [config]
+
+
+def test_where_something_is_missing_the_status_is_2(config, capsys):
+    absent = "datasets.drawn={dataset='pascal-voc-20', split='val', root='absent'}"
+    assert main(["run", "--config", str(config), "--dry-run", "--set", absent]) == 2
+    told = capsys.readouterr().out
+    assert "missing (1):\n  datasets.drawn: pascal-voc-20: absent is no directory" in told
+    assert told.endswith("the run would stop for want of these; nothing was done\n")
+
+
+def test_an_unknown_architecture_is_told_in_one_line(config, capsys):
+    overrides = ["--set", "clip.architecture=ViT-nowhere", "--set", "clip.pretrained=random"]
+    assert main(["run", "--config", str(config), "--dry-run", *overrides]) == 2
+    assert "open_clip has no model 'ViT-nowhere'" in capsys.readouterr().err
+
+
+def test_all_that_cannot_be_known_is_said_to_be_unknown():
+    artifacts = (
+        ArtifactOutlook(
+            stage="prepare", label="scenes/mine", todo=None, is_estimate=True, reason="mine is no directory"
+        ),
+        ArtifactOutlook(stage="train-proposals", label="proposal_net/a", todo=0, done=2, new_bytes=0),
+        ArtifactOutlook(stage="mine", label="pairs/a", todo=2, done=3, spoilt=1, new_bytes=2_500_000),
+    )
+    note = Finding("clip.pretrained", "will be downloaded", is_missing=False)
+    found = Outlook(artifacts=artifacts, findings=(note,), disk=Path("/data"), free_bytes=3_000_000_000)
+    lines = as_text(found).splitlines()
+    assert lines[1].split()[2:] == ["unknown", "?", "?", "unknown"]
+    assert lines[2].split()[2:] == ["0", "2", "0", "-"]
+    assert lines[3].split()[2:] == ["2", "3", "1", "~2.5", "MB"]
+    assert "disk: ~2.5 MB to write, 3.0 GB free in /data" in lines
+    assert "      not counted, as their pictures cannot be: scenes/mine" in lines
+    assert lines[-3:] == ["to know:", "  clip.pretrained: will be downloaded", "all is there"]
+
+
+@pytest.mark.parametrize(("count", "text"), [(0, "0 B"), (999, "999 B"), (1500, "1.5 kB"), (7 * 10**9, "7.0 GB")])
+def test_bytes_have_the_unit_that_suits_them(count, text):
+    assert shown_bytes(count) == text

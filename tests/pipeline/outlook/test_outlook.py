@@ -1,0 +1,171 @@
+"""What a run would do: units, estimates, bytes, and what is missing; and that finding out leaves no trace."""
+
+from pathlib import Path
+
+import pytest
+
+from pipeline.outlook.outlook import OFFICIAL_SCENES, existing_parent, outlook
+from pipeline.outlook.sizes import NetSizes, expected_bytes
+from pipeline.prepare.prepare import prepare
+from pipeline.settings import load_settings
+from pipeline.stages import STAGES, chosen_stages
+from tools.count_paper_work import CONFIGS, EVALUATED_IMAGES, RUNS, TRAIN_IMAGES
+
+DRAWN = "datasets.drawn={dataset='drawn-world', split='val', drawn_world={scenes=5}, scenes_per_shard=2}"
+SMALL_CLIP = "clip={architecture='drawn-world-small', pretrained='shipped'}"
+SMALL_NET = "proposal_net.architecture={backbone={name='resnet18'}, decoder_layers=1, queries=7}"
+
+
+def settings_of(runs: Path, *overrides: str):
+    return load_settings(None, [f"runs_dir={runs}", DRAWN, SMALL_CLIP, SMALL_NET, *overrides])
+
+
+def all_stages(runs: Path, *overrides: str):
+    stages = ("proposal_net.dataset=drawn", "mine.dataset=drawn", "evaluate.datasets=[{dataset='drawn'}]")
+    return settings_of(runs, *stages, *overrides)
+
+
+def of_kind(found, kind: str):
+    return next(each for each in found.artifacts if each.label.startswith(f"{kind}/"))
+
+
+def files_below(path: Path):
+    return {file: file.stat().st_mtime_ns for file in path.rglob("*")}
+
+
+def test_every_artifact_of_a_run_has_its_units(tmp_path):
+    found = outlook(all_stages(tmp_path / "runs"), STAGES)
+    assert [(each.label.partition("-")[0], each.todo, each.is_estimate) for each in found.artifacts] == [
+        ("scenes/drawn", 3, False),
+        ("proposal_net/run", 2, True),
+        ("proposals/run", 3, True),
+        ("embeddings/run", 3, True),
+        ("pairs/run", 3, True),
+        ("adapted_clip/run", 3, True),
+        ("scores/run", 3, True),
+        ("reports/run", 1, True),
+    ]
+    assert found.is_all_there
+    assert all("is not finished" in each.reason for each in found.artifacts if each.is_estimate)
+    assert found.unknown_sizes == ()
+
+
+def test_finding_out_leaves_no_trace(tmp_path):
+    settings = all_stages(tmp_path / "runs")
+    outlook(settings, STAGES)
+    assert list(tmp_path.iterdir()) == []
+    prepare(settings.datasets["drawn"], settings.runs_dir)
+    for memory in tmp_path.rglob("verified.json"):
+        memory.unlink()
+    before = files_below(tmp_path)
+    outlook(settings, STAGES)
+    assert files_below(tmp_path) == before
+
+
+def test_what_is_done_and_what_is_spoilt_is_told(tmp_path):
+    settings = settings_of(tmp_path)
+    artifact = prepare(settings.datasets["drawn"], tmp_path).manifest.description
+    (scenes,) = outlook(settings, STAGES).artifacts
+    assert (scenes.todo, scenes.done, scenes.spoilt, scenes.new_bytes) == (0, 3, 0, 0)
+    directory = artifact.identity.directory(tmp_path)
+    (directory / "shard-00001.tar").write_bytes(b"damaged")
+    (directory / "shard-00002.json").unlink()
+    (scenes,) = outlook(settings, STAGES).artifacts
+    assert (scenes.todo, scenes.done, scenes.spoilt) == (2, 1, 1)
+    whole = outlook(settings_of(tmp_path / "other"), STAGES).artifacts[0].new_bytes
+    assert scenes.new_bytes == round(whole * 2 / 3)
+
+
+def test_only_the_chosen_stages_are_looked_at(tmp_path):
+    found = outlook(all_stages(tmp_path), tuple(chosen_stages(only="mine")))
+    assert {each.stage for each in found.artifacts} == {"mine"}
+    assert len(found.artifacts) == 3
+
+
+def test_two_parts_of_one_data_set_have_their_own_counts(tmp_path):
+    again = "datasets.few={dataset='drawn-world', split='val', drawn_world={scenes=5}, limit=1}"
+    found = outlook(settings_of(tmp_path, again), STAGES)
+    whole, few = (each.new_bytes for each in found.artifacts)
+    assert whole == 5 * few
+
+
+def test_data_that_is_not_there_is_told_and_counted_by_its_official_number(tmp_path):
+    absent = f"datasets.ade={{dataset='ade20k-150', root='{tmp_path}/absent', split='val', scenes_per_shard=300}}"
+    found = outlook(settings_of(tmp_path, absent), STAGES)
+    (finding,) = found.findings
+    assert (finding.where, finding.is_missing) == ("datasets.ade", True)
+    assert f"{tmp_path}/absent is no directory" in finding.text
+    ade = found.artifacts[-1]
+    assert (ade.label, ade.todo, ade.is_estimate) == ("scenes/ade", 7, True)
+    assert not found.is_all_there
+
+
+def test_a_folder_that_is_not_there_has_no_number(tmp_path):
+    absent = f"datasets.mine={{dataset='folder', root='{tmp_path}/absent'}}"
+    found = outlook(settings_of(tmp_path, absent), STAGES)
+    assert found.artifacts[-1].todo is None
+    assert found.unknown_sizes == ("scenes/mine",)
+
+
+def test_an_empty_folder_is_missing(tmp_path):
+    (tmp_path / "empty" / "images").mkdir(parents=True)
+    found = outlook(settings_of(tmp_path, f"datasets.mine={{dataset='folder', root='{tmp_path}/empty'}}"), STAGES)
+    assert [finding.where for finding in found.findings if finding.is_missing] == ["datasets.mine"]
+
+
+def test_a_disk_that_is_too_small_is_told(tmp_path, monkeypatch):
+    monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 1000}))
+    (finding,) = outlook(settings_of(tmp_path), STAGES).findings
+    assert finding.where == "runs_dir"
+    assert "GB are free there; make room" in finding.text
+
+
+def test_a_file_in_place_of_the_runs_directory_is_told(tmp_path):
+    (tmp_path / "runs").write_text("")
+    (finding,) = outlook(settings_of(tmp_path / "runs"), STAGES).findings
+    assert (finding.where, finding.is_missing) == ("runs_dir", True)
+
+
+def test_pairs_that_are_not_there_are_told(tmp_path):
+    (finding,) = outlook(settings_of(tmp_path, f"finetune.pairs_dir={tmp_path}/none"), STAGES).findings
+    assert finding.where == "finetune.pairs_dir"
+
+
+def test_the_nearest_directory_that_exists(tmp_path):
+    assert existing_parent(tmp_path / "a" / "b") == tmp_path
+    assert existing_parent(tmp_path) == tmp_path
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_the_papers_runs_without_data_list_all_that_is_missing(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "cache"))
+    settings = load_settings(CONFIGS / f"{name}.toml")
+    found = outlook(settings, STAGES)
+    missing = {finding.where for finding in found.findings if finding.is_missing}
+    assert missing >= {f"datasets.{key}" for key in settings.datasets}
+    assert {"clip.pretrained", "proposal_net.architecture.backbone.pretrained"} <= {f.where for f in found.findings}
+    assert of_kind(found, "proposals").todo == 119
+    assert of_kind(found, "adapted_clip").todo == 3
+    assert 100e9 < found.new_bytes < 250e9
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_official_numbers_agree_with_those_of_the_counted_work():
+    assert OFFICIAL_SCENES["coco", "train2017"] == TRAIN_IMAGES
+    assert {name: OFFICIAL_SCENES[name, "val"] for name in EVALUATED_IMAGES} == EVALUATED_IMAGES
+
+
+def test_sizes_of_the_papers_smaller_model_follow_from_its_parameters():
+    settings = load_settings(CONFIGS / "ovseg_r101c_vitb16.toml")
+    nets = NetSizes.of(settings)
+    assert (nets.embedding_dim, nets.mask_prompts) == (512, 3 * 196 * 768)
+    assert nets.image_tower == 86_192_640
+    assert expected_bytes("embeddings", settings, nets, 10) == 10 * 100 * 512 * 2
+    assert expected_bytes("proposal_net", settings, nets, 0) == nets.proposal_net * 40
+
+
+def test_pairs_grow_with_the_captions(tmp_path):
+    one, five = (settings_of(tmp_path, f"mine.source='proposals-{count}'") for count in ("1-caption", "5-captions"))
+    nets = NetSizes(proposal_net=1, image_tower=1, embedding_dim=1, mask_prompts=0)
+    assert expected_bytes("pairs", five, nets, 100) == 5 * expected_bytes("pairs", one, nets, 100)
