@@ -151,8 +151,8 @@ class _World:
             for label in self._labels(stage):
                 yield self._estimated(stage, label, "CLIP's weights are not here, so what is done cannot be told")
             return
-        names = tuple(self._scenes) if stage.name == "prepare" else ()
-        for planned, name in itertools.zip_longest(stage.artifacts(self._settings), names, fillvalue=""):
+        names = self._scenes if stage.name == "prepare" else itertools.repeat("")
+        for planned, name in zip(stage.artifacts(self._settings), names, strict=False):
             if planned.artifact is None:
                 yield self._estimated(stage, planned.label, planned.reason, name)
             else:
@@ -218,7 +218,9 @@ class _World:
             return 2
         if kind == ADAPTED_CLIP:
             return len(units_of_phases(self._settings.finetune.phases)) + 1
-        return 1 if kind == "reports" else count and count.units
+        if kind == "reports":
+            return 1
+        return None if count is None else count.units
 
 
 _MINED = ("proposals", "embeddings", "pairs")

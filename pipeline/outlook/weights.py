@@ -74,7 +74,9 @@ def _backbone_findings(settings: Settings) -> Iterator[Finding]:
     name = "resnet101s" if backbone.name == "r101c" else backbone.name
     try:
         config = timm.get_pretrained_cfg(f"{name}.{weights}", allow_unregistered=False)
-    except RuntimeError:  # neither is told apart by timm: no such network, or no such tag of it
+    except RuntimeError:  # no such network, or no such tag of it
+        config = None
+    if config is None:
         yield Finding(key, f"timm has no weights {weights!r} of {backbone.name}; choose a tag or file", is_missing=True)
         return
     files = (config.hf_hub_filename,) if config.hf_hub_filename else _TIMM_FILES
