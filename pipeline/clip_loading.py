@@ -33,6 +33,7 @@ class LoadedClip:
         words: The tokenizer's word list; None for open_clip's tokenizer.
         digest: Of all weights.
         config: open_clip's configuration of the model, from which it can be built again; empty if it isn't known.
+        is_random: Whether its weights are random, asked for or for want of a download.
     """
 
     clip: OpenClip
@@ -40,6 +41,7 @@ class LoadedClip:
     words: WordTokenizer | None
     digest: str
     config: Mapping[str, Any] = field(default_factory=dict)
+    is_random: bool = False
 
 
 def load_clip(settings: ClipSettings) -> LoadedClip:
@@ -58,13 +60,14 @@ def load_clip(settings: ClipSettings) -> LoadedClip:
             message = f"clip.pretrained: {error}; or set clip.random_if_unavailable to try the pipeline without"
             raise PipelineError(message) from error
         logger.warning("%s; random weights are used instead, as clip.random_if_unavailable says", error)
+        weights = None
         built = build_mask_adapted_clip(model, None, prompt_depth=0, quick_gelu=quick_gelu, seed=settings.seed)
     except (ValueError, OSError) as error:
         message = f"clip: {error}"
         raise PipelineError(message) from error
     clip, config = built.clip, cast("Mapping[str, Any]", built.arguments["model"])
     tokenize = words or open_clip.SimpleTokenizer(context_length=clip.context_length)
-    return LoadedClip(clip, tokenize, words, weights_digest(clip.state_dict()), config)
+    return LoadedClip(clip, tokenize, words, weights_digest(clip.state_dict()), config, weights is None)
 
 
 def _weights(settings: ClipSettings) -> str | Path | None:

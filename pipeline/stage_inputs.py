@@ -73,13 +73,28 @@ def prepare_missing(settings: Settings, dataset_names: Iterable[str]) -> None:
             )
 
 
-@lru_cache(maxsize=4)
 def clip_digest(settings: ClipSettings) -> str:
     """Return the digest of the weights that the settings name; they are loaded once per process.
 
     Raises:
         PipelineError: If architecture or weights are not to be had, or do not fit each other.
     """
+    return _clip_facts(settings)[0]
+
+
+def clip_is_random(settings: ClipSettings) -> bool:
+    """Tell whether CLIP has random weights, whatever the settings name, as nothing could be downloaded.
+
+    Raises:
+        PipelineError: As for `clip_digest`.
+    """
+    return _clip_facts(settings)[1]
+
+
+@lru_cache(maxsize=4)
+def _clip_facts(settings: ClipSettings) -> tuple[str, bool]:
+    """Return the digest of CLIP's weights, and whether they are random."""
     from pipeline.clip_loading import load_clip  # imports torch
 
-    return load_clip(settings).digest
+    loaded = load_clip(settings)
+    return loaded.digest, loaded.is_random

@@ -120,6 +120,8 @@ def test_weights_that_cannot_be_downloaded_are_told_or_replaced_if_so_set(
     loaded = load_clip(settings.model_copy(update={"random_if_unavailable": True}))
     assert "random weights are used instead" in caplog.text
     assert loaded.clip.visual.conv1.kernel_size == (32, 32)
+    assert loaded.is_random
+    assert not load_clip(ClipSettings(architecture="drawn-world-small", pretrained="shipped")).is_random
 
 
 @pytest.mark.parametrize(

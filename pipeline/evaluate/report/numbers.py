@@ -22,6 +22,7 @@ from pipeline.evaluate.plan import ScoresPlan
 from pipeline.evaluate.report.paper import paper_miou
 from pipeline.evaluate.variants import Variant
 from pipeline.settings import Settings, result_settings
+from pipeline.stage_inputs import clip_is_random
 from storage_schemas.digests import Json
 
 CONFUSIONS = 20
@@ -40,6 +41,8 @@ def report_numbers(
         plans: Evaluations, each finished.
         choices: What mined validation pairs say of the ensemble weight; None if they were not asked.
     """
+    given = settings
+    settings = _as_loaded(given)
     return {
         "name": settings.name,
         "clip": settings.evaluate.clip,
@@ -51,8 +54,15 @@ def report_numbers(
         "bootstrap_rounds": settings.evaluate.bootstrap_rounds,
         "datasets": [dataset_numbers(settings, plan) for plan in plans],
         "weight_choice": choices,
-        "settings": result_settings(settings),
+        "settings": result_settings(given),
     }
+
+
+def _as_loaded(settings: Settings) -> Settings:
+    """Say of CLIP's weights that they are random where they had to be: no report passes them off as those named."""
+    if not clip_is_random(settings.clip):
+        return settings
+    return settings.model_copy(update={"clip": settings.clip.model_copy(update={"pretrained": "random"})})
 
 
 def dataset_numbers(settings: Settings, plan: ScoresPlan) -> Numbers:
