@@ -1,7 +1,8 @@
 """``ovseg run``, ``ovseg ui`` and ``ovseg serve``: the Prefect flow, its pages, and runs that are started there."""
 
+import contextlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -79,7 +80,7 @@ def run_missing(wanted: Sequence["Settings"], from_stage: StageName = "prepare",
     first = to_do[0]
     home = prefect_home(writable_runs_dir(first.runs_dir))
     set_prefect_environment(home, server_start_limit_s=first.flow.server_start_limit_s)
-    with prefect_server(home, start_limit_s=first.flow.server_start_limit_s):
+    with _interrupts_told(), prefect_server(home, start_limit_s=first.flow.server_start_limit_s):
         from flows.flow_run import run_flow
 
         for settings in to_do:
@@ -101,6 +102,18 @@ def _dry_run(settings: "Settings", from_stage: StageName, only: StageName | None
         raise SettingsError([str(error)]) from error
     sys.stdout.write(as_text(found))
     return 0 if found.is_all_there else 2
+
+
+@contextlib.contextmanager
+def _interrupts_told() -> Iterator[None]:
+    """Tell on Ctrl-C that nothing is lost, unless a stage has told what is saved."""
+    try:
+        yield
+    except KeyboardInterrupt as interrupt:
+        if not getattr(interrupt, "__notes__", None):
+            logger.warning("interrupted; what is done is saved, run the same command to go on")
+            interrupt.add_note("told")
+        raise
 
 
 def ui(*, runs: Path = Path("runs"), port: int = 4200) -> None:
@@ -152,7 +165,7 @@ def serve(arguments: RunArguments) -> None:
     settings = arguments.settings()
     home = prefect_home(writable_runs_dir(settings.runs_dir))
     set_prefect_environment(home, server_start_limit_s=settings.flow.server_start_limit_s)
-    url = os.environ.get("PREFECT_API_URL") or announced_server(home)
+    url = os.environ.get("PREFECT_API_URL") or announced_server(home, wait_s=settings.flow.server_start_limit_s)
     if url is None:
         message = (
             f"serve: no Prefect server runs for {settings.runs_dir}; start one in another terminal with "

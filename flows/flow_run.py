@@ -4,17 +4,24 @@ import contextlib
 from collections.abc import Iterator
 
 import httpx
+from prefect.events.clients import PrefectEventsClient
 from prefect.events.worker import EventsWorker
 from prefect.exceptions import PrefectException
 from prefect.logging.handlers import APILogWorker
+from prefect.settings import PREFECT_API_KEY
 from prefect.types.entrypoint import EntrypointType
 
 from flows.ovseg_flow import ovseg_flow
 from pipeline.errors import StageError
+from pipeline.interrupts import held_back
 from pipeline.settings import Settings
 from pipeline.stage_names import StageName
 
 _SEND_LIMIT_S = 10.0
+
+# After these Prefect waits a second before each, and again for each event that it holds: with a server that has gone
+# away, a run of many units would end hours later.
+_IMMEDIATE_ATTEMPTS = 2
 
 
 def run_flow(settings: Settings, from_stage: StageName, only_stage: StageName | None) -> None:
@@ -23,12 +30,15 @@ def run_flow(settings: Settings, from_stage: StageName, only_stage: StageName | 
     Raises:
         PipelineError: If a stage fails, or the server goes away.
     """
-    try:
-        with _server_errors_told():
-            ovseg_flow(settings, from_stage, only_stage)
-    finally:
-        APILogWorker.drain_all(timeout=_SEND_LIMIT_S)
-        EventsWorker.drain_all(timeout=_SEND_LIMIT_S)
+    if not PREFECT_API_KEY.value():  # which Prefect Cloud wants, and another client
+        EventsWorker.set_client_override(PrefectEventsClient, reconnection_attempts=_IMMEDIATE_ATTEMPTS)
+    with held_back():  # the flow lets it through where that does no harm
+        try:
+            with _server_errors_told():
+                ovseg_flow(settings, from_stage, only_stage)
+        finally:
+            APILogWorker.drain_all(timeout=_SEND_LIMIT_S)
+            EventsWorker.drain_all(timeout=_SEND_LIMIT_S)
 
 
 def serve_flow(settings: Settings) -> None:

@@ -19,6 +19,7 @@ from prefect.logging.handlers import APILogHandler
 
 from flows.stage_board import StageBoard, show_run
 from flows.unit_tasks import UnitTasks
+from pipeline.interrupts import let_through
 from pipeline.settings import Settings, check_references
 from pipeline.stage_names import StageName
 from pipeline.stages import Stage, chosen_stages
@@ -47,7 +48,9 @@ def ovseg_flow(settings: Settings, from_stage: StageName = "prepare", only_stage
         stages = list(chosen_stages(from_stage, only_stage))
         try:
             for stage in stages:
-                if stage.is_done(settings):
+                with let_through():
+                    done = stage.is_done(settings)
+                if done:
                     logger.info("%s: done before", stage.name)
                 else:
                     _stage_flow(stage)(settings)
@@ -59,9 +62,10 @@ def _stage_flow(stage: Stage) -> Flow[[Settings], None]:
     """Make the flow of one stage, whose units are its task runs."""
 
     def run_stage(settings: Settings) -> None:
-        board = StageBoard(stage, settings)
+        with let_through():
+            board = StageBoard(stage, settings)
         try:
-            with supervised_by(UnitTasks(settings.flow, board)):
+            with supervised_by(UnitTasks(settings.flow, board)), let_through():
                 stage.run(settings)
         finally:
             board.close()

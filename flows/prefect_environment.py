@@ -3,11 +3,12 @@
 import os
 from pathlib import Path
 
-# Nothing is reported to anybody.
+# Nothing is reported to anybody, and a server that has gone away is given up after seconds instead of minutes.
 _CONSTANT = {
     "DO_NOT_TRACK": "1",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
+    "PREFECT_CLIENT_MAX_RETRIES": "2",
     "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
 }
 

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from flows.prefect_server_program import END_LIMIT_S
 from pipeline.errors import PipelineError
+from pipeline.interrupts import held_back
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +39,7 @@ def prefect_server(home: Path, *, start_limit_s: float) -> Iterator[str]:
         PipelineError: If a server is started here and doesn't answer in time.
     """
     with contextlib.ExitStack() as stack:
-        url = os.environ.get("PREFECT_API_URL") or announced_server(home)
+        url = os.environ.get("PREFECT_API_URL") or announced_server(home, wait_s=start_limit_s)
         if url is None:
             url = stack.enter_context(temporary_server(home, start_limit_s=start_limit_s))
         logger.info("Prefect UI: %s", url.removesuffix("/api"))
@@ -51,14 +52,35 @@ def prefect_server(home: Path, *, start_limit_s: float) -> Iterator[str]:
                 del os.environ["PREFECT_API_URL"]
 
 
-def announced_server(home: Path) -> str | None:
-    """Return the API's address of the server that ``ovseg ui`` runs on this home, if there is one and it answers."""
+def announced_server(home: Path, *, wait_s: float) -> str | None:
+    """Return the API's address of the server that ``ovseg ui`` runs on this home, if there is one and it answers.
+
+    Args:
+        home: Prefect's directory.
+        wait_s: How long to wait for one that is starting [s].
+    """
     try:
         document = json.loads((home / _SERVER_FILE).read_text(encoding="utf-8"))
-        url = str(document["api_url"])
+        url, pid = str(document["api_url"]), int(document["pid"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return url if answers(url) else None
+    end = time.monotonic() + wait_s
+    while not answers(url):
+        if time.monotonic() > end or not _is_alive(pid):
+            return None
+        time.sleep(0.1)
+    return url
+
+
+def _is_alive(pid: int) -> bool:
+    """Tell whether there is such a process on this machine."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # it is another user's
+        return True
+    return True
 
 
 @contextlib.contextmanager
@@ -104,11 +126,12 @@ def temporary_server(home: Path, *, start_limit_s: float) -> Iterator[str]:
         logger.info("starting Prefect's server for this run; with 'ovseg ui' in another terminal there is one at once")
         yield _when_it_answers(process, log, start_limit_s)
     finally:
-        process.terminate()
-        with contextlib.suppress(subprocess.TimeoutExpired):  # it writes down what it still holds in memory
-            process.wait(END_LIMIT_S)
-        process.kill()
-        process.communicate()
+        with held_back():
+            process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):  # it writes down what it still holds in memory
+                process.wait(END_LIMIT_S)
+            process.kill()
+            process.communicate()
 
 
 def _when_it_answers(process: "subprocess.Popen[bytes]", log: Path, start_limit_s: float) -> str:

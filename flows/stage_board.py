@@ -1,34 +1,29 @@
 """What the Prefect UI shows of a stage beside its runs: progress with rate, a table of counts, pictures, links.
 
 All of it is a Prefect artifact of the stage's flow run. Pictures travel inside the Markdown, so that they show without
-any network. What the UI shows is a courtesy: where it cannot be written, the work goes on.
+any network.
 """
 
 import base64
-import contextlib
-import logging
 import re
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import cast
 from uuid import UUID
 
-import httpx
 from prefect.artifacts import (
     create_markdown_artifact,
     create_progress_artifact,
     create_table_artifact,
     update_progress_artifact,
 )
-from prefect.exceptions import PrefectException
 
+from flows.pages import Pages
 from pipeline.exhibits import Exhibit, Page, Picture, UnitCounts, exhibits_of, state_table
 from pipeline.settings import Settings
 from pipeline.stages import Stage
 from storage_schemas.artifact import Artifact
-
-logger = logging.getLogger(__name__)
 
 _SECONDS_BETWEEN_UPDATES = 2.0
 _MAX_PICTURE_BYTES = 3_000_000
@@ -79,6 +74,7 @@ class StageBoard:
         self._counts = UnitCounts()
         self._counts.look_before(stage.artifacts(settings))
         self._bars: dict[str, _Bar] = {}
+        self._pages = Pages()
 
     def begun(self, artifact: Artifact, *, todo: int) -> None:
         """Show that the units of an artifact are begun."""
@@ -86,9 +82,10 @@ class StageBoard:
         self._counts.done_before[artifact.directory.absolute()] = total - todo
         bar = _Bar(shown=None, total=total, todo=todo, begun_s=time.monotonic())
         label = _label(artifact)
-        with _told_if_not_shown():
-            shown = create_progress_artifact(bar.percent, key=_key(label, "progress"), description=bar.told(label))
-            bar.shown = cast("UUID", shown)  # where no event loop runs it is no coroutine
+        shown = self._pages.show(
+            lambda: create_progress_artifact(bar.percent, key=_key(label, "progress"), description=bar.told(label))
+        )
+        bar.shown = cast("UUID | None", shown)  # where no event loop runs it is no coroutine
         self._bars[label] = bar
 
     def ended(self, artifact: Artifact, *, failed: bool) -> None:
@@ -99,17 +96,16 @@ class StageBoard:
         label = _label(artifact)
         bar, now = self._bars[label], time.monotonic()
         bar.ended += 1
-        if bar.shown is not None and (bar.ended == bar.todo or now - bar.updated_s > _SECONDS_BETWEEN_UPDATES):
+        shown = bar.shown
+        if shown is not None and (bar.ended == bar.todo or now - bar.updated_s > _SECONDS_BETWEEN_UPDATES):
             bar.updated_s = now
-            with _told_if_not_shown():
-                update_progress_artifact(bar.shown, progress=bar.percent, description=bar.told(label))
+            self._pages.show(lambda: update_progress_artifact(shown, progress=bar.percent, description=bar.told(label)))
 
     def close(self) -> None:
         """Show what the stage has done: the table of counts, and what its finished artifacts have to show."""
         planned = self._stage.artifacts(self._settings)
-        with _told_if_not_shown():
-            title = f"{self._stage.name}: {self._stage.dataflow}"
-            create_table_artifact(self._counts.table(planned), key=_key(self._stage.name, "units"), description=title)
+        table, title = self._counts.table(planned), f"{self._stage.name}: {self._stage.dataflow}"
+        self._pages.show(lambda: create_table_artifact(table, key=_key(self._stage.name, "units"), description=title))
         finished = [plan.artifact for plan in planned if plan.artifact is not None]
         for artifact in finished:
             if artifact.status().finished:
@@ -123,26 +119,23 @@ class StageBoard:
             if isinstance(exhibit, Page):
                 pages.append(exhibit)
                 continue
-            with _told_if_not_shown():
-                create_markdown_artifact(
-                    _markdown(exhibit), key=_key(label, exhibit.title), description=f"{label}: {exhibit.title}"
-                )
-        with _told_if_not_shown():
-            folder = artifact.directory.absolute()
-            lines = [f"* {page.title}: [{page.path}]({page.path.as_uri()})" for page in pages]
-            text = "\n".join([*lines, f"* folder: [{folder}]({folder.as_uri()})"])
-            create_markdown_artifact(
-                f"{text}\n\nBrowsers open links to files only from a new tab: copy the address.\n",
-                key=_key(label, "links"),
-                description=f"{label}: where it lies",
-            )
+            self._write(_markdown(exhibit), key=_key(label, exhibit.title), description=f"{label}: {exhibit.title}")
+        folder = artifact.directory.absolute()
+        lines = [f"* {page.title}: [{page.path}]({page.path.as_uri()})" for page in pages]
+        text = "\n".join([*lines, f"* folder: [{folder}]({folder.as_uri()})"])
+        hint = "Browsers open links to files only from a new tab: copy the address."
+        self._write(f"{text}\n\n{hint}\n", key=_key(label, "links"), description=f"{label}: where it lies")
+
+    def _write(self, markdown: str, *, key: str, description: str) -> None:
+        """Show a text, with the pictures in it."""
+        self._pages.show(lambda: create_markdown_artifact(markdown, key=key, description=description))
 
 
 def show_run(stages: Iterable[Stage], settings: Settings) -> None:
     """Show how far the stages of a run have come, as one table."""
     rows = [row for stage in stages for row in state_table(stage.artifacts(settings))]
-    with _told_if_not_shown():
-        create_table_artifact(rows, key="run", description=f"{settings.name}: all artifacts")
+    description = f"{settings.name}: all artifacts"
+    Pages().show(lambda: create_table_artifact(rows, key="run", description=description))
 
 
 def _markdown(exhibit: Exhibit) -> str:
@@ -154,15 +147,6 @@ def _markdown(exhibit: Exhibit) -> str:
         return f"{exhibit.title}: {size:.1f} MB, more than the {limit:.0f} MB that are shown here; open the file itself"
     encoded = base64.b64encode(exhibit.content).decode()
     return f"![{exhibit.title}](data:{exhibit.media_type};base64,{encoded})"
-
-
-@contextlib.contextmanager
-def _told_if_not_shown() -> Iterator[None]:
-    """Go on without what the server doesn't take."""
-    try:
-        yield
-    except (httpx.HTTPError, PrefectException) as error:
-        logger.warning("the Prefect server did not take what is to be shown (%s); the work goes on", error)
 
 
 def _label(artifact: Artifact) -> str:

@@ -1,7 +1,9 @@
 """Makes a Prefect task run of every unit that a stage runs, and tries a unit again after an error that may pass.
 
-Task runs live in the flow's own process, around the shard runner's executor; only units travel to Dask's workers, which
-need no Prefect. (With prefect-dask, and no server, each worker would start a temporary server of its own.)
+Task runs live in the flow's own process, around the shard runner's executor; only units travel to Dask's workers,
+which need no Prefect. (With prefect-dask, and no server, each worker would start a temporary server of its own.) A
+Ctrl-C that strikes in Prefect's own code is taken for all kinds of things there; so it is held back, and let through
+where units are made or awaited.
 """
 
 import logging
@@ -18,6 +20,7 @@ from prefect.futures import PrefectFuture
 from flows.stage_board import StageBoard
 from pipeline.errors import PipelineError
 from pipeline.executors import Executor, InlineExecutor, Outcome
+from pipeline.interrupts import held_back, let_through
 from pipeline.settings.compute import FlowSettings
 from pipeline.supervision import may_pass
 from storage_schemas.artifact import Artifact
@@ -69,7 +72,8 @@ class TaskRunExecutor:
 
         def make_unit(unit: Unit) -> None:
             try:
-                (outcome,) = self._inner.outcomes(function, [unit])
+                with let_through():
+                    (outcome,) = self._inner.outcomes(function, [unit])
             except PipelineError as error:
                 broken.append(error)
                 raise
@@ -122,7 +126,8 @@ _End = tuple[Unit, Callable[[], object]]
 def _ends_in_turn(unit_task: "Task[[Unit], None]", units: Sequence[Unit]) -> Generator[_End]:
     """Run units one after another in this thread, so that a Ctrl-C stops the unit in hand."""
     for unit in units:
-        state = unit_task(unit, return_state=True)
+        with held_back():
+            state = unit_task(unit, return_state=True)
         yield unit, state.result
 
 
@@ -135,8 +140,9 @@ def _ends_as_they_come(
     while waiting or running:
         while waiting and len(running) < width():
             unit = waiting.popleft()
-            running[unit] = unit_task.submit(unit)
-            running[unit].add_done_callback(_telling(ended, unit))
+            with held_back():
+                running[unit] = unit_task.submit(unit)
+                running[unit].add_done_callback(_telling(ended, unit))
         unit = ended.get()
         yield unit, running.pop(unit).result
 

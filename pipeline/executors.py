@@ -1,21 +1,24 @@
 """Where units run: in this process, or on Dask workers on this machine or others."""
 
 import contextlib
-import itertools
 import logging
 import multiprocessing.resource_tracker
 import os
 import signal
 import socket
 import threading
-from collections.abc import Callable, Generator, Iterator, Sequence
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import CancelledError
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
-from pipeline.errors import PipelineError
+from pipeline.errors import PipelineError, StageError
+from pipeline.interrupts import held_back
 
 if TYPE_CHECKING:
-    from distributed import Client, Future, LocalCluster, as_completed
+    from distributed import Client, Future, LocalCluster
 
 logger = logging.getLogger(__name__)
 
@@ -27,6 +30,14 @@ _RETRIES_AFTER_A_DEAD_WORKER = 2
 
 # Workers on this machine appear, sooner or later: a busy machine takes long to import what they need.
 _LOCAL_START_LIMIT_S = 300.0
+
+# What Dask's client calls itself while it has a scheduler.
+_CONNECTED = "running"
+
+_LOOK_S = 0.05  # between two looks at what has ended, and whether the scheduler is still there
+_RESULT_LIMIT_S = 60.0  # to fetch the few bytes that say what a unit has become
+_STOP_LIMIT_S = 30.0  # for threads that wait for units to see that they won't come
+_CLOSE_LIMIT_S = 10.0  # for the client to take leave of its scheduler
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,62 +110,144 @@ class DaskExecutor:
     """Runs units on the workers of a Dask scheduler, as many at a time as the workers have threads.
 
     Units that wait on a worker would share the blame when the one that runs there kills it, so none wait there.
+    Threads may share it. None of them waits for a scheduler that has gone away, or for units when it is stopped.
     """
 
     def __init__(self, client: "Client") -> None:
         self._client = client
+        self._stopping = False
+        self._in_use = 0
+        self._left = threading.Condition()
 
     def outcomes(self, function: Callable[[Unit], Result], units: Sequence[Unit]) -> Generator[Outcome[Result]]:
         """Run the function on every unit; a unit whose worker dies is run again, a few times at most.
 
         Raises:
-            PipelineError: If the scheduler goes away; what its workers still finish is found by the next run.
+            PipelineError: If the scheduler goes away, or this is stopped; what the workers still finish is found by
+                the next run.
         """
-        from distributed import as_completed
-
-        waiting = iter(units)
+        waiting = deque(units)
         running: dict[Future[Result], Unit] = {}
-        completed = as_completed(loop=self._client.loop)
-        try:
-            self._begin(function, waiting, running, completed)
-            for future in completed:
-                outcome = self._outcome(future, running.pop(future))
-                self._begin(function, waiting, running, completed)
-                yield outcome
-        finally:
-            if running:
-                self._client.cancel(list(running), force=True)
+        with self._used():
+            try:
+                self._begin(function, waiting, running)
+                while running:
+                    future = self._next(running)
+                    outcome = self._outcome(future, running.pop(future))
+                    self._begin(function, waiting, running)
+                    yield outcome
+            finally:
+                self._let_go(running)
 
     def width(self) -> int:
-        """Return the number of threads of all workers that are there, or 1 if they are on their way."""
-        threads: int = sum(self._client.nthreads().values())
+        """Return the number of threads of all workers that are there, or 1 if they are on their way.
+
+        Raises:
+            StageError: If the scheduler has gone away.
+        """
+        with self._scheduler_missed():
+            threads: int = sum(self._client.nthreads().values())
         return max(1, threads)
+
+    def stop(self) -> None:
+        """Begin no more units, and wait until no thread waits for one; the client can be closed then."""
+        self._stopping = True
+        with self._left:
+            if not self._left.wait_for(lambda: not self._in_use, _STOP_LIMIT_S):
+                logger.debug("dask: %d threads still wait for units", self._in_use)
+
+    @contextlib.contextmanager
+    def _used(self) -> Iterator[None]:
+        """Note that a thread makes use of this."""
+        with self._left:
+            self._in_use += 1
+        try:
+            yield
+        finally:
+            with self._left:
+                self._in_use -= 1
+                self._left.notify_all()
 
     def _begin(
         self,
         function: Callable[[Unit], Result],
-        waiting: Iterator[Unit],
+        waiting: deque[Unit],
         running: "dict[Future[Result], Unit]",
-        completed: "as_completed",
     ) -> None:
         """Begin as many units as there are free threads; one at least, which waits for a worker to come back."""
-        for unit in itertools.islice(waiting, max(0, self.width() - len(running))):
-            future = self._client.submit(function, unit, pure=False)
-            running[future] = unit
-            completed.add(future)
+        if not waiting:
+            return
+        self._check_in_charge()
+        alone = len(waiting) == 1 and not running  # as ever, where somebody else sees to how many are begun
+        room = 1 if alone else self.width() - len(running)
+        with self._scheduler_missed():
+            for _ in range(min(room, len(waiting))):
+                unit = waiting.popleft()
+                running[self._client.submit(function, unit, pure=False)] = unit
+
+    def _next(self, running: "Iterable[Future[Result]]") -> "Future[Result]":
+        """Wait for a unit to end, and look now and then, for what is sent to a scheduler that is gone never ends."""
+        while True:
+            for future in running:
+                if future.done():
+                    return future
+            self._check_in_charge()
+            time.sleep(_LOOK_S)
 
     def _outcome(self, future: "Future[Result]", unit: Unit) -> Outcome[Result]:
         """Read what became of one unit."""
-        if future.status == "finished":
-            outcome: Outcome[Result] = Outcome(unit, future.result(), None)
-        elif future.status == "error":
-            error = future.exception()
-            outcome = Outcome(unit, None, error if isinstance(error, Exception) else RuntimeError(repr(error)))
-        else:
-            message = f"dask: {unit} is {future.status}, the scheduler has gone away; start it and run again"
-            raise PipelineError(message)
-        future.release()
+        with self._scheduler_missed():
+            if future.status == "finished":
+                outcome: Outcome[Result] = Outcome(unit, future.result(timeout=_RESULT_LIMIT_S), None)
+            elif future.status == "error":
+                error = future.exception()
+                outcome = Outcome(unit, None, error if isinstance(error, Exception) else RuntimeError(repr(error)))
+            else:
+                message = f"{unit} is {future.status}"
+                raise CancelledError(message)
+            future.release()
         return outcome
+
+    def _let_go(self, running: "dict[Future[Result], Unit]") -> None:
+        """Take back the units that have not ended."""
+        if not running or self._client.status != _CONNECTED:
+            return
+        try:
+            self._client.cancel(list(running), force=True)
+        except (OSError, CancelledError) as error:  # what led here is what the user has to know
+            logger.debug("dask: units in hand could not be taken back (%s)", error)
+
+    def _check_in_charge(self) -> None:
+        """Refuse to wait for what will not come.
+
+        Raises:
+            PipelineError: If this is stopped, or the scheduler has gone away.
+        """
+        if self._stopping:
+            message = "dask: the run is being stopped; run the same command to go on"
+            raise PipelineError(message)
+        if self._client.status != _CONNECTED:
+            raise StageError(_gone(self._client.status))
+
+    @contextlib.contextmanager
+    def _scheduler_missed(self) -> Iterator[None]:
+        """Tell errors that come of a scheduler which has gone away as such, whatever the client makes of them.
+
+        Raises:
+            StageError: If the scheduler has gone away.
+        """
+        try:
+            yield
+        except (OSError, CancelledError) as error:
+            raise StageError(_gone(str(error))) from error
+        except Exception as error:
+            if self._client.status == _CONNECTED:
+                raise
+            raise StageError(_gone(str(error))) from error
+
+
+def _gone(reason: str) -> str:
+    return f"dask: the scheduler has gone away ({reason}); start it and run the same command again"
 
 
 @contextlib.contextmanager
@@ -168,7 +261,7 @@ def executor_for(compute: Compute) -> Iterator[Executor]:
         yield InlineExecutor()
         return
     with contextlib.ExitStack() as started:
-        with _interrupts_held_back():  # Dask cannot end workers that are still starting
+        with held_back():  # Dask cannot end workers that are still starting
             dask_logger = started.enter_context(_quiet_dask())
             address = started.enter_context(_cluster_address(compute))
             wanted = (1, compute.connect_limit_s) if compute.dask_address else (compute.workers, _LOCAL_START_LIMIT_S)
@@ -176,23 +269,9 @@ def executor_for(compute: Compute) -> Iterator[Executor]:
         # Ending, Dask tells at length of workers in the middle of a unit, and of a scheduler that has gone away.
         started.callback(dask_logger.setLevel, logging.CRITICAL)
         logger.info("Dask dashboard: %s", client.dashboard_link)
-        yield DaskExecutor(client)
-
-
-@contextlib.contextmanager
-def _interrupts_held_back() -> Iterator[None]:
-    """Let a Ctrl-C that comes while the block runs take effect at its end."""
-    if threading.current_thread() is not threading.main_thread():  # only the main thread gets them, and may do this
-        yield
-        return
-    came: list[int] = []
-    before = signal.signal(signal.SIGINT, lambda number, _: came.append(number))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-    if came:
-        signal.raise_signal(signal.SIGINT)
+        executor = DaskExecutor(client)
+        started.callback(executor.stop)
+        yield executor
 
 
 @contextlib.contextmanager
@@ -219,7 +298,8 @@ def _cluster_address(compute: Compute) -> Iterator[str]:
 
     settings = {
         "distributed.scheduler.allowed-failures": _RETRIES_AFTER_A_DEAD_WORKER,
-        "distributed.nanny.pre-spawn-environ.DASK_LOGGING__DISTRIBUTED": "error",
+        # Errors of units come back as outcomes; what is left are tracebacks of workers whose scheduler has just ended.
+        "distributed.nanny.pre-spawn-environ.DASK_LOGGING__DISTRIBUTED": "critical",
     }
     with _environment_kept(), dask.config.set(settings), _local_cluster(compute.dashboard_port) as cluster:
         cluster.scale(compute.workers)
@@ -285,7 +365,7 @@ def _client(address: str, workers: int, timeout_s: float) -> Iterator["Client"]:
             f"dask address {address!r}: no scheduler answers within {timeout_s:g} s ({error}); start one or mend it"
         )
         raise PipelineError(message) from error
-    with client:
+    try:
         try:
             client.wait_for_workers(workers, timeout=timeout_s)
         except TimeoutError as error:
@@ -293,3 +373,14 @@ def _client(address: str, workers: int, timeout_s: float) -> Iterator["Client"]:
             message = f"dask address {address!r}: {found}; start workers, or raise dask.connect_limit_s"
             raise PipelineError(message) from error
         yield client
+    finally:
+        _close(client)
+
+
+def _close(client: "Client") -> None:
+    """Close a client, whose scheduler may have gone away, so that nothing it says of that hides why the run ends."""
+    with held_back():
+        try:
+            client.close(timeout=_CLOSE_LIMIT_S)
+        except (OSError, RuntimeError, AssertionError) as error:
+            logger.debug("dask: the client did not end in order (%r)", error)

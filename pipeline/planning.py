@@ -141,7 +141,11 @@ def plan_of_embeddings(settings: Settings) -> UnitPlan[EmbedJob]:
         MissingInputError: If the scenes to mine or their proposals are not finished.
         PipelineError: If the settings don't fit the data set.
     """
-    regions, inputs = _regions(settings)
+    return _plan_of_embeddings(settings, *_regions(settings))
+
+
+def _plan_of_embeddings(settings: Settings, regions: RegionSource, inputs: dict[str, str]) -> UnitPlan[EmbedJob]:
+    """Plan step 2 of mining for regions that are known."""
     job = EmbedJob(
         units=regions.scenes.description.units,
         regions=regions,
@@ -162,7 +166,7 @@ def plan_of_pairs(settings: Settings) -> UnitPlan[PairJob]:
         PipelineError: If the settings don't fit the data set.
     """
     regions, inputs = _regions(settings)
-    embedded = plan_of_embeddings(settings).artifact
+    embedded = _plan_of_embeddings(settings, regions, inputs).artifact
     labels = scenes.ScenesAttributes.of(regions.scenes)
     job = PairJob(
         regions=regions,

@@ -57,3 +57,8 @@ def wait_until(holds: Callable[[], bool], limit_s: float = 600.0) -> None:
     while not holds():
         assert time.monotonic() < end, "it did not come to hold"
         time.sleep(0.01)
+
+
+def own_server(settings_file: Path) -> dict[str, str]:
+    """Let a flow start a server of Prefect for itself, whatever the tests have."""
+    return {"PREFECT_API_URL": "", "PREFECT_HOME": str(settings_file.parent / "prefect")}

@@ -1,6 +1,8 @@
-"""The flow as a process, killed."""
+"""The flow as a process: killed and interrupted."""
 
+import os
 import random
+import re
 import signal
 import time
 from collections.abc import Callable
@@ -26,4 +28,21 @@ def test_a_flow_killed_at_random_moments_ends_with_the_same_digests(
             process.kill()
             assert process.wait() == -signal.SIGKILL
     assert 2 <= done_units(settings_file) < UNITS + 2
+    assert finish() == reference
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [0, 2])
+def test_ctrl_c_says_in_one_line_what_is_saved_and_how_to_go_on(
+    settings_file: Path, finish: Callable[[], list[str]], reference: list[str], workers: int
+) -> None:
+    options = ("--set", f"compute.workers={workers}", "--log-level", "warning")
+    with group(flow_command(settings_file, *options), **paused(0.3)) as process:
+        wait_until(lambda: done_units(settings_file) >= 2)
+        os.killpg(process.pid, signal.SIGINT)
+        _, told = process.communicate(timeout=120)
+        assert process.returncode == 130
+    assert re.fullmatch(
+        r"\S+ \S+ WARNING test small: interrupted; [0-7] of 8 units are saved, run the same command to go on\n", told
+    ), told
     assert finish() == reference

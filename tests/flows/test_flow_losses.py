@@ -1,0 +1,93 @@
+"""The flow as a process that loses what it leans on: Prefect's server, a worker of Dask, Dask's scheduler."""
+
+import re
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from subprocess import Popen
+
+import psutil
+import pytest
+
+from tests.flows.flow_process import UNITS, done_units, flow_command, group, own_server, paused, wait_until
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]  # each starts processes that import torch, Prefect and Dask
+
+
+def server_of(process: Popen[str]) -> psutil.Process:
+    """Find the Prefect server that a flow started."""
+    (server,) = [
+        child
+        for child in psutil.Process(process.pid).children(recursive=True)
+        if "flows.prefect_server_program" in child.cmdline()
+    ]
+    return server
+
+
+def has_ended(process: psutil.Process) -> bool:
+    return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+
+
+def test_a_killed_server_ends_the_run_and_a_killed_run_its_server(
+    settings_file: Path, finish: Callable[[], list[str]], reference: list[str]
+) -> None:
+    environment = {**paused(0.3), **own_server(settings_file)}
+    with group(flow_command(settings_file), **environment) as process:
+        wait_until(lambda: done_units(settings_file) >= 1)
+        server = server_of(process)
+        server.kill()
+        _, told = process.communicate(timeout=400)
+        assert process.returncode == 1, told
+        assert "ovseg: Prefect's server: does not answer any more" in told
+        assert "what the stages made is kept, run the same command to go on" in told
+        assert "Traceback" not in told
+    (next(settings_file.parent.glob("runs/test/*/shard-00007.json"))).unlink()
+    with group(flow_command(settings_file), **environment) as process:
+        wait_until(lambda: done_units(settings_file) >= UNITS)
+        server = server_of(process)
+        process.kill()
+        wait_until(lambda: has_ended(server), limit_s=60)
+    assert finish() == reference
+
+
+@contextmanager
+def cluster(folder: Path, workers: int) -> Iterator[tuple[str, list[Popen[str]]]]:
+    """Start a scheduler and workers as a user does by hand; yields its address and all processes, scheduler first."""
+    dask = [sys.executable, "-m", "dask"]
+    file = folder / "scheduler.json"
+    quiet = {"DASK_LOGGING__DISTRIBUTED": "error"}
+    with ExitStack() as stack:
+        scheduler = [*dask, "scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard"]
+        processes = [stack.enter_context(group([*scheduler, "--scheduler-file", str(file)], **quiet))]
+        wait_until(file.exists)
+        worker = [*dask, "worker", "--scheduler-file", str(file), "--nthreads", "1", "--no-nanny", "--no-dashboard"]
+        processes += [stack.enter_context(group(worker, **quiet)) for _ in range(workers)]
+        address = re.search(r"tcp://127\.0\.0\.1:\d+", file.read_text())
+        assert address is not None
+        yield address[0], processes
+
+
+def test_a_cluster_started_by_hand_loses_a_worker_and_then_its_scheduler(
+    prefect_api: str, settings_file: Path, finish: Callable[[], list[str]], reference: list[str]
+) -> None:
+    log = settings_file.parent / "calls"
+    with cluster(settings_file.parent, workers=2) as (address, (scheduler, victim, _)):
+        options = ("--set", f"dask.address={address}", "--set", "dask.connect_limit_s=120")
+        with group(flow_command(settings_file, *options), **paused(0.4), TEST_LOG=str(log)) as process:
+            wait_until(lambda: done_units(settings_file) >= 1)
+            time.sleep(0.3)  # each worker is in the middle of a unit, which takes 1.6 s
+            victim.kill()
+            before = done_units(settings_file)
+            wait_until(lambda: done_units(settings_file) >= before + 2)
+            assert process.poll() is None
+            scheduler.kill()
+            _, told = process.communicate(timeout=100)
+        assert process.returncode == 1, told
+        assert "dask: the scheduler has gone away" in told
+        assert "it is tried again" not in told
+        assert "Dask dashboard: http://" in told
+        assert "Traceback" not in told
+        assert done_units(settings_file) < UNITS
+    assert finish() == reference

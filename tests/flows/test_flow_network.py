@@ -1,0 +1,80 @@
+"""The flow as a process in a network namespace that has no interface but the loopback."""
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.flows.flow_process import digests, flow_command, group, own_server, paused
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(900),  # it starts processes that import torch, and a server of Prefect
+    pytest.mark.skipif(
+        subprocess.run(["unshare", "-rn", "true"], capture_output=True, check=False).returncode != 0,
+        reason="network namespaces are not permitted here",
+    ),
+]
+
+# Python imports it at its start from PYTHONPATH. It writes down each address outside this machine that the process
+# looks up or connects to.
+WATCH = """
+import ipaddress, os, sys
+def is_outside(host):
+    try:
+        return not ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host not in ("localhost", "")
+def watch(event, arguments):
+    host = None
+    if event in ("socket.connect", "socket.sendto") and isinstance(arguments[1], tuple):
+        host = arguments[1][0]
+    elif event in ("socket.getaddrinfo", "socket.gethostbyname") and arguments[0]:
+        host = arguments[0] if isinstance(arguments[0], str) else arguments[0].decode()
+    if host is not None and is_outside(host):
+        with open(os.environ["TEST_OUTSIDE"], "a") as log:
+            log.write(f"{event} {host}\\n")
+sys.addaudithook(watch)
+with open(os.environ["TEST_WATCHED"], "a") as log:
+    log.write(" ".join(sys.orig_argv) + "\\n")
+"""
+
+
+@pytest.fixture
+def watched(tmp_path: Path) -> dict[str, str]:
+    """Lay out what watches Python processes; returns the environment that makes them load it."""
+    folder = tmp_path / "watch"
+    folder.mkdir()
+    (folder / "sitecustomize.py").write_text(WATCH)
+    logs = {"TEST_OUTSIDE": str(tmp_path / "outside.log"), "TEST_WATCHED": str(tmp_path / "watched.log")}
+    return {"PYTHONPATH": str(folder), **logs}
+
+
+def test_the_watch_sees_who_looks_elsewhere(watched: dict[str, str]) -> None:
+    program = "import socket; socket.socket(type=socket.SOCK_DGRAM).connect(('192.0.2.7', 9))"
+    with group(["unshare", "-rn", "python3", "-c", program], **watched) as process:
+        process.communicate()
+    assert Path(watched["TEST_OUTSIDE"]).read_text() == "socket.connect 192.0.2.7\n"
+
+
+def test_a_run_without_a_network_speaks_to_this_machine_alone(
+    settings_file: Path, reference: list[str], watched: dict[str, str]
+) -> None:
+    command = flow_command(settings_file, "--set", "compute.workers=1")
+    alone = f"ip link set lo up && exec {' '.join(command)}"
+    with group(
+        ["unshare", "-rn", "bash", "-c", alone], **paused(0.0), **own_server(settings_file), **watched
+    ) as process:
+        _, told = process.communicate(timeout=600)
+        assert process.returncode == 0, told
+    outside = Path(watched["TEST_OUTSIDE"])
+    assert not outside.exists(), outside.read_text()
+    processes = Path(watched["TEST_WATCHED"]).read_text()
+    assert "flow_program" in processes
+    assert "prefect_server_program" in processes
+    assert "spawn_main" in processes  # Dask's worker
+    assert not re.search("error|warning|telemetry|Traceback", told, re.IGNORECASE), told
+    log = (settings_file.parent / "prefect" / "server.log").read_text()
+    assert not re.search("telemetry|api.prefect.io|Traceback", log, re.IGNORECASE), log
+    assert digests(settings_file.parent / "runs") == reference

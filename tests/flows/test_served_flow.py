@@ -1,0 +1,73 @@
+"""Runs that are started from Prefect's pages, by ``ovseg serve``."""
+
+import json
+import os
+import signal
+import sys
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from storage_schemas.artifact import artifacts_below
+from tests.flows.flow_process import group, wait_until
+from tests.flows.prefect_pages import Pages
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]  # it starts processes that import torch and Prefect
+
+SCENES = """
+[datasets.few]
+dataset = "drawn-world"
+split = "val"
+drawn_world = { scenes = 4 }
+scenes_per_shard = 2
+"""
+
+
+def sent(address: str, document: dict[str, Any]) -> dict[str, Any]:
+    """Send what a form of the pages sends."""
+    request = urllib.request.Request(
+        address, data=json.dumps(document).encode(), headers={"content-type": "application/json"}
+    )
+    with urllib.request.urlopen(request) as answer:
+        received: dict[str, Any] = json.load(answer)
+    return received
+
+
+def test_a_run_is_started_from_a_form_of_all_settings(prefect_api: str, settings_file: Path) -> None:
+    settings_file.write_text(settings_file.read_text() + SCENES)
+    pages = Pages(prefect_api)
+    before = {deployment["id"] for deployment in pages.read("deployments")}
+
+    def offered() -> list[dict[str, Any]]:
+        return [deployment for deployment in pages.read("deployments") if deployment["id"] not in before]
+
+    command = [sys.executable, "-m", "flows.command", "serve", "--config", str(settings_file)]
+    with group(command) as process:
+        wait_until(lambda: bool(offered()))
+        (deployment,) = offered()
+        form, filled_in = deployment["parameter_openapi_schema"], deployment["parameters"]["settings"]
+        assert list(form["properties"]) == ["settings", "from_stage", "only_stage"]
+        assert set(form["definitions"]["Settings"]["properties"]) == set(filled_in)
+        assert filled_in["datasets"]["few"]["scenes_per_shard"] == 2
+        filled_in["datasets"]["few"]["scenes_per_shard"] = 4  # as somebody may who fills in the form
+        run = sent(
+            f"{prefect_api}/deployments/{deployment['id']}/create_flow_run",
+            {"parameters": {"settings": filled_in, "only_stage": "prepare"}, "state": {"type": "SCHEDULED"}},
+        )
+        started = {"flow_runs": {"id": {"any_": [run["id"]]}}}
+        wait_until(lambda: pages.read("flow_runs", **started)[0]["state_type"] in {"COMPLETED", "FAILED", "CRASHED"})
+        (ended,) = pages.read("flow_runs", **started)
+        assert ended["state_type"] == "COMPLETED", ended["state"]["message"]
+        os.killpg(process.pid, signal.SIGINT)
+        _, told = process.communicate(timeout=120)
+        assert process.returncode == 0, told
+        assert "Traceback" not in told
+    (artifact,) = artifacts_below(settings_file.parent / "runs")
+    assert (artifact.manifest().rows, len(artifact.description.units)) == (4, 1)
+    (task,) = pages.task_runs(pages.flow_runs()["prepare trial"]).values()
+    assert (task["name"], task["state_type"]) == (
+        f"{artifact.identity.kind} {artifact.identity.name} shard-00000",
+        "COMPLETED",
+    )
