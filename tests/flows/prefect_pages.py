@@ -1,8 +1,27 @@
 """What a Prefect server knows of the runs of a test."""
 
 import json
+import time
+import urllib.error
 import urllib.request
 from typing import Any
+
+
+def sent(address: str, document: dict[str, Any]) -> Any:
+    """Send what the pages send; a server that says it is too busy is asked again, as Prefect's own client does."""
+    request = urllib.request.Request(
+        address, data=json.dumps(document).encode(), headers={"content-type": "application/json"}
+    )
+    for _ in range(10):
+        try:
+            with urllib.request.urlopen(request) as answer:
+                return json.load(answer)
+        except urllib.error.HTTPError as error:
+            if error.code != 503:
+                raise
+        time.sleep(2)
+    message = f"{address}: is busy all the time"
+    raise AssertionError(message)
 
 
 class Pages:
@@ -15,12 +34,7 @@ class Pages:
     def read(self, what: str, **filters: Any) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = []
         while True:
-            body = json.dumps({"limit": 200, "offset": len(found), **filters}).encode()
-            request = urllib.request.Request(
-                f"{self.api}/{what}/filter", data=body, headers={"content-type": "application/json"}
-            )
-            with urllib.request.urlopen(request) as answer:
-                page = json.load(answer)
+            page = sent(f"{self.api}/{what}/filter", {"limit": 200, "offset": len(found), **filters})
             found += page
             if len(page) < 200:
                 return found

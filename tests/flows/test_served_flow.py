@@ -1,10 +1,8 @@
 """Runs that are started from Prefect's pages, by ``ovseg serve``."""
 
-import json
 import os
 import signal
 import sys
-import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +10,7 @@ import pytest
 
 from storage_schemas.artifact import artifacts_below
 from tests.flows.flow_process import group, wait_until
-from tests.flows.prefect_pages import Pages
+from tests.flows.prefect_pages import Pages, sent
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]  # it starts processes that import torch and Prefect
 
@@ -23,16 +21,6 @@ split = "val"
 drawn_world = { scenes = 4 }
 scenes_per_shard = 2
 """
-
-
-def sent(address: str, document: dict[str, Any]) -> dict[str, Any]:
-    """Send what a form of the pages sends."""
-    request = urllib.request.Request(
-        address, data=json.dumps(document).encode(), headers={"content-type": "application/json"}
-    )
-    with urllib.request.urlopen(request) as answer:
-        received: dict[str, Any] = json.load(answer)
-    return received
 
 
 def test_a_run_is_started_from_a_form_of_all_settings(prefect_api: str, settings_file: Path) -> None:
@@ -54,7 +42,11 @@ def test_a_run_is_started_from_a_form_of_all_settings(prefect_api: str, settings
         filled_in["datasets"]["few"]["scenes_per_shard"] = 4  # as somebody may who fills in the form
         run = sent(
             f"{prefect_api}/deployments/{deployment['id']}/create_flow_run",
-            {"parameters": {"settings": filled_in, "only_stage": "prepare"}, "state": {"type": "SCHEDULED"}},
+            {
+                "parameters": {"settings": filled_in, "only_stage": "prepare"},
+                "state": {"type": "SCHEDULED"},
+                "idempotency_key": "once",
+            },
         )
         started = {"flow_runs": {"id": {"any_": [run["id"]]}}}
         wait_until(lambda: pages.read("flow_runs", **started)[0]["state_type"] in {"COMPLETED", "FAILED", "CRASHED"})
