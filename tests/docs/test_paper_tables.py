@@ -2,19 +2,23 @@
 
 import pytest
 
-from tools.measure_paper_tables import ROWS
+from tests.docs.pages import ROOT
+from tools.measure_paper_tables import ROWS, SEEDS
 from tools.paper_tables_page import (
     APPEARS,
     CLAIMS,
+    FIRST_CLAIMS,
     REVERSED,
     TABLES,
     UNDECIDED,
     claims_table,
+    page,
     pairs_table,
     summary,
     table,
     verdict,
 )
+from tools.seed_results import between_marks, read_results
 
 
 def test_every_row_that_is_told_of_is_measured():
@@ -60,10 +64,10 @@ def made_up(seeds: int) -> list[dict[str, object]]:
 
 def test_differences_are_taken_seed_by_seed():
     rows = {line.split(" | ")[0].strip("| "): line for line in claims_table(made_up(3)).splitlines()}
-    expected = "| FT above original | +7.0 | +3.0 ± 0.0 | appears | +3.0 ± 0.0 | appears |"
-    assert rows["FT above original"] == expected
-    assert rows["MPT above original"] == "| MPT above original | +4.7 | - | cannot tell | - | cannot tell |"
-    assert f"in 1 of {len(CLAIMS)} comparisons: FT above original." in summary(made_up(3))
+    expected = "| FT above original CLIP | +7.0 | +3.0 ± 0.0 | appears | +3.0 ± 0.0 | appears |"
+    assert rows["FT above original CLIP"] == expected
+    assert rows["MPT above original CLIP"] == "| MPT above original CLIP | +4.7 | - | cannot tell | - | cannot tell |"
+    assert f"in 1 of {len(CLAIMS)} comparisons: FT above original CLIP." in summary(made_up(3))
 
 
 def test_a_table_has_our_mean_and_the_papers_numbers():
@@ -71,3 +75,21 @@ def test_a_table_has_our_mean_and_the_papers_numbers():
     assert lines[2] == "| original CLIP | 2 | 15.0 ± 63.5 | 15.0 ± 63.5 | 15.0 ± 63.5 | 7.3 | 21.8 | 51.4 |"
     assert lines[3] == "| MPT | 0 | - | - | - | 8.4 | 26.5 | 55.4 |"
     assert pairs_table(made_up(2)).splitlines()[2] == "| `s` | 15 | 50.0 ± 0.0 |"
+
+
+def test_the_page_holds_all_that_is_made_of_the_results():
+    results = made_up(3)
+    text = page(results)
+    for part in (summary(results), claims_table(results), pairs_table(results)):
+        assert f"\n{part}\n" in text
+    for title, lines in TABLES.items():
+        assert f"### {title}\n\n{table(results, lines)}\n" in text
+
+
+def test_the_pages_show_their_results(tmp_path):
+    docs = ROOT / "docs"
+    (tmp_path / "results.jsonl").write_bytes((docs / "drawn_world_results.jsonl").read_bytes())
+    results = read_results(tmp_path)
+    assert {(line["seed"], line["row"]) for line in results} == {(seed, row.name) for seed in SEEDS for row in ROWS}
+    assert (docs / "drawn_world_results.md").read_text(encoding="utf-8") == page(results)
+    assert between_marks(ROOT / "README.md", name="paper tables") == f"\n{claims_table(results, FIRST_CLAIMS)}\n"
