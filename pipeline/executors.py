@@ -379,6 +379,8 @@ def _client(address: str, workers: int, timeout_s: float) -> Iterator["Client"]:
 
 def _close(client: "Client") -> None:
     """Close a client, whose scheduler may have gone away, so that nothing it says of that hides why the run ends."""
+    # For good, since one that looks for a lost scheduler says a little later, when it is closed, that it gives up.
+    logging.getLogger("distributed.client").setLevel(logging.CRITICAL)
     with held_back():
         try:
             client.close(timeout=_CLOSE_LIMIT_S)
