@@ -13,7 +13,9 @@ class ComputeSettings(SettingsModel):
     workers: int = Field(
         default=0, ge=0, le=1024, description="Processes on this machine that share the units; 0 = this process alone."
     )
-    threads_per_worker: int = Field(default=1, ge=1, le=1024, description="Threads of torch per process.")
+    threads_per_worker: int = Field(
+        default=1, ge=1, le=1024, description="Threads of torch per process, in training too."
+    )
     device: str = Field(
         default="auto",
         pattern=r"^(auto|cpu|cuda(:\d+)?)$",

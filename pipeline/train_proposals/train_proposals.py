@@ -47,7 +47,7 @@ def train_proposals(settings: Settings) -> StageReport:
         WriteError: If the artifact's directory cannot be written to.
     """
     started = time.monotonic()
-    with joined(settings.compute.device) as processes:
+    with joined(settings.compute.device, settings.compute.threads_per_worker) as processes:
         if processes.is_first:
             writable_runs_dir(settings.runs_dir)
             section = settings.proposal_net

@@ -64,15 +64,18 @@ class Processes:
 
 
 @contextmanager
-def joined(device: str) -> Iterator[Processes]:
+def joined(device: str, threads: int) -> Iterator[Processes]:
     """Join the processes that ``torchrun`` started, or stand alone; leave them at the end.
 
     Args:
         device: ``"cpu"``, ``"cuda"``, ``"cuda:N"``, or ``"auto"``: CUDA where there is one.
+        threads: Threads of torch in each of them. Sums on a CPU may depend on it, so a run that goes on must not take
+            what an earlier stage or the machine happens to have set.
 
     Raises:
         PipelineError: If CUDA is asked for and there is none.
     """
+    torch.set_num_threads(threads)
     count = int(os.environ.get("WORLD_SIZE", "1"))
     chosen = chosen_device(device, int(os.environ.get("LOCAL_RANK", "0")) if count > 1 else None)
     if count == 1:

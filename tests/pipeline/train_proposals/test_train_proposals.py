@@ -69,6 +69,22 @@ def test_a_finished_training_is_not_repeated(undisturbed: Artifact, monkeypatch:
     assert (report.artifact, report.units_done, report.units_skipped) == (undisturbed, 0, 2)
 
 
+def test_a_stage_before_it_in_the_process_leaves_no_threads_behind(
+    undisturbed: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: set[int] = set()
+    plain = ProposalTask.after_step
+    monkeypatch.setattr(ProposalTask, "after_step", lambda task: (seen.add(torch.get_num_threads()), plain(task)))
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        artifact = train_proposals(tiny_settings(with_scenes(tmp_path / "runs", undisturbed))).artifact
+    finally:
+        torch.set_num_threads(before)
+    assert seen == {1}
+    assert bytes_of(artifact) == bytes_of(undisturbed)
+
+
 def test_a_lost_report_is_written_again_without_training(
     undisturbed: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

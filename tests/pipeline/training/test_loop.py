@@ -18,7 +18,7 @@ import torch
 from pipeline.errors import StageError
 from pipeline.training.loop import Trainer
 from pipeline.training.metrics import read_metrics
-from pipeline.training.processes import Processes
+from pipeline.training.processes import Processes, joined
 from storage_schemas.commit import Disk
 from tests.pipeline.training.toy_run import Stopped, StoppingDisk, ToySource, ToyTask, toy_artifact, toy_plan
 
@@ -166,3 +166,14 @@ def test_a_finished_run_takes_no_step(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(ToyTask, "backward", None)
     trainer(tmp_path).run()
     assert len(read_metrics(toy_artifact(tmp_path).local_directory / "metrics.jsonl", "train")) == STEPS
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_torchs_threads_are_those_asked_for_whatever_was_set_before(threads: int) -> None:
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        with joined("cpu", threads):
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)

@@ -152,7 +152,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     artifact = toy_artifact(options.runs)
-    with joined("cpu") as processes:
+    with joined("cpu", 1) as processes:
         task = ToyTask(processes, options.steps, options.workers, options.dropout, ToySource())
         if options.pause_s:
             task.after_step = lambda: time.sleep(options.pause_s)  # type: ignore[method-assign]
