@@ -35,7 +35,8 @@ _LOCAL_START_LIMIT_S = 300.0
 _CONNECTED = "running"
 
 _LOOK_S = 0.05  # between two looks at what has ended, and whether the scheduler is still there
-_RESULT_LIMIT_S = 60.0  # to fetch the few bytes that say what a unit has become
+_CLIENT_LOG = "distributed.client"
+_RESULT_LIMIT_S = 60.0  # to fetch the few bytes that say what a unit has become, before looking whether they will come
 _STOP_LIMIT_S = 30.0  # for threads that wait for units to see that they won't come
 _CLOSE_LIMIT_S = 10.0  # for the client to take leave of its scheduler
 
@@ -198,7 +199,7 @@ class DaskExecutor:
         """Read what became of one unit."""
         with self._scheduler_missed():
             if future.status == "finished":
-                outcome: Outcome[Result] = Outcome(unit, future.result(timeout=_RESULT_LIMIT_S), None)
+                outcome: Outcome[Result] = Outcome(unit, self._result(future), None)
             elif future.status == "error":
                 error = future.exception()
                 outcome = Outcome(unit, None, error if isinstance(error, Exception) else RuntimeError(repr(error)))
@@ -207,6 +208,14 @@ class DaskExecutor:
                 raise CancelledError(message)
             future.release()
         return outcome
+
+    def _result(self, future: "Future[Result]") -> Result:
+        """Fetch what a unit returned, which Dask makes anew if the worker that held it has died."""
+        while True:
+            try:
+                return future.result(timeout=_RESULT_LIMIT_S)
+            except TimeoutError:
+                self._check_in_charge()
 
     def _let_go(self, running: "dict[Future[Result], Unit]") -> None:
         """Take back the units that have not ended."""
@@ -358,6 +367,7 @@ def _client(address: str, workers: int, timeout_s: float) -> Iterator["Client"]:
     """
     from distributed import Client
 
+    logging.getLogger(_CLIENT_LOG).setLevel(logging.NOTSET)  # an earlier client was silenced when it was closed
     try:
         client = Client(address, timeout=timeout_s, set_as_default=False)
     except (OSError, TimeoutError, ValueError) as error:
@@ -379,8 +389,8 @@ def _client(address: str, workers: int, timeout_s: float) -> Iterator["Client"]:
 
 def _close(client: "Client") -> None:
     """Close a client, whose scheduler may have gone away, so that nothing it says of that hides why the run ends."""
-    # For good, since one that looks for a lost scheduler says a little later, when it is closed, that it gives up.
-    logging.getLogger("distributed.client").setLevel(logging.CRITICAL)
+    # Beyond the end, since one that looks for a lost scheduler says a little later, when it is closed, that it gives up.
+    logging.getLogger(_CLIENT_LOG).setLevel(logging.CRITICAL)
     with held_back():
         try:
             client.close(timeout=_CLOSE_LIMIT_S)

@@ -1,7 +1,8 @@
 """Measure the paper's ablations (tables 2 to 6) on the drawn world through the real stages, over several seeds.
 
 ``python -m tools.measure_paper_tables --out DIR`` mines, finetunes and evaluates what is missing, and writes one line
-per seed and row to ``DIR/results.jsonl``; a run that was stopped goes on. ``--write PAGE`` writes the page made of it,
+per seed and row to ``DIR/results.jsonl``; a run that was stopped goes on. Lines are told apart by seed and row alone,
+so after a change of settings or ``--scale`` take another DIR. ``--write PAGE`` writes the page made of it,
 docs/drawn_world_results.md, and the first comparisons into README.md.
 All seeds share the proposal net, which is the one that the project ships (one training step of rate 1e-9 stands for
 stage 1). Per seed all else is new: the scenes to mine and to test on, prompts, order of pairs. Rows share what they
@@ -31,7 +32,7 @@ from pipeline.train_proposals.train_proposals import train_proposals
 from storage_schemas.artifact import Artifact
 from storage_schemas.reports import read_numbers
 from tools.measure_mining import tally_of
-from tools.paper_tables_page import FIRST_CLAIMS, claims_table, page
+from tools.paper_tables_page import in_short, page
 from tools.seed_results import append_result, read_results, write_into
 
 ROOT = Path(__file__).parents[1]
@@ -155,7 +156,7 @@ def main() -> None:
     results = read_results(options.out)
     if options.write:
         options.write.write_text(page(results), encoding="utf-8")
-        write_into(README, f"\n{claims_table(results, FIRST_CLAIMS)}\n", name="paper tables")
+        write_into(README, f"\n{in_short(results)}\n", name="paper tables")
         return
     logging.basicConfig(level=logging.WARNING)
     torch.set_num_threads(1)

@@ -26,8 +26,9 @@ masks are of the classes that its proposal net was taught: the row of seen class
 unseen one, is the paper's closed set; with nouns of 1 caption there are regions here that the paper's row lacks.
 
 What differs from the paper and is not mended by more seeds: pictures of 96 px with 54 classes, of which 24 have no
-label in stage 1; a CLIP of 4 layers that knows 80 words, pretrained on drawn pictures; some hundred pairs in place of
-440,000. So the paper's numbers stand beside ours to compare the order of the rows, not their size.
+label in stage 1; a CLIP of 4 layers that knows 80 words, pretrained on drawn pictures; some hundred
+to two thousand pairs in place of 440,000. So the paper's numbers stand beside ours to compare the order of the rows,
+not their size.
 """
 
 
@@ -82,24 +83,24 @@ TABLES: dict[str, tuple[Line, ...]] = {
         Line("FT", "FT", (8.8, 28.8, 55.7)),
         Line("FT then MPT", "FT then MPT", (9.0, 29.6, 55.7)),
     ),
-    "Order of FT and MPT": (
+    "Table 6: order of FT and MPT": (
         Line("MPT then FT", "MPT then FT", (8.5, 28.1, None)),
         Line("both at once", "both at once", (8.8, 29.0, None)),
         Line("FT then MPT", "FT then MPT", (9.0, 29.6, 55.7)),
     ),
-    "Layers with prompts, without FT": (
+    "Table 4: layers with prompts, without FT": (
         Line("MPT depth 1", "1 of 4 layers (paper: 1 of 24)", (None, 25.7, None)),
         Line("MPT depth 2", "2 of 4 layers"),
         Line("MPT", "3 of 4 layers (paper: 3 of 24)", (None, 26.5, None)),
         Line("MPT depth 4", "4 of 4 layers (paper, 6 and 12 of 24: 26.8)"),
     ),
-    "Layers with prompts, after FT": (
+    "Table 4: layers with prompts, after FT": (
         Line("FT then MPT depth 1", "1 of 4 layers (paper: 1 of 24)", (None, 29.3, None)),
         Line("FT then MPT depth 2", "2 of 4 layers"),
         Line("FT then MPT", "3 of 4 layers (paper: 3 of 24)", (None, 29.6, None)),
         Line("FT then MPT depth 4", "4 of 4 layers (paper, 6 of 24: 29.4; 12: 29.3)"),
     ),
-    "The two branches": (
+    "Table 5: the two branches": (
         Line("proposal net alone", "proposal net alone", (None, 19.6, None)),
         Line("CLIP alone, original", "CLIP alone, original", (None, 14.3, None)),
         Line("CLIP alone, FT then MPT", "CLIP alone, FT then MPT", (None, 25.1, None)),
@@ -203,12 +204,27 @@ def pairs_table(results: Results) -> str:
     return "\n".join(rows)
 
 
-def summary(results: Results) -> str:
-    """Say in words which orders appear over all classes, which are reversed, and which are left open."""
+def outcomes(results: Results) -> dict[str, list[str]]:
+    """Sort all comparisons over all classes by their verdicts."""
     found: dict[str, list[str]] = {APPEARS: [], REVERSED: [], UNDECIDED: []}
     for claim in CLAIMS:
         outcome = verdict(differences(results, claim.better, claim.worse, "all"))
         found[outcome].append(claim.text())
+    return found
+
+
+def in_short(results: Results) -> str:
+    """Write what README.md shows: the first comparisons, and how many of all come out how."""
+    found = {outcome: len(pairs) for outcome, pairs in outcomes(results).items()}
+    counts = (
+        f"Of all {len(CLAIMS)} comparisons the order appears in {found[APPEARS]}, is reversed in {found[REVERSED]}, "
+        f"and these seeds cannot tell in {found[UNDECIDED]}."
+    )
+    return f"{claims_table(results, FIRST_CLAIMS)}\n\n{counts}"
+
+
+def summary(results: Results) -> str:
+    """Say in words which orders appear over all classes, which are reversed, and which are left open."""
     told = {
         APPEARS: "**The paper's order appears** (the whole interval agrees)",
         REVERSED: "**The order is the other way round** (the whole interval says so)",
@@ -216,7 +232,7 @@ def summary(results: Results) -> str:
     }
     return "\n".join(
         f"* {told[outcome]} in {len(pairs)} of {len(CLAIMS)} comparisons: {'; '.join(pairs) or 'none'}."
-        for outcome, pairs in found.items()
+        for outcome, pairs in outcomes(results).items()
     )
 
 

@@ -33,8 +33,8 @@ def half_width(values: list[float]) -> float:
 def with_interval(values: list[float], *, sign: str = "") -> str:
     """Write mean and half width of the 95 % interval by Student's t over the seeds; ``sign`` is "+" for differences."""
     if len(values) < 2:
-        return f"{statistics.fmean(values):{sign}.1f}" if values else "-"
-    return f"{statistics.fmean(values):{sign}.1f} ± {half_width(values):.1f}"
+        return f"{statistics.fmean(values):{sign}z.1f}" if values else "-"
+    return f"{statistics.fmean(values):{sign}z.1f} ± {half_width(values):.1f}"
 
 
 def write_into(page: Path, text: str, *, name: str = "table") -> None:

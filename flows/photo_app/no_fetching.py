@@ -11,8 +11,8 @@ _FETCHERS = ("async_ssrf_protected_download", "ssrf_protected_download", "save_u
 def refuse_fetching() -> None:
     """Let Gradio refuse every file that a request gives as an address instead of uploading it.
 
-    Gradio downloads such files before it calls any function of the page, as long as the address is a public one. All of
-    its downloads go through these functions; there is no setting for it.
+    Gradio downloads such files before it calls any function of the page, as long as the address is a public one. The
+    files of a request go through these functions; there is no setting for it.
 
     Raises:
         AttributeError: If this version of Gradio has no such function, so that nothing would be refused.

@@ -48,15 +48,15 @@ def paused(pause_s: float) -> dict[str, str]:
 
 
 def done_units(settings_file: Path) -> int:
-    """Count the units of the first stage that have a sidecar."""
+    """Count the units of all stages that have a sidecar."""
     return len(list(settings_file.parent.glob("runs/test/*/shard-*.json")))
 
 
-def wait_until(holds: Callable[[], bool], limit_s: float = 600.0) -> None:
+def wait_until(holds: Callable[[], bool], limit_s: float = 600.0, interval_s: float = 0.01) -> None:
     end = time.monotonic() + limit_s
     while not holds():
         assert time.monotonic() < end, "it did not come to hold"
-        time.sleep(0.01)
+        time.sleep(interval_s)
 
 
 def own_server(settings_file: Path) -> dict[str, str]:

@@ -21,13 +21,24 @@ def server_of(process: Popen[str]) -> psutil.Process:
     (server,) = [
         child
         for child in psutil.Process(process.pid).children(recursive=True)
-        if "flows.prefect_server_program" in child.cmdline()
+        if "flows.prefect_server_program" in command_of(child)
     ]
     return server
 
 
+def command_of(process: psutil.Process) -> list[str]:
+    """Read the words a process was started with; none where it has just ended."""
+    try:
+        return process.cmdline()
+    except psutil.NoSuchProcess:
+        return []
+
+
 def has_ended(process: psutil.Process) -> bool:
-    return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+    try:
+        return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
 
 
 def test_a_killed_server_ends_the_run_and_a_killed_run_its_server(

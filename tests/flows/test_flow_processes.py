@@ -41,7 +41,7 @@ def test_ctrl_c_says_in_one_line_what_is_saved_and_how_to_go_on(
         wait_until(lambda: done_units(settings_file) >= 2)
         os.killpg(process.pid, signal.SIGINT)
         _, told = process.communicate(timeout=120)
-        assert process.returncode == 130
+        assert process.returncode == 130, told
     assert re.fullmatch(
         r"\S+ \S+ WARNING test small: interrupted; [0-7] of 8 units are saved, run the same command to go on\n", told
     ), told

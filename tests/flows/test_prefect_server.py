@@ -34,11 +34,13 @@ class Health(BaseHTTPRequestHandler):
 def starting_server() -> Iterator[str]:
     Health.asked = []
     with HTTPServer(("127.0.0.1", 0), Health) as server:
-        thread = threading.Thread(target=server.serve_forever)
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
         thread.start()
-        yield f"http://127.0.0.1:{server.server_port}/api"
-        server.shutdown()
-        thread.join()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}/api"
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 def test_a_server_that_is_starting_is_waited_for(tmp_path: Path) -> None:

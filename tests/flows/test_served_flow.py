@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from storage_schemas.artifact import artifacts_below
@@ -33,7 +34,7 @@ def test_a_run_is_started_from_a_form_of_all_settings(prefect_api: str, settings
 
     command = [sys.executable, "-m", "flows.command", "serve", "--config", str(settings_file)]
     with group(command) as process:
-        wait_until(lambda: bool(offered()))
+        wait_until(lambda: bool(offered()), interval_s=0.5)
         (deployment,) = offered()
         form, filled_in = deployment["parameter_openapi_schema"], deployment["parameters"]["settings"]
         assert list(form["properties"]) == ["settings", "from_stage", "only_stage"]
@@ -49,9 +50,13 @@ def test_a_run_is_started_from_a_form_of_all_settings(prefect_api: str, settings
             },
         )
         started = {"flow_runs": {"id": {"any_": [run["id"]]}}}
-        wait_until(lambda: pages.read("flow_runs", **started)[0]["state_type"] in {"COMPLETED", "FAILED", "CRASHED"})
+        wait_until(
+            lambda: pages.read("flow_runs", **started)[0]["state_type"] in {"COMPLETED", "FAILED", "CRASHED"},
+            interval_s=0.5,
+        )
         (ended,) = pages.read("flow_runs", **started)
         assert ended["state_type"] == "COMPLETED", ended["state"]["message"]
+        wait_until(lambda: not psutil.Process(process.pid).children(recursive=True), interval_s=0.5)
         os.killpg(process.pid, signal.SIGINT)
         _, told = process.communicate(timeout=120)
         assert process.returncode == 0, told

@@ -9,12 +9,13 @@ import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import cast
 
 import pytest
 from distributed import Client, LocalCluster
 
 from pipeline.errors import PipelineError, StageError
-from pipeline.executors import Compute, InlineExecutor, Outcome, executor_for
+from pipeline.executors import Compute, DaskExecutor, InlineExecutor, Outcome, executor_for
 from pipeline.shard_runner import UnitResult, run_stage
 from tests.pipeline.runner_jobs import WriteFiles, planned, snapshot
 
@@ -157,3 +158,57 @@ def test_the_environment_is_left_as_it_was() -> None:
         (outcome,) = executor.outcomes(os.path.basename, ["x/y"])
     assert outcome.result == "y"
     assert dict(os.environ) == before
+
+
+class LateFuture:
+    """A unit whose worker died when it was done: Dask makes it anew while its result is being asked for."""
+
+    status = "finished"
+
+    def __init__(self, client: "QuietClient") -> None:
+        self.client, self.asked, self.released = client, 0, False
+
+    def done(self) -> bool:
+        return True
+
+    def result(self, timeout: float) -> str:
+        self.asked += 1
+        if self.asked == 1:
+            self.client.status = self.client.after_first
+            raise TimeoutError
+        return "made anew"
+
+    def release(self) -> None:
+        self.released = True
+
+
+class QuietClient:
+    """A client of Dask that is connected, until the first result was waited for in vain."""
+
+    status = "running"
+
+    def __init__(self, after_first: str) -> None:
+        self.after_first = after_first
+        self.futures: list[LateFuture] = []
+
+    def submit(self, *_arguments: object, pure: bool) -> LateFuture:
+        assert not pure
+        self.futures.append(LateFuture(self))
+        return self.futures[-1]
+
+    def nthreads(self) -> dict[str, int]:
+        return {"worker": 1}
+
+
+def test_a_result_that_is_made_anew_is_waited_for() -> None:
+    client = QuietClient(after_first="running")
+    (outcome,) = DaskExecutor(cast("Client", client)).outcomes(str, ["a"])
+    assert (outcome.unit, outcome.result, outcome.error) == ("a", "made anew", None)
+    (future,) = client.futures
+    assert (future.asked, future.released) == (2, True)
+
+
+def test_a_result_is_not_waited_for_when_the_scheduler_is_gone() -> None:
+    client = QuietClient(after_first="closed")
+    with pytest.raises(StageError, match=r"dask: the scheduler has gone away \(closed\)"):
+        list(DaskExecutor(cast("Client", client)).outcomes(str, ["a"]))
