@@ -389,7 +389,7 @@ def _client(address: str, workers: int, timeout_s: float) -> Iterator["Client"]:
 
 def _close(client: "Client") -> None:
     """Close a client, whose scheduler may have gone away, so that nothing it says of that hides why the run ends."""
-    # Beyond the end, since one that looks for a lost scheduler says a little later, when it is closed, that it gives up.
+    # Beyond the end, since one that looks for a lost scheduler says a little later that it gives up, when it is closed.
     logging.getLogger(_CLIENT_LOG).setLevel(logging.CRITICAL)
     with held_back():
         try:
