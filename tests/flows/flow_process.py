@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
+
 from storage_schemas.artifact import artifacts_below
 
 ROOT = Path(__file__).parents[2]
@@ -37,6 +39,14 @@ def group(command: list[str], **environment: str) -> Iterator[subprocess.Popen[s
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
+
+
+def command_of(process: psutil.Process) -> list[str]:
+    """Read the words a process was started with; none where it has just ended."""
+    try:
+        return process.cmdline()
+    except psutil.NoSuchProcess:
+        return []
 
 
 def flow_command(settings_file: Path, *options: str) -> list[str]:

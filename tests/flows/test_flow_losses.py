@@ -11,7 +11,7 @@ from subprocess import Popen
 import psutil
 import pytest
 
-from tests.flows.flow_process import UNITS, done_units, flow_command, group, own_server, paused, wait_until
+from tests.flows.flow_process import UNITS, command_of, done_units, flow_command, group, own_server, paused, wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]  # each starts processes that import torch, Prefect and Dask
 
@@ -24,14 +24,6 @@ def server_of(process: Popen[str]) -> psutil.Process:
         if "flows.prefect_server_program" in command_of(child)
     ]
     return server
-
-
-def command_of(process: psutil.Process) -> list[str]:
-    """Read the words a process was started with; none where it has just ended."""
-    try:
-        return process.cmdline()
-    except psutil.NoSuchProcess:
-        return []
 
 
 def has_ended(process: psutil.Process) -> bool:
