@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.flows.flow_process import digests, flow_command, group, own_server, paused
+from tests.flows.outside_watch import OUTSIDE, WATCH
 
 
 def namespaces_are_permitted() -> bool:
@@ -26,25 +27,8 @@ pytestmark = [
     pytest.mark.skipif(not namespaces_are_permitted(), reason="network namespaces are not permitted here"),
 ]
 
-# Python imports it at its start from PYTHONPATH. It writes down each address outside this machine that the process
-# looks up or connects to.
-WATCH = """
-import ipaddress, os, sys
-def is_outside(host):
-    try:
-        return not ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host not in ("localhost", "")
-def watch(event, arguments):
-    host = None
-    if event in ("socket.connect", "socket.sendto") and isinstance(arguments[1], tuple):
-        host = arguments[1][0]
-    elif event in ("socket.getaddrinfo", "socket.gethostbyname") and arguments[0]:
-        host = arguments[0] if isinstance(arguments[0], str) else arguments[0].decode()
-    if host is not None and is_outside(host):
-        with open(os.environ["TEST_OUTSIDE"], "a") as log:
-            log.write(f"{event} {host}\\n")
-sys.addaudithook(watch)
+# Python imports it at its start from PYTHONPATH.
+SITECUSTOMIZE = f"""{WATCH}
 with open(os.environ["TEST_WATCHED"], "a") as log:
     log.write(" ".join(sys.orig_argv) + "\\n")
 """
@@ -55,8 +39,8 @@ def watched(tmp_path: Path) -> dict[str, str]:
     """Lay out what watches Python processes; returns the environment that makes them load it."""
     folder = tmp_path / "watch"
     folder.mkdir()
-    (folder / "sitecustomize.py").write_text(WATCH)
-    logs = {"TEST_OUTSIDE": str(tmp_path / "outside.log"), "TEST_WATCHED": str(tmp_path / "watched.log")}
+    (folder / "sitecustomize.py").write_text(SITECUSTOMIZE)
+    logs = {OUTSIDE: str(tmp_path / "outside.log"), "TEST_WATCHED": str(tmp_path / "watched.log")}
     return {"PYTHONPATH": str(folder), **logs}
 
 
@@ -64,7 +48,7 @@ def test_the_watch_sees_who_looks_elsewhere(watched: dict[str, str]) -> None:
     program = "import socket; socket.socket(type=socket.SOCK_DGRAM).connect(('192.0.2.7', 9))"
     with group(["unshare", "-rn", sys.executable, "-c", program], **watched) as process:
         process.communicate()
-    assert Path(watched["TEST_OUTSIDE"]).read_text() == "socket.connect 192.0.2.7\n"
+    assert Path(watched[OUTSIDE]).read_text() == "socket.connect 192.0.2.7\n"
 
 
 def test_a_run_without_a_network_speaks_to_this_machine_alone(
@@ -77,7 +61,7 @@ def test_a_run_without_a_network_speaks_to_this_machine_alone(
     ) as process:
         _, told = process.communicate(timeout=600)
         assert process.returncode == 0, told
-    outside = Path(watched["TEST_OUTSIDE"])
+    outside = Path(watched[OUTSIDE])
     assert not outside.exists(), outside.read_text()
     processes = Path(watched["TEST_WATCHED"]).read_text()
     assert "flow_program" in processes

@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 
 from ovseg_models.segmenter import Segmenter
+from tests.flows.outside_watch import OUTSIDE, WATCH
 from tests.flows.photo_app.browser import chromium, open_browser
 from tests.tiny_segmenter import CLASS_NAMES, picture, tiny_segmenter
 
@@ -30,26 +31,10 @@ pytestmark = [
     pytest.mark.skipif(not IS_CI and chromium() is None, reason="there is no browser; install Debian's chromium"),
 ]
 
-# Starts the command and writes down each address outside this machine that it looks up or connects to.
-WATCHED = """
-import ipaddress, sys
-def is_outside(host):
-    try:
-        return not ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host not in ("localhost", "")
-def watch(event, arguments):
-    host = None
-    if event == "socket.connect" and isinstance(arguments[1], tuple):
-        host = arguments[1][0]
-    elif event == "socket.getaddrinfo" and arguments[0]:
-        host = arguments[0] if isinstance(arguments[0], str) else arguments[0].decode()
-    if host is not None and is_outside(host):
-        with open(sys.argv[1], "a") as log:
-            log.write(f"{event} {host}\\n")
-sys.addaudithook(watch)
+# Starts the command under watch.
+WATCHED = f"""{WATCH}
 from flows.command import main
-sys.exit(main(sys.argv[2:]))
+sys.exit(main(sys.argv[1:]))
 """
 
 
@@ -71,8 +56,8 @@ def folder(tmp_path_factory):
 def address(folder):
     """Serve the page; afterwards Ctrl-C must end it quietly, and nothing outside must have been spoken to."""
     options = ["--model", folder / "model", "--examples", folder / "examples", "--max-upload-mib", UPLOAD_LIMIT_MIB]
-    command = [sys.executable, "-c", WATCHED, folder / "outside.log", "app", *options]
-    environment = os.environ | {"TMPDIR": str(folder / "temporary")}
+    command = [sys.executable, "-c", WATCHED, "app", *options]
+    environment = os.environ | {"TMPDIR": str(folder / "temporary"), OUTSIDE: str(folder / "outside.log")}
     (folder / "temporary").mkdir()
     with (folder / "app.log").open("w") as log:
         process = subprocess.Popen(
