@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
+Answer = TypeVar("Answer")
 Unit = str
 
 # A unit that kills its worker this often more fails; the workers that it killed are started again in between.
@@ -36,7 +37,7 @@ _CONNECTED = "running"
 
 _LOOK_S = 0.05  # between two looks at what has ended, and whether the scheduler is still there
 _CLIENT_LOG = "distributed.client"
-_RESULT_LIMIT_S = 60.0  # to fetch the few bytes that say what a unit has become, before looking whether they will come
+_ANSWER_LIMIT_S = 5.0  # for a question's few bytes of answer, before looking whether one will come at all
 _STOP_LIMIT_S = 30.0  # for threads that wait for units to see that they won't come
 _CLOSE_LIMIT_S = 10.0  # for the client to take leave of its scheduler
 
@@ -147,8 +148,8 @@ class DaskExecutor:
             StageError: If the scheduler has gone away.
         """
         with self._scheduler_missed():
-            threads: int = sum(self._client.nthreads().values())
-        return max(1, threads)
+            threads: dict[str, int] = self._answer(lambda limit_s: self._client.nthreads(callback_timeout=limit_s))
+        return max(1, sum(threads.values()))
 
     def stop(self) -> None:
         """Begin no more units, and wait until no thread waits for one; the client can be closed then."""
@@ -199,7 +200,7 @@ class DaskExecutor:
         """Read what became of one unit."""
         with self._scheduler_missed():
             if future.status == "finished":
-                outcome: Outcome[Result] = Outcome(unit, self._result(future), None)
+                outcome: Outcome[Result] = Outcome(unit, self._answer(future.result), None)
             elif future.status == "error":
                 error = future.exception()
                 outcome = Outcome(unit, None, error if isinstance(error, Exception) else RuntimeError(repr(error)))
@@ -209,11 +210,20 @@ class DaskExecutor:
             future.release()
         return outcome
 
-    def _result(self, future: "Future[Result]") -> Result:
-        """Fetch what a unit returned, which Dask makes anew if the worker that held it has died."""
+    def _answer(self, ask: Callable[[float], Answer]) -> Answer:
+        """Ask until there is an answer, for workers may be slow to give one, or make it anew for one that has died.
+
+        Left to itself, the client waits for a scheduler that has gone away as long as it did to connect at first.
+
+        Args:
+            ask: Takes how long to wait [s], and raises TimeoutError after that.
+
+        Raises:
+            PipelineError: If this is stopped, or the scheduler has gone away.
+        """
         while True:
             try:
-                return future.result(timeout=_RESULT_LIMIT_S)
+                return ask(_ANSWER_LIMIT_S)
             except TimeoutError:
                 self._check_in_charge()
 
@@ -247,6 +257,8 @@ class DaskExecutor:
         """
         try:
             yield
+        except PipelineError:
+            raise
         except (OSError, CancelledError) as error:
             raise StageError(_gone(str(error))) from error
         except Exception as error:

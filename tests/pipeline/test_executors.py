@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -98,6 +99,25 @@ def test_a_scheduler_that_goes_away_is_told_and_what_is_done_is_kept(tmp_path: P
         with pytest.raises(StageError, match=r"dask: the scheduler has gone away \(.+\); start it and run the same"):
             run_stage(WriteFiles(pause_s=0.1), artifact, compute=compute, on_unit=kill_the_scheduler)
     assert 0 < run_stage(WriteFiles(), artifact).units_skipped < 4
+
+
+@pytest.mark.slow
+def test_a_question_to_a_scheduler_that_has_gone_away_does_not_wait_for_it_to_come_back() -> None:
+    address = f"tcp://127.0.0.1:{free_port()}"
+    compute = Compute(dask_address=address, connect_limit_s=START_LIMIT_S)
+    with (
+        started_scheduler(address) as scheduler,
+        started_worker(address),
+        executor_for(compute) as executor,
+    ):
+        assert executor.width() == 1
+        os.killpg(scheduler.pid, signal.SIGKILL)
+        scheduler.wait()
+        time.sleep(0.5)  # so that a new connection is needed, as the client has seen that it lost the old one
+        killed = time.monotonic()
+        with pytest.raises(StageError, match=r"^dask: the scheduler has gone away \(connecting\); start it and run"):
+            executor.width()
+        assert time.monotonic() - killed < START_LIMIT_S / 2
 
 
 def test_a_scheduler_that_does_not_answer_is_named() -> None:
@@ -196,7 +216,8 @@ class QuietClient:
         self.futures.append(LateFuture(self))
         return self.futures[-1]
 
-    def nthreads(self) -> dict[str, int]:
+    def nthreads(self, *, callback_timeout: float) -> dict[str, int]:
+        assert callback_timeout > 0
         return {"worker": 1}
 
 
