@@ -55,10 +55,14 @@ def _to_rgb(image: Image.Image, where: str) -> Image.Image:
         )
     if image.mode == "F":
         raise ValueError(f"{where}: found floating-point pixels, whose range is unknown; convert them to 8 bits")
-    upright = ImageOps.exif_transpose(image)
-    if upright.mode.startswith("I"):
-        upright = Image.fromarray((np.asarray(upright).astype(np.int64).clip(0, 65535) >> 8).astype(np.uint8))
-    return upright.convert("RGBA").convert("RGB") if upright.mode in {"P", "PA"} else upright.convert("RGB")
+    return stored_rgb(ImageOps.exif_transpose(image))
+
+
+def stored_rgb(image: Image.Image) -> Image.Image:
+    """Convert an image to 8-bit RGB as `rgb_image` does, but leave its pixels where they are stored."""
+    if image.mode.startswith("I"):
+        image = Image.fromarray((np.asarray(image).astype(np.int64).clip(0, 65535) >> 8).astype(np.uint8))
+    return image.convert("RGBA").convert("RGB") if image.mode in {"P", "PA"} else image.convert("RGB")
 
 
 def _from_array(image: npt.NDArray[np.uint8]) -> Image.Image:

@@ -5,6 +5,9 @@ A unit is ``shard-00000.tar`` and ``shard-00000.parquet``. The tar holds, per sc
 ``KEY.instances.png`` (instance numbers from 1, 0 = none) and ``KEY.captions.json``, each only where it exists. The
 Parquet index has one row per scene, failed ones included, and knows each member's offset and size, so any scene is one
 ``seek`` away.
+
+Files, label maps and instance maps are kept as stored, whatever EXIF says of the picture. Every stage turns picture and
+labels upright, both by ``exif_orientation``, before it does anything else with them.
 """
 
 import json
@@ -15,6 +18,7 @@ from functools import cached_property
 from typing import Any, NamedTuple, Self
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from storage_schemas.artifact import Artifact, UnitWriter
 from storage_schemas.columns import MEMBER, column
@@ -277,6 +281,20 @@ class SceneShard:
                 wanted = ("image", "label", "instances") if labels else ("image",)
                 parts = {name: read_member(file, Member(**row[name]), self._tar_path) for name in wanted if row[name]}
                 yield _scene(row, parts)
+
+
+def turned_scenes(artifact: Artifact) -> bool:
+    """Tell whether any readable scene of a finished artifact has to be turned to be upright.
+
+    Raises:
+        SchemaError: If an index is of another schema.
+    """
+    for unit in artifact.description.units:
+        index = read_table(artifact.directory / f"{unit}.parquet", SCHEMA, columns=["status", "exif_orientation"])
+        readable = index.filter(pc.equal(index["status"], OK))
+        if pc.any(pc.not_equal(readable["exif_orientation"], 1)).as_py():
+            return True
+    return False
 
 
 def _scene(row: dict[str, Any], parts: dict[str, bytes]) -> Scene:

@@ -1,6 +1,5 @@
 """Scenes as evaluation takes them: decoded in threads while the models work on those before."""
 
-import io
 import struct
 import zlib
 from collections.abc import Iterator
@@ -10,23 +9,14 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from ovseg_models.image_input import rgb_image
 from pipeline.ordered_threads import in_threads
+from pipeline.upright_scenes import upright_labels, upright_picture
 from storage_schemas.scenes import OK, Scene, SceneShard
 
 LABEL_MISSING, LABEL_UNREADABLE, LABEL_OUTSIDE = "label_missing", "label_unreadable", "label_outside_vocabulary"
 IMAGE_UNREADABLE = "image_unreadable"
 
 _DECODE_ERRORS = (OSError, SyntaxError, ValueError, zlib.error, struct.error, Image.DecompressionBombError)
-_TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +63,7 @@ def images_ahead(shard: SceneShard, *, class_count: int, ignore_label: int) -> I
 def decoded(scene: Scene, class_count: int, ignore_label: int) -> LabelledImage | FailedImage:
     """Decode one scene, or say why that is not possible.
 
-    Labels refer to the pixels as stored, so both maps are turned as the image's EXIF orientation says.
+    Labels refer to the pixels as stored, so both maps are turned.
     """
     if scene.status != OK:
         return FailedImage(scene.key, scene.status, scene.reason)
@@ -88,7 +78,7 @@ def decoded(scene: Scene, class_count: int, ignore_label: int) -> LabelledImage 
         reason = f"the label map holds {odd[0]}, which is none of the {class_count} classes"
         return FailedImage(scene.key, LABEL_OUTSIDE, reason)
     try:
-        image = decoded_image(scene)
+        image = upright_picture(scene)
     except _DECODE_ERRORS as error:
         return FailedImage(scene.key, IMAGE_UNREADABLE, f"the picture cannot be decoded: {error}")
     if (image.height, image.width) != labels.shape:
@@ -99,18 +89,6 @@ def decoded(scene: Scene, class_count: int, ignore_label: int) -> LabelledImage 
     return LabelledImage(scene.key, image, labels)
 
 
-def decoded_image(scene: Scene) -> Image.Image:
-    """Decode a scene's picture: RGB, upright as its EXIF tag says."""
-    with Image.open(io.BytesIO(scene.image)) as image:
-        return rgb_image(image)
-
-
 def decoded_labels(png: bytes, exif_orientation: int = 1) -> npt.NDArray[np.uint16]:
     """Decode a map of class indices [height width], turned as its image."""
-    with Image.open(io.BytesIO(png), formats=["PNG"]) as image:
-        stored = np.asarray(image).astype(np.uint16)
-    turn = _TURNS.get(exif_orientation)
-    if turn is None:
-        return stored
-    turned = np.asarray(Image.fromarray(stored.astype(np.int32)).transpose(turn))
-    return np.ascontiguousarray(turned.astype(np.uint16))
+    return upright_labels(png, exif_orientation).astype(np.uint16)

@@ -7,6 +7,7 @@ from typing import Any
 
 from pipeline.settings import result_settings
 from pipeline.settings.finetune import FinetuneSettings
+from pipeline.upright_scenes import turned_mark
 from storage_schemas.artifact import Artifact
 from storage_schemas.checkpoints import ADAPTED_CLIP, SCHEMA_VERSION
 from storage_schemas.digests import Json
@@ -69,7 +70,7 @@ def plan_adapted_clip(settings: FinetuneSettings, inputs: Inputs, *, name: str, 
         name=name,
         schema_version=SCHEMA_VERSION,
         recipe=RECIPE,
-        settings={"options": _options(settings), "clip": inputs.clip_digest},
+        settings={"options": _options(settings), "clip": inputs.clip_digest, **turned_mark(inputs.validation)},
         inputs={"pairs": inputs.pairs_digest, **validation},
     )
     units = (*units_of_phases(settings.phases), REPORT)

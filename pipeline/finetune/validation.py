@@ -1,6 +1,5 @@
 """How well a CLIP names masked ground-truth regions of a vocabulary that it was not trained on."""
 
-import io
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -14,6 +13,7 @@ from torch import Tensor
 from ovseg_models.masked_crops import masked_crops, patch_mask
 from ovseg_models.zero_shot import ZeroShotCounts
 from pipeline.errors import StageError
+from pipeline.upright_scenes import upright_labels, upright_picture
 from storage_schemas.scene_collection import SceneCollection
 
 _CROPS_PER_FORWARD = 256
@@ -81,10 +81,8 @@ class Validation:
         for number in numbers:
             scene = self.scenes.read(number)
             try:
-                with Image.open(io.BytesIO(scene.image)) as image:
-                    pixels = torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
-                with Image.open(io.BytesIO(scene.label_png or b"")) as labels:
-                    label_map = torch.from_numpy(np.asarray(labels).astype(np.int64))
+                pixels = torch.from_numpy(np.array(upright_picture(scene))).permute(2, 0, 1)
+                label_map = torch.from_numpy(upright_labels(scene.label_png or b"", scene.exif_orientation))
             except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
                 unit, key = self.scenes.place(number)
                 message = f"{unit}: scene {key} cannot be decoded ({error}); run 'ovseg prepare' again"

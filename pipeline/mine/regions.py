@@ -4,7 +4,6 @@ Both lie in the picture as the proposal net saw it: upright as its EXIF tag says
 cut at that size (OVSeg, section 3.1).
 """
 
-import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
@@ -15,25 +14,14 @@ import torch
 from PIL import Image
 from torch.nn import functional
 
-from ovseg_models.image_input import rgb_image
 from ovseg_models.image_size import resize_image, resized_size
 from pipeline.errors import StageError
 from pipeline.mine.statuses import NO_CLASS, NO_LABEL
+from pipeline.upright_scenes import upright_labels, upright_picture
 from storage_schemas.artifact import Artifact
 from storage_schemas.proposals import SceneProposals, embedding_dim_of, read_proposals
 from storage_schemas.rle import areas_px, boxes_xyxy, encode_masks
 from storage_schemas.scenes import OK, Scene, ScenesAttributes, SceneShard
-
-_TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-"""What brings stored pixels upright, by EXIF orientation."""
 
 
 class NetSize(NamedTuple):
@@ -59,8 +47,7 @@ def net_picture(scene: Scene, size: NetSize) -> Image.Image:
         UndecodableError: If its bytes are damaged.
     """
     try:
-        with Image.open(io.BytesIO(scene.image)) as image:
-            upright = rgb_image(image)
+        upright = upright_picture(scene)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         message = f"the picture of {scene.key} cannot be decoded: {error}"
         raise UndecodableError(message) from error
@@ -69,10 +56,7 @@ def net_picture(scene: Scene, size: NetSize) -> Image.Image:
 
 def net_label_map(scene: Scene, label_png: bytes, size: NetSize) -> npt.NDArray[np.int32]:
     """Decode a scene's label map and bring it to lie on `net_picture` [height width]; nearest neighbour."""
-    with Image.open(io.BytesIO(label_png)) as image:
-        stored = Image.fromarray(np.asarray(image).astype(np.int32))
-    turn = _TURNS.get(scene.exif_orientation)
-    label_map = np.asarray(stored if turn is None else stored.transpose(turn))
+    label_map = upright_labels(label_png, scene.exif_orientation)
     height, width = resized_size(*label_map.shape, short_side_px=size.short_side_px, max_side_px=size.max_side_px)
     doubles = torch.from_numpy(label_map.astype(np.float64))[None, None]  # as in training, where indices round down
     resized: npt.NDArray[np.int32] = functional.interpolate(doubles, size=(height, width), mode="nearest")[0, 0].numpy()

@@ -9,6 +9,7 @@ from pipeline.proposal_net_loading import WEIGHTS
 from pipeline.settings import SettingsError, result_settings
 from pipeline.settings.proposal_net import NONE, RANDOM, SHIPPED, ProposalNetSettings
 from pipeline.small_proposal_net import WEIGHTS_FILE
+from pipeline.upright_scenes import turned_mark
 from storage_schemas.artifact import Artifact
 from storage_schemas.checkpoints import PROPOSAL_NET, SCHEMA_VERSION
 from storage_schemas.digests import Json, sha256_of_file
@@ -80,7 +81,11 @@ def plan_proposal_net(settings: ProposalNetSettings, inputs: Inputs, *, name: st
         name=name,
         schema_version=SCHEMA_VERSION,
         recipe=RECIPE,
-        settings={"options": _options(settings), "clip": inputs.clip_digest},
+        settings={
+            "options": _options(settings),
+            "clip": inputs.clip_digest,
+            **turned_mark(inputs.scenes, inputs.validation),
+        },
         inputs={"scenes": inputs.scenes_digest, **validation},
     )
     return ProposalNetPlan(

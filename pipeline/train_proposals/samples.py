@@ -1,17 +1,16 @@
-"""The samples of stage 1: augmented scenes, each a function of seed, epoch and key alone."""
+"""The samples of stage 1: augmented scenes, upright, each a function of seed, epoch and key alone."""
 
-import io
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from pipeline.errors import StageError
 from pipeline.train_proposals.augmentation import Augmentation
 from pipeline.training.data_order import Draw, generator
+from pipeline.upright_scenes import upright_labels, upright_picture
 from storage_schemas.scene_collection import SceneCollection
 
 
@@ -55,8 +54,7 @@ class ProposalSamples:
         if scene.label_png is None:
             message = f"scene {scene.key}: has no label map; train on a collection of labelled scenes"
             raise StageError(message)
-        with Image.open(io.BytesIO(scene.image)) as image, Image.open(io.BytesIO(scene.label_png)) as label_image:
-            rgb, label_map = image.convert("RGB"), np.asarray(label_image).astype(np.int32)
+        rgb, label_map = upright_picture(scene), upright_labels(scene.label_png, scene.exif_orientation)
         if self.held_out_classes:
             label_map[np.isin(label_map, self.held_out_classes)] = self.augmentation.ignore_label
         rng = generator(self.seed, "augment", draw.epoch, scene.key)

@@ -1,6 +1,5 @@
 """How good proposals are: counts that add up over scenes and processes, and the figures that follow from them."""
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,6 +14,7 @@ from ovseg_models.fusion import fused_labels
 from ovseg_models.image_size import resize_image
 from ovseg_models.proposal_net import ProposalNet
 from pipeline.train_proposals.augmentation import nearest_resized
+from pipeline.upright_scenes import upright_labels, upright_picture
 from storage_schemas.scene_collection import SceneCollection
 
 MASK_THRESHOLD = 0.5
@@ -148,7 +148,7 @@ def ious_with_regions(
 
 
 def read_labelled(scenes: SceneCollection, number: int) -> tuple[Image.Image, np.ndarray]:
-    """Read a scene's picture and its label map [height width], int64."""
+    """Read a scene's picture and its label map [height width], int64; both upright."""
     scene = scenes.read(number)
-    with Image.open(io.BytesIO(scene.image)) as image, Image.open(io.BytesIO(scene.label_png or b"")) as label_image:
-        return image.convert("RGB"), np.asarray(label_image).astype(np.int64)
+    labels = upright_labels(scene.label_png or b"", scene.exif_orientation)
+    return upright_picture(scene), labels.astype(np.int64)

@@ -1,0 +1,177 @@
+"""Scenes that are turned: every stage sees the picture upright, its labels with it, and says so in its digest."""
+
+import dataclasses
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from pipeline.finetune.plan import Inputs as FinetuneInputs
+from pipeline.finetune.plan import plan_adapted_clip
+from pipeline.finetune.validation import Validation
+from pipeline.planning import plan_of_proposal_net
+from pipeline.prepare.images import inspect_image
+from pipeline.settings import Settings, load_settings
+from pipeline.stage_inputs import prepare_missing, scenes_of
+from pipeline.train_proposals.augmentation import Augmentation
+from pipeline.train_proposals.samples import ProposalSamples
+from pipeline.train_proposals.validation import read_labelled
+from pipeline.training.data_order import Draw
+from pipeline.upright_scenes import turned_mark, upright_labels, upright_picture
+from storage_schemas.scenes import Scene
+
+STORED = np.zeros((20, 40), np.uint8)
+STORED[2:9, 3:30] = 1
+STORED[15:, 35:] = 2
+COLOURS = np.array([[10, 10, 10], [250, 10, 10], [10, 250, 10]], np.uint8)
+XMP = (
+    b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
+    b'<rdf:Description xmlns:tiff="http://ns.adobe.com/tiff/1.0/" tiff:Orientation="3"/></rdf:RDF></x:xmpmeta>'
+)
+
+
+def encoded(array: np.ndarray, kind: str = "PNG", **options: object) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(array).save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def exif(orientation: int) -> Image.Exif:
+    tags = Image.Exif()
+    tags[274] = orientation
+    return tags
+
+
+def turned_scene(orientation: int, image: bytes = b"", **parts: object) -> Scene:
+    """Return a scene whose colours are its classes."""
+    whole = Scene(
+        key="a",
+        image_id="1",
+        image=image or encoded(COLOURS[STORED], exif=exif(orientation)),
+        image_suffix="png",
+        width_px=40,
+        height_px=20,
+        exif_orientation=orientation,
+        label_png=encoded(STORED),
+        classes=(0, 1, 2),
+    )
+    return dataclasses.replace(whole, **parts)
+
+
+class Scenes:
+    """A collection of one scene."""
+
+    def __init__(self, scene: Scene) -> None:
+        self.scene = scene
+
+    def read(self, number: int) -> Scene:
+        return self.scene
+
+    def place(self, number: int) -> tuple[str, str]:
+        return "shard-00000", self.scene.key
+
+
+ORIENTATIONS = pytest.mark.parametrize("orientation", range(1, 9))
+
+
+@ORIENTATIONS
+def test_picture_and_labels_are_turned_alike(orientation: int) -> None:
+    scene = turned_scene(orientation)
+    picture, labels = np.asarray(upright_picture(scene)), upright_labels(scene.label_png, orientation)
+    np.testing.assert_array_equal(picture, COLOURS[labels])
+    with Image.open(io.BytesIO(scene.image)) as image:
+        assert picture.shape[:2] == ((40, 20) if orientation > 4 else (20, 40))
+        assert (picture == COLOURS[STORED]).all() if orientation == 1 else image.getexif()[274] == orientation
+
+
+def test_a_quarter_turn_goes_clockwise() -> None:
+    labels = upright_labels(encoded(np.array([[1, 2], [3, 4], [5, 6]], np.uint8)), 6)
+    assert labels.tolist() == [[5, 3, 1], [6, 4, 2]]
+
+
+def test_labels_of_16_bits_are_kept() -> None:
+    assert upright_labels(encoded(np.array([[65535, 846]], np.uint16)), 3).tolist() == [[846, 65535]]
+
+
+def test_an_orientation_that_only_xmp_tells_turns_neither() -> None:
+    image = encoded(COLOURS[STORED], "JPEG", quality=95, xmp=XMP)
+    with Image.open(io.BytesIO(image)) as opened:
+        assert opened.getexif()[274] == 3  # what Pillow would turn by
+    facts = inspect_image(image, max_image_px=10_000)
+    picture = np.asarray(upright_picture(turned_scene(facts.exif_orientation, image)))
+    assert abs(picture.astype(int) - COLOURS[STORED]).mean() < 10
+
+
+def stored_upright(scene: Scene) -> Scene:
+    """Return the same scene as files that nobody has to turn."""
+    labels = upright_labels(scene.label_png, scene.exif_orientation)
+    return turned_scene(1, encoded(COLOURS[labels]), label_png=encoded(labels.astype(np.uint8)))
+
+
+@ORIENTATIONS
+def test_stage_1_learns_and_measures_upright(orientation: int) -> None:
+    turned = turned_scene(orientation)
+    upright = stored_upright(turned)
+    image, label_map = read_labelled(Scenes(turned), 0)
+    np.testing.assert_array_equal(np.asarray(image), COLOURS[label_map])
+    np.testing.assert_array_equal(label_map, read_labelled(Scenes(upright), 0)[1])
+    augmentation = Augmentation((20,), 40, 30, 255)
+    samples = [ProposalSamples(Scenes(scene), augmentation, seed=0).sample(Draw(0, 0)) for scene in (turned, upright)]
+    assert torch.equal(samples[0].image, samples[1].image)
+    assert torch.equal(samples[0].label_map, samples[1].label_map)
+
+
+@ORIENTATIONS
+def test_stage_3_measures_upright(orientation: int) -> None:
+    turned = turned_scene(orientation)
+    seen = []
+    for scene in (turned, stored_upright(turned)):
+        crops: list[torch.Tensor] = []
+
+        def embed(batch: torch.Tensor, masks: torch.Tensor, crops: list[torch.Tensor] = crops) -> torch.Tensor:
+            crops += [batch, masks]
+            return torch.ones(len(batch), 4)
+
+        Validation(Scenes(scene), torch.ones(3, 4), {}, crop_px=16, patch_px=4).counts(embed, [0])
+        seen.append(crops)
+    assert len(seen[0][0]) == 3
+    assert all(torch.equal(mine, wanted) for mine, wanted in zip(*seen, strict=True))
+
+
+def folder_settings(runs: Path, orientation: int) -> Settings:
+    """Describe a folder of two pictures, of which one may have to be turned, and prepare it."""
+    root = runs / "pictures"
+    for name in ("images", "labels"):
+        (root / name).mkdir(parents=True, exist_ok=True)
+    (root / "classes.txt").write_text("ground\nwall\ndoor\n")
+    for stem, turn in (("a", 1), ("b", orientation)):
+        (root / "images" / f"{stem}.png").write_bytes(encoded(COLOURS[STORED], exif=exif(turn)))
+        (root / "labels" / f"{stem}.png").write_bytes(encoded(STORED))
+    settings = load_settings(
+        None,
+        [
+            f"runs_dir={runs}",
+            f"datasets.own={{dataset='folder', root={str(root)!r}}}",
+            "clip={architecture='drawn-world-small', pretrained='shipped'}",
+            "proposal_net.dataset=own",
+        ],
+    )
+    prepare_missing(settings, ["own"])
+    return settings
+
+
+def test_digests_tell_of_turned_pictures_and_leave_all_others_alone(tmp_path: Path) -> None:
+    plain, turned = folder_settings(tmp_path / "plain", 1), folder_settings(tmp_path / "turned", 6)
+    assert "turned_pictures" not in plan_of_proposal_net(plain).artifact.identity.settings
+    assert plan_of_proposal_net(turned).artifact.identity.settings["turned_pictures"] == "upright"
+    measured = {name: scenes_of(settings, "own") for name, settings in (("plain", plain), ("turned", turned))}
+    assert turned_mark(measured["plain"], None) == {}
+    for name, scenes in measured.items():
+        inputs = FinetuneInputs(
+            pairs=scenes, pairs_digest="", validation=scenes, validation_digest=name, clip_digest=""
+        )
+        planned = plan_adapted_clip(plain.finetune, inputs, name="run", runs=tmp_path).artifact
+        assert ("turned_pictures" in planned.identity.settings) == (name == "turned")
