@@ -132,7 +132,7 @@ def run_stage(
     tally = _Tally(total=len(artifact.description.units))
     with _interrupts_told(artifact, tally), artifact.writing(wait_s=limits.wait_s):
         status = artifact.status()
-        tally.skipped = tally.total - len(status.todo)
+        tally.todo = status.todo
         if status.todo:
             _run_units(job, artifact, status, tally, compute, limits, on_unit)
             status = artifact.status()
@@ -151,17 +151,22 @@ class _Tally:
 
     Attributes:
         total: Units of the artifact.
-        skipped: Units that were done before.
+        todo: Those that were not done before; None until that is known.
         done: Units made by this run.
         failed: Units that failed, and why.
         interrupt_told: Whether the user was told what is saved.
     """
 
     total: int
-    skipped: int = 0
+    todo: tuple[str, ...] | None = None
     done: list[str] = field(default_factory=list)
     failed: dict[str, Exception] = field(default_factory=dict)
     interrupt_told: bool = False
+
+    @property
+    def skipped(self) -> int:
+        """Units that were done before, as far as that is known."""
+        return 0 if self.todo is None else self.total - len(self.todo)
 
 
 @contextlib.contextmanager
@@ -171,11 +176,20 @@ def _interrupts_told(artifact: Artifact, tally: _Tally) -> Iterator[None]:
         yield
     except KeyboardInterrupt as interrupt:
         if not tally.interrupt_told:
+            saved = _saved(artifact, tally)
             tally.interrupt_told = True
-            saved = f"{tally.skipped + len(tally.done)} of {tally.total} units are saved"
             logger.warning("%s: interrupted; %s, run the same command to go on", _label(artifact), saved)
             interrupt.add_note(saved)
         raise
+
+
+def _saved(artifact: Artifact, tally: _Tally) -> str:
+    """Say how many units are saved, those included that workers committed and nobody has counted off."""
+    if tally.todo is None:
+        return "what is done is saved"
+    counted = set(tally.done)
+    uncounted = artifact.done_among(unit for unit in tally.todo if unit not in counted)
+    return f"{tally.skipped + len(counted) + len(uncounted)} of {tally.total} units are saved"
 
 
 def _run_units(

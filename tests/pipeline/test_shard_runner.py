@@ -5,7 +5,7 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +14,8 @@ import storage_schemas.verification
 from pipeline.errors import StageError
 from pipeline.executors import Compute
 from pipeline.shard_runner import Limits, run_stage
-from storage_schemas.manifest import MANIFEST_FILE
+from storage_schemas.artifact import Artifact
+from storage_schemas.manifest import MANIFEST_FILE, Sidecar
 from storage_schemas.status import UnitState
 from tests.pipeline.runner_jobs import Troubled, WriteFiles, planned, snapshot
 
@@ -218,3 +219,51 @@ def test_a_relative_runs_directory_is_made_absolute(tmp_path: Path, monkeypatch:
     artifact = planned(tmp_path, UNITS)
     report = run_stage(WriteFiles(), replace(artifact, directory=Path("runs")))
     assert report.artifact.directory == tmp_path / "runs"
+
+
+@dataclass(frozen=True)
+class Interrupted(WriteFiles):
+    """Is interrupted when a unit is committed and nobody has counted it off yet.
+
+    Attributes:
+        at: The unit.
+    """
+
+    at: str = ODD
+
+    def run(self, state: str, artifact: Artifact, unit: str) -> Sidecar:
+        sidecar = super().run(state, artifact, unit)
+        if unit == self.at:
+            raise KeyboardInterrupt
+        return sidecar
+
+
+def test_an_interrupted_run_tells_of_what_lies_in_the_directory(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    artifact = planned(tmp_path, UNITS)
+    run_stage(WriteFiles(), artifact)
+    for number in (0, 1, 2):
+        (artifact.directory / f"shard-0000{number}.json").unlink()
+    flip_a_byte(artifact.directory / "shard-00003.bin")
+    for at, saved in (("shard-00001", 3), (ODD, 4)):  # the damaged unit is not among them
+        caplog.clear()
+        with pytest.raises(KeyboardInterrupt):
+            run_stage(Interrupted(at=at), artifact)
+        assert f"test small: interrupted; {saved} of 5 units are saved, run the same command to go on" in caplog.text
+        assert len(artifact.status(deep=True).todo) == UNITS - saved
+
+
+def test_a_run_interrupted_before_it_knows_what_is_done_counts_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    artifact = planned(tmp_path, UNITS)
+    run_stage(WriteFiles(), artifact)
+
+    def interrupted(*_arguments: object, **_options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("storage_schemas.artifact.artifact_status", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run_stage(WriteFiles(), artifact)
+    assert "test small: interrupted; what is done is saved, run the same command to go on" in caplog.text
