@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import Field
 
 from pipeline.settings.finetune import Mode
-from pipeline.settings.model import CHANGES_NO_RESULT, Precision, PromptTemplates, SettingsModel, Share
+from pipeline.settings.model import CHANGES_NO_RESULT, MaskThreshold, Precision, PromptTemplates, SettingsModel, Share
 
 
 class EvaluatedDatasetSettings(SettingsModel):
@@ -24,7 +24,7 @@ class SweepSettings(SettingsModel):
         default=(0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.65, 0.7, 0.75, 0.8, 0.9, 1.0),
         description="Ensemble weights; no model runs again for them.",
     )
-    mask_thresholds: tuple[Share, ...] = Field(
+    mask_thresholds: tuple[MaskThreshold, ...] = Field(
         default=(0.35, 0.4, 0.45, 0.5), description="Mask thresholds; the CLIP branch runs for each."
     )
     finetune_modes: tuple[Mode, ...] = Field(
@@ -53,7 +53,9 @@ class EvaluateSettings(SettingsModel):
     )
     short_side_px: int = Field(default=512, ge=16, le=8192, description="Short side of the net's input [px].")
     max_side_px: int = Field(default=2048, ge=16, le=8192, description="Upper limit of the input's long side [px].")
-    mask_threshold: Share = Field(default=0.5, description="Mask probability above which a pixel is in the crop.")
+    mask_threshold: MaskThreshold = Field(
+        default=0.5, description="Mask probability above which a pixel is in the crop."
+    )
     prompt_templates: PromptTemplates = Field(default="vild", description="Sentences around class names.")
     precision: Precision = Field(default="fp32", description="Arithmetic on CUDA.")
     use_mask_prompts: bool = Field(default=True, description="Give masked patches their prompt tokens (Table 3).")

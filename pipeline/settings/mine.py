@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from pipeline.settings.model import CHANGES_NO_RESULT, Precision, PromptTemplates, SettingsModel, Share
+from pipeline.settings.model import CHANGES_NO_RESULT, MaskThreshold, Precision, PromptTemplates, SettingsModel, Share
 
 Source = Literal["masks-classes", "masks-1-caption", "proposals-1-caption", "proposals-5-captions"]
 """Where masks and texts of pairs come from, the four rows of the paper's Table 2; 'masks' are ground truth."""
@@ -15,7 +15,9 @@ class ProposeSettings(SettingsModel):
 
     short_side_px: int = Field(default=512, ge=16, le=8192, description="Short side of the net's input [px].")
     max_side_px: int = Field(default=2048, ge=16, le=8192, description="Upper limit of the input's long side [px].")
-    mask_threshold: Share = Field(default=0.5, description="Mask probability above which a pixel is in the mask.")
+    mask_threshold: MaskThreshold = Field(
+        default=0.5, description="Mask probability above which a pixel is in the mask."
+    )
     duplicate_iou: float = Field(
         default=1.0,
         gt=0,

@@ -11,6 +11,9 @@ CHANGES_NO_RESULT: JsonDict = {"changes_result": False}
 Share = Annotated[float, Field(ge=0, le=1)]
 """A part of a whole, 0 to 1."""
 
+MaskThreshold = Annotated[float, Field(ge=0, lt=1)]
+"""A mask probability above which a pixel belongs to a mask; none is above 1, so that a segmenter refuses it too."""
+
 Precision = Literal["fp32", "bf16", "fp16"]
 """Arithmetic of a model on CUDA; a CPU always computes in fp32."""
 

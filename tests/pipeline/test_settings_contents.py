@@ -8,8 +8,9 @@ import pytest
 
 from ovseg_models.prompt_templates import PROMPT_TEMPLATE_NAMES
 from ovseg_models.proposal_presets import PRESETS, ProposalNetArguments
+from ovseg_models.segmenter_settings import SegmenterSettings
 from pipeline.executors import Compute
-from pipeline.settings import Settings, load_settings, result_settings, settings_json, settings_toml
+from pipeline.settings import Settings, SettingsError, load_settings, result_settings, settings_json, settings_toml
 from pipeline.settings.model import PromptTemplates
 from pipeline.settings.runner import compute_of, limits_of
 from pipeline.shard_runner import Limits
@@ -113,6 +114,21 @@ def test_the_names_of_prompt_templates_are_those_that_the_models_know():
 
 def test_defaults_are_valid():
     assert Settings.model_validate(Settings().model_dump()) == Settings()
+
+
+@pytest.mark.parametrize(
+    "flag",
+    ["evaluate.mask_threshold={}", "evaluate.sweep.mask_thresholds=[{}]", "mine.propose.mask_threshold={}"],
+)
+def test_no_setting_takes_a_mask_threshold_that_a_segmenter_refuses(flag):
+    for refused in (1.0, -0.1):
+        with pytest.raises(ValueError, match=r"mask_threshold is .*, 0 to below 1 is wanted"):
+            SegmenterSettings(mask_threshold=refused)
+        with pytest.raises(SettingsError, match=r"mask_threshold.*(less than 1|greater than or equal to 0)"):
+            load_settings(None, [flag.format(refused)])
+    for taken in (0.0, 0.999):
+        assert SegmenterSettings(mask_threshold=taken)
+        load_settings(None, [flag.format(taken)])
 
 
 def test_settings_are_frozen():
