@@ -1,9 +1,10 @@
 """Measure the paper's ablations (tables 2 to 6) on the drawn world through the real stages, over several seeds.
 
 ``python -m tools.measure_paper_tables --out DIR`` mines, finetunes and evaluates what is missing, and writes one line
-per seed and row to ``DIR/results.jsonl``; a run that was stopped goes on. Lines are told apart by seed and row alone,
-so after a change of settings or ``--scale`` take another DIR. ``--write PAGE`` writes the page made of it,
-docs/drawn_world_results.md, and the first comparisons into README.md.
+per seed and row to ``DIR/results.jsonl``; a run that was stopped goes on. Each line says by a digest of settings,
+recipes and shipped weights what made it (`made_by`); one that was made otherwise is measured again, and makes way for
+the new one. ``--write PAGE`` writes the page made of it, docs/drawn_world_results.md, and the first comparisons into
+README.md.
 All seeds share the proposal net, which is the one that the project ships (one training step of rate 1e-9 stands for
 stage 1). Per seed all else is new: the scenes to mine and to test on, prompts, order of pairs. Rows share what they
 can: proposals, embeddings and pairs are made once per seed.
@@ -14,22 +15,31 @@ import functools
 import json
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
+from pipeline import small_clip, small_proposal_net
+from pipeline.evaluate import plan as scores
 from pipeline.evaluate.adaptations import GROUPS
 from pipeline.evaluate.evaluate import evaluate
+from pipeline.finetune import plan as adapted_clip
 from pipeline.finetune.finetune import finetune
+from pipeline.mine import embed, embed_texts, pair, propose
+from pipeline.mine import filter_pairs as filtering
 from pipeline.mine.filter_pairs import PairRule, filter_pairs
 from pipeline.mine.mine import mine
+from pipeline.mine.tagger.sources import TaggerName, tagger_identity
+from pipeline.prepare import prepare
 from pipeline.prepare.drawn_world.words import UNSEEN_NOUNS
-from pipeline.settings import Settings, load_settings
+from pipeline.settings import Settings, load_settings, result_settings
 from pipeline.stage_inputs import scenes_of
+from pipeline.train_proposals import plan as proposal_net
 from pipeline.train_proposals.train_proposals import train_proposals
 from storage_schemas.artifact import Artifact
+from storage_schemas.digests import Json, sha256_of_file, sha256_of_json
 from storage_schemas.reports import read_numbers
 from tools.measure_mining import tally_of
 from tools.paper_tables_page import in_short, page
@@ -46,6 +56,7 @@ SHIPPED_NET = (
     "proposal_net.validation_dataset=''",
     "datasets.drawn-train.drawn_world.scenes=16",
 )
+STAGES = (prepare, proposal_net, propose, embed, embed_texts, pair, filtering, adapted_clip, scores)
 ORIGINAL = "evaluate.clip='original'"
 UNPROMPTED = "evaluate.use_mask_prompts=false"
 DATASET = "evaluate.datasets.0"
@@ -112,6 +123,38 @@ def settings_of(row: Row, seed: int, runs: Path, scale: float) -> Settings:
     )
 
 
+def made_by(row: Row, seed: int, scale: float) -> str:
+    """Return the digest of all that decides a row's numbers: settings, the stages' recipes, weights that are shipped.
+
+    The report's recipe is none of it: what it changes is how numbers are shown.
+    """
+    settings = settings_of(row, seed, Path("runs"), scale)
+    decisive: dict[str, Json] = {
+        "settings": result_settings(settings),
+        "without_nouns": sorted(UNSEEN_NOUNS) if row.seen_only else [],
+        "recipes": [stage.RECIPE for stage in STAGES],
+        "weights": _shipped_weights(settings.mine.nouns.tagger),
+    }
+    return sha256_of_json(decisive)[:16]
+
+
+@functools.cache
+def _shipped_weights(tagger: TaggerName) -> list[str]:
+    """Return the digests of CLIP, proposal net and tagger, which settings know by names alone."""
+    clip = (small_clip.ARCHITECTURE_FILE, small_clip.WEIGHTS_FILE)
+    return [*map(sha256_of_file, (*clip, small_proposal_net.WEIGHTS_FILE)), tagger_identity(tagger)]
+
+
+def outdated(results: Sequence[dict[str, Any]], scale: float) -> list[str]:
+    """Return seed and row of the results that were made otherwise than they would be now."""
+    rows = {row.name: row for row in ROWS}
+    return [
+        f"seed {line['seed']}, {line['row']}"
+        for line in results
+        if line["row"] not in rows or line.get("made_by") != made_by(rows[line["row"]], line["seed"], scale)
+    ]
+
+
 @functools.cache
 def pairs_and_right(pairs: Path, scenes: Path) -> tuple[int, float]:
     """Count finished pairs, and the share of them that is right [percent]."""
@@ -142,6 +185,7 @@ def measured(row: Row, seed: int, runs: Path, scale: float) -> dict[str, Any]:
         "pairs": count,
         "right": right,
         "images": dataset["images"],
+        "made_by": made_by(row, seed, scale),
     }
 
 
@@ -155,19 +199,22 @@ def main() -> None:
     options = parser.parse_args()
     results = read_results(options.out)
     if options.write:
+        if others := outdated(results, options.scale):
+            told = f"{len(others)} of {len(results)} lines were made by other settings, recipes or weights"
+            parser.error(f"{options.out / 'results.jsonl'}: {told} ({others[0]}); measure them again, without --write")
         options.write.write_text(page(results), encoding="utf-8")
         write_into(README, f"\n{in_short(results)}\n", name="paper tables")
         return
     logging.basicConfig(level=logging.WARNING)
     torch.set_num_threads(1)
     options.out.mkdir(parents=True, exist_ok=True)
-    done = {(line["seed"], line["row"]) for line in results}
+    done = {(line["seed"], line["row"], line.get("made_by")) for line in results}
     for seed in options.seeds:
         for row in ROWS:
-            if (seed, row.name) not in done:
+            if (seed, row.name, made_by(row, seed, options.scale)) not in done:
                 started = time.monotonic()
                 line = measured(row, seed, options.out, options.scale)
-                append_result(options.out, line)
+                append_result(options.out, line, alike=("seed", "row"))
                 print(f"{json.dumps(line)}: {time.monotonic() - started:.0f} s", flush=True)
 
 

@@ -12,7 +12,7 @@ Results = Sequence[dict[str, Any]]
 _INTRODUCTION = """# The paper's ablations on the drawn world
 
 `make paper-tables` measures this anew and goes on where it stopped; the numbers come from
-[drawn_world_results.jsonl](drawn_world_results.jsonl), one line per seed and row.
+[drawn_world_results.jsonl](drawn_world_results.jsonl), one line per seed and row, each with a digest of what made it.
 
 The four stages do the work as a user would run them: the miner takes the proposals of the net that the project ships
 ([its card](../pipeline/small_proposal_net/README.md); one training step of rate 1e-9 stands for stage 1), the small

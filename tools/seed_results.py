@@ -2,6 +2,7 @@
 
 import json
 import statistics
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,23 @@ def read_results(out: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in _whole_lines(out / "results.jsonl")]
 
 
-def append_result(out: Path, line: dict[str, Any]) -> None:
-    """Add one line, in the place of one that a kill cut short."""
+def append_result(out: Path, line: dict[str, Any], *, alike: Sequence[str] = ()) -> None:
+    """Add one line, in the place of one that a kill cut short.
+
+    Args:
+        out: Directory of the results.
+        line: To be added.
+        alike: Names of fields; older lines that agree with this one in all of them make way for it.
+    """
     path = out / "results.jsonl"
-    path.write_text("".join([*_whole_lines(path), json.dumps(line) + "\n"]), encoding="utf-8")
+    kept = [
+        old
+        for old in _whole_lines(path)
+        if not (alike and all(json.loads(old).get(name) == line[name] for name in alike))
+    ]
+    new = path.with_suffix(".new")
+    new.write_text("".join([*kept, json.dumps(line) + "\n"]), encoding="utf-8")
+    new.replace(path)  # so that a kill costs no line that was there
 
 
 def _whole_lines(path: Path) -> list[str]:

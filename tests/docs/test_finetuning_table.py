@@ -69,6 +69,9 @@ def test_a_line_that_a_kill_cut_short_is_left_out_and_replaced(tmp_path):
     assert read_results(tmp_path) == [{"seed": 1}]
     append_result(tmp_path, {"seed": 3})
     assert read_results(tmp_path) == [{"seed": 1}, {"seed": 3}]
+    append_result(tmp_path, {"seed": 1, "a": 2}, alike=("seed",))
+    append_result(tmp_path, {"seed": 1, "a": 3}, alike=("seed", "a"))
+    assert read_results(tmp_path) == [{"seed": 3}, {"seed": 1, "a": 2}, {"seed": 1, "a": 3}]
 
 
 @pytest.mark.parametrize("old", ["", "\nold\n"])

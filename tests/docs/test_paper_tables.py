@@ -1,9 +1,15 @@
 """The tables of docs/drawn_world_results.md: what they make of results, and of the paper's numbers."""
 
+import json
+import re
+from pathlib import Path
+
 import pytest
 
+from pipeline.mine import pair
 from tests.docs.pages import ROOT
-from tools.measure_paper_tables import ROWS, SEEDS
+from tools import measure_paper_tables
+from tools.measure_paper_tables import ROWS, SEEDS, STAGES, made_by, outdated
 from tools.paper_tables_page import (
     APPEARS,
     CLAIMS,
@@ -51,6 +57,62 @@ def test_an_order_is_told_only_where_the_whole_interval_says_so(values, outcome)
     assert verdict(values) == outcome
 
 
+def test_a_result_says_what_made_it(monkeypatch):
+    rows = {row.name: row for row in ROWS}
+    ft, seen = rows["FT masks-classes"], rows["FT masks-seen-classes"]
+    marks = {made_by(ft, 1, 1.0), made_by(ft, 2, 1.0), made_by(ft, 1, 0.5), made_by(seen, 1, 1.0)}
+    renamed = ft._replace(name="another name")
+    assert len(marks) == 4
+    assert made_by(renamed, 1, 1.0) in marks
+    assert made_by(ft._replace(overrides=(*ft.overrides, "finetune.prompt_depth=1")), 1, 1.0) not in marks
+    monkeypatch.setattr(pair, "RECIPE", pair.RECIPE + 1)
+    assert made_by(ft, 1, 1.0) not in marks
+
+
+def test_no_recipe_of_a_stage_is_forgotten():
+    recipes = {path for path in (ROOT / "pipeline").rglob("*.py") if "\nRECIPE = " in path.read_text(encoding="utf-8")}
+    assert recipes - {Path(stage.__file__) for stage in STAGES} == {
+        ROOT / "pipeline" / "evaluate" / "weight_choice.py",  # no row chooses its weight
+        ROOT / "pipeline" / "evaluate" / "report" / "report.py",
+    }
+
+
+def measure(monkeypatch, out, *options):
+    """Run the program with stages that say at once what they were asked for; return that."""
+    asked = []
+
+    def measured(row, seed, runs, scale):
+        asked.append((seed, row.name))
+        return {"seed": seed, "row": row.name, "all": float(len(asked)), "made_by": made_by(row, seed, scale)}
+
+    monkeypatch.setattr(measure_paper_tables, "measured", measured)
+    monkeypatch.setattr(measure_paper_tables, "ROWS", ROWS[:2])
+    monkeypatch.setattr("sys.argv", ["measure_paper_tables", "--out", str(out), *options])
+    measure_paper_tables.main()
+    return asked
+
+
+def test_results_that_were_made_otherwise_are_measured_again(monkeypatch, tmp_path, capsys):
+    first, second = (row.name for row in ROWS[:2])
+    assert measure(monkeypatch, tmp_path, "--seeds", "1", "2") == [(1, first), (1, second), (2, first), (2, second)]
+    assert measure(monkeypatch, tmp_path, "--seeds", "1", "2") == []
+    whole = read_results(tmp_path)
+    old = [{**line, "made_by": "0" * 16} if line["seed"] == 2 and line["row"] == first else line for line in whole]
+    old = [{name: line[name] for name in line if name != "made_by"} if line is whole[1] else line for line in old]
+    assert outdated(old, 1.0) == [f"seed 1, {second}", f"seed 2, {first}"]
+    (tmp_path / "results.jsonl").write_text("".join(json.dumps(line) + "\n" for line in old))
+    page = tmp_path / "page.md"
+    with pytest.raises(SystemExit, match="2"):
+        measure(monkeypatch, tmp_path, "--write", str(page))
+    assert "2 of 4 lines were made by other settings, recipes or weights (seed 1, " in capsys.readouterr().err
+    assert not page.exists()
+    assert measure(monkeypatch, tmp_path, "--seeds", "1", "2") == [(1, second), (2, first)]
+    results = read_results(tmp_path)
+    assert len(results) == 4
+    assert outdated(results, 1.0) == []
+    assert outdated([{**results[0], "row": "a row that is gone"}], 1.0) == ["seed 1, a row that is gone"]
+
+
 def made_up(seeds: int) -> list[dict[str, object]]:
     """Results in which FT is 3 above the original in every seed, and the original varies by seed."""
     values = {"original": 0.0, "FT": 3.0}
@@ -94,5 +156,6 @@ def test_the_pages_show_their_results(tmp_path):
     (tmp_path / "results.jsonl").write_bytes((docs / "drawn_world_results.jsonl").read_bytes())
     results = read_results(tmp_path)
     assert {(line["seed"], line["row"]) for line in results} == {(seed, row.name) for seed in SEEDS for row in ROWS}
+    assert all(re.fullmatch("[0-9a-f]{16}", line["made_by"]) for line in results)
     assert (docs / "drawn_world_results.md").read_text(encoding="utf-8") == page(results)
     assert between_marks(ROOT / "README.md", name="paper tables") == f"\n{in_short(results)}\n"
