@@ -5,6 +5,7 @@ import ipaddress
 import logging
 import os
 import signal
+import socket
 import sys
 import tempfile
 import threading
@@ -50,10 +51,11 @@ def app(
         memory_mib: What photographs that were looked at last may take in memory, in MiB.
 
     Raises:
-        PipelineError: If Gradio is not installed, a value is out of range, the segmenter cannot be loaded, or the port
-            is taken.
+        PipelineError: If Gradio is not installed, a value is out of range, the segmenter cannot be loaded, the address
+            is not one of this machine, or the port is taken.
     """
     _refuse_wrong_values(port=port, max_upload_mib=max_upload_mib, memory_mib=memory_mib)
+    _refuse_unusable_address(host, port)
     photographs = _photographs(examples)
     if importlib.util.find_spec("gradio") is None:
         raise _error("ovseg app: Gradio is not installed; run: pip install 'ovseg-pipeline[app]'")
@@ -83,6 +85,22 @@ def _refuse_wrong_values(*, port: int, max_upload_mib: int, memory_mib: int) -> 
     for option, value in (("--max-upload-mib", max_upload_mib), ("--memory-mib", memory_mib)):
         if value < 1:
             raise _error(f"{option}: found {value}, at least 1 is wanted; give more")
+
+
+def _refuse_unusable_address(host: str, port: int) -> None:
+    """Refuse an address that cannot be listened on, which Gradio would try on a hundred ports in turn."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host.strip("[]"), port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        with socket.socket(family, kind, protocol) as listener:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as servers do: a port just left is free
+            listener.bind(address)
+    except OSError as error:
+        raise _error(
+            f"--host {host} --port {port}: cannot be listened on ({error.strerror or error}); "
+            "give an address of this machine and a free port"
+        ) from error
 
 
 def _photographs(folder: Path | None) -> list[Path]:

@@ -1,5 +1,6 @@
 """``ovseg app`` from the command line's side; the page itself is tested in photo_app."""
 
+import socket
 import sys
 from importlib.machinery import ModuleSpec
 
@@ -38,6 +39,20 @@ def _with_gradio(monkeypatch):
 def test_values_out_of_range_are_refused(options, message, model):
     with pytest.raises(PipelineError, match=message):
         app(model=model, **options)
+
+
+def test_an_address_of_another_machine_is_refused_at_once(model):
+    with pytest.raises(
+        PipelineError, match=r"--host 192\.0\.2\.1 --port 0: cannot be listened on \(.+\); give an address"
+    ):
+        app(model=model, host="192.0.2.1")  # set aside for documentation: no machine has it
+
+
+def test_a_port_that_is_taken_is_refused(model):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(PipelineError, match=rf"--port {port}: cannot be listened on \(Address already in use\)"):
+            app(model=model, port=port)
 
 
 def test_a_missing_extra_is_told_with_the_command_that_installs_it(model, monkeypatch):
