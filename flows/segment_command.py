@@ -66,14 +66,11 @@ def segment(  # noqa: PLR0913 - each is an option of the command
         0, or 1 if an image failed.
 
     Raises:
-        PipelineError: If there are no classes or no images, or the segmenter cannot be loaded.
+        PipelineError: If there are no classes or one of them twice, no images, or the segmenter cannot be loaded.
     """
-    if not classes or not all(name.strip() for name in classes):
-        raise _error(
-            f"--classes: found {list(classes)}, at least one name and no blank one is wanted; name what to find"
-        )
-    if len(classes) > _MAX_CLASSES:
-        raise _error(f"--classes: found {len(classes)} names, a PNG can hold {_MAX_CLASSES}; name fewer")
+    _refuse_wrong_names(classes)
+    if min_score and not find:
+        raise _error(f"--min-score: found {min_score} without --find, which it is for; add --find, or leave it out")
     paths = _image_files(images)
     segmenter = _loaded(
         model,
@@ -99,6 +96,19 @@ def segment(  # noqa: PLR0913 - each is an option of the command
         sys.stderr.write("".join(f"ovseg: {failure}\n" for failure in failures))
         sys.stderr.write(f"ovseg: {len(failures)} of {len(paths)} images failed; the others are in {out}\n")
     return 1 if failures else 0
+
+
+def _refuse_wrong_names(classes: Sequence[str]) -> None:
+    """Refuse names that are not there, too many, or there twice: those would share one class's probability."""
+    if not classes or not all(name.strip() for name in classes):
+        raise _error(
+            f"--classes: found {list(classes)}, at least one name and no blank one is wanted; name what to find"
+        )
+    if len(classes) > _MAX_CLASSES:
+        raise _error(f"--classes: found {len(classes)} names, a PNG can hold {_MAX_CLASSES}; name fewer")
+    name, times = Counter(name.strip() for name in classes).most_common(1)[0]
+    if times > 1:
+        raise _error(f"--classes: found {name!r} {times} times, each name once is wanted; leave out the others")
 
 
 def _loaded(model: Path, device: str, **settings: Any) -> "Segmenter":

@@ -120,6 +120,17 @@ def test_no_class_and_a_blank_one_are_refused(model, photos, tmp_path, classes):
         segment((photos,), classes=classes, model=model, out=tmp_path)
 
 
+def test_a_name_that_is_there_twice_is_refused(model, photos, tmp_path):
+    with pytest.raises(PipelineError, match="--classes: found 'cat' 2 times, each name once is wanted"):
+        segment((photos,), classes=("cat", "dog", " cat "), model=model, out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_least_score_without_finding_is_refused(model, photos, tmp_path):
+    with pytest.raises(PipelineError, match=r"--min-score: found 0\.2 without --find"):
+        segment((photos,), classes=("cat",), model=model, out=tmp_path, min_score=0.2)
+
+
 def test_more_names_than_a_png_can_hold_are_refused(model, photos, tmp_path):
     with pytest.raises(PipelineError, match="found 65536 names, a PNG can hold 65535"):
         segment((photos,), classes=("cat",) * 65_536, model=model, out=tmp_path)
