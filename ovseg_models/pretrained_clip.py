@@ -9,6 +9,8 @@ from typing import Any
 
 import open_clip
 import torch
+from huggingface_hub import try_to_load_from_cache
+from open_clip.constants import HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME
 from torch import Tensor
 
 from ovseg_models.checkpoint_keys.clip import MASK_PROMPTS_KEY, needs_quick_gelu, to_open_clip
@@ -31,9 +33,9 @@ def build_clip(
         model: A name of open_clip such as ``"ViT-B-16"``, or a configuration like open_clip's (``embed_dim``,
             ``vision_cfg``, ``text_cfg``, ...). Only open_clip's own vision and text transformers are built, and only
             those that read open_clip's own tokens.
-        pretrained: A tag of open_clip such as ``"openai"``, whose file is downloaded once; or a local file, in the
-            layout of open_clip, OpenAI, OVSeg or OVSeg's finetuning, .safetensors or a torch file of plain tensors;
-            or None for random weights.
+        pretrained: A tag of open_clip such as ``"openai"``, whose file is downloaded once and then taken from the hub's
+            cache, no network asked; or a local file, in the layout of open_clip, OpenAI, OVSeg or OVSeg's finetuning,
+            .safetensors or a torch file of plain tensors; or None for random weights.
         quick_gelu: Whether the activation is the sigmoid approximation that OpenAI's weights need. None: as the weights
             say, if they do (tags, OpenAI and OVSeg layout), else as the configuration says.
         seed: Of the random weights; the global random state is left alone.
@@ -128,13 +130,38 @@ def _locate(model: str | Mapping[str, Any], pretrained: str | Path) -> tuple[Pat
         )
     _require_known_normalisation(entry, model, pretrained)
     try:
-        path = Path(open_clip.download_pretrained(entry))
+        path = _in_hub_cache(entry) or Path(open_clip.download_pretrained(entry))
     except OSError as error:
         raise ConnectionError(
             f"build_clip: the weights {str(pretrained)!r} of {model} could not be downloaded ({error}); give the path "
             "of a file that was downloaded elsewhere, or try again with a network"
         ) from error
     return path, bool(entry.get("quick_gelu", False))
+
+
+def hub_files(entry: Mapping[str, Any]) -> tuple[str, tuple[str, ...]]:
+    """Return the hub's repository of a tag's weights, and what the file may be called there, best name first.
+
+    Args:
+        entry: As open_clip describes a tag; without a place on the hub there is no name.
+    """
+    repository, _, file = str(entry.get("hf_hub", "")).rpartition("/")
+    if not repository:
+        return "", ()
+    if file:
+        return repository, (str(Path(file).with_suffix(".safetensors")), file)
+    return repository, (HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME)
+
+
+def _in_hub_cache(entry: Mapping[str, Any]) -> Path | None:
+    """Find a tag's file among those that were downloaded before.
+
+    open_clip asks the hub first, by each name that the file may have. Without a network that takes half a minute of
+    retries for a name that is not in the cache, at every load; and a run's weights could change under it.
+    """
+    repository, names = hub_files(entry)
+    found = (try_to_load_from_cache(repository, name) for name in names)
+    return next((Path(path) for path in found if isinstance(path, str)), None)
 
 
 def _require_known_normalisation(entry: Mapping[str, Any], model: object, tag: object) -> None:

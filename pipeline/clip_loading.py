@@ -20,6 +20,10 @@ from pipeline.settings.clip import ClipSettings
 
 logger = logging.getLogger(__name__)
 
+_UNAVAILABLE: set[tuple[str, str]] = set()
+"""Architecture and tag of weights in whose stead this process took random ones: a network that comes back must not
+change a run's CLIP under it, and a download that fails takes half a minute and more of the hub's retries."""
+
 SMALL, SHIPPED, RANDOM = "drawn-world-small", "shipped", "random"
 
 
@@ -51,7 +55,7 @@ def load_clip(settings: ClipSettings) -> LoadedClip:
         PipelineError: If architecture or weights are not to be had, or do not fit each other.
     """
     model, words = architecture_of(settings.architecture)
-    weights = _weights(settings)
+    weights = None if _source(settings) in _UNAVAILABLE and settings.random_if_unavailable else _weights(settings)
     quick_gelu = {"auto": None, "on": True, "off": False}[settings.quick_gelu]
     try:
         built = build_mask_adapted_clip(model, weights, prompt_depth=0, quick_gelu=quick_gelu, seed=settings.seed)
@@ -60,6 +64,7 @@ def load_clip(settings: ClipSettings) -> LoadedClip:
             message = f"clip.pretrained: {error}; or set clip.random_if_unavailable to try the pipeline without"
             raise PipelineError(message) from error
         logger.warning("%s; random weights are used instead, as clip.random_if_unavailable says", error)
+        _UNAVAILABLE.add(_source(settings))
         weights = None
         built = build_mask_adapted_clip(model, None, prompt_depth=0, quick_gelu=quick_gelu, seed=settings.seed)
     except (ValueError, OSError) as error:
@@ -68,6 +73,11 @@ def load_clip(settings: ClipSettings) -> LoadedClip:
     clip, config = built.clip, cast("Mapping[str, Any]", built.arguments["model"])
     tokenize = words or open_clip.SimpleTokenizer(context_length=clip.context_length)
     return LoadedClip(clip, tokenize, words, weights_digest(clip.state_dict()), config, weights is None)
+
+
+def _source(settings: ClipSettings) -> tuple[str, str]:
+    """Return what decides which file is downloaded."""
+    return settings.architecture, settings.pretrained
 
 
 def _weights(settings: ClipSettings) -> str | Path | None:

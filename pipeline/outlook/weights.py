@@ -9,6 +9,7 @@ import timm
 import torch
 from huggingface_hub import try_to_load_from_cache
 
+from ovseg_models.pretrained_clip import hub_files
 from ovseg_models.weights_file import WEIGHTS_SUFFIXES
 from pipeline.clip_loading import RANDOM, SHIPPED
 from pipeline.outlook.finding import Finding
@@ -18,7 +19,6 @@ from pipeline.settings.proposal_net import NONE
 from pipeline.settings.proposal_net import RANDOM as RANDOM_BACKBONE
 from pipeline.settings.proposal_net import SHIPPED as SHIPPED_NET
 
-_CLIP_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 _TIMM_FILES = ("model.safetensors", "pytorch_model.bin")
 _OFFLINE = {"1", "ON", "YES", "TRUE"}
 
@@ -56,9 +56,9 @@ def _clip_findings(settings: ClipSettings) -> Iterator[Finding]:
         text = f"{weights!r} is no file and no tag of {name}, whose tags are {tags}; choose one of them"
         yield Finding("clip.pretrained", text, is_missing=True)
         return
-    repository, file = os.path.split(str(entry.get("hf_hub", "")))
+    repository, files = hub_files(entry)
     url_file = Path.home() / ".cache" / "clip" / Path(str(entry.get("url", ""))).name
-    if not _in_hub_cache(repository, (file,) if file else _CLIP_FILES) and not (not repository and url_file.is_file()):
+    if not _in_hub_cache(repository, files) and not (not repository and url_file.is_file()):
         yield _absent("clip.pretrained", f"{weights!r} of {name}", may_be_random=settings.random_if_unavailable)
 
 

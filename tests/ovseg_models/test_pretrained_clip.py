@@ -105,6 +105,46 @@ def test_a_tag_is_downloaded_through_open_clip(tiny_clip_config, weights, tmp_pa
     assert activation_of(clip) == expected
 
 
+@pytest.mark.parametrize(
+    ("place", "held", "taken"),
+    [
+        ("some/where/", ["open_clip_model.safetensors", "open_clip_pytorch_model.bin"], "open_clip_model.safetensors"),
+        ("some/where/", ["open_clip_pytorch_model.bin"], "open_clip_pytorch_model.bin"),
+        ("some/where/pytorch_model.bin", ["pytorch_model.safetensors"], "pytorch_model.safetensors"),
+        ("some/where/pytorch_model.bin", ["pytorch_model.bin", "open_clip_model.safetensors"], "pytorch_model.bin"),
+        ("some/where/", ["pytorch_model.bin"], None),
+        ("", ["open_clip_model.safetensors"], None),
+    ],
+)
+def test_a_file_that_was_downloaded_before_is_taken_without_asking(
+    tiny_clip_config, weights, tmp_path, monkeypatch, place, held, taken
+):
+    repository = tmp_path / "cache" / "models--some--where"
+    (repository / "snapshots" / "c0ffee").mkdir(parents=True)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("c0ffee")
+    for name in held:
+        save = save_file if name.endswith(".safetensors") else torch.save
+        save(weights if name == taken else {}, repository / "snapshots" / "c0ffee" / name)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(open_clip, "get_model_config", {"ViT-T": tiny_clip_config}.get)
+    monkeypatch.setattr(open_clip, "get_pretrained_cfg", lambda name, tag: {"hf_hub": place, "url": "http://x"})
+    asked = []
+
+    def ask(entry):
+        asked.append(entry)
+        raise FileNotFoundError("no route")
+
+    monkeypatch.setattr(open_clip, "download_pretrained", ask)
+    if taken:
+        assert weights_digest(build_clip("ViT-T", "ours").state_dict()) == weights_digest(weights)
+        assert not asked
+    else:
+        with pytest.raises(ConnectionError, match="could not be downloaded"):
+            build_clip("ViT-T", "ours")
+        assert asked
+
+
 def test_openais_tag_asks_for_quick_gelu():
     assert open_clip.get_pretrained_cfg("ViT-B-16", "openai")["quick_gelu"]
     assert not open_clip.get_pretrained_cfg("ViT-B-16", "laion2b_s34b_b88k").get("quick_gelu", False)

@@ -10,7 +10,7 @@ import torch
 
 from ovseg_models.masked_crops import masked_crops
 from ovseg_models.text_classifier import TextClassifier
-from pipeline import small_clip
+from pipeline import clip_loading, small_clip
 from pipeline.clip_loading import load_clip
 from pipeline.errors import PipelineError
 from pipeline.prepare.drawn_world.splits import split_indices
@@ -113,6 +113,7 @@ def unavailable(*_: object, **__: object) -> str:
 def test_weights_that_cannot_be_downloaded_are_told_or_replaced_if_so_set(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    monkeypatch.setattr(clip_loading, "_UNAVAILABLE", set())
     monkeypatch.setattr(open_clip, "download_pretrained", unavailable)
     settings = ClipSettings(architecture="ViT-B-32", pretrained="openai")
     with pytest.raises(PipelineError, match=r"could not be downloaded .* clip\.random_if_unavailable"):
@@ -122,6 +123,26 @@ def test_weights_that_cannot_be_downloaded_are_told_or_replaced_if_so_set(
     assert loaded.clip.visual.conv1.kernel_size == (32, 32)
     assert loaded.is_random
     assert not load_clip(ClipSettings(architecture="drawn-world-small", pretrained="shipped")).is_random
+
+
+def test_a_process_that_took_random_weights_keeps_to_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def ask(entry: object) -> str:
+        asked.append(entry)
+        return unavailable()
+
+    monkeypatch.setattr(clip_loading, "_UNAVAILABLE", set())
+    monkeypatch.setattr(open_clip, "download_pretrained", ask)
+    settings = ClipSettings(architecture="ViT-B-32", pretrained="openai", random_if_unavailable=True)
+    first, second = load_clip(settings), load_clip(settings)
+    assert len(asked) == 1
+    assert first.is_random
+    assert second.is_random
+    assert first.digest == second.digest
+    with pytest.raises(PipelineError, match="could not be downloaded"):  # a retry may find the network again
+        load_clip(settings.model_copy(update={"random_if_unavailable": False}))
+    assert len(asked) == 2
 
 
 @pytest.mark.parametrize(
