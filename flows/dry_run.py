@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from pipeline.outlook.outlook import ArtifactOutlook, Outlook
+from pipeline.outlook.sizes import shown_bytes
 
 _COLUMNS = ("stage", "artifact", "to do", "done", "stale", "will write")
 
@@ -14,14 +15,6 @@ def as_text(found: Outlook) -> str:
     lines = [_aligned(row, widths) for row in rows]
     lines += ["", *_disk(found), "", *_findings(found)]
     return "\n".join(lines) + "\n"
-
-
-def shown_bytes(count: int) -> str:
-    """Write a number of bytes with the unit that suits it."""
-    for unit, size in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
-        if count >= size:
-            return f"{count / size:.1f} {unit}"
-    return f"{count} B"
 
 
 def _row(artifact: ArtifactOutlook) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pipeline.finetune.plan import units_of_phases
 from pipeline.outlook.finding import Finding
-from pipeline.outlook.sizes import NetSizes, expected_bytes
+from pipeline.outlook.sizes import NetSizes, expected_bytes, shown_bytes
 from pipeline.outlook.weights import clip_is_here, weights_findings
 from pipeline.planning import PlannedArtifact
 from pipeline.prepare.layout import LayoutError
@@ -273,5 +273,5 @@ def _disk_findings(settings: Settings, found: Outlook) -> Iterator[Finding]:
         text = f"{settings.runs_dir} cannot be made or written to; choose another directory"
         yield Finding("runs_dir", text, is_missing=True)
     if found.new_bytes > found.free_bytes:
-        text = f"about {found.new_bytes / 1e9:.1f} GB will be written, {found.free_bytes / 1e9:.1f} GB are free there"
+        text = f"about {shown_bytes(found.new_bytes)} will be written, {shown_bytes(found.free_bytes)} are free there"
         yield Finding("runs_dir", f"{text}; make room, or choose a directory on another disk", is_missing=True)

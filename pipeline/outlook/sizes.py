@@ -89,3 +89,11 @@ def expected_bytes(kind: str, settings: Settings, nets: NetSizes, scene_count: i
         reports.KIND: REPORT_BYTES,
     }
     return of_kind[kind]
+
+
+def shown_bytes(count: int) -> str:
+    """Write a number of bytes with the unit that suits it."""
+    for unit, size in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if count >= size:
+            return f"{count / size:.1f} {unit}"
+    return f"{count} B"

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from flows.command import main
-from flows.dry_run import as_text, shown_bytes
+from flows.dry_run import as_text
 from pipeline.outlook.finding import Finding
 from pipeline.outlook.outlook import ArtifactOutlook, Outlook
 
@@ -67,8 +67,3 @@ def test_all_that_cannot_be_known_is_said_to_be_unknown():
     assert "disk: ~2.5 MB to write, 3.0 GB free in /data" in lines
     assert "      not counted, as their pictures cannot be: scenes/mine" in lines
     assert lines[-3:] == ["to know:", "  clip.pretrained: will be downloaded", "all is there"]
-
-
-@pytest.mark.parametrize(("count", "text"), [(0, "0 B"), (999, "999 B"), (1500, "1.5 kB"), (7 * 10**9, "7.0 GB")])
-def test_bytes_have_the_unit_that_suits_them(count, text):
-    assert shown_bytes(count) == text

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.outlook.outlook import OFFICIAL_SCENES, existing_parent, outlook
-from pipeline.outlook.sizes import NetSizes, expected_bytes
+from pipeline.outlook.sizes import NetSizes, expected_bytes, shown_bytes
 from pipeline.prepare.prepare import prepare
 from pipeline.settings import load_settings
 from pipeline.stages import STAGES, chosen_stages
@@ -117,7 +117,8 @@ def test_a_disk_that_is_too_small_is_told(tmp_path, monkeypatch):
     monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 1000}))
     (finding,) = outlook(settings_of(tmp_path), STAGES).findings
     assert finding.where == "runs_dir"
-    assert "GB are free there; make room" in finding.text
+    assert finding.text.startswith("about ")
+    assert "B will be written, 1.0 kB are free there; make room" in finding.text
 
 
 def test_a_file_in_place_of_the_runs_directory_is_told(tmp_path):
@@ -169,3 +170,8 @@ def test_pairs_grow_with_the_captions(tmp_path):
     one, five = (settings_of(tmp_path, f"mine.source='proposals-{count}'") for count in ("1-caption", "5-captions"))
     nets = NetSizes(proposal_net=1, image_tower=1, embedding_dim=1, mask_prompts=0)
     assert expected_bytes("pairs", five, nets, 100) == 5 * expected_bytes("pairs", one, nets, 100)
+
+
+@pytest.mark.parametrize(("count", "text"), [(0, "0 B"), (999, "999 B"), (1500, "1.5 kB"), (7 * 10**9, "7.0 GB")])
+def test_bytes_have_the_unit_that_suits_them(count, text):
+    assert shown_bytes(count) == text
