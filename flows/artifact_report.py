@@ -2,13 +2,17 @@
 
 import itertools
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from storage_schemas.artifact import Artifact
 from storage_schemas.errors import StorageError
 from storage_schemas.manifest import ARTIFACT_FILE
 from storage_schemas.status import ArtifactStatus, UnitState, UnitStatus
+
+if TYPE_CHECKING:
+    from pipeline.planning import PlannedArtifact
 
 FINISHED, UNFINISHED, NOT_BEGUN, UNREADABLE, WAITING = "finished", "unfinished", "not begun", "unreadable", "waiting"
 
@@ -49,6 +53,7 @@ class ArtifactReport:
         foreign_files: Files in its directory that nobody reads.
         changes: Directory of another artifact of the same kind and name to the fields in which it differs; only for
             an artifact that is not finished, for which it is the likely reason.
+        dataset: What the settings call the folder whose scenes these are; empty for all else.
     """
 
     artifact: str
@@ -59,6 +64,7 @@ class ArtifactReport:
     document_faults: tuple[str, ...] = ()
     foreign_files: tuple[str, ...] = ()
     changes: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    dataset: str = ""
 
     def to_json(self) -> dict[str, object]:
         """Return the report as JSON values."""
@@ -120,9 +126,29 @@ def as_text(reports: Sequence[ArtifactReport]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def reports_of_plans(plans: "Iterable[PlannedArtifact]", *, deep: bool = False) -> list[ArtifactReport]:
+    """Report on the artifacts that settings imply, made or not.
+
+    None is compared with another one of the same settings, such as the scenes of one folder with those of another: both
+    are wanted, and neither has changed.
+    """
+    plans = list(plans)
+    wanted = {_label(plan.artifact.directory) for plan in plans if plan.artifact is not None}
+    reports = []
+    for plan in plans:
+        if plan.artifact is None:
+            reports.append(ArtifactReport(artifact=plan.label, state=WAITING, reason=plan.reason))
+            continue
+        report = report_of(plan.artifact, deep=deep)
+        changes = {directory: fields for directory, fields in report.changes.items() if directory not in wanted}
+        reports.append(replace(report, changes=changes, dataset=plan.dataset))
+    return reports
+
+
 def _row(report: ArtifactReport) -> tuple[str, ...]:
     """Return a report's row of the table."""
-    return (report.artifact, report.state, *(str(report.units.get(state, "-")) for state in UnitState))
+    name = f"{report.artifact} ({report.dataset})" if report.dataset else report.artifact
+    return (name, report.state, *(str(report.units.get(state, "-")) for state in UnitState))
 
 
 def _aligned(row: Sequence[str], widths: Sequence[int]) -> str:

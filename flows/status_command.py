@@ -55,17 +55,11 @@ def status(
 
 def _planned(config: Path, overrides: Iterable[str], *, deep: bool) -> "list[ArtifactReport]":
     """Report on the artifacts that settings imply."""
-    from flows.artifact_report import WAITING, ArtifactReport, report_of
+    from flows.artifact_report import reports_of_plans
     from pipeline.planning import planned_artifacts
     from pipeline.settings import load_settings
 
-    reports = []
-    for plan in planned_artifacts(load_settings(config, tuple(overrides))):
-        if plan.artifact is None:
-            reports.append(ArtifactReport(artifact=plan.label, state=WAITING, reason=plan.reason))
-        else:
-            reports.append(report_of(plan.artifact, deep=deep))
-    return reports
+    return reports_of_plans(planned_artifacts(load_settings(config, tuple(overrides))), deep=deep)
 
 
 def _found(paths: Iterable[Path], *, deep: bool) -> "list[ArtifactReport]":

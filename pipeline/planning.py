@@ -43,11 +43,14 @@ class PlannedArtifact:
         label: ``KIND/NAME``.
         artifact: Where it lies or will lie; None as long as an input is missing on which its digest depends.
         reason: Which input is missing; empty if none is.
+        dataset: What the settings call the folder whose scenes these are; empty for all else, whose name tells enough.
+            It is for people: the artifact of every folder is called ``folder``, since its name is part of its digest.
     """
 
     label: str
     artifact: Artifact | None
     reason: str = ""
+    dataset: str = ""
 
 
 Planner = Callable[[Settings], Iterable[PlannedArtifact]]
@@ -62,7 +65,8 @@ def plan_scenes(settings: Settings) -> Iterator[PlannedArtifact]:
         except LayoutError as error:
             yield PlannedArtifact(label=f"{scenes.KIND}/{name}", artifact=None, reason=str(error))
         else:
-            yield PlannedArtifact(label=f"{scenes.KIND}/{artifact.identity.name}", artifact=artifact)
+            own_name = name if dataset.dataset == "folder" else ""
+            yield PlannedArtifact(label=f"{scenes.KIND}/{artifact.identity.name}", artifact=artifact, dataset=own_name)
 
 
 def plan_of_proposal_net(settings: Settings) -> ProposalNetPlan:

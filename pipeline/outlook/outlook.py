@@ -46,7 +46,8 @@ class ArtifactOutlook:
 
     Attributes:
         stage: That makes it.
-        label: ``KIND/NAME-DIGEST``, or ``KIND/NAME`` while the digest cannot be known.
+        label: ``KIND/NAME-DIGEST``, or ``KIND/NAME`` while the digest cannot be known; behind it, in brackets, the name
+            that settings give a folder.
         todo: Units to make; None if not even an estimate is possible.
         done: Units that are made.
         spoilt: Units among ``todo`` that lie there, of other settings or damaged.
@@ -196,7 +197,7 @@ class _World:
             whole = expected_bytes(kind, self._settings, self._nets, count.scenes or 0)
         return ArtifactOutlook(
             stage=stage.name,
-            label=f"{kind}/{artifact.directory.name}",
+            label=f"{kind}/{artifact.directory.name}" + (f" ({planned.dataset})" if planned.dataset else ""),
             todo=todo,
             done=units - todo,
             spoilt=len(status.of_state(UnitState.STALE)) + len(status.of_state(UnitState.CORRUPT)),

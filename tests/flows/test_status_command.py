@@ -5,10 +5,12 @@ import shutil
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from flows.artifact_report import ArtifactReport, OddUnits, as_text, report_of, reports_below
 from flows.command import main
-from pipeline.prepare.prepare import prepare
+from pipeline.prepare.prepare import plan_prepare, prepare
+from pipeline.settings import load_settings
 from pipeline.settings.prepare import DrawnWorldSettings, PrepareSettings
 from storage_schemas.artifact import Artifact
 from storage_schemas.manifest import Description, Identity
@@ -175,6 +177,33 @@ def test_status_of_a_configuration(tmp_path, capsys):
     shown = capsys.readouterr().out
     assert "not begun" in shown
     assert "settings.options.scenes_per_shard: 2 -> 1" in shown
+
+
+def test_folders_have_the_names_that_settings_give_them(tmp_path, capsys):
+    config = tmp_path / "run.toml"
+    lines = [f"runs_dir = '{tmp_path}/runs'"]
+    for name in ("town", "coast"):
+        (tmp_path / name / "images").mkdir(parents=True)
+        Image.new("RGB", (8, 8), "red" if name == "town" else "blue").save(tmp_path / name / "images" / "a.png")
+        lines += [f"[datasets.{name}]", "dataset = 'folder'", f"root = '{tmp_path}/{name}'"]
+    config.write_text("\n".join(lines))
+    town, coast = (load_settings(config).datasets[name] for name in ("town", "coast"))
+    artifact = prepare(town, tmp_path / "runs").artifact
+    assert artifact.identity.name == "folder"  # what settings call it is not part of any digest
+    assert plan_prepare(coast, tmp_path / "runs").artifact.earlier().keys() == {artifact.directory}
+
+    assert main(["status", "--config", str(config)]) == 0
+    shown = capsys.readouterr().out
+    assert [line.split()[1:3] for line in shown.splitlines()[1:]] == [["(town)", "finished"], ["(coast)", "not"]]
+    assert "differs from" not in shown
+
+    limited = ["--set", "datasets.coast.limit=1"]
+    assert main(["status", "--config", str(config), "--set", "datasets.town.limit=1", *limited]) == 0
+    assert capsys.readouterr().out.count(f"differs from scenes/{artifact.directory.name} in") == 2
+
+    assert main(["status", "--config", str(config), "--json"]) == 0
+    reports = json.loads(capsys.readouterr().out)
+    assert [(each["dataset"], each["changes"]) for each in reports] == [("town", {}), ("coast", {})]
 
 
 def test_status_of_directories(spoilt, capsys):

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from pipeline.outlook.outlook import OFFICIAL_SCENES, existing_parent, outlook
 from pipeline.outlook.sizes import NetSizes, expected_bytes, shown_bytes
@@ -105,6 +106,16 @@ def test_a_folder_that_is_not_there_has_no_number(tmp_path):
     found = outlook(settings_of(tmp_path, absent), STAGES)
     assert found.artifacts[-1].todo is None
     assert found.unknown_sizes == ("scenes/mine",)
+
+
+def test_folders_are_told_apart_by_the_names_that_settings_give_them(tmp_path):
+    for name in ("town", "coast"):
+        (tmp_path / name / "images").mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / name / "images" / "a.png")
+    folders = [f"datasets.{name}={{dataset='folder', root='{tmp_path}/{name}'}}" for name in ("town", "coast")]
+    found = outlook(settings_of(tmp_path, *folders), STAGES)
+    labels = [each.label for each in found.artifacts if each.label.startswith("scenes/folder-")]
+    assert [label.partition(" ")[2] for label in labels] == ["(town)", "(coast)"]
 
 
 def test_an_empty_folder_is_missing(tmp_path):
