@@ -52,7 +52,7 @@ class NounSettings(SettingsModel):
     )
     compound_nouns: bool = Field(default=False, description="Keep 'traffic light' together, not 'traffic' and 'light'.")
     stop_words: tuple[str, ...] = Field(
-        default=(), description="Lemmas that make no pair, such as 'photo', 'view', 'top', 'side'; none in the paper."
+        default=(), description="Lemmas that make no pair, such as 'photo', 'view', 'side', 'front'; none in the paper."
     )
 
 

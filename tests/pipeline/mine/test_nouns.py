@@ -148,6 +148,31 @@ def test_stop_words_leave_out_finished_lemmas() -> None:
     assert lemmas(kept) == ["table top"]
 
 
+@pytest.mark.parametrize(
+    ("caption", "place"),
+    [
+        ("a dog in front of a house", "front"),
+        ("a boat at the side of a river", "side"),
+        ("a cat on top of a car", "top"),
+        ("the view of a town", "view"),
+        ("men in the back of trucks", "back"),
+        ("a vase in the middle of a table", "middle"),
+        ("a cow at the bottom of a hill", "bottom"),
+        ("lamps in the corners of a room", "corner"),
+        ("a tree in the center of a field", "center"),
+        ("mountains in the background", "background"),
+    ],
+)
+def test_words_of_place_are_nouns_that_a_stop_list_leaves_out(
+    extractor: NounExtractor, caption: str, place: str
+) -> None:
+    found = lemmas(extractor.extract(caption))
+    assert place in found
+    left = lemmas(NounExtractor(stop_words=[place]).extract(caption))
+    assert left == [lemma for lemma in found if lemma != place]
+    assert left
+
+
 @pytest.mark.parametrize("word", ["Photo", " photo", "", "traffic  light", "cafe\u0301"])
 def test_a_stop_word_that_equals_no_lemma_is_refused(word: str) -> None:
     with pytest.raises(ValueError, match=r"nouns: stop word '.*' can equal no lemma"):
