@@ -1,6 +1,7 @@
 """What a training run measures: ``metrics.jsonl``, the same for equal runs to the bit, and TensorBoard beside it."""
 
 import json
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -43,10 +44,12 @@ class MetricsLog:
 
         Args:
             step: Optimizer steps taken.
-            values: Numbers by name.
+            values: Numbers by name; one that JSON does not have is null there, such as the gradient's norm of a step
+                that fp16's scaler passed over.
             group: ``"train"`` or ``"validation"``.
         """
-        self._file.write(json.dumps({"step": step, "group": group, **values}) + "\n")
+        numbers = {name: value if math.isfinite(value) else None for name, value in values.items()}
+        self._file.write(json.dumps({"step": step, "group": group, **numbers}) + "\n")
         self._file.flush()
         for name, value in values.items():
             self._board.add_scalar(f"{group}/{name}", value, step)
