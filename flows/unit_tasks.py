@@ -10,6 +10,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from queue import SimpleQueue
+from threading import Event
 from typing import Any, TypeVar
 
 from prefect import Task, task
@@ -69,6 +70,7 @@ class TaskRunExecutor:
         """
         made: dict[Unit, Outcome[Result]] = {}
         broken: list[PipelineError] = []
+        stopped = Event()
 
         def make_unit(unit: Unit) -> None:
             try:
@@ -81,21 +83,27 @@ class TaskRunExecutor:
             if outcome.error is not None:
                 raise outcome.error
 
-        unit_task = self._task(make_unit)
+        unit_task = self._task(make_unit, stopped)
         in_turn = isinstance(self._inner, InlineExecutor)
         ends = _ends_in_turn(unit_task, units) if in_turn else _ends_as_they_come(unit_task, units, self.width)
         self._board.begun(self._artifact, todo=len(units))
-        for unit, result in ends:
-            if broken:
-                raise broken[0]
-            if unit not in made:
-                result()  # raises what kept Prefect from running the unit
-            outcome = made.pop(unit)
-            self._board.ended(self._artifact, failed=outcome.error is not None)
-            yield outcome
+        try:
+            for unit, result in ends:
+                if broken:
+                    raise broken[0]
+                if unit not in made:
+                    result()  # raises what kept Prefect from running the unit
+                outcome = made.pop(unit)
+                self._board.ended(self._artifact, failed=outcome.error is not None)
+                yield outcome
+        finally:
+            stopped.set()
 
-    def _task(self, make_unit: Callable[[Unit], None]) -> "Task[[Unit], None]":
-        """Make the task; nothing of it is cached or stored by Prefect, since manifests say what is done."""
+    def _task(self, make_unit: Callable[[Unit], None], stopped: Event) -> "Task[[Unit], None]":
+        """Make the task; nothing of it is cached or stored by Prefect, since manifests say what is done.
+
+        The wait before another try is ours: out of Prefect's nothing wakes a run that is to end.
+        """
         label = f"{self._artifact.identity.kind} {self._artifact.identity.name}"
         delays = [self._settings.retry_delay_s * 2**number for number in range(self._settings.retries)]
 
@@ -105,7 +113,8 @@ class TaskRunExecutor:
                 return False
             delay_s = delays[min(run.run_count - 1, len(delays) - 1)]
             logger.warning("%s: %s; it is tried again in %g s", run.name, error, delay_s)
-            return True
+            with let_through():
+                return not stopped.wait(delay_s)
 
         make_task = task(
             name=f"make unit of {self._artifact.identity.kind}",
@@ -113,7 +122,7 @@ class TaskRunExecutor:
             cache_policy=NO_CACHE,
             persist_result=False,
             retries=self._settings.retries,
-            retry_delay_seconds=list(delays),
+            retry_delay_seconds=0,
             retry_condition_fn=worth_a_retry,
         )
         return make_task(make_unit)

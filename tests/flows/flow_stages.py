@@ -120,3 +120,5 @@ def from_environment() -> None:
     """Set the plan of a process that a test started."""
     CURRENT.units = int(os.environ.get("TEST_UNITS", "3"))
     CURRENT.job = WriteFiles(pause_s=float(os.environ.get("TEST_PAUSE_S", "0")), log=os.environ.get("TEST_LOG", ""))
+    if "TEST_FAILS_AT" in os.environ:
+        CURRENT.job = Flaky(at=(os.environ["TEST_FAILS_AT"],), marks=os.environ["TEST_MARKS"])

@@ -12,7 +12,7 @@ import pytest
 
 from tests.flows.flow_process import UNITS, done_units, flow_command, group, paused, wait_until
 
-pytestmark = pytest.mark.timeout(900)  # each starts processes that import torch and Prefect
+pytestmark = pytest.mark.timeout(2400)  # each starts processes that import torch and Prefect
 
 
 @pytest.mark.slow
@@ -49,3 +49,20 @@ def test_ctrl_c_says_in_one_line_what_is_saved_and_how_to_go_on(
     assert line is not None, told
     assert int(line[1]) >= before
     assert finish() == reference
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [0, 2])
+def test_ctrl_c_ends_the_wait_before_another_try(
+    prefect_api: str, settings_file: Path, tmp_path: Path, workers: int
+) -> None:
+    options = ("--set", f"compute.workers={workers}", "--set", "flow.retry_delay_s=5000", "--log-level", "warning")
+    failing = {"TEST_FAILS_AT": "shard-00000", "TEST_MARKS": str(tmp_path)}
+    with group(flow_command(settings_file, *options), **paused(0), **failing) as process:
+        assert process.stderr is not None
+        again = next(line for line in process.stderr if "tried again" in line)
+        os.killpg(process.pid, signal.SIGINT)
+        _, told = process.communicate(timeout=600)
+        assert process.returncode == 130, told
+    assert "test small shard-00000: shard-00000: the cable is loose; it is tried again in 5000 s" in again
+    assert re.fullmatch(r".* interrupted; [0-7] of 8 units are saved, run the same command to go on\n", told), told
