@@ -61,26 +61,25 @@ def announced_server(home: Path, *, wait_s: float) -> str | None:
     """
     try:
         document = json.loads((home / _SERVER_FILE).read_text(encoding="utf-8"))
-        url, pid = str(document["api_url"]), int(document["pid"])
+        url, pid, begun = str(document["api_url"]), int(document["pid"]), str(document["begun"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
     end = time.monotonic() + wait_s
     while not answers(url):
-        if time.monotonic() > end or not _is_alive(pid):
+        if time.monotonic() > end or not begun or _begun(pid) != begun:  # killed, its number perhaps taken again
             return None
         time.sleep(0.1)
     return url
 
 
-def _is_alive(pid: int) -> bool:
-    """Tell whether there is such a process on this machine."""
+def _begun(pid: int) -> str:
+    """Return when a process of this machine began [ticks since it was booted]; empty if there is no such process."""
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:  # it is another user's
-        return True
-    return True
+        stat = Path(f"/proc/{pid}/stat").read_text(errors="replace")
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+    state, *fields = stat.rpartition(")")[2].split()  # the name before may hold anything; see proc_pid_stat(5)
+    return "" if state == "Z" else fields[18]
 
 
 @contextlib.contextmanager
@@ -88,7 +87,8 @@ def announced(home: Path, api_url: str) -> Iterator[None]:
     """Let runs with this home find a server while the block runs."""
     home.mkdir(parents=True, exist_ok=True)
     path = home / _SERVER_FILE
-    path.write_text(json.dumps({"api_url": api_url, "pid": os.getpid()}) + "\n", encoding="utf-8")
+    document = {"api_url": api_url, "pid": os.getpid(), "begun": _begun(os.getpid())}
+    path.write_text(json.dumps(document) + "\n", encoding="utf-8")
     try:
         yield
     finally:
