@@ -58,13 +58,15 @@ def main() -> None:
     listener = listening(parser.parse_args().port)
     sys.stdout.write(f"{address_of(listener)}\n")
     sys.stdout.flush()
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # a pipe that nobody reads any more would fill up and stop us
     threading.Thread(target=_end_with_input, daemon=True).start()
     serve_prefect(listener)
 
 
 def _end_with_input() -> None:
     """End this process when its standard input ends: in order if it can, else after a while."""
-    sys.stdin.buffer.read()
+    while os.read(sys.stdin.fileno(), 1):  # unlike a buffered read it holds no lock that Python's own end wants
+        pass
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(END_LIMIT_S)
     os.kill(os.getpid(), signal.SIGKILL)

@@ -1,6 +1,7 @@
 """Which server a run uses: the one that ``ovseg ui`` announces, if it lives and answers in time."""
 
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -13,6 +14,8 @@ from typing import ClassVar
 import pytest
 
 from flows.prefect_server import announced, announced_server
+
+ROOT = Path(__file__).parents[2]
 
 
 class Health(BaseHTTPRequestHandler):
@@ -55,14 +58,64 @@ def test_a_server_that_does_not_answer_in_time_is_none(tmp_path: Path) -> None:
         assert announced_server(tmp_path, wait_s=0) is None
 
 
-def test_a_server_that_was_killed_is_none(tmp_path: Path) -> None:
-    with subprocess.Popen([sys.executable, "-c", ""]) as process:
-        process.wait()
-    (tmp_path / "server.json").write_text(json.dumps({"api_url": "http://127.0.0.1:9/api", "pid": process.pid}))
-    assert announced_server(tmp_path, wait_s=60) is None
+ANNOUNCING = """
+import pathlib, sys
+from flows.prefect_server import announced
+with announced(pathlib.Path(sys.argv[1]), "http://127.0.0.1:9/api"):
+    print("announced", flush=True)
+    input()
+"""
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"api_url": "http://127.0.0.1:9/api", "pid": "x"}'])
+def test_a_server_that_was_killed_is_none_also_when_its_number_is_taken_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[float] = []
+    monkeypatch.setattr("time.sleep", looks.append)
+    command = [sys.executable, "-c", ANNOUNCING, str(tmp_path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"announced\n"
+        assert announced_server(tmp_path, wait_s=0.5) is None
+        assert looks  # it was waited for, for it lives
+        looks.clear()
+        process.kill()
+    assert announced_server(tmp_path, wait_s=600) is None
+    path = tmp_path / "server.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "pid": os.getppid()}))
+    assert announced_server(tmp_path, wait_s=600) is None
+    assert not looks
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        "{}",
+        '{"api_url": "http://127.0.0.1:9/api", "pid": "x"}',
+        '{"api_url": "http://127.0.0.1:9/api", "pid": 1}',
+    ],
+)
 def test_an_announcement_that_cannot_be_read_is_none(tmp_path: Path, text: str) -> None:
     (tmp_path / "server.json").write_text(text)
     assert announced_server(tmp_path, wait_s=60) is None
+
+
+TALKATIVE = """
+import sys
+from flows import prefect_server_program
+def serve(listener):
+    sys.stdout.write("x" * 1_000_000)
+    sys.stdout.flush()
+prefect_server_program.serve_prefect = serve
+prefect_server_program.main()
+"""
+
+
+def test_a_server_may_say_more_than_its_address_though_nobody_listens() -> None:
+    streams = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+    with subprocess.Popen([sys.executable, "-c", TALKATIVE], cwd=ROOT, **streams) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline().startswith(b"http://127.0.0.1:")
+        assert process.wait(timeout=200) == 0
