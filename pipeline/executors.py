@@ -2,32 +2,27 @@
 
 import contextlib
 import logging
-import multiprocessing.resource_tracker
-import os
-import signal
-import socket
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 from pipeline.errors import PipelineError, StageError
-from pipeline.interrupts import held_back
+from pipeline.interrupts import held_back, let_through
+from pipeline.local_cluster import local_cluster
 
 if TYPE_CHECKING:
-    from distributed import Client, Future, LocalCluster
+    from distributed import Client, Future
 
 logger = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 Answer = TypeVar("Answer")
 Unit = str
-
-# A unit that kills its worker this often more fails; the workers that it killed are started again in between.
-_RETRIES_AFTER_A_DEAD_WORKER = 2
 
 # Workers on this machine appear, sooner or later: a busy machine takes long to import what they need.
 _LOCAL_START_LIMIT_S = 300.0
@@ -147,9 +142,20 @@ class DaskExecutor:
         Raises:
             StageError: If the scheduler has gone away.
         """
+        return max(1, sum(self._threads().values()))
+
+    def workers(self) -> int:
+        """Return how many workers are there.
+
+        Raises:
+            StageError: If the scheduler has gone away.
+        """
+        return len(self._threads())
+
+    def _threads(self) -> dict[str, int]:
+        """Ask for the number of threads of each worker."""
         with self._scheduler_missed():
-            threads: dict[str, int] = self._answer(lambda limit_s: self._client.nthreads(callback_timeout=limit_s))
-        return max(1, sum(threads.values()))
+            return self._answer(lambda limit_s: self._client.nthreads(callback_timeout=limit_s))
 
     def stop(self) -> None:
         """Begin no more units, and wait until no thread waits for one; the client can be closed then."""
@@ -202,7 +208,7 @@ class DaskExecutor:
             if future.status == "finished":
                 outcome: Outcome[Result] = Outcome(unit, self._answer(future.result), None)
             elif future.status == "error":
-                error = future.exception()
+                error = self._answer(future.exception)
                 outcome = Outcome(unit, None, error if isinstance(error, Exception) else RuntimeError(repr(error)))
             else:
                 message = f"{unit} is {future.status}"
@@ -272,8 +278,15 @@ def _gone(reason: str) -> str:
 
 
 @contextlib.contextmanager
-def executor_for(compute: Compute) -> Iterator[Executor]:
+def executor_for(
+    compute: Compute, *, waiting: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext
+) -> Iterator[Executor]:
     """Start, or connect to, the workers that the settings name, and stop what was started.
+
+    Args:
+        compute: Where units run.
+        waiting: What surrounds the wait for workers: told of a Ctrl-C, it can speak before what was started is
+            stopped, which takes as long as the start.
 
     Raises:
         PipelineError: If workers cannot be started here, or the named scheduler cannot be reached or has none.
@@ -281,18 +294,21 @@ def executor_for(compute: Compute) -> Iterator[Executor]:
     if not compute.dask_address and compute.workers == 0:
         yield InlineExecutor()
         return
-    with contextlib.ExitStack() as started:
-        with held_back():  # Dask cannot end workers that are still starting
-            dask_logger = started.enter_context(_quiet_dask())
-            address = started.enter_context(_cluster_address(compute))
-            wanted = (1, compute.connect_limit_s) if compute.dask_address else (compute.workers, _LOCAL_START_LIMIT_S)
-            client = started.enter_context(_client(address, *wanted))
+    # Dask is not to be cut when it starts or ends processes: it would lose them, and say so at length.
+    with held_back(), contextlib.ExitStack() as started:
+        dask_logger = started.enter_context(_quiet_dask())
+        address = started.enter_context(_cluster_address(compute))
+        wanted = (1, compute.connect_limit_s) if compute.dask_address else (compute.workers, _LOCAL_START_LIMIT_S)
+        client = started.enter_context(_client(address, wanted[1]))
+        with waiting():
+            _await_workers(client, address, *wanted)
         # Ending, Dask tells at length of workers in the middle of a unit, and of a scheduler that has gone away.
         started.callback(dask_logger.setLevel, logging.CRITICAL)
         logger.info("Dask dashboard: %s", client.dashboard_link)
         executor = DaskExecutor(client)
         started.callback(executor.stop)
-        yield executor
+        with let_through():
+            yield executor
 
 
 @contextlib.contextmanager
@@ -315,67 +331,16 @@ def _cluster_address(compute: Compute) -> Iterator[str]:
     if compute.dask_address:
         yield compute.dask_address
         return
-    import dask
-
-    settings = {
-        "distributed.scheduler.allowed-failures": _RETRIES_AFTER_A_DEAD_WORKER,
-        # Errors of units come back as outcomes; what is left are tracebacks of workers whose scheduler has just ended.
-        "distributed.nanny.pre-spawn-environ.DASK_LOGGING__DISTRIBUTED": "critical",
-    }
-    with _environment_kept(), dask.config.set(settings), _local_cluster(compute.dashboard_port) as cluster:
-        cluster.scale(compute.workers)
-        yield cluster.scheduler_address
-
-
-def _local_cluster(dashboard_port: int) -> "LocalCluster":
-    """Start a scheduler whose workers, started later, never see a Ctrl-C.
-
-    Ctrl-C reaches the whole process group. It is meant for this process, which ends its workers in order. Dask starts
-    them from its own thread, and what a thread blocks is blocked in its children.
-
-    Raises:
-        PipelineError: If the scheduler cannot be started, because the dashboard's port is taken, say.
-    """
-    from distributed import LocalCluster
-
-    where = f"dask workers on this machine, dashboard_port {dashboard_port}"
-    multiprocessing.resource_tracker.ensure_running()  # starting it unblocks Ctrl-C, so it is started before
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        socket.create_server(("127.0.0.1", dashboard_port)).close()  # Dask itself would take another one
-        return LocalCluster(
-            n_workers=0,
-            threads_per_worker=1,
-            processes=True,
-            host="127.0.0.1",
-            dashboard_address=f"127.0.0.1:{dashboard_port}",
-            memory_limit=0,
-        )
-    except (OSError, RuntimeError) as error:
-        message = f"{where}: cannot be started ({error}); choose another port, or 0 for any"
-        raise PipelineError(message) from error
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+    with local_cluster(compute.workers, compute.dashboard_port) as address:
+        yield address
 
 
 @contextlib.contextmanager
-def _environment_kept() -> Iterator[None]:
-    """Take back what Dask puts into the environment for its workers, such as one thread for torch."""
-    before = dict(os.environ)
-    try:
-        yield
-    finally:
-        for name in os.environ.keys() - before.keys():
-            del os.environ[name]
-        os.environ.update(before)
-
-
-@contextlib.contextmanager
-def _client(address: str, workers: int, timeout_s: float) -> Iterator["Client"]:
-    """Connect to a scheduler and wait for its workers.
+def _client(address: str, timeout_s: float) -> Iterator["Client"]:
+    """Connect to a scheduler.
 
     Raises:
-        PipelineError: If there is no scheduler, or it has too few workers.
+        PipelineError: If there is none.
     """
     from distributed import Client
 
@@ -388,23 +353,34 @@ def _client(address: str, workers: int, timeout_s: float) -> Iterator["Client"]:
         )
         raise PipelineError(message) from error
     try:
-        try:
-            client.wait_for_workers(workers, timeout=timeout_s)
-        except TimeoutError as error:
-            found = f"{len(client.nthreads())} workers after {timeout_s:g} s, {workers} are wanted"
-            message = f"dask address {address!r}: {found}; start workers, or raise dask.connect_limit_s"
-            raise PipelineError(message) from error
         yield client
     finally:
         _close(client)
+
+
+def _await_workers(client: "Client", address: str, wanted: int, timeout_s: float) -> None:
+    """Wait for the workers of a scheduler; a Ctrl-C takes effect between two questions.
+
+    Raises:
+        PipelineError: If there are too few in time, or the scheduler goes away.
+    """
+    end, executor = time.monotonic() + timeout_s, DaskExecutor(client)
+    while (found := executor.workers()) < wanted:
+        if time.monotonic() > end:
+            message = (
+                f"dask address {address!r}: {found} workers after {timeout_s:g} s, {wanted} are wanted; start workers, "
+                "or raise dask.connect_limit_s"
+            )
+            raise PipelineError(message)
+        with let_through():
+            time.sleep(_LOOK_S)
 
 
 def _close(client: "Client") -> None:
     """Close a client, whose scheduler may have gone away, so that nothing it says of that hides why the run ends."""
     # Beyond the end, since one that looks for a lost scheduler says a little later that it gives up, when it is closed.
     logging.getLogger(_CLIENT_LOG).setLevel(logging.CRITICAL)
-    with held_back():
-        try:
-            client.close(timeout=_CLOSE_LIMIT_S)
-        except (OSError, RuntimeError, AssertionError) as error:
-            logger.debug("dask: the client did not end in order (%r)", error)
+    try:
+        client.close(timeout=_CLOSE_LIMIT_S)
+    except (OSError, RuntimeError, AssertionError) as error:
+        logger.debug("dask: the client did not end in order (%r)", error)

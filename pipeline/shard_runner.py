@@ -216,7 +216,7 @@ def _run_units(
     ):
         progress.event(state="started", todo=len(status.todo), skipped=tally.skipped)
         with (
-            executor_for(compute) as executor,
+            executor_for(compute, waiting=partial(_interrupts_told, artifact, tally)) as executor,
             contextlib.closing(supervised(artifact, executor).outcomes(work, status.todo)) as outcomes,
             _interrupts_told(artifact, tally),  # before the workers are stopped, which takes seconds
         ):

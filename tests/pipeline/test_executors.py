@@ -141,6 +141,45 @@ def test_a_scheduler_without_workers_is_named() -> None:
             pass
 
 
+def test_ctrl_c_ends_the_wait_for_workers_and_the_caller_can_tell_so() -> None:
+    seen: list[str] = []
+
+    @contextmanager
+    def waiting() -> Iterator[None]:
+        signal.raise_signal(signal.SIGINT)
+        seen.append("held back until here")
+        try:
+            yield
+        except KeyboardInterrupt:
+            seen.append("told")
+            raise
+
+    with LocalCluster(n_workers=0, processes=False, dashboard_address="127.0.0.1:0") as cluster:
+        compute = Compute(dask_address=cluster.scheduler_address, connect_limit_s=5000)
+        with pytest.raises(KeyboardInterrupt), executor_for(compute, waiting=waiting):
+            pass
+    assert seen == ["held back until here", "told"]
+
+
+@pytest.mark.slow
+def test_a_scheduler_that_goes_away_while_workers_are_waited_for_is_told() -> None:
+    address = f"tcp://127.0.0.1:{free_port()}"
+
+    @contextmanager
+    def waiting() -> Iterator[None]:
+        os.killpg(scheduler.pid, signal.SIGKILL)
+        scheduler.wait()
+        yield
+
+    compute = Compute(dask_address=address, connect_limit_s=START_LIMIT_S)
+    with (
+        started_scheduler(address) as scheduler,
+        pytest.raises(StageError, match=r"^dask: the scheduler has gone away \(.+\); start it and run the same"),
+        executor_for(compute, waiting=waiting),
+    ):
+        pass
+
+
 def test_a_dashboard_port_that_is_taken_is_named() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
