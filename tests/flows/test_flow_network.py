@@ -23,7 +23,7 @@ def namespaces_are_permitted() -> bool:
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.timeout(900),  # it starts processes that import torch, and a server of Prefect
+    pytest.mark.timeout(2400),  # it starts processes that import torch, and a server of Prefect
     pytest.mark.skipif(not namespaces_are_permitted(), reason="network namespaces are not permitted here"),
 ]
 
@@ -59,7 +59,7 @@ def test_a_run_without_a_network_speaks_to_this_machine_alone(
     with group(
         ["unshare", "-rn", "bash", "-c", alone], **paused(0.0), **own_server(settings_file), **watched
     ) as process:
-        _, told = process.communicate(timeout=600)
+        _, told = process.communicate(timeout=1200)
         assert process.returncode == 0, told
     outside = Path(watched[OUTSIDE])
     assert not outside.exists(), outside.read_text()

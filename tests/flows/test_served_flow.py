@@ -14,7 +14,7 @@ from storage_schemas.artifact import artifacts_below
 from tests.flows.flow_process import command_of, group, wait_until
 from tests.flows.prefect_pages import Pages, sent
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]  # it starts processes that import torch and Prefect
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(2400)]  # it starts processes that import torch and Prefect
 
 SCENES = """
 [datasets.few]
@@ -66,7 +66,7 @@ def test_a_run_is_started_from_a_form_of_all_settings(prefect_api: str, settings
         assert ended["state_type"] == "COMPLETED", ended["state"]["message"]
         wait_until(lambda: not runs_of(process), interval_s=0.5)
         os.killpg(process.pid, signal.SIGINT)
-        _, told = process.communicate(timeout=120)
+        _, told = process.communicate(timeout=600)
         assert process.returncode == 0, told
         assert "Traceback" not in told
     (artifact,) = artifacts_below(settings_file.parent / "runs")
