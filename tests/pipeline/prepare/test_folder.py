@@ -164,7 +164,7 @@ def test_unusable_class_lists_are_errors(root, file, content, message):
 
 
 def test_a_folder_without_images_is_an_error(tmp_path):
-    with pytest.raises(LayoutError, match="has no images; put the pictures there"):
+    with pytest.raises(LayoutError, match="has no images; put the pictures into a folder of that name"):
         source_of(tmp_path)
 
 
