@@ -45,7 +45,9 @@ def folder(root: DataRoot, split: str) -> PairedSource:
             be read.
     """
     base = f"{split}/" if split else ""
-    names = root.names(f"{base}images", hint="put the pictures into a folder of that name, or correct --root or --split")
+    names = root.names(
+        f"{base}images", hint="put the pictures into a folder of that name, or correct --root or --split"
+    )
     text_files = [file for file in ("classes.txt", f"{base}captions.tsv") if root.path(file).exists()]
     has_labels = root.path(f"{base}labels").exists()
     label_hint = "name the classes there, one a line, in the order of their indices"
