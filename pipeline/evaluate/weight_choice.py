@@ -6,7 +6,6 @@ the share of regions whose own noun scores highest. A caution: mining gave each 
 CLIP liked best, so pairs lean towards CLIP's branch.
 """
 
-import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
@@ -16,7 +15,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image
 
 from ovseg_models.fusion import ensemble_scores
 from ovseg_models.masked_crops import Fill, crops_of_regions, patch_mask
@@ -24,6 +22,7 @@ from ovseg_models.proposal_net import LOGIT_TEMPERATURE
 from pipeline.errors import PipelineError
 from pipeline.evaluate.nets import Nets, NetSources
 from pipeline.evaluate.variants import ClipView
+from pipeline.pair_pictures import pair_pictures
 from pipeline.shard_runner import StageReport, UnitPlan, run_stage
 from storage_schemas.artifact import Artifact
 from storage_schemas.digests import Json
@@ -223,6 +222,4 @@ def mined_pairs(pairs: Artifact, proposals: Artifact, embedding_dim: int) -> Ite
         }
         for row, members in zip(rows, read_members(pairs, unit, index, rows), strict=True):
             place = (columns["key"][row], columns["region"][row])
-            with Image.open(io.BytesIO(members.crop)) as crop, Image.open(io.BytesIO(members.crop_mask_png)) as mask:
-                pixels, inside = np.array(crop.convert("RGB")), np.array(mask) > 127
-            yield MinedPair(columns["noun"][row], embeddings[place], pixels, inside)
+            yield MinedPair(columns["noun"][row], embeddings[place], *pair_pictures(members))

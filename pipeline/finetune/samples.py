@@ -1,18 +1,17 @@
 """The samples of stage 3: masked crops made of stored pairs, each a function of seed, epoch and pair alone."""
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from ovseg_models.masked_crops import crops_of_regions, patch_mask
 from pipeline.errors import StageError
 from pipeline.finetune.augmentation import WindowAugmentation
+from pipeline.pair_pictures import pair_pictures
 from pipeline.training.data_order import Draw, generator
 from storage_schemas.pair_collection import PairCollection
 
@@ -84,8 +83,7 @@ class PairSamples:
         """Decode crop [height width 3] and mask [height width] of a pair."""
         members = self.pairs.read(number)
         try:
-            with Image.open(io.BytesIO(members.crop)) as crop, Image.open(io.BytesIO(members.crop_mask_png)) as mask:
-                pixels, inside = np.asarray(crop.convert("RGB")), np.asarray(mask.convert("L")) > 0
+            pixels, inside = pair_pictures(members)
         except (OSError, ValueError) as error:
             unit, pair = self.pairs.place(number)
             message = f"{unit}: pictures of pair {pair} cannot be decoded ({error}); run 'ovseg mine' again"

@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from ovseg_models.masked_crops import CLIP_MEAN_RGB
+from pipeline.pair_pictures import pair_pictures
 from storage_schemas.artifact import Artifact
 from storage_schemas.pairs import PairMembers, read_index, read_members
 from storage_schemas.scenes import OK
@@ -69,8 +70,7 @@ def _drawn(artifact: Artifact, count: int) -> list[_Drawn]:
 
 def _draw_cell(sheet: Image.Image, pair: _Drawn, x: int, y: int) -> None:
     """Draw one pair: on the left its box, on the right what is outside the mask in CLIP's mean colour."""
-    with Image.open(io.BytesIO(pair.members.crop)) as image, Image.open(io.BytesIO(pair.members.crop_mask_png)) as mask:
-        crop, inside = np.asarray(image.convert("RGB")), np.asarray(mask) > 0
+    crop, inside = pair_pictures(pair.members)
     fill = np.array([round(255 * part) for part in CLIP_MEAN_RGB], np.uint8)
     for number, pixels in enumerate((crop, np.where(inside[..., None], crop, fill))):
         shown = Image.fromarray(pixels)
