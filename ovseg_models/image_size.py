@@ -1,6 +1,14 @@
 """The size at which the proposal net sees an image."""
 
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
 from PIL import Image
+from torch.nn import functional
+
+IndexMap = TypeVar("IndexMap", bound=npt.NDArray[Any])
 
 
 def resized_size(height_px: int, width_px: int, *, short_side_px: int, max_side_px: int) -> tuple[int, int]:
@@ -47,3 +55,19 @@ def resize_image(image: Image.Image, *, short_side_px: int, max_side_px: int) ->
     """
     height, width = resized_size(image.height, image.width, short_side_px=short_side_px, max_side_px=max_side_px)
     return image.resize((width, height), Image.Resampling.BILINEAR)
+
+
+def nearest_resized(label_map: IndexMap, height_px: int, width_px: int) -> IndexMap:
+    """Resize a map of class indices [height width] as the reference does.
+
+    It uses torch's "nearest" on doubles, which rounds places down; that of other libraries differs by a pixel at edges.
+
+    Args:
+        label_map: Of any whole numbers; the result is of the same type.
+        height_px: Wanted height.
+        width_px: Wanted width.
+    """
+    doubles = torch.from_numpy(label_map.astype(np.float64))[None, None]
+    resized: Any = functional.interpolate(doubles, size=(height_px, width_px), mode="nearest")[0, 0].numpy()
+    values: IndexMap = resized.astype(label_map.dtype)
+    return values

@@ -10,11 +10,9 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from PIL import Image
-from torch.nn import functional
 
-from ovseg_models.image_size import resize_image, resized_size
+from ovseg_models.image_size import nearest_resized, resize_image, resized_size
 from pipeline.errors import StageError
 from pipeline.mine.statuses import NO_CLASS, NO_LABEL
 from pipeline.upright_scenes import upright_labels, upright_picture
@@ -58,9 +56,7 @@ def net_label_map(scene: Scene, label_png: bytes, size: NetSize) -> npt.NDArray[
     """Decode a scene's label map and bring it to lie on `net_picture` [height width]; nearest neighbour."""
     label_map = upright_labels(label_png, scene.exif_orientation)
     height, width = resized_size(*label_map.shape, short_side_px=size.short_side_px, max_side_px=size.max_side_px)
-    doubles = torch.from_numpy(label_map.astype(np.float64))[None, None]  # as in training, where indices round down
-    resized: npt.NDArray[np.int32] = functional.interpolate(doubles, size=(height, width), mode="nearest")[0, 0].numpy()
-    return resized.astype(np.int32)
+    return nearest_resized(label_map, height, width)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,11 +9,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from PIL import Image
-from torch.nn import functional
 
-from ovseg_models.image_size import resized_size
+from ovseg_models.image_size import nearest_resized, resized_size
 
 PADDING_LEVEL = 128
 _BRIGHTNESS, _FACTORS, _HUE_DEGREES = 32.0, (0.5, 1.5), 36.0
@@ -76,13 +74,6 @@ class Augmentation:
             np.pad(pixels, (*missing, (0, 0)), constant_values=PADDING_LEVEL),
             np.pad(label_map, missing, constant_values=self.ignore_label),
         )
-
-
-def nearest_resized(label_map: LabelMap, height: int, width: int) -> LabelMap:
-    """Resize a label map as the reference does: by torch's "nearest", which rounds indices down, on doubles."""
-    doubles = torch.from_numpy(label_map.astype(np.float64))[None, None]
-    resized: LabelMap = functional.interpolate(doubles, size=(height, width), mode="nearest")[0, 0].numpy()
-    return resized.astype(label_map.dtype)
 
 
 def jitter_colours(pixels: Pixels, rng: np.random.Generator) -> Pixels:

@@ -8,10 +8,9 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from ovseg_models.encoded_image import hard_masks
-from ovseg_models.image_size import resize_image
+from ovseg_models.image_size import nearest_resized, resize_image
 from ovseg_models.palette import palette
 from ovseg_models.proposal_net import ProposalNet
-from pipeline.train_proposals.augmentation import nearest_resized
 from pipeline.train_proposals.validation import MASK_THRESHOLD, ious_with_regions, read_labelled
 from storage_schemas.scene_collection import SceneCollection
 

@@ -11,9 +11,8 @@ from torch import Tensor
 
 from ovseg_models.encoded_image import hard_masks, upsampled_mask_probs
 from ovseg_models.fusion import fused_labels
-from ovseg_models.image_size import resize_image
+from ovseg_models.image_size import nearest_resized, resize_image
 from ovseg_models.proposal_net import ProposalNet
-from pipeline.train_proposals.augmentation import nearest_resized
 from pipeline.upright_scenes import upright_labels, upright_picture
 from storage_schemas.scene_collection import SceneCollection
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from ovseg_models.image_size import resize_image, resized_size
+from ovseg_models.image_size import nearest_resized, resize_image, resized_size
 
 
 @pytest.mark.parametrize(
@@ -44,3 +44,17 @@ def test_pixels_are_pillows_bilinear():
 def test_impossible_bounds_are_refused(bounds):
     with pytest.raises(ValueError, match=f"short_side_px {bounds[0]}, max_side_px {bounds[1]}"):
         resized_size(10, 10, short_side_px=bounds[0], max_side_px=bounds[1])
+
+
+@given(
+    found=st.tuples(st.integers(1, 40), st.integers(1, 40)), wanted=st.tuples(st.integers(1, 90), st.integers(1, 90))
+)
+def test_labels_are_resized_by_indices_that_are_rounded_down(found: tuple[int, int], wanted: tuple[int, int]) -> None:
+    for axis in (0, 1):
+        indices = np.indices(found)[axis].astype(np.uint16)
+        resized = nearest_resized(indices, *wanted)
+        assert resized.dtype == np.uint16
+        exact = np.arange(wanted[axis]) * found[axis] / wanted[axis]
+        off = exact - np.moveaxis(resized, axis, -1)
+        assert (off > -1e-5).all()  # torch rounds the product, so a whole number may be taken for a little less
+        assert (off < 1 + 1e-5).all()

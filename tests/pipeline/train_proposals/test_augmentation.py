@@ -14,7 +14,7 @@ from PIL import Image
 
 from pipeline.prepare.prepare import prepare
 from pipeline.settings.prepare import PrepareSettings
-from pipeline.train_proposals.augmentation import PADDING_LEVEL, Augmentation, jitter_colours, nearest_resized
+from pipeline.train_proposals.augmentation import PADDING_LEVEL, Augmentation, jitter_colours
 from pipeline.train_proposals.samples import ProposalSamples
 from pipeline.training.data_order import Draw
 from storage_schemas.scene_collection import SceneCollection
@@ -31,20 +31,6 @@ def coded_picture(height: int, width: int) -> tuple[Image.Image, np.ndarray]:
     """A picture whose label map says the same as its pixels: four flat quarters."""
     label = (np.arange(height)[:, None] * 2 // height) * 2 + np.arange(width)[None] * 2 // width
     return Image.fromarray(np.repeat((label * 60).astype(np.uint8)[..., None], 3, axis=2)), label.astype(np.uint8)
-
-
-@given(
-    found=st.tuples(st.integers(1, 40), st.integers(1, 40)), wanted=st.tuples(st.integers(1, 90), st.integers(1, 90))
-)
-def test_labels_are_resized_by_indices_that_are_rounded_down(found: tuple[int, int], wanted: tuple[int, int]) -> None:
-    for axis in (0, 1):
-        indices = np.indices(found)[axis].astype(np.uint16)
-        resized = nearest_resized(indices, *wanted)
-        assert resized.dtype == np.uint16
-        exact = np.arange(wanted[axis]) * found[axis] / wanted[axis]
-        off = exact - np.moveaxis(resized, axis, -1)
-        assert (off > -1e-5).all()  # torch rounds the product, so a whole number may be taken for a little less
-        assert (off < 1 + 1e-5).all()
 
 
 @given(st.integers(0, 10_000), st.sampled_from([(30, 90), (90, 30), (50, 50), (200, 210)]))
