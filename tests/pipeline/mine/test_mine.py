@@ -219,7 +219,7 @@ def test_poisoned_inputs_become_rows_with_reasons(tmp_path):
 
 
 def test_no_pair_at_all_is_an_error(tmp_path):
-    settings = with_net(mining_settings(tmp_path, "mine.propose.mask_threshold=1.0"))
+    settings = with_net(mining_settings(tmp_path, "mine.propose.mask_threshold=0.999999999"))  # 1 in fp32
     with pytest.raises(StageError, match=r"holds no pair, its rows are {'no_proposals': \d+}; see their reasons"):
         mine(settings)
 

@@ -15,6 +15,7 @@ from storage_schemas.scenes import Caption, Scene
 from tests.pipeline.mine.mining_world import QUERIES, random_net
 
 SETTINGS = {"short_side_px": 64, "max_side_px": 96}
+ABOVE_ALL = 1 - 1e-9  # 1 in single precision, in which masks are
 
 
 def scene(key: str, height: int = 40, width: int = 60, **options) -> Scene:
@@ -81,11 +82,11 @@ def test_what_has_no_proposals_says_why(net, texts):
         scene("c", image=b"\x89PNG and no more"),
         scene("d"),
     ]
-    proposer = Proposer(net, texts, ProposeSettings(mask_threshold=1.0, **SETTINGS))
+    proposer = Proposer(net, texts, ProposeSettings(mask_threshold=ABOVE_ALL, **SETTINGS))
     found = list(proposer.proposals(scenes))
     assert [one.status for one in found] == ["image_truncated", "no_caption", "image_undecodable", "no_proposals"]
     assert found[0].reason == "ends early"
-    assert f"no pixel of {QUERIES} queries has a mask probability above 1.0" in found[3].reason
+    assert f"no pixel of {QUERIES} queries has a mask probability above {ABOVE_ALL}" in found[3].reason
     assert all(len(one.queries) == 0 for one in found)
 
 
