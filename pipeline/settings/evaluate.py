@@ -2,10 +2,18 @@
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from pipeline.settings.finetune import Mode
-from pipeline.settings.model import CHANGES_NO_RESULT, MaskThreshold, Precision, PromptTemplates, SettingsModel, Share
+from pipeline.settings.model import (
+    CHANGES_NO_RESULT,
+    MaskThreshold,
+    Precision,
+    PromptTemplates,
+    SettingsModel,
+    Share,
+    check_sides,
+)
 
 
 class EvaluatedDatasetSettings(SettingsModel):
@@ -73,3 +81,8 @@ class EvaluateSettings(SettingsModel):
     batch_crops: int = Field(
         default=128, ge=1, description="Crops per forward pass of CLIP.", json_schema_extra=CHANGES_NO_RESULT
     )
+
+    @model_validator(mode="after")
+    def _sides_fit(self) -> "EvaluateSettings":
+        check_sides(short_side_px=self.short_side_px, max_side_px=self.max_side_px)
+        return self

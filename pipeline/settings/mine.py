@@ -1,10 +1,19 @@
 """Settings of stage 2, mining: propose masks, embed masked crops, pair them with nouns (OVSeg, section 3.2)."""
 
+import unicodedata
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator, model_validator
 
-from pipeline.settings.model import CHANGES_NO_RESULT, MaskThreshold, Precision, PromptTemplates, SettingsModel, Share
+from pipeline.settings.model import (
+    CHANGES_NO_RESULT,
+    MaskThreshold,
+    Precision,
+    PromptTemplates,
+    SettingsModel,
+    Share,
+    check_sides,
+)
 
 Source = Literal["masks-classes", "masks-1-caption", "proposals-1-caption", "proposals-5-captions"]
 """Where masks and texts of pairs come from, the four rows of the paper's Table 2; 'masks' are ground truth."""
@@ -28,6 +37,11 @@ class ProposeSettings(SettingsModel):
     batch_images: int = Field(
         default=1, ge=1, description="Images per forward pass.", json_schema_extra=CHANGES_NO_RESULT
     )
+
+    @model_validator(mode="after")
+    def _sides_fit(self) -> "ProposeSettings":
+        check_sides(short_side_px=self.short_side_px, max_side_px=self.max_side_px)
+        return self
 
 
 class EmbedSettings(SettingsModel):
@@ -54,6 +68,16 @@ class NounSettings(SettingsModel):
     stop_words: tuple[str, ...] = Field(
         default=(), description="Lemmas that make no pair, such as 'photo', 'view', 'side', 'front'; none in the paper."
     )
+
+    @field_validator("stop_words")
+    @classmethod
+    def _written_as_lemmas(cls, stop_words: tuple[str, ...]) -> tuple[str, ...]:
+        for word in stop_words:
+            lemma = " ".join(unicodedata.normalize("NFC", word.lower()).split())
+            if word != lemma or not word:
+                message = f"stop word {word!r} should be in lower case, with single blanks between words, as lemmas are"
+                raise ValueError(message)
+        return stop_words
 
 
 class PairSettings(SettingsModel):

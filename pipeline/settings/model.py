@@ -26,3 +26,19 @@ class SettingsModel(BaseModel):
     """Base of all settings models."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+def check_sides(*, short_side_px: int, max_side_px: int, prefix: str = "") -> None:
+    """Refuse an upper limit of the long side that is below the short side: no picture could be resized so.
+
+    Args:
+        short_side_px: Wanted short side.
+        max_side_px: Upper limit of the long side.
+        prefix: Of both settings' names.
+
+    Raises:
+        ValueError: If the limit is too low.
+    """
+    if max_side_px < short_side_px:
+        message = f"{prefix}max_side_px {max_side_px} should be at least {prefix}short_side_px {short_side_px}"
+        raise ValueError(message)

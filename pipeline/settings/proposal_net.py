@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, JsonValue, model_validator
 
-from pipeline.settings.model import Precision, PromptTemplates, SettingsModel
+from pipeline.settings.model import Precision, PromptTemplates, SettingsModel, check_sides
 from pipeline.settings.training import CheckpointSettings
 
 NONE, RANDOM, SHIPPED = "none", "random", "shipped"
@@ -185,10 +185,9 @@ class ProposalNetSettings(SettingsModel):
 
     @model_validator(mode="after")
     def _sides_fit(self) -> "ProposalNetSettings":
-        if self.validation_max_side_px < self.validation_short_side_px:
-            message = (
-                f"validation_max_side_px {self.validation_max_side_px} should be at least validation_short_side_px "
-                f"{self.validation_short_side_px}"
-            )
-            raise ValueError(message)
+        check_sides(
+            short_side_px=self.validation_short_side_px,
+            max_side_px=self.validation_max_side_px,
+            prefix="validation_",
+        )
         return self

@@ -187,6 +187,17 @@ def test_wrong_type(write, line, what):
             "proposal_net.architecture.backbone: timm_arguments should be empty for 'r101c'",
         ),
         ("proposal_net.training.augmentation.short_sides_px = []", "proposal_net.training.augmentation.short_sides_px"),
+        (
+            "proposal_net.validation_max_side_px = 400",
+            "proposal_net: validation_max_side_px 400 should be at least validation_short_side_px 512",
+        ),
+        ("mine.propose.max_side_px = 400", "mine.propose: max_side_px 400 should be at least short_side_px 512"),
+        ("evaluate.max_side_px = 400", "evaluate: max_side_px 400 should be at least short_side_px 512"),
+        (
+            "mine.nouns.stop_words = ['view', 'Photo']",
+            "mine.nouns.stop_words: stop word 'Photo' should be in lower case, with single blanks between words",
+        ),
+        ("mine.nouns.stop_words = ['']", "mine.nouns.stop_words: stop word '' should be in lower case"),
     ],
 )
 def test_out_of_range(write, line, what):
