@@ -13,6 +13,7 @@ from pipeline.mine.card import make_card
 from pipeline.mine.embed_texts import plan_text_embeddings
 from pipeline.mine.pair import PairJob
 from pipeline.mine.statuses import mining_limits
+from pipeline.mine.tagger.sources import load_tagger
 from pipeline.planning import plan_of_embeddings, plan_of_pairs, plan_of_proposals
 from pipeline.settings import Settings
 from pipeline.settings.runner import compute_of, limits_of
@@ -56,10 +57,13 @@ def mine(settings: Settings) -> MineReport:
 
     Raises:
         MissingInputError: If the proposal net is not trained.
+        TaggerMissingError: If what the tagger needs is not installed; no picture has gone through a model then.
         SettingsError: If the settings don't fit the data set.
         StageError: If a unit could not be made, too many rows failed, or there is no pair at all.
     """
     stage = settings.mine
+    if stage.captions_per_image:
+        load_tagger(stage.nouns.tagger)
     net = settings.proposal_net
     names = [stage.dataset] if stage.uses_ground_truth_masks else [stage.dataset, net.dataset, net.validation_dataset]
     prepare_missing(settings, names)

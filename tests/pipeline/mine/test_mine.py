@@ -24,6 +24,7 @@ from pipeline.clip_loading import load_clip
 from pipeline.errors import StageError
 from pipeline.mine.mine import mine
 from pipeline.mine.statuses import mining_limits
+from pipeline.mine.tagger.sources import TaggerMissingError, load_tagger
 from pipeline.planning import (
     plan_of_adapted_clip,
     plan_of_embeddings,
@@ -235,6 +236,14 @@ def test_a_source_that_the_data_set_lacks_is_refused(tmp_path, source, what):
     settings = mining_settings(tmp_path / "runs", f"mine.source={source}", "proposal_net.dataset=''", dataset=dataset)
     with pytest.raises(SettingsError, match=f"mine.source: {what}, no scene of 'folder' has any"):
         mine(settings)
+
+
+def test_a_missing_tagger_is_told_before_any_picture_is_read(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "spacy", None)
+    load_tagger.cache_clear()
+    with pytest.raises(TaggerMissingError, match=r"run 'pip install ovseg-pipeline\[spacy\]'"):
+        mine(mining_settings(tmp_path, "mine.nouns.tagger=spacy"))
+    assert not list(artifacts_below(tmp_path))
 
 
 def test_without_a_proposal_net_the_stage_says_what_to_run(tmp_path):
