@@ -92,7 +92,8 @@ def matching_costs(
 ) -> Float[Tensor, "batch query slot"]:
     """Compute what it costs to let each query answer for each target of its image.
 
-    The sum of the negative class probability, the focal loss per pixel and the dice loss. Slots past an image's
+    The sum of the negative class probability, the focal loss per pixel and the dice loss; pixels that don't count in
+    the losses don't count here. Slots past an image's
     count hold costs without meaning.
     """
     logits = mask_logits.flatten(2)
@@ -100,6 +101,9 @@ def matching_costs(
     probs = logits.sigmoid()
     softplus = F.softplus(logits)
     outside = (1 - FOCAL_ALPHA) * probs.square() * softplus
+    if targets.counted_small is not None:
+        counted = targets.counted_small.flatten(1)[:, None]
+        outside, probs = outside * counted, probs * counted
     inside = FOCAL_ALPHA * (1 - probs).square() * (softplus - logits)
     # sum(inside * t + outside * (1 - t)) with one product instead of two
     focal = ((inside - outside) @ masks + outside.sum(-1, keepdim=True)) / logits.shape[-1]

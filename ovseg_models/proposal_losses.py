@@ -103,7 +103,8 @@ def _layer_losses(
     masks = targets.masks if every_target_matched else targets.masks[matches.targets]
     # Only matched masks are brought to full size; unmatched ones have no mask loss.
     matched = upsample_bilinear(mask_logits[matches.images, matches.queries], (masks.shape[-2], masks.shape[-1]))
-    focal, dice = mask_losses(matched, masks)
+    counted = None if targets.counted is None else targets.counted[matches.images]
+    focal, dice = mask_losses(matched, masks, counted)
     classification = classification_loss(
         class_logits, targets, matches, no_object_weight=weights.no_object, query_weight=query_weight
     )
@@ -165,13 +166,17 @@ def upsample_bilinear(
 
 
 def mask_losses(
-    logits: Float[Tensor, "mask height width"], masks: Float[Tensor, "mask height width"]
+    logits: Float[Tensor, "mask height width"],
+    masks: Float[Tensor, "mask height width"],
+    counted: Float[Tensor, "mask height width"] | None = None,
 ) -> tuple[Float[Tensor, " mask"], Float[Tensor, " mask"]]:
     """Compute the focal loss (alpha 0.25, gamma 2, mean over pixels) and the dice loss of each mask.
 
     Args:
         logits: Of the matched queries, at the masks' size.
         masks: 0 or 1.
+        counted: 0 where a pixel adds nothing to either loss, and no mask is; the focal loss is a mean over all pixels
+            all the same. None counts them all, as the references do.
 
     References:
         RetinaNet, section 3; the dice loss is smoothed by 1 in numerator and denominator.
@@ -179,7 +184,10 @@ def mask_losses(
     probs = logits.sigmoid()
     cross_entropy = F.binary_cross_entropy_with_logits(logits, masks, reduction="none")
     error = (probs - masks).square()  # (1 - probability of the truth) squared, for masks of 0 and 1
-    focal = (cross_entropy * error * (1 - FOCAL_ALPHA + (2 * FOCAL_ALPHA - 1) * masks)).mean((1, 2))
+    by_pixel = cross_entropy * error * (1 - FOCAL_ALPHA + (2 * FOCAL_ALPHA - 1) * masks)
+    if counted is not None:
+        by_pixel, probs = by_pixel * counted, probs * counted
+    focal = by_pixel.mean((1, 2))
     overlap = (probs * masks).sum((1, 2))
     dice = 1 - (2 * overlap + DICE_SMOOTHING) / (probs.sum((1, 2)) + masks.sum((1, 2)) + DICE_SMOOTHING)
     return focal, dice

@@ -15,11 +15,14 @@ class Targets:
 
     Attributes:
         class_ids: Row of the vocabulary of each target.
-        masks: True inside. Ignored pixels and padding are in none: they count as background of every mask.
+        masks: True inside. Ignored pixels and padding are in none.
+        counted: True where masks are compared. By default everywhere, so that pixels of no mask are background of
+            every mask.
     """
 
     class_ids: Int64[Tensor, " target"]
     masks: Bool[Tensor, "target height width"]
+    counted: Bool[Tensor, "height width"] | None = None
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,8 @@ class TargetBatch:
         class_slots: Class ids per image, filled up with 0.
         mask_slots: Masks per image at the size of the mask logits, filled up with 0.
         counts: Targets of each image.
+        counted: 1 where masks are compared, at the size of the net's input; None for everywhere.
+        counted_small: The same at the size of the mask logits.
     """
 
     class_ids: Int64[Tensor, " target"]
@@ -39,14 +44,19 @@ class TargetBatch:
     class_slots: Int64[Tensor, "batch slot"]
     mask_slots: Float[Tensor, "batch slot mask_height mask_width"]
     counts: tuple[int, ...]
+    counted: Float[Tensor, "batch height width"] | None = None
+    counted_small: Float[Tensor, "batch mask_height mask_width"] | None = None
 
 
-def targets_from_label_map(label_map: Integer[Tensor, "height width"], *, ignore_label: int) -> Targets:
+def targets_from_label_map(
+    label_map: Integer[Tensor, "height width"], *, ignore_label: int, ignored_are_background: bool = True
+) -> Targets:
     """Make one binary mask for each class that is present.
 
     Args:
         label_map: Class ids, none negative.
         ignore_label: Belongs to no class, for example 255.
+        ignored_are_background: Compare ignored pixels too, as background of every mask.
 
     Raises:
         ValueError: If a label is negative.
@@ -59,7 +69,8 @@ def targets_from_label_map(label_map: Integer[Tensor, "height width"], *, ignore
         )
     present = torch.bincount(labels.flatten()).nonzero().flatten()  # 30 times as fast as torch.unique
     class_ids = present[present != ignore_label]
-    return Targets(class_ids, labels == class_ids.int()[:, None, None])
+    counted = None if ignored_are_background else labels != ignore_label
+    return Targets(class_ids, labels == class_ids.int()[:, None, None], counted)
 
 
 def pack_targets(
@@ -73,7 +84,8 @@ def pack_targets(
     """Lay the targets of a batch out for matching and losses, once for all decoder outputs.
 
     Args:
-        targets: One per image; masks smaller than the net's input are padded right and below.
+        targets: One per image; masks smaller than the net's input are padded right and below, with pixels that count
+            where the image's other pixels all do.
         image_size: Height and width of the net's input [px].
         mask_size: Height and width of the mask logits; masks are subsampled to it (nearest).
         num_classes: Size of the vocabulary.
@@ -87,7 +99,7 @@ def pack_targets(
     counts = tuple(len(target.class_ids) for target in targets)
     class_ids = torch.cat([target.class_ids for target in targets]).to(device)
     masks = torch.cat([_padded(target.masks, image_size) for target in targets]).to(device).float()
-    small_masks = F.interpolate(masks[:, None], size=mask_size, mode="nearest")[:, 0]
+    small_masks = _subsampled(masks, mask_size)
     images = torch.tensor([row for row, count in enumerate(counts) for _ in range(count)], dtype=torch.int64)
     slots = torch.tensor([slot for count in counts for slot in range(count)], dtype=torch.int64)
     class_slots = class_ids.new_zeros(len(targets), max(counts))
@@ -95,11 +107,31 @@ def pack_targets(
     places = (images.to(device), slots.to(device))
     class_slots[places] = class_ids
     mask_slots[places] = small_masks
-    return TargetBatch(class_ids, masks, class_slots, mask_slots, counts)
+    counted = _counted(targets, image_size, device)
+    counted_small = None if counted is None else _subsampled(counted, mask_size)
+    return TargetBatch(class_ids, masks, class_slots, mask_slots, counts, counted, counted_small)
+
+
+def _counted(
+    targets: Sequence[Targets], size: tuple[int, int], device: torch.device
+) -> Float[Tensor, "batch height width"] | None:
+    """Put together which pixels of each image count; None where all do."""
+    if all(target.counted is None for target in targets):
+        return None
+    everywhere = torch.ones(size, dtype=torch.bool)
+    rows = [everywhere if target.counted is None else _padded(target.counted[None], size)[0] for target in targets]
+    return torch.stack([row.to(device) for row in rows]).float()
+
+
+def _subsampled(
+    masks: Float[Tensor, "mask height width"], size: tuple[int, int]
+) -> Float[Tensor, "mask small_h small_w"]:
+    """Take the nearest pixels."""
+    return F.interpolate(masks[:, None], size=size, mode="nearest")[:, 0]
 
 
 def _padded(masks: Bool[Tensor, "target height width"], size: tuple[int, int]) -> Bool[Tensor, "target bottom right"]:
-    """Pad masks with background, right and below."""
+    """Pad masks with False, right and below."""
     height, width = masks.shape[-2:]
     return masks if (height, width) == size else F.pad(masks, (0, size[1] - width, 0, size[0] - height))
 

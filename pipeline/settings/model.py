@@ -8,6 +8,9 @@ from pydantic.config import JsonDict
 CHANGES_NO_RESULT: JsonDict = {"changes_result": False}
 """``json_schema_extra`` of a setting, or of a whole model, that says how the work is done, not what comes out."""
 
+ADDED_LATER: JsonDict = {"added_later": True}
+"""``json_schema_extra`` of a setting whose default is what was done before it, and must stay so."""
+
 Share = Annotated[float, Field(ge=0, le=1)]
 """A part of a whole, 0 to 1."""
 

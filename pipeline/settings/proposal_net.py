@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, JsonValue, model_validator
 
-from pipeline.settings.model import Precision, PromptTemplates, SettingsModel, check_sides
+from pipeline.settings.model import ADDED_LATER, Precision, PromptTemplates, SettingsModel, check_sides
 from pipeline.settings.training import CheckpointSettings
 
 NONE, RANDOM, SHIPPED = "none", "random", "shipped"
@@ -121,6 +121,12 @@ class LossSettings(SettingsModel):
     dice_weight: float = Field(default=1.0, ge=0, description="Weight of the dice mask loss.")
     no_object_weight: float = Field(
         default=0.1, ge=0, le=1, description="Weight of queries without an object within the classification loss."
+    )
+    unlabelled_pixels: Literal["background", "left_out"] = Field(
+        default="background",
+        json_schema_extra=ADDED_LATER,
+        description="What pixels without a label, or of held-out classes, are to a mask: 'background', as published, "
+        "or 'left_out' of matching and losses, so that masks of what has no label are not unlearned.",
     )
 
 

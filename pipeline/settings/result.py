@@ -12,7 +12,8 @@ from storage_schemas.digests import Json
 def result_settings(model: BaseModel) -> dict[str, Json]:
     """Return the settings that change the result, as JSON values; a stage puts them into its artifact's digest.
 
-    Left out is what is marked with ``CHANGES_NO_RESULT``: a field, or a model as a whole.
+    Left out is what is marked with ``CHANGES_NO_RESULT``: a field, or a model as a whole; and a field marked with
+    ``ADDED_LATER`` that has its default, so that artifacts of before keep their digests.
     """
     if not model_changes_result(type(model)):
         return {}
@@ -40,7 +41,7 @@ def _pruned(value: object, dumped: Any) -> Any:
         return {
             name: _pruned(getattr(value, name), dumped[name])
             for name, field in type(value).model_fields.items()
-            if changes_result(field) and not _is_left_out(getattr(value, name))
+            if changes_result(field) and not _is_left_out(field, getattr(value, name))
         }
     if isinstance(value, Mapping):
         return {key: _pruned(item, dumped[str(key)]) for key, item in value.items()}
@@ -49,5 +50,8 @@ def _pruned(value: object, dumped: Any) -> Any:
     return dumped
 
 
-def _is_left_out(value: object) -> bool:
-    return isinstance(value, BaseModel) and not model_changes_result(type(value))
+def _is_left_out(field: FieldInfo, value: object) -> bool:
+    if isinstance(value, BaseModel):
+        return not model_changes_result(type(value))
+    extra = field.json_schema_extra
+    return isinstance(extra, Mapping) and extra.get("added_later") is True and value == field.default

@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -171,9 +171,13 @@ class ProposalTask:
     def _targets(self, sample: ProposalSample) -> Targets:
         """Make the masks of a sample, with classes by their row in the learned vocabulary."""
         ignore_label = self.samples.augmentation.ignore_label
-        targets = targets_from_label_map(sample.label_map.to(self.processes.device), ignore_label=ignore_label)
+        targets = targets_from_label_map(
+            sample.label_map.to(self.processes.device),
+            ignore_label=ignore_label,
+            ignored_are_background=self.settings.loss.unlabelled_pixels == "background",
+        )
         places = self.vocabulary.places.to(self.processes.device)
-        return Targets(places[targets.class_ids], targets.masks)
+        return replace(targets, class_ids=places[targets.class_ids])
 
 
 def loss_weights(settings: LossSettings) -> LossWeights:

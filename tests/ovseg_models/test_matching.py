@@ -38,11 +38,13 @@ def packed(targets):
     )
 
 
-def naive_cost(mask_logits, class_logits, class_id, mask, weights):
+def naive_cost(mask_logits, class_logits, class_id, mask, weights, counted=None):
     """The cost of one query for one target, pixel by pixel."""
     focal = overlap = area = 0.0
     pixels = list(itertools.product(range(SIZE), repeat=2))
     for row, column in pixels:
+        if counted is not None and not counted[4 * row, 4 * column]:
+            continue
         logit, truth = mask_logits[row, column].item(), mask[4 * row, 4 * column].item()
         prob = 1 / (1 + math.exp(-logit))
         if truth:
@@ -69,6 +71,24 @@ def test_costs_equal_a_naive_twin(weights):
                 int(target.class_ids[slot]),
                 target.masks[slot],
                 weights,
+            )
+            assert costs[image, query, slot].item() == pytest.approx(wanted, rel=1e-4, abs=1e-4)
+
+
+def test_pixels_that_do_not_count_add_nothing_to_the_costs():
+    mask_logits, class_logits, (first, second) = draw(1, queries=3, counts=(2, 3))
+    counted = torch.rand(4 * SIZE, 4 * SIZE, generator=torch.Generator().manual_seed(1)) > 0.5
+    left_out = Targets(first.class_ids, first.masks & counted, counted)
+    costs = matching_costs(mask_logits, class_logits, packed([left_out, second]), weights=LossWeights())
+    for image, target in enumerate([left_out, second]):
+        for query, slot in itertools.product(range(3), range(len(target.class_ids))):
+            wanted = naive_cost(
+                mask_logits[image, query],
+                class_logits[image, query],
+                int(target.class_ids[slot]),
+                target.masks[slot],
+                LossWeights(),
+                target.counted,
             )
             assert costs[image, query, slot].item() == pytest.approx(wanted, rel=1e-4, abs=1e-4)
 

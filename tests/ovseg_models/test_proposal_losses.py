@@ -98,6 +98,41 @@ def test_mask_losses_and_their_gradients_equal_naive_twins():
     torch.testing.assert_close(gradient, wanted, rtol=1e-4, atol=1e-6)
 
 
+def test_pixels_that_do_not_count_add_nothing_to_the_mask_losses():
+    torch.manual_seed(1)
+    logits = (4 * torch.randn(3, 5, 4)).requires_grad_()
+    counted = (torch.rand(3, 5, 4) > 0.4).float()
+    masks = (torch.rand(3, 5, 4) > 0.5) * counted
+    focal, dice = mask_losses(logits, masks, counted)
+    for row in range(3):
+        some = counted[row].bool()
+        shares = some.float().mean().item()  # the mean is still over all pixels
+        assert focal[row].item() == pytest.approx(shares * naive_focal(logits[row][some], masks[row][some]), rel=1e-5)
+        assert dice[row].item() == pytest.approx(naive_dice(logits[row][some], masks[row][some]).item(), rel=1e-5)
+    (gradient,) = torch.autograd.grad(focal.sum() + dice.sum(), logits)
+    assert not gradient[counted == 0].any()
+    assert gradient[counted == 1].all()
+    everywhere = mask_losses(logits, masks, torch.ones(3, 5, 4))
+    for given, plain in zip(everywhere, mask_losses(logits, masks), strict=True):
+        torch.testing.assert_close(given, plain)
+
+
+def test_targets_that_leave_pixels_out_reach_matching_and_losses():
+    output, class_logits, targets = draw(10, (3, 2))
+    counted = torch.zeros(SIDE, SIDE, dtype=torch.bool)
+    counted[:, : SIDE // 2] = True
+    left_out = [Targets(target.class_ids, target.masks & counted, counted) for target in targets]
+    plain = [Targets(target.class_ids, target.masks & counted) for target in targets]
+    found = compute(output, class_logits, left_out)
+    assert found.total.item() != pytest.approx(compute(output, class_logits, plain).total.item(), rel=1e-3)
+    far = output.mask_logits.detach().clone()
+    far[..., SIDE // 8 + 1 :] = 9.0  # where no pixel counts, nor its neighbours in upsampling do
+    elsewhere = compute(ProposalOutput(far, output.proposal_embeddings), class_logits, left_out)
+    torch.testing.assert_close(elsewhere.total, found.total)
+    found.total.backward()
+    assert not output.mask_logits.grad[..., SIDE // 8 + 1 :].any()
+
+
 @pytest.mark.parametrize(("found", "wanted"), [((4, 6), (16, 24)), ((5, 3), (18, 11)), ((1, 7), (4, 7))])
 def test_upsampling_and_its_gradient_equal_interpolate(found, wanted):
     masks = torch.randn(3, *found, requires_grad=True)

@@ -33,6 +33,26 @@ def test_all_ignored_gives_no_target():
     assert targets.masks.shape == (0, 4, 5)
 
 
+def test_ignored_pixels_count_as_background_unless_they_are_left_out():
+    label_map = torch.tensor([[0, 255], [3, 3]])
+    assert targets_from_label_map(label_map, ignore_label=255).counted is None
+    left_out = targets_from_label_map(label_map, ignore_label=255, ignored_are_background=False)
+    assert left_out.counted.tolist() == [[True, False], [True, True]]
+    assert left_out.class_ids.tolist() == [0, 3]
+
+
+def test_packing_leaves_padding_out_where_ignored_pixels_are_left_out():
+    label_map = torch.tensor([[0, 255, 0, 0], [0, 0, 0, 0]])
+    plain = targets_from_label_map(label_map, ignore_label=255)
+    left_out = targets_from_label_map(label_map, ignore_label=255, ignored_are_background=False)
+    size = {"image_size": (4, 4), "mask_size": (2, 2), "num_classes": 1, "device": CPU}
+    assert pack_targets([plain, plain], **size).counted is None
+    batch = pack_targets([left_out, plain], **size)
+    assert batch.counted[0].tolist() == [[1, 0, 1, 1], [1] * 4, [0] * 4, [0] * 4]
+    assert batch.counted_small.tolist() == [[[1, 1], [0, 0]], [[1, 1], [1, 1]]]
+    assert batch.counted[1].all()
+
+
 def test_negative_labels_are_refused():
     with pytest.raises(ValueError, match="label -1 is in the map"):
         targets_from_label_map(torch.tensor([[0, -1]]), ignore_label=255)

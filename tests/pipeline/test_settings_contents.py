@@ -63,6 +63,7 @@ def test_how_the_work_is_done_does_not_change_the_digest():
         "proposal_net.training.batch_images=16",
         "proposal_net.architecture.backbone.freeze_at=2",
         "proposal_net.held_out_classes=['cow']",
+        "proposal_net.training.loss.unlabelled_pixels=left_out",
         "mine.source=proposals-5-captions",
         "mine.embed.precision=bf16",
         "mine.nouns.stop_words=['photo']",
@@ -82,6 +83,12 @@ def test_result_settings_are_json_without_sections_that_change_nothing():
     assert {"compute", "dask", "flow", "runs_dir"}.isdisjoint(found)
     assert "checkpoints" not in found["finetune"]
     assert result_settings(Settings().compute) == {}
+
+
+def test_a_setting_added_later_is_in_no_digest_as_long_as_it_has_its_default():
+    assert "unlabelled_pixels" not in result_settings(Settings().proposal_net.training.loss)
+    left_out = load_settings(None, ["proposal_net.training.loss.unlabelled_pixels=left_out"])
+    assert result_settings(left_out.proposal_net.training.loss)["unlabelled_pixels"] == "left_out"
 
 
 def test_from_one_caption_to_five_only_the_last_mining_step_changes():

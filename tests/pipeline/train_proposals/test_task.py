@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 import torch
@@ -23,7 +24,7 @@ IGNORE, HELD_OUT = 255, (1,)
 CPU = Processes(0, 1, torch.device("cpu"))
 
 
-def task(**changes: float) -> ProposalTask:
+def task(**changes: Any) -> ProposalTask:
     torch.manual_seed(0)
     net = build_proposal_net(**{**PROPOSAL_NET, "dropout": 0.0})
     embeddings = torch.nn.functional.normalize(torch.randn(4, PROPOSAL_NET["embedding_dim"]), dim=1)
@@ -80,6 +81,20 @@ def test_losses_are_those_of_the_whole_batch_with_the_learned_classes() -> None:
     assert terms["dice"].item() == pytest.approx(losses.layers[0].dice.item(), rel=1e-5)
     for found, wanted in zip(gradients(trained.net), gradients(plain.net), strict=True):
         torch.testing.assert_close(found, wanted, atol=1e-4, rtol=1e-3)
+
+
+def test_pixels_without_a_label_can_be_left_out_of_the_losses() -> None:
+    held_out = [sample._replace(label_map=sample.label_map.clone()) for sample in samples()]
+    held_out[0].label_map[:, 16:] = IGNORE
+    terms = task().backward(task().net, held_out, context(1))
+    left_out = task(unlabelled_pixels="left_out")
+    fewer = left_out.backward(left_out.net, held_out, context(1))
+    assert fewer["focal"].item() < terms["focal"].item()
+    whole = samples()[1:2] * 2  # every pixel has a label
+    again = task(unlabelled_pixels="left_out")
+    both = task().backward(task().net, whole, context(1)), again.backward(again.net, whole, context(1))
+    for name, value in both[0].items():
+        torch.testing.assert_close(both[1][name], value)
 
 
 def test_settings_reach_the_losses() -> None:

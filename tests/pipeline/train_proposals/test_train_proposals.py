@@ -187,6 +187,11 @@ def test_running_out_of_memory_names_the_settings(
         train_proposals(tiny_settings(runs))
 
 
+def loss_options(artifact: Artifact) -> Any:
+    options: Any = artifact.description.identity.settings["options"]
+    return options["training"]["loss"]
+
+
 def test_held_out_classes_are_told_apart_and_a_net_can_start_from_another(
     tmp_path: Path, undisturbed: Artifact
 ) -> None:
@@ -197,9 +202,12 @@ def test_held_out_classes_are_told_apart_and_a_net_can_start_from_another(
         "proposal_net.held_out_classes=['field','rock','carpet']",
         "proposal_net.training.steps=1",
         "proposal_net.training.learning_rate=1e-9",
+        "proposal_net.training.loss.unlabelled_pixels=left_out",
         "proposal_net.validation_every_steps=1",
     ]
     artifact = train_proposals(tiny_settings(runs, flags)).artifact
+    as_published, left_out = (loss_options(made) for made in (undisturbed, artifact))
+    assert left_out == {**as_published, "unlabelled_pixels": "left_out"}  # the default is in no digest
     facts = artifact.manifest().units[0].facts
     assert facts["held_out_classes"] == ["rock", "field", "carpet"]
     assert {"best_iou_seen", "best_iou_unseen", "miou_seen", "recall_50_unseen"} <= facts["validation"].keys()
