@@ -11,6 +11,7 @@ from pathlib import Path
 
 from pipeline.finetune.plan import units_of_phases
 from pipeline.outlook.finding import Finding
+from pipeline.outlook.machine import device_findings, tagger_findings
 from pipeline.outlook.sizes import NetSizes, expected_bytes, shown_bytes
 from pipeline.outlook.weights import clip_is_here, weights_findings
 from pipeline.planning import PlannedArtifact
@@ -113,6 +114,8 @@ def outlook(settings: Settings, stages: tuple[Stage, ...]) -> Outlook:
         world = _World(settings)
         artifacts = tuple(each for stage in stages for each in world.artifacts(stage))
         findings = [*world.data_findings(), *weights_findings(settings), *_pairs_finding(settings)]
+        writing = {each.stage for each in artifacts if each.todo != 0}
+        findings += [*device_findings(settings, writing), *tagger_findings(settings, writing)]
     disk = existing_parent(settings.runs_dir)
     free = shutil.disk_usage(disk).free
     found = Outlook(artifacts=artifacts, findings=(), disk=disk, free_bytes=free)

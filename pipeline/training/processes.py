@@ -92,7 +92,7 @@ def chosen_device(device: str, local_rank: int | None = None) -> torch.device:
     """Return the device that a setting names; with several processes, the one of this process's number.
 
     Raises:
-        PipelineError: If CUDA is asked for and there is none.
+        PipelineError: If CUDA is asked for and there is none, or none of that number.
     """
     available = torch.cuda.is_available()
     if device == "cpu" or (device == "auto" and not available):
@@ -102,4 +102,8 @@ def chosen_device(device: str, local_rank: int | None = None) -> torch.device:
         raise PipelineError(message)
     if device in {"auto", "cuda"} and local_rank is not None:
         return torch.device("cuda", local_rank)
-    return torch.device("cuda" if device == "auto" else device)
+    chosen = torch.device("cuda" if device == "auto" else device)
+    if (chosen.index or 0) >= torch.cuda.device_count():
+        message = f"compute.device: {device!r}, but torch sees {torch.cuda.device_count()} CUDA devices, from cuda:0 on"
+        raise PipelineError(f"{message}; choose one of them")
+    return chosen

@@ -104,7 +104,7 @@ def tagger_identity(name: TaggerName) -> str:
         TaggerMissingError: If what the tagger needs is not installed.
     """
     if name == "embedded":
-        return hashlib.sha256(files(__package__).joinpath(EMBEDDED_MODEL_FILE).read_bytes()).hexdigest()
+        return hashlib.sha256(_embedded_weights()).hexdigest()
     load_tagger(name)
     if name == "spacy":
         packages = ("spacy", SPACY_MODEL.replace("_", "-"))
@@ -115,7 +115,18 @@ def tagger_identity(name: TaggerName) -> str:
 
 def _load_embedded() -> WordTagger:
     """Read the weights beside this module."""
-    return unpacked(files(__package__).joinpath(EMBEDDED_MODEL_FILE).read_bytes())
+    return unpacked(_embedded_weights())
+
+
+def _embedded_weights() -> bytes:
+    """Read the file beside this module."""
+    try:
+        return files(__package__).joinpath(EMBEDDED_MODEL_FILE).read_bytes()
+    except FileNotFoundError as error:
+        raise TaggerMissingError(
+            f"nouns: tagger 'embedded' needs the package's file '{EMBEDDED_MODEL_FILE}', which is not installed; "
+            "install the package again or set another tagger."
+        ) from error
 
 
 def unpacked(content: bytes) -> WordTagger:
