@@ -62,10 +62,19 @@ def done_units(settings_file: Path) -> int:
     return len(list(settings_file.parent.glob("runs/test/*/shard-*.json")))
 
 
-def wait_until(holds: Callable[[], bool], limit_s: float = 600.0, interval_s: float = 0.01) -> None:
+def wait_until(
+    holds: Callable[[], bool],
+    limit_s: float = 600.0,
+    interval_s: float = 0.01,
+    process: subprocess.Popen[str] | None = None,
+) -> None:
+    """Wait until something holds; not when the process that is to bring it about has ended."""
     end = time.monotonic() + limit_s
     while not holds():
         assert time.monotonic() < end, "it did not come to hold"
+        if process is not None and process.poll() is not None and not holds():
+            message = f"it ended with {process.returncode}: {process.communicate()[1]}"
+            raise AssertionError(message)
         time.sleep(interval_s)
 
 

@@ -38,7 +38,7 @@ def test_a_killed_server_ends_the_run_and_a_killed_run_its_server(
 ) -> None:
     environment = {**paused(0.3), **own_server(settings_file)}
     with group(flow_command(settings_file), **environment) as process:
-        wait_until(lambda: done_units(settings_file) >= 1)
+        wait_until(lambda: done_units(settings_file) >= 1, process=process)
         server = server_of(process)
         server.kill()
         _, told = process.communicate(timeout=600)
@@ -48,7 +48,7 @@ def test_a_killed_server_ends_the_run_and_a_killed_run_its_server(
         assert "Traceback" not in told
     (next(settings_file.parent.glob("runs/test/*/shard-00007.json"))).unlink()
     with group(flow_command(settings_file), **environment) as process:
-        wait_until(lambda: done_units(settings_file) >= UNITS)
+        wait_until(lambda: done_units(settings_file) >= UNITS, process=process)
         server = server_of(process)
         process.kill()
         wait_until(lambda: has_ended(server), limit_s=300)
@@ -84,11 +84,11 @@ def test_a_cluster_started_by_hand_loses_a_worker_and_then_its_scheduler(
     with cluster(settings_file.parent, workers=2) as (address, (scheduler, victim, _)):
         options = ("--set", f"dask.address={address}", "--set", "dask.connect_limit_s=2000")
         with group(flow_command(settings_file, *options), **paused(0.4), TEST_LOG=str(log)) as process:
-            wait_until(lambda: done_units(settings_file) >= 1)
+            wait_until(lambda: done_units(settings_file) >= 1, process=process)
             time.sleep(0.3)  # each worker is in the middle of a unit, which takes 1.6 s
             victim.kill()
             before = done_units(settings_file)
-            wait_until(lambda: done_units(settings_file) >= before + 2)
+            wait_until(lambda: done_units(settings_file) >= before + 2, process=process)
             assert process.poll() is None
             scheduler.kill()
             _, told = process.communicate(timeout=600)  # less than the client would look for the scheduler

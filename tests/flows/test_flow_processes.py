@@ -23,7 +23,7 @@ def test_a_flow_killed_at_random_moments_ends_with_the_same_digests(
     for _ in range(2):
         with group(flow_command(settings_file), **paused(0.1)) as process:
             before = done_units(settings_file)
-            wait_until(lambda before=before: done_units(settings_file) > before)
+            wait_until(lambda before=before: done_units(settings_file) > before, process=process)
             time.sleep(chance.uniform(0.0, 0.3))
             process.kill()
             assert process.wait() == -signal.SIGKILL
@@ -38,7 +38,7 @@ def test_ctrl_c_says_in_one_line_what_is_saved_and_how_to_go_on(
 ) -> None:
     options = ("--set", f"compute.workers={workers}", "--log-level", "warning")
     with group(flow_command(settings_file, *options), **paused(0.3)) as process:
-        wait_until(lambda: done_units(settings_file) >= 2)
+        wait_until(lambda: done_units(settings_file) >= 2, process=process)
         before = done_units(settings_file)
         os.killpg(process.pid, signal.SIGINT)
         _, told = process.communicate(timeout=600)
