@@ -9,7 +9,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from pipeline.errors import PipelineError, StageError
 from pipeline.interrupts import held_back, let_through
@@ -344,9 +344,15 @@ def _client(address: str, timeout_s: float) -> Iterator["Client"]:
     """
     from distributed import Client
 
+    class PunctualClient(Client):
+        """A client that waits for what has been reached, and is no scheduler, no longer than for one to be reached."""
+
+        def start(self, **arguments: Any) -> None:
+            super().start(callback_timeout=timeout_s + _ANSWER_LIMIT_S, **arguments)
+
     logging.getLogger(_CLIENT_LOG).setLevel(logging.NOTSET)  # an earlier client was silenced when it was closed
     try:
-        client = Client(address, timeout=timeout_s, set_as_default=False)
+        client = PunctualClient(address, timeout=timeout_s, set_as_default=False)
     except (OSError, TimeoutError, ValueError) as error:
         message = (
             f"dask address {address!r}: no scheduler answers within {timeout_s:g} s ({error}); start one or mend it"

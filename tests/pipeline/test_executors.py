@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import cast
 
@@ -128,6 +129,18 @@ def test_a_scheduler_that_does_not_answer_is_named() -> None:
         executor_for(compute),
     ):
         pass
+
+
+def test_a_server_that_is_no_scheduler_is_not_waited_for() -> None:
+    with HTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        compute = Compute(dask_address=f"tcp://127.0.0.1:{server.server_port}", connect_limit_s=0.5)
+        with (
+            pytest.raises(PipelineError, match=r"no scheduler answers within 0.5 s \(.+\); start one or mend it"),
+            executor_for(compute),
+        ):
+            pass
+        server.shutdown()
 
 
 def test_a_scheduler_without_workers_is_named() -> None:
