@@ -209,7 +209,7 @@ def _regions(settings: Settings) -> tuple[RegionSource, dict[str, str]]:
 def _mined_scenes(settings: Settings) -> tuple[Artifact, str]:
     """Return the scenes to mine, and the digest of their manifest."""
     mined = scenes_of(settings, settings.mine.dataset)
-    digest = finished_digest(mined, made_by="ovseg prepare")
+    digest = finished_digest(mined, made_by="ovseg mine")  # which prepares them itself
     checked_scenes(mined, settings.mine)
     return mined, digest
 
@@ -232,16 +232,27 @@ def plan_of_adapted_clip(settings: Settings) -> AdaptedClipPlan:
         PipelineError: If the settings name no data set or no CLIP that is to be had.
     """
     section = settings.finetune
-    pairs = _pairs_of(settings)
+    pairs, pairs_digest = finished_pairs(settings)
     to_validate = scenes_of(settings, section.validation_dataset) if section.validation_dataset else None
     inputs = FinetuneInputs(
         pairs=pairs,
-        pairs_digest=finished_digest(pairs, made_by="ovseg mine"),
+        pairs_digest=pairs_digest,
         validation=to_validate,
         validation_digest=finished_digest(to_validate, made_by="ovseg prepare") if to_validate else "",
         clip_digest=clip_digest(settings.clip),
     )
     return plan_adapted_clip(section, inputs, name=settings.name, runs=settings.runs_dir)
+
+
+def finished_pairs(settings: Settings) -> tuple[Artifact, str]:
+    """Return the pairs that stage 3 trains on, and the digest of their manifest.
+
+    Raises:
+        MissingInputError: If they are not finished.
+        PipelineError: If the settings name no data set or no CLIP that is to be had.
+    """
+    pairs = _pairs_of(settings)
+    return pairs, finished_digest(pairs, made_by="ovseg mine")
 
 
 def _pairs_of(settings: Settings) -> Artifact:

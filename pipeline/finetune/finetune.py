@@ -25,7 +25,7 @@ from pipeline.finetune.report import Course, write_report
 from pipeline.finetune.samples import PairSamples
 from pipeline.finetune.task import FinetuneTask, ImageSide, accuracies
 from pipeline.finetune.validation import Validation, seen_groups
-from pipeline.planning import plan_of_adapted_clip
+from pipeline.planning import finished_pairs, plan_of_adapted_clip
 from pipeline.settings import Settings, writable_runs_dir
 from pipeline.settings.finetune import FinetuneSettings
 from pipeline.shard_runner import StageReport
@@ -61,6 +61,7 @@ def finetune(settings: Settings) -> StageReport:
     with joined(settings.compute.device, settings.compute.threads_per_worker) as processes:
         if processes.is_first:
             writable_runs_dir(settings.runs_dir)
+            finished_pairs(settings)  # what is missing is told before scenes are prepared in vain
             prepare_missing(settings, (settings.finetune.validation_dataset,))
         processes.wait()
         plan = plan_of_adapted_clip(settings)

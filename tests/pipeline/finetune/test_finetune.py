@@ -22,6 +22,7 @@ from pipeline.finetune import finetune as stage
 from pipeline.finetune.finetune import finetune
 from pipeline.finetune.task import FinetuneTask
 from pipeline.planning import plan_of_adapted_clip, planned_artifacts
+from pipeline.settings import Settings
 from pipeline.stage_inputs import MissingInputError
 from pipeline.training.metrics import read_metrics
 from storage_schemas.artifact import Artifact
@@ -256,6 +257,16 @@ def test_unfinished_pairs_are_told(pairs: Artifact, tmp_path: Path) -> None:
     (unfinished / "artifact.json").write_bytes((pairs.directory / "artifact.json").read_bytes())
     with pytest.raises(MissingInputError, match=r"is not finished; run 'ovseg mine' first"):
         finetune(small_settings(tmp_path / "runs", unfinished))
+
+
+@pytest.mark.parametrize("source", ["masks-classes", "proposals-1-caption"])
+def test_that_nothing_is_mined_is_told_before_any_scene_is_prepared(source: str, tmp_path: Path) -> None:
+    changes = {"finetune": {"validation_dataset": "scenes"}, "mine": {"dataset": "scenes", "source": source}}
+    scenes = {"dataset": "drawn-world", "split": "val", "drawn_world": {"scenes": 2}}
+    settings = Settings.model_validate({"runs_dir": tmp_path, "datasets": {"scenes": scenes}, **changes})
+    with pytest.raises(MissingInputError, match=r"is not finished; run 'ovseg mine' first"):
+        finetune(settings)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_status_sees_the_units(pairs: Artifact, tmp_path: Path) -> None:
