@@ -18,9 +18,10 @@ from pipeline.planning import PlannedArtifact
 from pipeline.prepare.layout import LayoutError
 from pipeline.prepare.prepare import scene_keys
 from pipeline.prepare.sources import open_source
-from pipeline.settings import Settings
+from pipeline.settings import Settings, SettingsError
 from pipeline.settings.prepare import PrepareSettings
 from pipeline.stages import Stage
+from pipeline.train_proposals.held_out import check_held_out
 from storage_schemas.artifact import Artifact
 from storage_schemas.checkpoints import ADAPTED_CLIP, PROPOSAL_NET
 from storage_schemas.errors import StorageError
@@ -115,7 +116,11 @@ def outlook(settings: Settings, stages: tuple[Stage, ...]) -> Outlook:
         artifacts = tuple(each for stage in stages for each in world.artifacts(stage))
         findings = [*world.data_findings(), *weights_findings(settings), *_pairs_finding(settings)]
         writing = {each.stage for each in artifacts if each.todo != 0}
-        findings += [*device_findings(settings, writing), *tagger_findings(settings, writing)]
+        findings += [
+            *_held_out_finding(settings),
+            *device_findings(settings, writing),
+            *tagger_findings(settings, writing),
+        ]
     disk = existing_parent(settings.runs_dir)
     free = shutil.disk_usage(disk).free
     found = Outlook(artifacts=artifacts, findings=(), disk=disk, free_bytes=free)
@@ -269,6 +274,17 @@ def _pairs_finding(settings: Settings) -> Iterator[Finding]:
             Artifact.open(Path(directory))
         except StorageError as error:
             yield Finding("finetune.pairs_dir", f"{error}; correct the path", is_missing=True)
+
+
+def _held_out_finding(settings: Settings) -> Iterator[Finding]:
+    """Say that a held-out class is none of the data set's."""
+    try:
+        check_held_out(settings)
+    except SettingsError as error:
+        where, _, text = str(error).partition(": ")
+        yield Finding(where, text, is_missing=True)
+    except LayoutError:
+        logger.debug("the data set whose classes are held out is not there, which is told by itself")
 
 
 def _disk_findings(settings: Settings, found: Outlook) -> Iterator[Finding]:

@@ -1,8 +1,9 @@
 """Settings of stage 4: zero-shot evaluation and the paper's ablations (OVSeg, sections 3.4 and 4)."""
 
+from collections import Counter
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from pipeline.settings.finetune import Mode
 from pipeline.settings.model import (
@@ -81,6 +82,15 @@ class EvaluateSettings(SettingsModel):
     batch_crops: int = Field(
         default=128, ge=1, description="Crops per forward pass of CLIP.", json_schema_extra=CHANGES_NO_RESULT
     )
+
+    @field_validator("datasets")
+    @classmethod
+    def _each_once(cls, datasets: tuple[EvaluatedDatasetSettings, ...]) -> tuple[EvaluatedDatasetSettings, ...]:
+        name, times = Counter(each.dataset for each in datasets).most_common(1)[0] if datasets else ("", 0)
+        if times > 1:
+            message = f"data set {name!r} should be there once, not {times} times"
+            raise ValueError(message)
+        return datasets
 
     @model_validator(mode="after")
     def _sides_fit(self) -> "EvaluateSettings":

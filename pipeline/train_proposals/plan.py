@@ -9,6 +9,7 @@ from pipeline.proposal_net_loading import WEIGHTS
 from pipeline.settings import SettingsError, result_settings
 from pipeline.settings.proposal_net import NONE, RANDOM, SHIPPED, ProposalNetSettings
 from pipeline.small_proposal_net import WEIGHTS_FILE
+from pipeline.train_proposals.held_out import held_out_indices
 from pipeline.upright_scenes import turned_mark
 from storage_schemas.artifact import Artifact
 from storage_schemas.checkpoints import PROPOSAL_NET, SCHEMA_VERSION
@@ -93,7 +94,7 @@ def plan_proposal_net(settings: ProposalNetSettings, inputs: Inputs, *, name: st
         scenes=inputs.scenes,
         validation=inputs.validation,
         labels=labels,
-        held_out=_held_out(settings.held_out_classes, labels.class_names),
+        held_out=held_out_indices(settings.held_out_classes, labels.class_names),
     )
 
 
@@ -127,20 +128,3 @@ def _file_digest(key: str, path: Path) -> str:
         message = f"proposal_net.{key}: there is no such file; correct the path (got {str(path)!r})"
         raise SettingsError([message])
     return sha256_of_file(path)
-
-
-def _held_out(names: tuple[str, ...], class_names: tuple[str, ...]) -> tuple[int, ...]:
-    """Return the indices of the held-out classes.
-
-    Raises:
-        SettingsError: If one is no class of the scenes, or none is left.
-    """
-    unknown = [name for name in names if name not in class_names]
-    if unknown:
-        message = f"proposal_net.held_out_classes: {unknown} are none of the {len(class_names)} classes of the scenes"
-        raise SettingsError([f"{message}; correct the names"])
-    held_out = tuple(sorted({class_names.index(name) for name in names}))
-    if len(held_out) == len(class_names):
-        message = f"proposal_net.held_out_classes: all {len(class_names)} classes are held out; leave one to learn"
-        raise SettingsError([message])
-    return held_out

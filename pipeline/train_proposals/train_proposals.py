@@ -17,6 +17,7 @@ from pipeline.settings.proposal_net import AugmentationSettings, ProposalNetSett
 from pipeline.shard_runner import StageReport
 from pipeline.stage_inputs import prepare_missing
 from pipeline.train_proposals.augmentation import Augmentation
+from pipeline.train_proposals.held_out import check_held_out
 from pipeline.train_proposals.net import TextTower, initial_net
 from pipeline.train_proposals.plan import REPORT, ProposalNetPlan
 from pipeline.train_proposals.report import write_report
@@ -51,6 +52,7 @@ def train_proposals(settings: Settings) -> StageReport:
         if processes.is_first:
             writable_runs_dir(settings.runs_dir)
             section = settings.proposal_net
+            check_held_out(settings)
             prepare_missing(settings, (section.dataset, section.validation_dataset))
         processes.wait()
         plan = plan_of_proposal_net(settings)

@@ -62,7 +62,8 @@ def test_a_part_of_a_section_leaves_the_defaults_of_its_other_settings(write):
 
 
 def test_a_flag_reaches_into_a_list_of_tables(write):
-    path = write(DRAWN + "[[evaluate.datasets]]\ndataset = 'drawn'\n[[evaluate.datasets]]\ndataset = 'drawn'\n")
+    again = DRAWN.replace("drawn]", "again]")
+    path = write(DRAWN + again + "[[evaluate.datasets]]\ndataset = 'drawn'\n[[evaluate.datasets]]\ndataset = 'again'\n")
     settings = load_settings(path, ["evaluate.datasets.1.ensemble_weight=0.6"])
     assert [each.ensemble_weight for each in settings.evaluate.datasets] == [0.7, 0.6]
 
@@ -204,6 +205,12 @@ def test_out_of_range(write, line, what):
     path = write(f"{line}\n")
     (fault,) = faults_of(path)
     assert fault.startswith(f"{path}: {what}")
+
+
+def test_a_data_set_that_is_to_be_evaluated_twice(write):
+    path = write(DRAWN + "[[evaluate.datasets]]\ndataset = 'drawn'\n" * 2)
+    (fault,) = faults_of(path)
+    assert fault.startswith(f"{path}: evaluate.datasets: data set 'drawn' should be there once, not 2 times")
 
 
 def test_a_needed_setting_that_is_absent(write):

@@ -143,6 +143,16 @@ def test_pairs_that_are_not_there_are_told(tmp_path):
     assert finding.where == "finetune.pairs_dir"
 
 
+def test_a_held_out_class_that_is_none_is_told_where_the_data_set_is_there(tmp_path):
+    settings = all_stages(tmp_path, "proposal_net.held_out_classes=['feild']")
+    (finding,) = outlook(settings, STAGES).findings
+    assert (finding.where, finding.is_missing) == ("proposal_net.held_out_classes", True)
+    assert finding.text == "['feild'] are none of the 54 classes of the scenes; correct the names"
+    absent = f"datasets.drawn={{dataset='ade20k-150', root='{tmp_path}/absent', split='val'}}"
+    found = outlook(all_stages(tmp_path, "proposal_net.held_out_classes=['feild']", absent), STAGES).findings
+    assert [finding.where for finding in found] == ["datasets.drawn"]
+
+
 def test_the_nearest_directory_that_exists(tmp_path):
     assert existing_parent(tmp_path / "a" / "b") == tmp_path
     assert existing_parent(tmp_path) == tmp_path

@@ -20,6 +20,7 @@ from ovseg_models.weights_digest import weights_digest
 from pipeline.errors import PipelineError, StageError
 from pipeline.planning import plan_of_proposal_net
 from pipeline.proposal_net_loading import load_proposal_net
+from pipeline.settings import SettingsError
 from pipeline.train_proposals.task import ProposalTask
 from pipeline.train_proposals.train_proposals import train_proposals
 from storage_schemas.artifact import Artifact
@@ -249,3 +250,11 @@ def test_real_pictures_of_coco_train(tmp_path: Path) -> None:
     losses = [line["loss"] for line in lines]
     assert np.mean(losses[-3:]) < 0.9 * np.mean(losses[:3]), losses
     assert load_proposal_net(artifact).arguments["queries"] == 30
+
+
+def test_a_held_out_class_that_is_none_is_told_before_any_scene_is_prepared(tmp_path: Path) -> None:
+    settings = tiny_settings(tmp_path)
+    section = settings.proposal_net.model_copy(update={"held_out_classes": ("feild",)})
+    with pytest.raises(SettingsError, match=r"held_out_classes: \['feild'\] are none of the 54 classes"):
+        train_proposals(settings.model_copy(update={"proposal_net": section}))
+    assert not (tmp_path / "scenes").exists()
