@@ -66,7 +66,8 @@ def segment(  # noqa: PLR0913 - each is an option of the command
         0, or 1 if an image failed.
 
     Raises:
-        PipelineError: If there are no classes or one of them twice, no images, or the segmenter cannot be loaded.
+        PipelineError: If there are no classes, one of them twice or not in UTF-8, no images, or the segmenter cannot be
+            loaded.
     """
     _refuse_wrong_names(classes)
     if min_score and not find:
@@ -94,21 +95,31 @@ def segment(  # noqa: PLR0913 - each is an option of the command
         logger.info("%s: %d x %d px, %.1f s: %s", path, *result.encoded.image.size, seconds, _shares(result))
     if failures:
         sys.stderr.write("".join(f"ovseg: {failure}\n" for failure in failures))
-        sys.stderr.write(f"ovseg: {len(failures)} of {len(paths)} images failed; the others are in {out}\n")
+        sys.stderr.write(f"ovseg: {_failed(len(failures), len(paths))} in {out}\n")
     return 1 if failures else 0
 
 
 def _refuse_wrong_names(classes: Sequence[str]) -> None:
-    """Refuse names that are not there, too many, or there twice: those would share one class's probability."""
+    """Refuse, before anything is loaded, no name, a blank one, too many, and what a segmenter refuses."""
     if not classes or not all(name.strip() for name in classes):
         raise _error(
             f"--classes: found {list(classes)}, at least one name and no blank one is wanted; name what to find"
         )
     if len(classes) > _MAX_CLASSES:
         raise _error(f"--classes: found {len(classes)} names, a PNG can hold {_MAX_CLASSES}; name fewer")
-    name, times = Counter(name.strip() for name in classes).most_common(1)[0]
-    if times > 1:
-        raise _error(f"--classes: found {name!r} {times} times, each name once is wanted; leave out the others")
+    from ovseg_models.class_names import checked_class_names
+
+    try:
+        checked_class_names(classes)
+    except ValueError as error:
+        raise _error(str(error).replace("class names", "--classes", 1)) from error
+
+
+def _failed(failed: int, images: int) -> str:
+    """Say how many images failed and what is there of the others."""
+    if failed == images:
+        return f"{'the only image' if images == 1 else f'all {images} images'} failed; no result is"
+    return f"{failed} of {images} images failed; the results of the others are"
 
 
 def _loaded(model: Path, device: str, **settings: Any) -> "Segmenter":
@@ -192,7 +203,8 @@ def _write(result: "Segmentation", source: Path, stem: Path) -> None:
         "masks": _mask_entries(result),
     }
     text = json.dumps(content, indent=1, ensure_ascii=False)
-    stem.with_name(f"{stem.name}.json").write_text(text + "\n", encoding="utf-8")
+    # A file's name that is not UTF-8 has lone surrogates, which are written as JSON's escapes.
+    stem.with_name(f"{stem.name}.json").write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
 
 
 def _mask_entries(result: "Segmentation") -> list[dict[str, Any]]:

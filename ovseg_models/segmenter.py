@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float, UInt8
 from PIL import Image
 from torch import Tensor
 
+from ovseg_models.class_names import checked_class_names
 from ovseg_models.encoded_image import EncodedImage, hard_masks
 from ovseg_models.fusion import ensemble_scores, fused_labels, fused_scores
 from ovseg_models.image_input import ImageInput, rgb_image
@@ -141,8 +142,9 @@ class Segmenter:
 
         Raises:
             FileNotFoundError: If there is no such file.
-            ValueError: If the image cannot be read, or there is no class name or a blank one.
-            TypeError: If ``class_names`` is one string, or the image is of another type.
+            ValueError: If the image cannot be read, or there is no class name, a blank one, one of them twice, or one
+                that is not valid UTF-8.
+            TypeError: If ``class_names`` is one string or holds what is none, or the image is of another type.
         """
         return self.classify(self._encoded(image), class_names, return_scores=return_scores)
 
@@ -170,7 +172,7 @@ class Segmenter:
             TypeError: As `segment`.
         """
         encoded = self._encoded(image)
-        names = with_others(_checked_names(class_names))
+        names = with_others(checked_class_names(class_names))
         probs = self._class_probs(encoded, names)
         found = find_regions(probs.scores, encoded.hard_masks(), names, encoded.size, min_score=float(min_score))
         return _segmentation(encoded, names, probs, found.label_map, found_queries=found.queries.cpu())
@@ -206,7 +208,7 @@ class Segmenter:
         self, encoded: EncodedImage, class_names: Sequence[str], *, return_scores: bool = False
     ) -> Segmentation:
         """Do what is left of `segment` for an encoded image; arguments and errors are the same."""
-        names = _checked_names(class_names)
+        names = checked_class_names(class_names)
         probs = self._class_probs(encoded, names)
         if return_scores:
             scores = fused_scores(probs.scores, encoded.mask_probs(), encoded.size).cpu()
@@ -236,12 +238,12 @@ class Segmenter:
     ) -> Float[Tensor, "class height width"]:
         """Return the fused scores of each class and pixel, at the image's own size, on the CPU."""
         encoded = self._encoded(image)
-        probs = self._class_probs(encoded, _checked_names(class_names))
+        probs = self._class_probs(encoded, checked_class_names(class_names))
         return fused_scores(probs.scores, encoded.mask_probs(), encoded.size).cpu()
 
     def text_embeddings(self, class_names: Sequence[str]) -> Float[Tensor, "class dim"]:
         """Embed class names, L2-normalised; they are kept in memory."""
-        return self._classifier.text_embeddings(_checked_names(class_names), self.settings.prompt_templates)
+        return self._classifier.text_embeddings(checked_class_names(class_names), self.settings.prompt_templates)
 
     def _encoded(self, image: ImageInput | EncodedImage) -> EncodedImage:
         """Encode an image that isn't yet."""
@@ -305,10 +307,3 @@ def _segmentation(
         clip_probs=probs.clip_probs,
         **more,
     )
-
-
-def _checked_names(class_names: Sequence[str]) -> list[str]:
-    """Refuse one string in place of a list of them, which would be taken for a list of letters."""
-    if isinstance(class_names, str):
-        raise TypeError(f"class names: found one string {class_names!r}, a list is wanted; write [{class_names!r}]")
-    return list(class_names)

@@ -1,6 +1,7 @@
 """``ovseg segment`` writes what it says, and one bad image doesn't stop the others."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -80,8 +81,25 @@ def test_a_bad_image_is_listed_at_the_end_and_does_not_stop_the_others(model, ph
     told = capsys.readouterr().err
     assert "absent.png: there is no such file" in told
     assert "bad.png: cannot be read as an image" in told
-    assert "2 of 4 images failed" in told
+    assert f"2 of 4 images failed; the results of the others are in {tmp_path / 'out'}\n" in told
     assert sorted(path.name for path in (tmp_path / "out").glob("*.json")) == ["one.json", "two.json"]
+
+
+@pytest.mark.parametrize(("absent", "told"), [(1, "the only image failed"), (2, "all 2 images failed")])
+def test_where_all_images_fail_no_others_are_spoken_of(model, tmp_path, capsys, absent, told):
+    given = tuple(tmp_path / f"{number}.png" for number in range(absent))
+    assert segment(given, classes=("cat",), model=model, out=tmp_path / "out") == 1
+    assert capsys.readouterr().err.endswith(f"ovseg: {told}; no result is in {tmp_path / 'out'}\n")
+
+
+def test_an_image_whose_name_is_not_utf_8_has_all_its_files(model, photos, tmp_path):
+    odd = photos / os.fsdecode(b"caf\xe9.png")
+    (photos / "one.png").rename(odd)
+    assert segment((odd,), classes=("cat",), model=model, out=tmp_path / "out") == 0
+    (path,) = (tmp_path / "out").glob("*.json")
+    content = json.loads(path.read_text(encoding="utf-8"))
+    assert content["image"] == str(odd)
+    assert (path.parent / content["labels"]).exists()
 
 
 def test_finding_leaves_the_rest_unlabelled_and_lists_what_was_found(model, photos, tmp_path):
@@ -123,6 +141,12 @@ def test_no_class_and_a_blank_one_are_refused(model, photos, tmp_path, classes):
 def test_a_name_that_is_there_twice_is_refused(model, photos, tmp_path):
     with pytest.raises(PipelineError, match="--classes: found 'cat' 2 times, each name once is wanted"):
         segment((photos,), classes=("cat", "dog", " cat "), model=model, out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_name_that_is_not_utf_8_is_refused_before_anything_is_written(model, photos, tmp_path):
+    with pytest.raises(PipelineError, match=r"^--classes: found 'caf\\udce9', which is not valid UTF-8"):
+        segment((photos,), classes=("cat", "caf\udce9"), model=model, out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 

@@ -1,0 +1,29 @@
+"""What is asked of the class names that a user gives; imports nothing heavy."""
+
+from collections import Counter
+from collections.abc import Sequence
+
+
+def checked_class_names(class_names: Sequence[str]) -> list[str]:
+    """Return class names as a list, none of them twice; blank ones are left to whoever embeds them.
+
+    Names that differ only in the blanks around them are one name, and would share one class's probability.
+
+    Raises:
+        TypeError: If it is one string, which would be taken for a list of letters, or if a name is no string.
+        ValueError: If a name is there twice, or holds a lone surrogate, as a name does that was read from bytes which
+            are not UTF-8.
+    """
+    if isinstance(class_names, str):
+        raise TypeError(f"class names: found one string {class_names!r}, a list is wanted; write [{class_names!r}]")
+    names = list(class_names)
+    for name in names:
+        if not isinstance(name, str):
+            raise TypeError(f"class names: found {name!r} of type {type(name).__name__}, strings are wanted; name it")
+        if any("\ud800" <= letter <= "\udfff" for letter in name):
+            raise ValueError(f"class names: found {name!r}, which is not valid UTF-8; write it in UTF-8")
+    repeated = [(name, times) for name, times in Counter(name.strip() for name in names).items() if times > 1]
+    if repeated:
+        name, times = repeated[0]
+        raise ValueError(f"class names: found {name!r} {times} times, each name once is wanted; leave out the others")
+    return names
