@@ -32,7 +32,9 @@ def ensemble_scores(
 
     A proposal without a pixel above the mask threshold has no crop and so no CLIP probabilities. As in the reference it
     keeps ``p^(1 - weight)``, which is more than a proposal with a crop can get. At weight 1 that would be 1 for each
-    class, a constant that says nothing; there such proposals score 0, as in the reference's CLIP-only mode.
+    class, a constant that says nothing; there such proposals score 0, as in the reference's CLIP-only mode. If no
+    proposal has a crop, the proposal net decides alone below weight 1; at weight 1 nothing is known, all scores are 0,
+    and `fused_labels` gives each pixel the first class. (The reference fails on such an image.)
 
     Args:
         proposal_probs: Softmax over the classes and no-object, without the no-object column.

@@ -4,6 +4,7 @@ Composed of the proposal net, mask-adapted CLIP and its text classifier. What do
 once per image by `Segmenter.encode`; naming other classes afterwards takes a small part of that time.
 """
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -34,6 +35,8 @@ from ovseg_models.segmenter_folder import (
 from ovseg_models.segmenter_settings import SegmenterSettings
 from ovseg_models.text_classifier import TextClassifier
 from ovseg_models.word_tokenizer import WordTokenizer
+
+logger = logging.getLogger(__name__)
 
 
 class _ClassProbs(NamedTuple):
@@ -209,6 +212,12 @@ class Segmenter:
     ) -> Segmentation:
         """Do what is left of `segment` for an encoded image; arguments and errors are the same."""
         names = checked_class_names(class_names)
+        if self.settings.ensemble_weight == 1 and not encoded.valid.any():
+            logger.warning(
+                "no mask has a pixel above mask_threshold %s and ensemble_weight is 1, so that CLIP sees nothing and "
+                "every pixel gets the first class; lower one of them",
+                encoded.mask_threshold,
+            )
         probs = self._class_probs(encoded, names)
         if return_scores:
             scores = fused_scores(probs.scores, encoded.mask_probs(), encoded.size).cpu()

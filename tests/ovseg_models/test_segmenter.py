@@ -1,6 +1,7 @@
 """The segmenter against a naive twin of the reference's steps, and its identities."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -242,6 +243,22 @@ def test_other_names_reuse_what_was_encoded(monkeypatch):
     assert segmenter.find(encoded, ["boat"]).class_names == ("boat", "others")
 
 
+@pytest.mark.parametrize(("weight", "warnings"), [(0.7, 0), (1.0, 1)])
+def test_without_any_valid_mask_the_net_decides_alone_and_clip_alone_says_that_it_cannot(weight, warnings, caplog):
+    segmenter = tiny_segmenter(ensemble_weight=weight)
+    encoded = segmenter.encode(picture())
+    nothing = replace(encoded, valid=torch.zeros_like(encoded.valid), image_embeddings=encoded.image_embeddings[:0])
+    labels = segmenter.classify(nothing, CLASS_NAMES).label_map
+    found = [record.getMessage() for record in caplog.records if "CLIP sees nothing" in record.getMessage()]
+    assert len(found) == warnings
+    assert all("mask_threshold 0.5 and ensemble_weight is 1" in message for message in found)
+    scores = segmenter.classify(nothing, CLASS_NAMES).proposal_probs ** (1 - weight) * (weight < 1)
+    expected = torch.einsum("qc,qhw->chw", scores, encoded.mask_probs())
+    resized = functional.interpolate(expected[None], encoded.size, mode="bilinear")[0]
+    assert torch.equal(labels, resized.argmax(dim=0))
+    assert (len(labels.unique()) == 1) == (weight == 1)
+
+
 def test_the_table_of_masks_agrees_with_masks_and_branches():
     segmenter = tiny_segmenter(mask_threshold=0.99995)
     segmentation = segmenter.segment(picture(), CLASS_NAMES)
@@ -320,11 +337,14 @@ def test_without_a_word_list_open_clips_tokenizer_is_used():
 
 
 @pytest.mark.usefixtures("without_shape_checks")
-def test_one_string_of_names_and_no_name_are_refused():
+def test_one_string_of_names_no_name_and_one_name_twice_are_refused():
     with pytest.raises(TypeError, match=r"found one string 'cat', a list is wanted; write \['cat'\]"):
         tiny_segmenter().segment(picture(), "cat")
     with pytest.raises(ValueError, match="there are no class names"):
         tiny_segmenter().segment(picture(), [])
+    for method in (tiny_segmenter().segment, tiny_segmenter().find, tiny_segmenter().scores):
+        with pytest.raises(ValueError, match="found 'cat' 2 times, each name once is wanted"):
+            method(picture(), ["cat", "cat "])
 
 
 def test_nets_of_different_spaces_are_refused():
