@@ -23,6 +23,9 @@ _SEND_LIMIT_S = 10.0
 # away, a run of many units would end hours later.
 _IMMEDIATE_ATTEMPTS = 2
 
+# What Prefect says, in an error of no type of its own, of a server that it has not reached once.
+_UNREACHED = "Failed to reach API"
+
 
 def run_flow(settings: Settings, from_stage: StageName, only_stage: StageName | None) -> None:
     """Run the flow, and wait until the server has been told all of it.
@@ -67,4 +70,9 @@ def _server_errors_told() -> Iterator[None]:
             f"Prefect's server: does not answer any more ({type(error).__name__}: {error}); what the stages made is "
             "kept, run the same command to go on"
         )
+        raise StageError(message) from error
+    except RuntimeError as error:
+        if _UNREACHED not in str(error):
+            raise
+        message = f"Prefect's server: {error}; start it there, or correct PREFECT_API_URL, or leave it unset"
         raise StageError(message) from error

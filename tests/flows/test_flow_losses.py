@@ -1,6 +1,7 @@
 """The flow as a process that loses what it leans on: Prefect's server, a worker of Dask, Dask's scheduler."""
 
 import re
+import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -53,6 +54,17 @@ def test_a_killed_server_ends_the_run_and_a_killed_run_its_server(
         process.kill()
         wait_until(lambda: has_ended(server), limit_s=300)
     assert finish() == reference
+
+
+def test_a_server_that_is_not_there_is_named(settings_file: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        url = f"http://127.0.0.1:{other.getsockname()[1]}/api"
+    with group(flow_command(settings_file), PREFECT_API_URL=url) as process:
+        _, told = process.communicate(timeout=600)
+    assert process.returncode == 1, told
+    assert f"ovseg: Prefect's server: Failed to reach API at {url}" in told
+    assert "start it there, or correct PREFECT_API_URL" in told
+    assert "Traceback" not in told
 
 
 def address_in(scheduler_file: Path) -> str | None:
