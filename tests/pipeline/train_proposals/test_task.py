@@ -24,9 +24,11 @@ IGNORE, HELD_OUT = 255, (1,)
 CPU = Processes(0, 1, torch.device("cpu"))
 
 
-def task(**changes: Any) -> ProposalTask:
+def task(*, channels_last: bool = False, **changes: Any) -> ProposalTask:
     torch.manual_seed(0)
     net = build_proposal_net(**{**PROPOSAL_NET, "dropout": 0.0})
+    if channels_last:
+        net = net.to(memory_format=torch.channels_last)
     embeddings = torch.nn.functional.normalize(torch.randn(4, PROPOSAL_NET["embedding_dim"]), dim=1)
     return ProposalTask(
         net=net,
@@ -37,7 +39,7 @@ def task(**changes: Any) -> ProposalTask:
         held_out=(),
         processes=CPU,
         loader_workers=0,
-        channels_last=False,
+        channels_last=channels_last,
     )
 
 
@@ -51,8 +53,8 @@ def samples() -> list[ProposalSample]:
     return made
 
 
-def context(parts: int) -> StepContext:
-    return StepContext(CPU, parts, GradScaler("cpu", enabled=False), None)
+def context(parts: int, autocast_type: torch.dtype | None = None) -> StepContext:
+    return StepContext(CPU, parts, GradScaler("cpu", enabled=False), autocast_type)
 
 
 def gradients(model: torch.nn.Module) -> list[torch.Tensor]:
@@ -120,3 +122,31 @@ def test_a_batch_without_any_mask_still_trains_the_class_head() -> None:
 
 def test_without_validation_there_is_nothing_to_measure() -> None:
     assert task().validate() == {}
+
+
+def test_channels_last_changes_the_memory_and_not_the_losses() -> None:
+    plain, other = task(), task(channels_last=True)
+    formats = []
+    hook = other.net.backbone.register_forward_pre_hook(
+        lambda _, images: formats.append(images[0].is_contiguous(memory_format=torch.channels_last))
+    )
+    found, wanted = other.backward(other.net, samples(), context(1)), plain.backward(plain.net, samples(), context(1))
+    hook.remove()
+    assert formats == [True]
+    for name, value in wanted.items():
+        assert found[name].item() == pytest.approx(value.item(), rel=1e-4), name
+    one, two = (torch.cat([each.flatten() for each in gradients(trained.net)]) for trained in (other, plain))
+    assert (one - two).norm() < 1e-3 * two.norm()
+
+
+def test_bf16_gives_the_same_losses_to_its_few_digits() -> None:
+    half, plain = task(), task()
+    types = []
+    hook = half.net.pixel_decoder.register_forward_hook(lambda *given: types.append(given[-1].dtype))
+    found = half.backward(half.net, samples(), context(1, torch.bfloat16))
+    hook.remove()
+    wanted = plain.backward(plain.net, samples(), context(1))
+    assert types == [torch.bfloat16]
+    for name, value in wanted.items():
+        assert found[name].item() == pytest.approx(value.item(), rel=3e-2, abs=1e-3), name
+    assert all(gradient.dtype == torch.float32 for gradient in gradients(half.net))

@@ -89,7 +89,7 @@ def test_kills_at_random_moments_change_nothing(workers: int, tmp_path: Path, un
 
 
 def test_loader_workers_change_nothing(tmp_path: Path, undisturbed: tuple[bytes, bytes]) -> None:
-    assert run(tmp_path, "--workers", "3") == 0
+    assert run(tmp_path, "--workers", "4") == 0
     assert result(tmp_path) == undisturbed
 
 
