@@ -215,6 +215,7 @@ class Trainer:
         bar = tqdm(
             total=plan.steps, initial=first, unit="step", disable=not (self._processes.is_first and sys.stderr.isatty())
         )
+        losses, since = list[float](), time.monotonic()
         with bar, logging_redirect_tqdm(), self._task.batches(first) as batches:
             for step, samples in enumerate(batches, start=first):
                 started = time.monotonic()
@@ -223,12 +224,21 @@ class Trainer:
                 if metrics is not None:
                     metrics.write(done, values)
                     metrics.rate(done, len(samples) * self._processes.count / (time.monotonic() - started))
+                losses.append(values["loss"])
                 bar.set_postfix(loss=f"{values['loss']:.3f}")
                 bar.update()
                 if plan.validate_every and (done % plan.validate_every == 0 or done == plan.steps):
                     self._validate(done, metrics)
                 if done % plan.checkpoint_every == 0 or done == plan.steps:
                     self._save(done, store, metrics)
+                    if metrics is not None:
+                        self._tell(done, losses, time.monotonic() - since)
+                    losses, since = [], time.monotonic()
+
+    def _tell(self, step: int, losses: Sequence[float], seconds: float) -> None:
+        """Log where the run is, once per checkpoint: where there is no terminal, there is no bar either."""
+        mean, per_step = sum(losses) / len(losses), seconds / len(losses)
+        logger.info("step %d of %d: loss %.4f, %.2f s a step; saved", step, self._plan.steps, mean, per_step)
 
     def _step(self, step: int, samples: Sequence[Any]) -> dict[str, float]:
         """Take one optimizer step; return the loss terms, the gradient's norm and the learning rate."""

@@ -1,8 +1,10 @@
 """The training loop: exact resume after any kill, any number of loader workers and processes, errors that say where."""
 
 import json
+import logging
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -159,6 +161,19 @@ def test_the_best_and_the_last_checkpoints_are_kept(tmp_path: Path) -> None:
     best = max(validations, key=lambda line: line["output"])["step"]
     kept = {int(path.stem.removeprefix("step-")) for path in (local / "checkpoints").glob("step-*.json")}
     assert kept == {best, STEPS}
+
+
+def test_each_checkpoint_has_a_line_with_the_mean_loss_since_the_last_one(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO):
+        trainer(tmp_path, steps=16).run()
+    losses = [line["loss"] for line in read_metrics(toy_artifact(tmp_path).local_directory / "metrics.jsonl", "train")]
+    told = [re.findall(r"^step (\d+) of 16: loss ([\d.]+), [\d.]+ s a step; saved$", text) for text in caplog.messages]
+    means = [np.mean(losses[start:end]) for start, end in ((0, 7), (7, 14), (14, 16))]
+    assert [line[0] for line in told if line] == [
+        (str(step), f"{mean:.4f}") for step, mean in zip((7, 14, 16), means, strict=True)
+    ]
 
 
 def test_a_finished_run_takes_no_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
