@@ -18,7 +18,11 @@ REGIONS_SHOWN = 6
 _CELL_PX, _GAP_PX, _LINE_PX, _FONT_PX = 150, 8, 17, 13
 _PAPER, _INK, _UNSEEN_INK = (255, 255, 255), (30, 30, 30), (190, 40, 20)
 
+_COLUMNS = 2 + REGIONS_SHOWN
+
 Pixels = npt.NDArray[np.uint8]
+_Ink = tuple[int, int, int]
+_Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
 @torch.no_grad()
@@ -45,14 +49,10 @@ def proposal_sheet(
         short_side_px: At which the net sees them [px].
         max_side_px: Upper limit of the long side [px].
     """
-    columns = 2 + REGIONS_SHOWN
-    width, height = _CELL_PX + _GAP_PX, _CELL_PX + _GAP_PX + _LINE_PX
-    sheet = Image.new("RGB", (columns * width + _GAP_PX, len(numbers) * height + _GAP_PX + _LINE_PX), _PAPER)
-    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(_FONT_PX)
-    told = "For each region the proposal that fits best, with its IoU; red: classes that the net has not learned"
-    draw.text((_GAP_PX, _GAP_PX / 2), told, fill=_INK, font=font)
+    font = ImageFont.load_default(_FONT_PX)
+    strips: list[Image.Image] = []
     colours = palette(len(class_names))
-    for row, number in enumerate(numbers):
+    for number in numbers:
         image, label_map = read_labelled(scenes, number)
         resized = resize_image(image, short_side_px=short_side_px, max_side_px=max_side_px)
         pixels, size = np.array(resized), (resized.height, resized.width)
@@ -68,21 +68,41 @@ def proposal_sheet(
             text = f"{class_names[index]} {float(fits[region, query]):.2f}"
             ink = _UNSEEN_INK if index in held_out else _INK
             cells.append((_dimmed(pixels, masks[query].numpy()), text, ink))
-        for column, (cell, text, ink) in enumerate([(pixels, scenes.place(number)[1], _INK), *cells]):
-            place = (_GAP_PX + column * width, _GAP_PX + _LINE_PX + row * height)
-            sheet.paste(_fitted(cell), place)
-            draw.text((place[0], place[1] + _CELL_PX + 1), _cut(text, draw, font), fill=ink, font=font)
+        strips.append(_strip([(pixels, scenes.place(number)[1], _INK), *cells], font))
+    return _stacked(strips, font)
+
+
+def _strip(cells: Sequence[tuple[Pixels, str, _Ink]], font: _Font) -> Image.Image:
+    """Draw the cells of one scene side by side, each text right below its picture, however flat that is."""
+    pictures = [_fitted(pixels) for pixels, _, _ in cells]
+    height = max(picture.height for picture in pictures)
+    strip = Image.new("RGB", (_COLUMNS * (_CELL_PX + _GAP_PX) + _GAP_PX, height + _LINE_PX + _GAP_PX), _PAPER)
+    draw = ImageDraw.Draw(strip)
+    for column, (picture, (_, text, ink)) in enumerate(zip(pictures, cells, strict=True)):
+        left = _GAP_PX + column * (_CELL_PX + _GAP_PX)
+        strip.paste(picture, (left, 0))
+        draw.text((left, height + 1), _cut(text, draw, font), fill=ink, font=font)
+    return strip
+
+
+def _stacked(strips: Sequence[Image.Image], font: _Font) -> Image.Image:
+    """Set the scenes below each other and a line on top that says what they show."""
+    top = _GAP_PX + _LINE_PX
+    sheet = Image.new("RGB", (strips[0].width, top + sum(strip.height for strip in strips)), _PAPER)
+    told = "For each region the proposal that fits best, with its IoU; red: classes that the net has not learned"
+    ImageDraw.Draw(sheet).text((_GAP_PX, _GAP_PX / 2), told, fill=_INK, font=font)
+    for strip in strips:
+        sheet.paste(strip, (0, top))
+        top += strip.height
     return sheet
 
 
 def _fitted(pixels: Pixels) -> Image.Image:
-    """Bring a picture into a cell, its aspect kept."""
-    cell = Image.new("RGB", (_CELL_PX, _CELL_PX), _PAPER)
+    """Bring a picture to the width or the height of a cell, its aspect kept."""
     picture = Image.fromarray(pixels)
     scale = _CELL_PX / max(picture.size)
     method = Image.Resampling.NEAREST if scale > 1 else Image.Resampling.BILINEAR
-    cell.paste(picture.resize((max(1, round(scale * picture.width)), max(1, round(scale * picture.height))), method))
-    return cell
+    return picture.resize((max(1, round(scale * picture.width)), max(1, round(scale * picture.height))), method)
 
 
 def _painted(pixels: Pixels, labels: npt.NDArray[np.integer], colours: Pixels, ignore_label: int) -> Pixels:
@@ -101,7 +121,7 @@ def _dimmed(pixels: Pixels, mask: npt.NDArray[np.bool_]) -> Pixels:
     return shown
 
 
-def _cut(text: str, draw: ImageDraw.ImageDraw, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
+def _cut(text: str, draw: ImageDraw.ImageDraw, font: _Font) -> str:
     """Shorten a text, at its middle, to the width of a cell; its end is a figure."""
     while draw.textlength(text, font=font) > _CELL_PX and len(text) > 8:
         middle = (len(text) - 5) // 2
