@@ -17,7 +17,7 @@ from storage_schemas.digests import Json
 from storage_schemas.pairs import read_index
 from storage_schemas.scenes import OK
 
-MAKER = "ovseg pairs card 1"
+MAKER = "ovseg pairs card 2"
 """Raise the number when the card comes to say or look otherwise."""
 
 _COLUMNS = ("key", "status", "noun", "caption_id", "score", "margin", "area_px", "height_px", "width_px")
@@ -138,7 +138,7 @@ def markdown(artifact: Artifact, facts: PairFacts) -> str:
         f"# Pairs: {artifact.identity.name}",
         _INTRODUCTION,
         "![pairs, drawn by lot, the nearest first](contact_sheet.png)",
-        "Each is shown as it is stored and as CLIP sees it; below, its noun and score.",
+        "Each is shown as it is stored and as CLIP sees it; below, its noun, its share of the picture, and its score.",
         _table(
             ("", ""),
             [

@@ -1,4 +1,4 @@
-"""A sheet of pairs drawn by lot: crop as stored, crop as CLIP sees it, noun and score."""
+"""A sheet of pairs drawn by lot: crop as stored, crop as CLIP sees it, noun, share of the picture, and score."""
 
 import hashlib
 import heapq
@@ -19,6 +19,7 @@ _SIDE_PX = 112
 _GAP_PX = 10
 _LINE_PX = 16
 _CELL_PX = (2 * _SIDE_PX + 4, _SIDE_PX + _LINE_PX)
+_NUMBERS = ("noun", "score", "area_px", "height_px", "width_px")
 _PAPER, _INK, _FRAME = "white", "black", "#d0d0d0"
 
 
@@ -27,6 +28,7 @@ class _Drawn(NamedTuple):
 
     noun: str
     score: float
+    area_share: float
     members: PairMembers
 
 
@@ -62,14 +64,18 @@ def _drawn(artifact: Artifact, count: int) -> list[_Drawn]:
     drawn: list[_Drawn] = []
     for unit in sorted({unit for _, unit, _ in lots}):
         rows = sorted(row for _, of_unit, row in lots if of_unit == unit)
-        index = read_index(artifact, unit, columns=("noun", "score", "crop", "crop_mask"))
+        index = read_index(artifact, unit, columns=(*_NUMBERS, "crop", "crop_mask"))
         for row, members in zip(rows, read_members(artifact, unit, index, rows), strict=True):
-            drawn.append(_Drawn(index["noun"][row].as_py(), index["score"][row].as_py(), members))
+            noun, score, area, height, width = (index[column][row].as_py() for column in _NUMBERS)
+            drawn.append(_Drawn(noun, score, area / (height * width), members))
     return drawn
 
 
 def _draw_cell(sheet: Image.Image, pair: _Drawn, x: int, y: int) -> None:
-    """Draw one pair: on the left its box, on the right what is outside the mask in CLIP's mean colour."""
+    """Draw one pair: on the left its box, on the right what is outside the mask in CLIP's mean colour.
+
+    Boxes are brought to one size, so that the share of the picture alone tells a few pixels from a large region.
+    """
     crop, inside = pair_pictures(pair.members)
     fill = np.array([round(255 * part) for part in CLIP_MEAN_RGB], np.uint8)
     for number, pixels in enumerate((crop, np.where(inside[..., None], crop, fill))):
@@ -82,12 +88,18 @@ def _draw_cell(sheet: Image.Image, pair: _Drawn, x: int, y: int) -> None:
         sheet.paste(shown, (left + (_SIDE_PX - size[0]) // 2, y + (_SIDE_PX - size[1]) // 2))
     draw = ImageDraw.Draw(sheet)
     draw.text((x, y + _SIDE_PX + 1), _fitting(pair.noun), fill=_INK, font=_font())
-    draw.text((x + _CELL_PX[0] - 2, y + _SIDE_PX + 1), f"{pair.score:.3f}", fill=_INK, font=_font(), anchor="ra")
+    draw.text((x + _CELL_PX[0] - 2, y + _SIDE_PX + 1), _numbers(pair), fill=_INK, font=_font(), anchor="ra")
+
+
+def _numbers(pair: _Drawn) -> str:
+    """Write how much of the picture the mask covers, and the score."""
+    share = "<0.1%" if pair.area_share < 0.001 else f"{pair.area_share:.1%}"
+    return f"{share}  {pair.score:.3f}"
 
 
 def _fitting(noun: str) -> str:
-    """Shorten a noun that would run into the score; letters that the font lacks are shown as boxes."""
-    return noun if len(noun) <= 22 else f"{noun[:21]}…"
+    """Shorten a noun that would run into the numbers; letters that the font lacks are shown as boxes."""
+    return noun if len(noun) <= 16 else f"{noun[:15]}…"
 
 
 def _font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:

@@ -83,14 +83,14 @@ def png(width: int, height: int) -> bytes:
     return buffer.getvalue()
 
 
-def pair(number: int, noun: str, width: int = 3, height: int = 2) -> Pair:
+def pair(number: int, noun: str, width: int = 3, height: int = 2, *, picture_px: int = 1) -> Pair:
     return Pair(
         pair=f"00000-{number:07d}",
         key="a",
         image_id="1",
         noun=noun,
         score=0.5 - number / 1000,
-        height_px=height,
+        height_px=height * picture_px,
         width_px=width,
         area_px=width * height,
         mask_counts=b"1",
@@ -125,6 +125,15 @@ def test_the_sheet_shows_as_many_pairs_as_it_has_room_for(tmp_path):
     heights = [Image.open(io.BytesIO(contact_sheet(artifact))).height for artifact in (few, many)]
     assert heights[1] > 2.5 * heights[0]
     assert contact_sheet(many) == contact_sheet(many)
+
+
+def test_the_sheet_tells_a_region_of_a_few_pixels_from_one_that_fills_its_picture(tmp_path):
+    """Both look the same, as boxes are brought to one size; what is written below them must not."""
+    artifacts = [artifact_of(tmp_path / str(px), [pair(0, "dog", picture_px=px)]) for px in (1, 10_000)]
+    sheets = [np.asarray(Image.open(io.BytesIO(contact_sheet(artifact)))) for artifact in artifacts]
+    differing = np.argwhere((sheets[0] != sheets[1]).any(axis=2))
+    assert len(differing)
+    assert differing[:, 0].min() > 112, "the crops are drawn alike, the line below them is not"
 
 
 @given(st.lists(st.floats(-1, 1), min_size=1, max_size=50))
