@@ -18,7 +18,7 @@ from storage_schemas.manifest import Sidecar
 from storage_schemas.pair_collection import PairCollection
 from storage_schemas.scenes import OK
 
-_TAIL_STEPS = 20  # over which the last loss is averaged
+_TAIL_STEPS, _TAIL_SHARE = 20, 4  # the last loss is averaged over so many steps, but at most a quarter of them
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,7 +92,7 @@ def _card(course: Course, inputs: Inputs, base: LoadedClip, adapted: MaskAdapted
 def _phase_card(course: Course, phase: Phase) -> dict[str, Json]:
     """Say what one phase did and came to."""
     steps = course.metrics(phase, "train")
-    tail = steps[-_TAIL_STEPS:]
+    tail = steps[-max(1, min(_TAIL_STEPS, len(steps) // _TAIL_SHARE)) :]
     return {
         "mode": phase.mode,
         "steps": len(steps),
@@ -100,6 +100,7 @@ def _phase_card(course: Course, phase: Phase) -> dict[str, Json]:
         "epochs": phase.settings.epochs,
         "first_loss": steps[0]["loss"],
         "last_loss": sum(line["loss"] for line in tail) / len(tail),
+        "last_loss_steps": len(tail),
         "validation": [
             {name: value for name, value in line.items() if name != "group"}
             for line in course.metrics(phase, "validation")
@@ -134,9 +135,8 @@ def _markdown(card: Mapping[str, Any]) -> str:
     lines.append("|---|---|---|---|---|---|---|")
     for number, phase in enumerate(card["phases"], start=1):
         numbers = " | ".join(str(phase[name]) for name in ("epochs", "steps", "batch_pairs"))
-        lines.append(
-            f"| {number} | {phase['mode']} | {numbers} | {phase['first_loss']:.3f} | {phase['last_loss']:.3f} |"
-        )
+        last = f"{phase['last_loss']:.3f} (mean of {phase['last_loss_steps']})"
+        lines.append(f"| {number} | {phase['mode']} | {numbers} | {phase['first_loss']:.3f} | {last} |")
     lines += _validation_table(card)
     lines += ["", "![Curves](report.curves.png)", "", "## Settings that decide the weights", "", "```json"]
     lines += [canonical_json(card["options"]).decode(), "```", ""]

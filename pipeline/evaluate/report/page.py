@@ -42,8 +42,8 @@ class Pictures:
 
     Attributes:
         samples: Images spread evenly over the data set.
-        worst: Images with the lowest mean IoU.
-        best: Images with the highest.
+        worst: Images with the lowest mean IoU; none where the samples are all images.
+        best: Images with the highest; likewise.
         confusions: Example of each of the first confusions; None where no image tells.
     """
 
@@ -56,7 +56,7 @@ class Pictures:
 def pictures_of(dataset: Numbers, book: PictureBook) -> Pictures:
     """Draw the pictures of one data set."""
     ranked = [entry["key"] for entry in dataset["per_image"]]
-    shown = min(RANKED_ROWS, len(ranked) // 2)
+    shown = min(RANKED_ROWS, len(ranked) // 2) if len(ranked) > SAMPLE_ROWS else 0
     return Pictures(
         samples=[book.row(key) for key in spread([image.key for image in book.images], SAMPLE_ROWS)],
         worst=[book.row(key) for key in ranked[:shown]],

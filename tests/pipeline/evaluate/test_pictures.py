@@ -2,6 +2,7 @@
 
 import base64
 import io
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from ovseg_models.segmentation_metrics import top_confusions
 from pipeline.errors import StageError
 from pipeline.evaluate.counts import Scores
 from pipeline.evaluate.jobs import LabelledScenes
+from pipeline.evaluate.report.page import pictures_of
 from pipeline.evaluate.report.pictures import SIDE_PX, PictureBook, drawing_url, photo_url, spread
 from pipeline.prepare.prepare import prepare
 from pipeline.settings.prepare import PrepareSettings
@@ -94,6 +96,27 @@ def test_a_scene_that_has_gone_bad_is_told(book, tmp_path):
 def test_large_pictures_are_made_smaller():
     large = Image.fromarray(np.random.default_rng(0).integers(0, 256, (2 * SIDE_PX, SIDE_PX, 3), np.uint8))
     assert shown(photo_url(large)).shape == shown(drawing_url(large)).shape == (SIDE_PX, SIDE_PX // 2, 3)
+
+
+class Named:
+    """A book that has a name for each picture in place of the picture."""
+
+    def __init__(self, keys: list[str]) -> None:
+        self.images = [SimpleNamespace(key=key) for key in keys]
+
+    def row(self, key: str) -> str:
+        return key
+
+
+@pytest.mark.parametrize(
+    ("images", "worst", "best"), [("abcd", "", ""), ("abcde", "ed", "ab"), ("abcdefg", "gfe", "abc")]
+)
+def test_best_and_worst_are_shown_where_the_samples_are_not_all_images(images, worst, best):
+    ranked = [{"key": key} for key in reversed(images)]
+    pictures = pictures_of({"per_image": ranked, "confusions": []}, Named(list(images)))
+    assert (pictures.worst, pictures.best) == (list(worst), list(best))
+    assert set(images) >= set(pictures.samples)
+    assert len(pictures.samples) == 4
 
 
 def test_samples_are_spread_over_all_keys():

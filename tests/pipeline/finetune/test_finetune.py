@@ -66,12 +66,18 @@ def test_what_is_written(pairs: Artifact, tmp_path: Path) -> None:
     assert [phase["steps"] for phase in card["phases"]] == [
         len(read_metrics_of(report.artifact, run)) for run in PHASES
     ]
+    for phase, run in zip(card["phases"], PHASES, strict=True):
+        losses = [line["loss"] for line in read_metrics_of(report.artifact, run)]
+        last = losses[-max(1, len(losses) // 4) :]
+        assert phase["first_loss"] == losses[0]
+        assert phase["last_loss"] == pytest.approx(np.mean(last))
+        assert f"| {losses[0]:.3f} | {np.mean(last):.3f} (mean of {len(last)}) |" in card_text(report.artifact)
     assert [len(phase["validation"]) for phase in card["phases"]] == [EPOCHS, EPOCHS]
     assert card["pairs"]["digest"] == pairs.manifest().digest()
     assert card["towers"]["text tower"]["before"] == card["towers"]["text tower"]["after"]
     assert card["towers"]["image tower"]["before"] != card["towers"]["image tower"]["after"]
     assert set(card["before"]) == {"top1", "top5", "macro", "macro_seen", "macro_unseen"}
-    text = (report.artifact.directory / "report.md").read_text()
+    text = card_text(report.artifact)
     assert "| 1 | ft | 2 |" in text
     assert "| phase 2, step" in text
     with Image.open(report.artifact.directory / "report.curves.png") as curves:
@@ -79,6 +85,10 @@ def test_what_is_written(pairs: Artifact, tmp_path: Path) -> None:
     adapted = load_adapted_clip(report.artifact, load_clip(settings.clip))
     assert adapted.prompt_depth == 3
     assert adapted.logit_scale.item() == pytest.approx(card["logit_scale"]["after"])
+
+
+def card_text(artifact: Artifact) -> str:
+    return (artifact.directory / "report.md").read_text()
 
 
 def read_metrics_of(artifact: Artifact, run: str) -> list[dict[str, object]]:
