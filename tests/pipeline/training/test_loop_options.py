@@ -151,7 +151,7 @@ def test_the_bar_shows_loss_rate_and_time_left_on_a_terminal_alone(
         shown = stream.getvalue()
         monkeypatch.undo()
         if name == "pipe":
-            assert shown == ""
+            assert not re.search(rf"/{STEPS} \[|loss=", shown), shown  # what is logged may be there
             continue
         loss = metrics_of(tmp_path / name)[8]["loss"]
         bar = rf"\b8/{STEPS} \[\d\d:\d\d<\d\d:\d\d, +[\d.]+(step/s|s/step), loss={loss:.3f}\]"
