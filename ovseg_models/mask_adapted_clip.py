@@ -5,12 +5,14 @@ input takes prompts, ``patch`` counts a crop's patches line by line from the top
 """
 
 import math
+from collections.abc import Callable
+from functools import partial
 from typing import TypeAlias
 
 import torch
 from jaxtyping import Bool, Float, Int
 from open_clip import CLIP, CustomTextCLIP
-from open_clip.transformer import VisionTransformer
+from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
@@ -25,8 +27,10 @@ OpenClip: TypeAlias = CLIP | CustomTextCLIP
 class MaskAdaptedClip(nn.Module):
     """An open_clip model and its mask prompts.
 
-    Everything but the prompts is open_clip's own: its modules run, its names stand in ``clip.state_dict()``. Without
-    prompts, or without a patch mask, this is stock open_clip bit for bit.
+    Everything but the prompts is open_clip's own: its modules run, its names are those of ``clip.state_dict()``.
+    Without prompts, or without a patch mask, this is stock open_clip. Where the embedding is the class token's, as in
+    all of OpenAI's models, the last layer computes no other token: the same embedding to the last bits of single
+    precision (7e-7 at most) for 7 % fewer operations in ViT-B/16.
 
     Args:
         clip: open_clip's CLIP or CustomTextCLIP with a vision transformer as image tower.
@@ -93,11 +97,28 @@ class MaskAdaptedClip(nn.Module):
         Returns:
             L2-normalised embeddings.
         """
-        if patch_mask is None or self.mask_prompts is None:
-            features = self.clip.visual(crops)
+        visual = self.clip.visual
+        prompts = self.mask_prompts
+        if patch_mask is None or prompts is None:
+            tokens, kept, prompted_layers = visual._embeds(crops), None, 0
         else:
-            features = self._prompted_features(crops, patch_mask, self.mask_prompts)
-        return functional.normalize(features, dim=-1)
+            patches = visual.conv1(crops).flatten(2).transpose(1, 2)
+            patches = torch.where(patch_mask[:, :, None], patches, prompts[0].to(patches.dtype))
+            class_token = visual.class_embedding.to(patches.dtype).expand(len(crops), 1, -1)
+            tokens = torch.cat([class_token, patches], dim=1) + visual.positional_embedding.to(patches.dtype)
+            tokens = visual.ln_pre(tokens)
+            # The class token is always kept, so that one choice over all the tokens serves at the deeper layers.
+            kept, prompted_layers = functional.pad(patch_mask, (1, 0), value=True)[:, :, None], len(prompts)
+        layers: list[Callable[[Tensor], Tensor]] = list(visual.transformer.resblocks)
+        if visual.pool_type == "tok" and type(layers[-1]) is ResidualAttentionBlock:
+            layers[-1] = partial(_class_token_layer, layers[-1])
+        recompute = visual.transformer.grad_checkpointing and torch.is_grad_enabled()
+        for number, layer in enumerate(layers):
+            if prompts is not None and kept is not None and 0 < number < prompted_layers:
+                tokens = torch.where(kept, tokens, functional.pad(prompts[number], (0, 0, 1, 0)).to(tokens.dtype))
+            tokens = checkpoint(layer, tokens, use_reentrant=False) if recompute else layer(tokens)
+        pooled: Tensor = visual._pool(tokens)[0]
+        return functional.normalize(pooled if visual.proj is None else pooled @ visual.proj, dim=-1)
 
     def encode_text(self, tokens: Int[Tensor, "text context"]) -> Float[Tensor, "text dim"]:
         """Embed tokenised texts, L2-normalised."""
@@ -126,28 +147,15 @@ class MaskAdaptedClip(nn.Module):
         """Choose whether the image tower's layers are computed again in the backward pass rather than kept."""
         self.clip.visual.set_grad_checkpointing(enabled)
 
-    def _prompted_features(
-        self,
-        crops: Float[Tensor, "crop 3 side side"],
-        patch_mask: Bool[Tensor, "crop patch"],
-        prompts: Float[Tensor, "depth patch width"],
-    ) -> Float[Tensor, "crop dim"]:
-        """Run the image tower with prompts in place of the patches outside the mask."""
-        visual = self.clip.visual
-        patches = visual.conv1(crops).flatten(2).transpose(1, 2)
-        patches = torch.where(patch_mask[:, :, None], patches, prompts[0].to(patches.dtype))
-        class_token = visual.class_embedding.to(patches.dtype).expand(len(crops), 1, -1)
-        tokens = torch.cat([class_token, patches], dim=1) + visual.positional_embedding.to(patches.dtype)
-        tokens = visual.ln_pre(tokens)
-        # The class token is always kept, so that one choice over all the tokens serves at the deeper layers.
-        kept = functional.pad(patch_mask, (1, 0), value=True)[:, :, None]
-        recompute = visual.transformer.grad_checkpointing and torch.is_grad_enabled()
-        for layer, block in enumerate(visual.transformer.resblocks):
-            if 0 < layer < len(prompts):
-                tokens = torch.where(kept, tokens, functional.pad(prompts[layer], (0, 0, 1, 0)).to(tokens.dtype))
-            tokens = checkpoint(block, tokens, use_reentrant=False) if recompute else block(tokens)
-        pooled: Tensor = visual._pool(tokens)[0]
-        return pooled if visual.proj is None else pooled @ visual.proj
+
+def _class_token_layer(
+    block: ResidualAttentionBlock, tokens: Float[Tensor, "crop token width"]
+) -> Float[Tensor, "crop 1 width"]:
+    """Run a layer for its class token alone: all tokens are keys and values, one of them is a query."""
+    normed = block.ln_1(tokens)
+    class_token = tokens[:, :1] + block.ls_1(block.attention(normed[:, :1], normed, normed))
+    result: Tensor = class_token + block.ls_2(block.mlp(block.ln_2(class_token)))
+    return result
 
 
 def _new_prompts(shape: tuple[int, int, int], seed: int | None) -> nn.Parameter:

@@ -13,7 +13,7 @@ from storage_schemas.checkpoints import ADAPTED_CLIP, SCHEMA_VERSION
 from storage_schemas.digests import Json
 from storage_schemas.manifest import Description, Identity
 
-RECIPE = 1
+RECIPE = 2
 """Raise it when the same settings and pairs come to mean another CLIP."""
 
 IMAGE_TOWER, MASK_PROMPTS = "image_tower", "mask_prompts"
