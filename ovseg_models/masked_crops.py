@@ -156,6 +156,18 @@ def patch_mask(crop_masks: Bool[Tensor, "crop side side"], patch_px: int) -> Boo
     return functional.max_pool2d(pixels, patch_px).flatten(1).bool()
 
 
+def normalised(pixels: UInt8[Tensor, "*batch 3 height width"]) -> Float[Tensor, "*batch 3 height width"]:
+    """Normalise RGB pixels, 0..255, for CLIP, on their device."""
+    mean, std = (torch.tensor(part, device=pixels.device)[:, None, None] for part in (CLIP_MEAN_RGB, CLIP_STD_RGB))
+    return pixels.float().div_(255).sub_(mean).div_(std)
+
+
+def without_normalisation(crops: Float[Tensor, "*batch 3 height width"]) -> UInt8[Tensor, "*batch 3 height width"]:
+    """Return the pixels of normalised crops, rounded to 0..255; what a bicubic resize overshoots is cut off."""
+    mean, std = (torch.tensor(part, device=crops.device)[:, None, None] for part in (CLIP_MEAN_RGB, CLIP_STD_RGB))
+    return crops.mul(std).add_(mean).mul_(255).round_().clamp_(0, 255).to(torch.uint8)
+
+
 def _first_and_end(filled: UInt8[Tensor, "mask length"]) -> tuple[Int[Tensor, "mask"], Int[Tensor, "mask"]]:
     """Find the index of the first one in each row, and the index after the last one."""
     return filled.argmax(dim=1), filled.shape[1] - filled.flip(1).argmax(dim=1)

@@ -1,8 +1,10 @@
 """Which query answers for which target: the cheapest one-to-one assignment, image by image.
 
-Costs are made on the device for the whole batch and travel to the CPU once per decoder output.
+Costs are computed on the device for all decoder outputs of the batch, travel to the CPU together, and the matches back:
+the device waits for the host once per step, whatever the number of outputs.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -52,13 +54,19 @@ class Matches:
 
 @torch.no_grad()
 def match_queries(
-    mask_logits: Float[Tensor, "batch query height width"],
-    class_logits: Float[Tensor, "batch query column"],
+    mask_logits: Sequence[Float[Tensor, "batch query height width"]],
+    class_logits: Sequence[Float[Tensor, "batch query column"]],
     targets: TargetBatch,
     *,
     weights: LossWeights,
-) -> Matches:
-    """Assign each target the query that makes the sum of costs of its image smallest.
+) -> list[Matches]:
+    """Assign each target the query that makes the sum of costs of its image smallest, for each decoder output anew.
+
+    Args:
+        mask_logits: One per output, at least one; all of one shape.
+        class_logits: Likewise.
+        targets: Of the batch.
+        weights: Of the costs.
 
     Raises:
         FloatingPointError: If a cost is NaN or infinite.
@@ -66,21 +74,29 @@ def match_queries(
     References:
         MaskFormer's HungarianMatcher: on all pixels of the mask logits, no sampling.
     """
-    costs = matching_costs(mask_logits, class_logits, targets, weights=weights).cpu().numpy()
+    of_outputs = [
+        matching_costs(masks, classes, targets, weights=weights)
+        for masks, classes in zip(mask_logits, class_logits, strict=True)
+    ]
+    costs = torch.stack(of_outputs).cpu().numpy()  # [output batch query slot]
     if not np.isfinite(costs).all():
-        image, query, slot = np.argwhere(~np.isfinite(costs))[0]
+        output, image, query, slot = np.argwhere(~np.isfinite(costs))[0]
         raise FloatingPointError(
             f"match_queries: the cost of query {query} for target {slot} of image {image} is "
-            f"{costs[image, query, slot]}, a finite one is wanted; lower the learning rate, or look for broken pictures"
+            f"{costs[output, image, query, slot]} (output {output}), expected a finite one; lower the learning rate, "
+            "or look for broken pictures"
         )
-    rows, first = [], 0
-    for image, (cost, count) in enumerate(zip(costs, targets.counts, strict=True)):
-        queries, slots = linear_sum_assignment(cost[:, :count])
-        order = np.argsort(slots)
-        rows.append(np.stack((np.full_like(slots, image), queries[order], slots[order] + first)))
-        first += count
-    pairs = torch.from_numpy(np.concatenate(rows, axis=1)).long().to(mask_logits.device)
-    return Matches(*pairs)
+    rows, ends = [], []  # of all outputs, so that one copy brings them to the device
+    for of_output in costs:
+        first = 0
+        for image, (cost, count) in enumerate(zip(of_output, targets.counts, strict=True)):
+            queries, slots = linear_sum_assignment(cost[:, :count])
+            order = np.argsort(slots)
+            rows.append(np.stack((np.full_like(slots, image), queries[order], slots[order] + first)))
+            first += count
+        ends.append(sum(min(of_output.shape[1], count) for count in targets.counts))
+    matched = torch.from_numpy(np.concatenate(rows, axis=1)).long().to(mask_logits[0].device)
+    return [Matches(*of_output) for of_output in matched.split(ends, dim=1)]
 
 
 def matching_costs(

@@ -71,17 +71,22 @@ def proposal_losses(
         num_classes=class_logits[0].shape[-1] - 1,
         device=device,
     )
-    with torch.autocast(device.type, enabled=False):  # sums over a million pixels want full precision
+    with torch.autocast(device.type, enabled=False):  # sums over a million pixels need full precision
+        mask_logits = [layer.mask_logits.float() for layer in output.layers]
+        full_logits = [logits.float() for logits in class_logits]
         layers = tuple(
             _layer_losses(
-                layer.mask_logits.float(),
-                logits.float(),
+                masks,
+                logits,
                 batch,
+                matches,
                 num_masks=float(max(num_masks, 1)),
                 query_weight=query_weight,
                 weights=weights,
             )
-            for layer, logits in zip(output.layers, class_logits, strict=True)
+            for masks, logits, matches in zip(
+                mask_logits, full_logits, match_queries(mask_logits, full_logits, batch, weights=weights), strict=True
+            )
         )
     sums = [torch.stack(terms).sum() for terms in zip(*layers, strict=True)]
     total = weights.classification * sums[0] + weights.focal * sums[1] + weights.dice * sums[2]
@@ -92,13 +97,13 @@ def _layer_losses(
     mask_logits: Float[Tensor, "batch query height width"],
     class_logits: Float[Tensor, "batch query column"],
     targets: TargetBatch,
+    matches: Matches,
     *,
     num_masks: float,
     query_weight: float | None,
     weights: LossWeights,
 ) -> LossTerms:
-    """Match one decoder output and compute its terms."""
-    matches = match_queries(mask_logits, class_logits, targets, weights=weights)
+    """Compute the terms of one decoder output."""
     every_target_matched = len(matches.targets) == len(targets.class_ids)
     masks = targets.masks if every_target_matched else targets.masks[matches.targets]
     # Only matched masks are brought to full size; unmatched ones have no mask loss.

@@ -151,7 +151,9 @@ class ProposalNet(nn.Module):
         no_object = F.normalize(self.no_object_embedding, dim=-1)
         return LOGIT_TEMPERATURE * proposal_embeddings @ torch.cat((text_embeddings, no_object)).T
 
-    def preprocess(self, images: Sequence[UInt8[Tensor, "3 _ _"]]) -> Float[Tensor, "batch 3 height width"]:
+    def preprocess(
+        self, images: Sequence[UInt8[Tensor, "3 _ _"]] | UInt8[Tensor, "batch 3 _ _"]
+    ) -> Float[Tensor, "batch 3 height width"]:
         """Normalise images and pad them, right and below, to one size that 32 divides.
 
         Args:
@@ -169,6 +171,9 @@ class ProposalNet(nn.Module):
         width = max(image.shape[-1] for image in images)
         padded = (height + -height % SIZE_DIVISOR_PX, width + -width % SIZE_DIVISOR_PX)
         batch = self.pixel_mean.new_zeros(len(images), 3, *padded)
+        if isinstance(images, Tensor):  # of one size: one step for all of them
+            batch[:, :, :height, :width] = (images.to(batch.device) - self.pixel_mean) / self.pixel_std
+            return batch
         for row, image in zip(batch, images, strict=True):
             pixels = image.to(self.pixel_mean.device, non_blocking=True)
             row[:, : image.shape[-2], : image.shape[-1]] = (pixels - self.pixel_mean) / self.pixel_std

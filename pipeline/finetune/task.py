@@ -2,7 +2,7 @@
 
 import contextlib
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
@@ -14,12 +14,13 @@ from torch import Tensor, nn
 from ovseg_models.contrastive_loss import contrastive_loss, noun_contrastive_loss
 from ovseg_models.finetuning_modes import select_trainable
 from ovseg_models.mask_adapted_clip import MaskAdaptedClip
+from ovseg_models.masked_crops import normalised
 from ovseg_models.zero_shot import ZeroShotCounts
 from pipeline.finetune.parameter_groups import parameter_groups
 from pipeline.finetune.phases import Phase
-from pipeline.finetune.samples import PairSample, PairSamples, collated
+from pipeline.finetune.samples import PairBatch, PairSamples
 from pipeline.finetune.validation import Validation
-from pipeline.training.loader import loading
+from pipeline.training.loader import loading, on_device, rows, size
 from pipeline.training.loop import StepContext
 from pipeline.training.processes import Processes
 
@@ -84,8 +85,8 @@ class FinetuneTask:
         """Return AdamW's other arguments, those of open_clip for vision transformers."""
         return {"betas": (0.9, 0.98), "eps": 1e-6}
 
-    def batches(self, first_step: int) -> contextlib.AbstractContextManager[Iterator[Sequence[PairSample]]]:
-        """Open the stream of this process's samples."""
+    def batches(self, first_step: int) -> contextlib.AbstractContextManager[Iterator[PairBatch]]:
+        """Open the stream of this process's batches."""
         pairs = len(self.samples.pairs)
         return loading(
             self.samples,
@@ -96,7 +97,7 @@ class FinetuneTask:
             workers=self.loader_workers,
         )
 
-    def backward(self, model: nn.Module, samples: Sequence[PairSample], step: StepContext) -> Mapping[str, Tensor]:
+    def backward(self, model: nn.Module, batch: PairBatch, step: StepContext) -> Mapping[str, Tensor]:
         """Compute the loss over the batch of all processes, and this process's part of its gradient.
 
         A batch that is cut stays one contrastive batch: all embeddings are computed first, without a graph; the loss
@@ -105,13 +106,13 @@ class FinetuneTask:
         References:
             Gao et al., 2021 (gradient caching).
         """
-        own_nouns = torch.tensor([sample.noun for sample in samples], device=step.processes.device)
-        nouns = step.processes.gather(own_nouns)
+        batch = on_device(batch, step.processes.device)
+        nouns = step.processes.gather(batch.nouns)
         if step.parts == 1:
-            loss = self._loss(self._embedded(model, samples, step), nouns, step)
+            loss = self._loss(self._embedded(model, batch, step), nouns, step)
             step.backward(loss)
         else:
-            loss = self._backward_in_parts(model, samples, nouns, step)
+            loss = self._backward_in_parts(model, batch, nouns, step)
         return {
             "loss": loss.detach() / step.processes.count,
             "logit_scale": self.adapted.logit_scale.detach() / step.processes.count,
@@ -128,45 +129,41 @@ class FinetuneTask:
             return {}
         return accuracies(self.validation, self.model, self.processes)
 
-    def describe(self, samples: Sequence[PairSample]) -> str:
+    def describe(self, batch: PairBatch) -> str:
         """Name the pairs of a batch with their shards."""
-        places = [self.samples.pairs.place(sample.number) for sample in samples]
+        places = [self.samples.pairs.place(number) for number in batch.numbers.tolist()]
         return "pairs " + ", ".join(f"{place.pair} ({place.unit})" for place in places)
 
     def _backward_in_parts(
-        self, model: nn.Module, samples: Sequence[PairSample], nouns: Int[Tensor, "all"], step: StepContext
+        self, model: nn.Module, batch: PairBatch, nouns: Int[Tensor, "all"], step: StepContext
     ) -> Tensor:
         """Do what ``backward`` does with the memory of one part."""
-        size = math.ceil(len(samples) / step.parts)
+        part_size = math.ceil(size(batch) / step.parts)
         with torch.no_grad():
-            parts = [samples[start : start + size] for start in range(0, len(samples), size)]
-            embeddings = torch.cat([self._embedded(model, part, step) for part in parts])
+            starts = range(0, size(batch), part_size)
+            parts = [self._embedded(model, rows(batch, start, start + part_size), step) for start in starts]
+            embeddings = torch.cat(parts)
         embeddings.requires_grad_()
         loss = self._loss(embeddings, nouns, step)
         logit_scale = self.adapted.logit_scale
         slopes, *scale_slope = torch.autograd.grad(loss, [embeddings, *([logit_scale] * self.train_logit_scale)])
         first = 0
-        for part in step.cut(samples, model):
-            last = first + len(part)
+        for part in step.cut(batch, model):
+            last = first + size(part)
             weighted = (self._embedded(model, part, step) * slopes[first:last]).sum()
-            if scale_slope and last == len(samples):
+            if scale_slope and last == size(batch):
                 weighted = weighted + logit_scale * scale_slope[0]
             step.backward(weighted)
             first = last
         return loss
 
-    def _embedded(
-        self, model: nn.Module, samples: Sequence[PairSample], step: StepContext
-    ) -> Float[Tensor, "sample dim"]:
-        """Embed the crops of samples."""
-        batch = collated(samples, step.processes.device)
+    def _embedded(self, model: nn.Module, batch: PairBatch, step: StepContext) -> Float[Tensor, "pair dim"]:
+        """Embed crops that are on the device."""
         with step.autocast():
-            embeddings: Tensor = model(batch.crops, batch.patch_masks)
+            embeddings: Tensor = model(normalised(batch.crops), batch.patch_masks)
         return embeddings
 
-    def _loss(
-        self, own: Float[Tensor, "sample dim"], nouns: Int[Tensor, "all"], step: StepContext
-    ) -> Float[Tensor, ""]:
+    def _loss(self, own: Float[Tensor, "pair dim"], nouns: Int[Tensor, "all"], step: StepContext) -> Float[Tensor, ""]:
         """Compute the loss over all processes' pairs, as a function of this process's embeddings alone.
 
         The gradients that the processes find add up to that of one process: each has the slopes of its own embeddings,

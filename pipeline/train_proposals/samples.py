@@ -1,5 +1,6 @@
-"""The samples of stage 1: augmented scenes, upright, each a function of seed, epoch and key alone."""
+"""The batches of stage 1: augmented scenes, upright, each a function of seed, epoch and key alone."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -7,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ovseg_models.targets import present_classes
 from pipeline.errors import StageError
 from pipeline.train_proposals.augmentation import Augmentation
 from pipeline.training.data_order import Draw, generator
@@ -14,23 +16,25 @@ from pipeline.upright_scenes import upright_labels, upright_picture
 from storage_schemas.scene_collection import SceneCollection
 
 
-class ProposalSample(NamedTuple):
-    """One sample.
+class ProposalBatch(NamedTuple):
+    """Scenes, one row each.
 
     Attributes:
-        number: Of the scene in its collection.
-        image: RGB, 0..255 [3 side side], uint8.
-        label_map: Class indices [side side], int32; pixels of held-out classes have the ignore label.
+        numbers: Of the scenes in their collection [scene], int64.
+        images: RGB, 0..255 [scene 3 side side], uint8.
+        label_maps: Class indices [scene side side], int32; pixels of held-out classes have the ignore label.
+        classes: Class indices that occur, ascending, each row filled up with -1 [scene most], int64.
     """
 
-    number: int
-    image: Tensor
-    label_map: Tensor
+    numbers: Tensor
+    images: Tensor
+    label_maps: Tensor
+    classes: Tensor
 
 
 @dataclass(frozen=True)
 class ProposalSamples:
-    """Makes samples of labelled scenes; picklable.
+    """Makes batches of labelled scenes; picklable.
 
     Attributes:
         scenes: A collection of labelled scenes.
@@ -44,12 +48,25 @@ class ProposalSamples:
     seed: int
     held_out_classes: tuple[int, ...] = ()
 
-    def sample(self, draw: Draw) -> ProposalSample:
-        """Read and vary one scene.
+    def batch(self, draws: Sequence[Draw]) -> ProposalBatch:
+        """Read and vary scenes.
 
         Raises:
-            StageError: If the scene has no label map.
+            StageError: If a scene has no label map.
         """
+        images, label_maps = zip(*(self._varied(draw) for draw in draws), strict=True)
+        ignore_label = self.augmentation.ignore_label
+        # Which classes occur is found here, in the worker, so that training need not wait for its device to say it.
+        present = [present_classes(label_map, ignore_label=ignore_label) for label_map in label_maps]
+        return ProposalBatch(
+            torch.tensor([draw.sample for draw in draws]),
+            torch.stack(images),
+            torch.stack(label_maps),
+            torch.nn.utils.rnn.pad_sequence(present, batch_first=True, padding_value=-1),
+        )
+
+    def _varied(self, draw: Draw) -> tuple[Tensor, Tensor]:
+        """Return picture and label map of one scene."""
         scene = self.scenes.read(draw.sample)
         if scene.label_png is None:
             message = f"scene {scene.key}: has no label map; train on a collection of labelled scenes"
@@ -60,4 +77,4 @@ class ProposalSamples:
         rng = generator(self.seed, "augment", draw.epoch, scene.key)
         pixels, label_map = self.augmentation(rgb, label_map, rng)
         chw = np.ascontiguousarray(pixels.transpose(2, 0, 1))
-        return ProposalSample(draw.sample, torch.from_numpy(chw), torch.from_numpy(np.ascontiguousarray(label_map)))
+        return torch.from_numpy(chw), torch.from_numpy(np.ascontiguousarray(label_map))

@@ -2,23 +2,23 @@
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from ovseg_models.matching import LossWeights
 from ovseg_models.proposal_losses import proposal_losses, total_query_weight
 from ovseg_models.proposal_net import ProposalNet
-from ovseg_models.targets import Targets, targets_from_label_map
+from ovseg_models.targets import Targets
 from pipeline.settings.proposal_net import LossSettings, ProposalTrainingSettings
 from pipeline.train_proposals.parameter_groups import parameter_groups
-from pipeline.train_proposals.samples import ProposalSample, ProposalSamples
+from pipeline.train_proposals.samples import ProposalBatch, ProposalSamples
 from pipeline.train_proposals.validation import Counts, Validation
 from pipeline.training.data_order import DataOrder
-from pipeline.training.loader import loading
+from pipeline.training.loader import loading, on_device, size
 from pipeline.training.loop import StepContext
 from pipeline.training.processes import Processes
 
@@ -88,8 +88,8 @@ class ProposalTask:
         """Return AdamW's other arguments: its defaults, as in the published setting."""
         return {}
 
-    def batches(self, first_step: int) -> contextlib.AbstractContextManager[Iterator[Sequence[ProposalSample]]]:
-        """Open the stream of this process's samples."""
+    def batches(self, first_step: int) -> contextlib.AbstractContextManager[Iterator[ProposalBatch]]:
+        """Open the stream of this process's batches."""
         order = DataOrder(len(self.samples.scenes), self.settings.batch_images, self.settings.seed)
         return loading(
             self.samples,
@@ -100,7 +100,7 @@ class ProposalTask:
             workers=self.loader_workers,
         )
 
-    def backward(self, model: nn.Module, samples: Sequence[ProposalSample], step: StepContext) -> Mapping[str, Tensor]:
+    def backward(self, model: nn.Module, batch: ProposalBatch, step: StepContext) -> Mapping[str, Tensor]:
         """Compute the losses of a batch and their gradients; normalisers are those of the batch over all processes.
 
         Returns:
@@ -109,18 +109,20 @@ class ProposalTask:
         Raises:
             FloatingPointError: If a matching cost is not finite.
         """
-        targets = [self._targets(sample) for sample in samples]
+        classes = batch.classes  # stays on the host, which so knows how many targets each picture has
+        batch = on_device(batch, self.processes.device)
+        targets = self._targets(batch, classes)
         weights = loss_weights(self.settings.loss)
         queries = self.net.query_decoder.query_positions.num_embeddings
         query_weight = total_query_weight(targets, queries, no_object_weight=weights.no_object)
-        local = torch.tensor(
-            [float(sum(len(target.class_ids) for target in targets)), query_weight], device=self.processes.device
-        )
-        num_masks, query_weight = self.processes.sum(local).tolist()
+        normalisers = torch.tensor([float(sum(len(target.class_ids) for target in targets)), query_weight])
+        if self.processes.count > 1:  # else they are on the host already, and need not wait for the device
+            normalisers = self.processes.sum(normalisers.to(self.processes.device))
+        num_masks, query_weight = normalisers.tolist()
         totals: dict[str, Tensor] = {}
         first = 0
-        for part in step.cut(samples, model):
-            images = self._images(part)
+        for part in step.cut(batch, model):
+            images = self._images(part.images)
             with step.autocast():
                 output = model(images)
                 text_embeddings = self.vocabulary.text_embeddings
@@ -130,13 +132,13 @@ class ProposalTask:
             losses = proposal_losses(
                 output,
                 class_logits,
-                targets[first : first + len(part)],
+                targets[first : first + size(part)],
                 image_size=(images.shape[-2], images.shape[-1]),
                 num_masks=num_masks,
                 query_weight=query_weight,
                 weights=weights,
             )
-            first += len(part)
+            first += size(part)
             step.backward(losses.total)
             for name, value in {"loss": losses.total, **losses.layers[0]._asdict()}.items():
                 totals[name] = totals.get(name, 0.0) + value.detach()
@@ -158,26 +160,32 @@ class ProposalTask:
         seen = [index for index in range(classes) if index not in self.held_out]
         return counts.figures({"seen": seen, "unseen": self.held_out})
 
-    def describe(self, samples: Sequence[ProposalSample]) -> str:
+    def describe(self, batch: ProposalBatch) -> str:
         """Name the scenes of a batch with their shards."""
-        places = [self.samples.scenes.place(sample.number) for sample in samples]
+        places = [self.samples.scenes.place(number) for number in batch.numbers.tolist()]
         return "scenes " + ", ".join(f"{key} ({shard})" for shard, key in places)
 
-    def _images(self, samples: Sequence[ProposalSample]) -> Tensor:
-        """Put the pictures of samples into one normalised batch."""
-        images: Tensor = self.net.preprocess([sample.image for sample in samples])
+    def _images(self, pictures: Tensor) -> Tensor:
+        """Normalise a batch of pictures [scene 3 side side]."""
+        images: Tensor = self.net.preprocess(pictures)
         return images.contiguous(memory_format=torch.channels_last) if self.channels_last else images
 
-    def _targets(self, sample: ProposalSample) -> Targets:
-        """Make the masks of a sample, with classes by their row in the learned vocabulary."""
-        ignore_label = self.samples.augmentation.ignore_label
-        targets = targets_from_label_map(
-            sample.label_map.to(self.processes.device),
-            ignore_label=ignore_label,
-            ignored_are_background=self.settings.loss.unlabelled_pixels == "background",
-        )
-        places = self.vocabulary.places.to(self.processes.device)
-        return replace(targets, class_ids=places[targets.class_ids])
+    def _targets(self, batch: ProposalBatch, classes: Int64[Tensor, "scene most"]) -> list[Targets]:
+        """Make the masks of a batch on the device, with classes by their row in the learned vocabulary.
+
+        Args:
+            batch: On the device.
+            classes: ``batch.classes`` on the CPU.
+        """
+        left_out = self.settings.loss.unlabelled_pixels == "left_out"
+        targets = []
+        for row, present in enumerate(classes):
+            occurring = present[present >= 0]
+            label_map = batch.label_maps[row]
+            masks = label_map == batch.classes[row, : len(occurring), None, None]
+            counted = label_map != self.samples.augmentation.ignore_label if left_out else None
+            targets.append(Targets(self.vocabulary.places[occurring], masks, counted))
+        return targets
 
 
 def loss_weights(settings: LossSettings) -> LossWeights:

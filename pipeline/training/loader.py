@@ -1,4 +1,4 @@
-"""Reads a run's samples ahead in other processes; what comes, and in which order, is the data order's alone."""
+"""Reads a run's batches ahead in other processes; what comes, and in which order, is the data order's alone."""
 
 import contextlib
 from collections.abc import Iterator, Sequence
@@ -6,77 +6,61 @@ from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from pipeline.training.data_order import DataOrder, Draw
 from pipeline.training.processes import Processes
 
-Sample_co = TypeVar("Sample_co", covariant=True)
+Batch = TypeVar("Batch", bound=tuple[Tensor, ...])
+"""A NamedTuple of tensors on the CPU, all with one row per sample."""
+
+Batch_co = TypeVar("Batch_co", bound=tuple[Tensor, ...], covariant=True)
+
 _AHEAD = 4  # batches that each worker prepares before they are asked for
+_LIMIT_S = 900  # no batch takes as long: a worker that is stuck ends the run instead of holding it for ever
 
 
-class SampleSource(Protocol[Sample_co]):
-    """Makes a sample from a draw; picklable. Equal draws give equal samples, in any process."""
+class BatchSource(Protocol[Batch_co]):
+    """Makes a batch from draws; picklable. Equal draws give equal batches, in any process."""
 
-    def sample(self, draw: Draw) -> Sample_co:
-        """Read and augment one sample."""
+    def batch(self, draws: Sequence[Draw]) -> Batch_co:
+        """Read and augment samples, and stack them.
+
+        A worker hands over each tensor by a file descriptor of its own. So it stacks a batch to a few tensors: one
+        tensor per sample would run into the limit of open files, and leave the stacking to the training process.
+        """
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class _Drawn(Dataset[Sample_co], Generic[Sample_co]):
-    """A source as torch's DataLoader wants it."""
-
-    source: SampleSource[Sample_co]
-
-    def __getitem__(self, draw: Draw) -> Sample_co:
-        return self.source.sample(draw)
+def size(batch: tuple[Tensor, ...]) -> int:
+    """Return the number of samples of a batch."""
+    return len(batch[0])
 
 
-@contextlib.contextmanager
-def loading(
-    source: SampleSource[Sample_co],
-    order: DataOrder,
-    *,
-    first_step: int,
-    steps: int,
-    processes: Processes,
-    workers: int,
-) -> Iterator[Iterator[Sequence[Sample_co]]]:
-    """Open the stream of one process's samples.
+def rows(batch: Batch, first: int, end: int) -> Batch:
+    """Return some samples of a batch, from ``first`` up to, not including, ``end``."""
+    return type(batch)(*(tensor[first:end] for tensor in batch))
 
-    Args:
-        source: Makes the samples.
-        order: Decides which.
-        first_step: Step to begin with; the samples before it are not read.
-        steps: Steps of the whole run, at which the stream ends.
-        processes: The processes that share each batch.
-        workers: Processes that read ahead; 0 reads in this one.
 
-    Yields:
-        An iterator with one list of samples per step.
-    """
-    loader: DataLoader[Sample_co] = DataLoader(
-        _Drawn(source),
-        batch_sampler=_Batches(order, first_step, steps, processes.rank, processes.count),
-        collate_fn=list,
-        num_workers=workers,
-        prefetch_factor=_AHEAD if workers else None,
-        pin_memory=processes.device.type == "cuda",
-        multiprocessing_context="spawn" if workers else None,  # fork copies held locks; a forkserver hides our death
-        worker_init_fn=_use_one_thread if workers else None,
-        generator=torch.Generator(),  # the global one is left alone
-    )
-    batches = iter(loader)
-    try:
-        yield batches
-    finally:
-        del batches  # ends the workers now rather than at the next garbage collection
+def on_device(batch: Batch, device: torch.device) -> Batch:
+    """Copy a batch to a device; from pinned memory the copy runs beside what the device has in work."""
+    return type(batch)(*(tensor.to(device, non_blocking=True) for tensor in batch))
 
 
 @dataclass(frozen=True, slots=True)
-class _Batches:
-    """The draws of each step, as torch's DataLoader wants them."""
+class _Batches(Dataset[Batch_co], Generic[Batch_co]):
+    """A source in the form of torch's data sets, whose items are whole batches."""
+
+    source: BatchSource[Batch_co]
+
+    def __getitem__(self, draws: list[Draw]) -> Batch_co:
+        return self.source.batch(draws)
+
+
+@dataclass(frozen=True, slots=True)
+class _Draws:
+    """The draws of each step, in the form of torch's samplers."""
 
     order: DataOrder
     first_step: int
@@ -89,6 +73,68 @@ class _Batches:
 
     def __len__(self) -> int:
         return self.steps - self.first_step
+
+
+@contextlib.contextmanager
+def loading(
+    source: BatchSource[Batch_co],
+    order: DataOrder,
+    *,
+    first_step: int,
+    steps: int,
+    processes: Processes,
+    workers: int,
+) -> Iterator[Iterator[Batch_co]]:
+    """Open the stream of one process's batches.
+
+    Args:
+        source: Makes the batches.
+        order: Decides which.
+        first_step: Step to begin with; the samples before it are not read.
+        steps: Steps of the whole run, at which the stream ends.
+        processes: The processes that share each batch.
+        workers: Processes that read ahead; 0 reads in this one.
+
+    Yields:
+        An iterator with one batch per step, in pinned memory where the training runs on CUDA.
+    """
+    loader: DataLoader[Batch_co] = DataLoader(
+        _Batches(source),
+        batch_size=None,  # the sampler's items are batches already
+        sampler=_Draws(order, first_step, steps, processes.rank, processes.count),
+        collate_fn=_unchanged,
+        num_workers=workers,
+        prefetch_factor=_AHEAD if workers else None,
+        pin_memory=processes.device.type == "cuda",
+        timeout=_LIMIT_S if workers else 0,
+        multiprocessing_context="spawn" if workers else None,  # fork copies held locks; a forkserver hides our death
+        worker_init_fn=_use_one_thread if workers else None,
+        generator=torch.Generator(),  # the global one is left alone
+    )
+    batches = iter(loader)
+    try:
+        yield batches
+    finally:
+        del batches  # ends the workers now rather than at the next garbage collection
+
+
+def lost_worker(error: RuntimeError) -> str:
+    """Say what to do about a loader worker that died or is stuck; empty if the error is another one.
+
+    torch has no type of its own for these errors, only their texts; they may come up anywhere in the training process.
+    """
+    text = str(error)
+    if "DataLoader" not in text or not ("worker" in text or "timed out" in text):
+        return ""
+    return (
+        f"a process that reads samples ended or is stuck ({text.splitlines()[0]}); lower compute.loader_workers if "
+        "memory or /dev/shm is full, or raise the limit of open files (ulimit -n); then run the same command again, it "
+        "goes on from the last checkpoint"
+    )
+
+
+def _unchanged(batch: Batch) -> Batch:
+    return batch
 
 
 def _use_one_thread(_: int) -> None:

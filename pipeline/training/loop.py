@@ -18,6 +18,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from pipeline.errors import StageError
 from pipeline.training.data_order import torch_seed
+from pipeline.training.loader import Batch, lost_worker, rows, size
 from pipeline.training.metrics import MetricsLog
 from pipeline.training.processes import Processes
 from pipeline.training.schedules import Schedule
@@ -77,11 +78,11 @@ class Task(Protocol):
         """Return AdamW's other arguments."""
         ...
 
-    def batches(self, first_step: int) -> contextlib.AbstractContextManager[Iterator[Sequence[Any]]]:
-        """Open the stream of this process's samples, one sequence per step from ``first_step`` to the last."""
+    def batches(self, first_step: int) -> contextlib.AbstractContextManager[Iterator[Any]]:
+        """Open the stream of this process's batches (`loader.Batch`), one per step from ``first_step`` to the last."""
         ...
 
-    def backward(self, model: nn.Module, samples: Sequence[Any], step: "StepContext") -> Mapping[str, Tensor]:
+    def backward(self, model: nn.Module, batch: Any, step: "StepContext") -> Mapping[str, Tensor]:
         """Compute the losses of a batch and, through ``step``, their gradients; return the terms and ``"loss"``.
 
         Each term is this process's share: summed over the processes it is the term of the whole batch.
@@ -96,7 +97,7 @@ class Task(Protocol):
         """Measure the model on held-out data; called in every process, and the same in all."""
         ...
 
-    def describe(self, samples: Sequence[Any]) -> str:
+    def describe(self, batch: Any) -> str:
         """Name the samples of a batch with their shards, for the message of a loss that is not finite."""
         ...
 
@@ -130,13 +131,13 @@ class StepContext:
         """
         self.scaler.scale(loss * self.processes.count).backward()
 
-    def cut(self, samples: Sequence[Any], model: nn.Module) -> Iterator[Sequence[Any]]:
+    def cut(self, batch: Batch, model: nn.Module) -> Iterator[Batch]:
         """Yield the parts of a batch; gradients are exchanged between processes in the last one alone."""
-        size = math.ceil(len(samples) / self.parts)
-        for start in range(0, len(samples), size):
-            last = start + size >= len(samples)
+        part_size = math.ceil(size(batch) / self.parts)
+        for start in range(0, size(batch), part_size):
+            last = start + part_size >= size(batch)
             with exchange_of_gradients(model, enabled=last):
-                yield samples[start : start + size]
+                yield rows(batch, start, start + part_size)
 
 
 def exchange_of_gradients(model: nn.Module, *, enabled: bool) -> contextlib.AbstractContextManager[Any]:
@@ -193,6 +194,11 @@ class Trainer:
                     self._steps(step, store, metrics)
                 except torch.OutOfMemoryError as error:
                     raise StageError(_memory_message(error, self._plan)) from error
+                except RuntimeError as error:
+                    # torch reports a dead loader worker by a signal handler, at any place of this process
+                    if message := lost_worker(error):
+                        raise StageError(message) from error
+                    raise
         self._processes.wait()
 
     def _resume(self, store: CheckpointStore | None) -> int:
@@ -217,13 +223,13 @@ class Trainer:
         )
         losses, since = list[float](), time.monotonic()
         with bar, logging_redirect_tqdm(), self._task.batches(first) as batches:
-            for step, samples in enumerate(batches, start=first):
+            for step, batch in enumerate(batches, start=first):
                 started = time.monotonic()
-                values = self._step(step, samples)
+                values = self._step(step, batch)
                 done = step + 1
                 if metrics is not None:
                     metrics.write(done, values)
-                    metrics.rate(done, len(samples) * self._processes.count / (time.monotonic() - started))
+                    metrics.rate(done, size(batch) * self._processes.count / (time.monotonic() - started))
                 losses.append(values["loss"])
                 bar.set_postfix(loss=f"{values['loss']:.3f}")
                 bar.update()
@@ -240,7 +246,7 @@ class Trainer:
         mean, per_step = sum(losses) / len(losses), seconds / len(losses)
         logger.info("step %d of %d: loss %.4f, %.2f s a step; saved", step, self._plan.steps, mean, per_step)
 
-    def _step(self, step: int, samples: Sequence[Any]) -> dict[str, float]:
+    def _step(self, step: int, batch: Any) -> dict[str, float]:
         """Take one optimizer step; return the loss terms, the gradient's norm and the learning rate."""
         factor = self._plan.schedule.factor(step)
         for group in self._optimizer.param_groups:
@@ -249,25 +255,26 @@ class Trainer:
         self._task.model.train()
         self._optimizer.zero_grad(set_to_none=True)
         try:
-            terms = self._task.backward(self._model, samples, self._context)
+            terms = self._task.backward(self._model, batch, self._context)
         except FloatingPointError as error:
-            raise StageError(_not_finite_message(step + 1, str(error), self._task.describe(samples))) from error
-        names = sorted(terms)
-        summed = self._processes.sum(torch.stack([terms[name].detach().double() for name in names])).tolist()
-        values = dict(zip(names, summed, strict=True))
-        if not math.isfinite(values["loss"]):
-            raise StageError(_not_finite_message(step + 1, _listed(values), self._task.describe(samples)))
+            raise StageError(_not_finite_message(step + 1, str(error), self._task.describe(batch))) from error
         scaler = self._context.scaler
         scaler.unscale_(self._optimizer)
         parameters = [parameter for group in self._optimizer.param_groups for parameter in group["params"]]
         norm = torch.nn.utils.clip_grad_norm_(parameters, self._plan.gradient_clip_norm)
-        if not scaler.is_enabled() and not math.isfinite(norm.item()):
-            told = {**values, "gradient_norm": norm.item()}
-            raise StageError(_not_finite_message(step + 1, _listed(told), self._task.describe(samples)))
+        names = sorted(terms)
+        summed = self._processes.sum(torch.stack([terms[name].detach().double() for name in names]))
+        # One copy to the host for all numbers of the step: each one makes the host wait for the device.
+        numbers = torch.cat([summed, norm.detach().double()[None].to(summed.device)]).tolist()
+        values = dict(zip([*names, "gradient_norm"], numbers, strict=True))
+        # A scaler passes over steps with infinite gradients itself, and lowers its scale.
+        norm_counts = not scaler.is_enabled()
+        if not math.isfinite(values["loss"]) or (norm_counts and not math.isfinite(values["gradient_norm"])):
+            raise StageError(_not_finite_message(step + 1, _listed(values), self._task.describe(batch)))
         scaler.step(self._optimizer)
         scaler.update()
         self._task.after_step()
-        return {**values, "gradient_norm": norm.item(), "learning_rate": self._optimizer.param_groups[0]["lr"]}
+        return {**values, "learning_rate": self._optimizer.param_groups[0]["lr"]}
 
     def _validate(self, step: int, metrics: MetricsLog | None) -> None:
         """Measure the model; remember the best."""

@@ -9,7 +9,7 @@ turns in one run.
 import io
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import pairwise
@@ -24,7 +24,7 @@ from ovseg_models.mask_adapted_clip import MaskAdaptedClip
 from ovseg_models.pretrained_clip import build_clip
 from pipeline.finetune.augmentation import WindowAugmentation
 from pipeline.finetune.phases import phases_of
-from pipeline.finetune.samples import PairSample, PairSamples
+from pipeline.finetune.samples import PairBatch, PairSamples
 from pipeline.finetune.task import FinetuneTask
 from pipeline.settings.finetune import FinetuneSettings
 from pipeline.training.data_order import Draw
@@ -77,9 +77,9 @@ class TimedTask(FinetuneTask):
     """The real task, with the CPU time at the end of each step; samples from the shard, or from memory if given."""
 
     ends: list[float]
-    ready: list[list[PairSample]]
+    ready: list[PairBatch]
 
-    def batches(self, first_step: int) -> AbstractContextManager[Iterator[Sequence[PairSample]]]:
+    def batches(self, first_step: int) -> AbstractContextManager[Iterator[PairBatch]]:
         return nullcontext(iter(self.ready)) if self.ready else super().batches(first_step)
 
     def after_step(self) -> None:
@@ -87,7 +87,7 @@ class TimedTask(FinetuneTask):
         self.ends.append(time.process_time())
 
 
-def task_of(adapted: MaskAdaptedClip, samples: PairSamples, ready: list[list[PairSample]]) -> TimedTask:
+def task_of(adapted: MaskAdaptedClip, samples: PairSamples, ready: list[PairBatch]) -> TimedTask:
     phase = {"epochs": 1, "batch_pairs": BATCH}
     (only,) = phases_of(FinetuneSettings.model_validate({"mode": "ft", "ft": phase}))
     return TimedTask(
@@ -119,9 +119,9 @@ def seconds_of_bare_steps(task: TimedTask) -> list[float]:
     """Do the same steps on samples in memory, without the loop."""
     optimizer = torch.optim.AdamW(task.parameter_groups(), **task.optimizer_arguments())
     context = StepContext(ALONE, 1, torch.amp.GradScaler("cpu", enabled=False), None)
-    for samples in task.ready:
+    for batch in task.ready:
         optimizer.zero_grad(set_to_none=True)
-        task.backward(task.model, samples, context)
+        task.backward(task.model, batch, context)
         optimizer.step()
         task.after_step()
     return [after - before for before, after in pairwise(task.ends)]
@@ -132,12 +132,12 @@ def main() -> None:
         runs = Path(directory)
         adapted = MaskAdaptedClip(build_clip("ViT-B-16"), prompt_depth=0).train()
         samples = PairSamples(PairCollection(written_pairs(runs)), WindowAugmentation(0.9, 4 / 3), 0, 224, 16)
-        drawn = [[samples.sample(Draw(0, step * BATCH + place)) for place in range(BATCH)] for step in range(STEPS)]
+        drawn = [samples.batch([Draw(0, step * BATCH + place) for place in range(BATCH)]) for step in range(STEPS)]
         bare = seconds_of_bare_steps(task_of(adapted, samples, drawn))
         loop = seconds_of_loop(task_of(adapted, samples, []), runs, "loop")
         started = time.process_time()
         for number in range(PAIRS):
-            samples.sample(Draw(1, number))
+            samples.batch([Draw(1, number)])
         reading = (time.process_time() - started) / PAIRS
     bare_rate, loop_rate = BATCH / min(bare), BATCH / min(loop)
     print(

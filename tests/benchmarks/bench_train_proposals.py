@@ -5,7 +5,7 @@ Ratios above 0.9 mean that the loader keeps up. ``python -m tests.benchmarks.ben
 
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +16,7 @@ import torch
 from pipeline.planning import plan_of_proposal_net
 from pipeline.settings import Settings, load_settings
 from pipeline.stage_inputs import prepare_missing
-from pipeline.train_proposals.samples import ProposalSample
+from pipeline.train_proposals.samples import ProposalBatch
 from pipeline.train_proposals.task import ProposalTask
 from pipeline.train_proposals.train_proposals import loop_plan, proposal_task
 from pipeline.training.data_order import Draw
@@ -37,16 +37,16 @@ TINY = (
 class TimedTask(ProposalTask):
     """The task of stage 1, which notes when each batch is asked for and how much memory there is."""
 
-    held: list[Sequence[ProposalSample]] | None = None
+    held: list[ProposalBatch] | None = None
     moments: list[float]
     resident_bytes: list[int]
 
     @contextmanager
-    def batches(self, first_step: int) -> Iterator[Iterator[Sequence[ProposalSample]]]:
+    def batches(self, first_step: int) -> Iterator[Iterator[ProposalBatch]]:
         with super().batches(first_step) as batches:
             yield self._noted(batches if self.held is None else iter(self.held))
 
-    def _noted(self, batches: Iterator[Sequence[ProposalSample]]) -> Iterator[Sequence[ProposalSample]]:
+    def _noted(self, batches: Iterator[ProposalBatch]) -> Iterator[ProposalBatch]:
         for batch in batches:
             yield batch
             self.moments.append(time.monotonic())
@@ -54,7 +54,7 @@ class TimedTask(ProposalTask):
                 self.resident_bytes.append(psutil.Process().memory_info().rss)
 
 
-def task_of(settings: Settings, held: list[Sequence[ProposalSample]] | None = None) -> TimedTask:
+def task_of(settings: Settings, held: list[ProposalBatch] | None = None) -> TimedTask:
     made = proposal_task(settings, plan_of_proposal_net(settings), ONE)
     task = TimedTask(**{name: getattr(made, name) for name in made.__dataclass_fields__})
     for name, value in {"held": held, "moments": [], "resident_bytes": []}.items():
@@ -62,7 +62,7 @@ def task_of(settings: Settings, held: list[Sequence[ProposalSample]] | None = No
     return task
 
 
-def steps_per_s(settings: Settings, held: list[Sequence[ProposalSample]] | None, runs: Path) -> float:
+def steps_per_s(settings: Settings, held: list[ProposalBatch] | None, runs: Path) -> float:
     """Run the loop without checkpoints on the way; the first steps don't count."""
     task = task_of(settings, held)
     artifact = plan_of_proposal_net(settings).artifact
@@ -107,10 +107,10 @@ def decode_rate(runs: Path) -> None:
     samples = task_of(settings_of(runs)).samples
     count = 300
     for number in range(20):
-        samples.sample(Draw(0, number))
+        samples.batch([Draw(0, number)])
     start = time.process_time()
     for number in range(count):
-        samples.sample(Draw(1, number))
+        samples.batch([Draw(1, number)])
     print(f"samples read, decoded and augmented on one core: {count / (time.process_time() - start):.0f} per second")
 
 

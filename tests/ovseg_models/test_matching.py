@@ -6,7 +6,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ovseg_models.matching import LossWeights, match_queries, matching_costs
+from ovseg_models.matching import LossWeights, matching_costs
+from ovseg_models.matching import match_queries as match_outputs
 from ovseg_models.targets import Targets, pack_targets
 
 CLASSES = 5
@@ -36,6 +37,12 @@ def packed(targets):
         num_classes=CLASSES,
         device=torch.device("cpu"),
     )
+
+
+def match_queries(mask_logits, class_logits, targets, *, weights):
+    """Match one decoder output."""
+    (matches,) = match_outputs([mask_logits], [class_logits], targets, weights=weights)
+    return matches
 
 
 def naive_cost(mask_logits, class_logits, class_id, mask, weights, counted=None):
@@ -146,6 +153,21 @@ def test_a_batch_equals_its_images_alone():
         assert torch.equal(together.queries[of_image], alone.queries)
         assert torch.equal(together.targets[of_image] - first, alone.targets)
         first += len(target.class_ids)
+
+
+def test_several_outputs_are_matched_as_each_alone():
+    outputs = [draw(seed, 5, (4, 0, 7)) for seed in (3, 4, 5)]
+    batch = packed(outputs[0][2])
+    together = match_outputs(
+        [masks for masks, _, _ in outputs], [classes for _, classes, _ in outputs], batch, weights=LossWeights()
+    )
+    assert [len(matches.images) for matches in together] == [4 + 5] * 3
+    for matches, (masks, classes, _) in zip(together, outputs, strict=True):
+        alone = match_queries(masks, classes, batch, weights=LossWeights())
+        assert all(
+            torch.equal(found, single)
+            for found, single in zip(vars(matches).values(), vars(alone).values(), strict=True)
+        )
 
 
 def test_no_targets_at_all_match_nothing():

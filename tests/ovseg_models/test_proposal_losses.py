@@ -66,7 +66,9 @@ def naive_terms(mask_logits, class_logits, targets, num_masks, no_object=0.1):
             num_classes=CLASSES,
             device=torch.device("cpu"),
         )
-        matches = match_queries(mask_logits[image, None], class_logits[image, None], batch, weights=LossWeights())
+        (matches,) = match_queries(
+            [mask_logits[image, None]], [class_logits[image, None]], batch, weights=LossWeights()
+        )
         target_of = dict(zip(matches.queries.tolist(), matches.targets.tolist(), strict=True))
         for query in range(mask_logits.shape[1]):
             row = target_of.get(query)

@@ -9,14 +9,16 @@ from torch import Tensor
 
 from ovseg_models.contrastive_loss import contrastive_loss, noun_contrastive_loss
 from ovseg_models.finetuning_modes import select_trainable
+from ovseg_models.masked_crops import normalised
 from ovseg_models.weights_digest import image_tower_weights, text_tower_weights, weights_digest
 from pipeline.adapted_clip_loading import new_mask_adapted_clip
 from pipeline.finetune.augmentation import WindowAugmentation
 from pipeline.finetune.phases import phases_of
-from pipeline.finetune.samples import PairSample, PairSamples, collated
+from pipeline.finetune.samples import PairBatch, PairSamples
 from pipeline.finetune.task import FinetuneTask
 from pipeline.settings.finetune import FinetuneSettings
 from pipeline.training.data_order import Draw
+from pipeline.training.loader import rows
 from pipeline.training.loop import StepContext
 from pipeline.training.processes import Processes
 from storage_schemas.artifact import Artifact
@@ -55,8 +57,8 @@ def task_of(
     )
 
 
-def batch_of(task: FinetuneTask) -> list[PairSample]:
-    return [task.samples.sample(Draw(*divmod(number, 8))) for number in range(BATCH)]  # some nouns twice
+def batch_of(task: FinetuneTask) -> PairBatch:
+    return task.samples.batch([Draw(*divmod(number, 8)) for number in range(BATCH)])  # some nouns twice
 
 
 def step_of(parts: int = 1) -> StepContext:
@@ -74,10 +76,10 @@ def gradients(task: FinetuneTask, parts: int = 1) -> tuple[float, dict[str, Tens
 @pytest.mark.parametrize("loss", ["contrastive", "noun-aware"])
 def test_the_loss_is_that_of_the_plain_model_on_the_batch(pairs: Artifact, loss: str) -> None:
     task = task_of(pairs, "mpt", loss=loss)
-    batch = collated(batch_of(task), torch.device("cpu"))
+    batch = batch_of(task)
     nouns = [task.samples.pairs.nouns[number] for number in batch.nouns]
     assert len(set(nouns)) < BATCH
-    images, texts, scale = task.adapted(batch.crops, batch.patch_masks, tiny_loaded_clip().tokenize(nouns))
+    images, texts, scale = task.adapted(normalised(batch.crops), batch.patch_masks, tiny_loaded_clip().tokenize(nouns))
     expected = (
         contrastive_loss(images, texts, scale)
         if loss == "contrastive"
@@ -142,7 +144,7 @@ def test_mpt_changes_no_clip_weight_but_the_logit_scale(pairs: Artifact) -> None
 
 def test_prompts_of_patches_that_every_crop_keeps_get_no_gradient(pairs: Artifact) -> None:
     task = task_of(pairs, "mpt")
-    masks = collated(batch_of(task), torch.device("cpu")).patch_masks
+    masks = batch_of(task).patch_masks
     kept = masks.all(dim=0)
     assert 0 < kept.sum() < len(kept)
     gradient = gradients(task)[1]["mask_prompts"]
@@ -154,12 +156,12 @@ def test_gradients_of_prompts_are_those_of_finite_differences(pairs: Artifact) -
     """Both in double precision, at twenty places and along one direction through all of them."""
     task = task_of(pairs, "mpt")
     adapted = task.adapted.double()
-    batch = collated(batch_of(task), torch.device("cpu"))
+    batch = batch_of(task)
     texts = task.noun_embeddings[batch.nouns].double()
     select_trainable(adapted, "mpt")
 
     def loss() -> Tensor:
-        images = adapted.encode_image(batch.crops.double(), batch.patch_masks)
+        images = adapted.encode_image(normalised(batch.crops).double(), batch.patch_masks)
         return contrastive_loss(images, texts, adapted.logit_scale.exp())
 
     prompts = adapted.mask_prompts
@@ -190,7 +192,7 @@ def test_checkpointing_changes_no_gradient(pairs: Artifact) -> None:
 
 def test_a_batch_is_described_by_its_pairs(pairs: Artifact) -> None:
     task = task_of(pairs, "ft")
-    described = task.describe(batch_of(task)[:2])
+    described = task.describe(rows(batch_of(task), 0, 2))
     first, second = task.samples.pairs.place(0), task.samples.pairs.place(1)
     assert described == f"pairs {first.pair} ({first.unit}), {second.pair} ({second.unit})"
 

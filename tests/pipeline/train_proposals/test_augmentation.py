@@ -131,18 +131,17 @@ def samples(scenes: SceneCollection, **changes: object) -> ProposalSamples:
 def test_a_sample_is_a_function_of_its_draw(scenes: SceneCollection) -> None:
     source = samples(scenes)
     sent = pickle.loads(pickle.dumps(source))
-    first, again = source.sample(Draw(0, 4)), sent.sample(Draw(0, 4))
-    assert torch.equal(first.image, again.image)
-    assert torch.equal(first.label_map, again.label_map)
-    assert (first.number, first.image.dtype, first.label_map.dtype) == (4, torch.uint8, torch.int32)
-    others = [source.sample(Draw(1, 4)), source.sample(Draw(0, 3)), samples(scenes, seed=2).sample(Draw(0, 4))]
-    assert not any(torch.equal(first.image, other.image) for other in others)
+    first, again = source.batch([Draw(0, 4)]), sent.batch([Draw(0, 4)])
+    assert all(torch.equal(tensor, other) for tensor, other in zip(first, again, strict=True))
+    assert (first.numbers.tolist(), first.images.dtype, first.label_maps.dtype) == ([4], torch.uint8, torch.int32)
+    others = [source.batch([Draw(1, 4)]), source.batch([Draw(0, 3)]), samples(scenes, seed=2).batch([Draw(0, 4)])]
+    assert not any(torch.equal(first.images, other.images) for other in others)
 
 
 def test_held_out_classes_are_ignored(scenes: SceneCollection) -> None:
-    whole = samples(scenes).sample(Draw(0, 0)).label_map
+    whole = samples(scenes).batch([Draw(0, 0)]).label_maps
     held_out = tuple(torch.unique(whole)[:2].tolist())
-    without = samples(scenes, held_out_classes=held_out).sample(Draw(0, 0)).label_map
+    without = samples(scenes, held_out_classes=held_out).batch([Draw(0, 0)]).label_maps
     expected = torch.where(torch.isin(whole, torch.tensor(held_out)), IGNORE, whole)
     assert torch.equal(without, expected.int())
 

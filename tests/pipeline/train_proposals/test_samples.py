@@ -21,8 +21,8 @@ def test_chance_hangs_on_the_key_not_on_the_number(scenes: SceneCollection) -> N
             return scenes.read(4)
 
     samples = ProposalSamples(Renumbered(), AUGMENTATION, seed=3)
-    wanted = ProposalSamples(scenes, AUGMENTATION, seed=3).sample(Draw(2, 4))
-    assert (samples.sample(Draw(2, 0)).image == wanted.image).all()
+    wanted = ProposalSamples(scenes, AUGMENTATION, seed=3).batch([Draw(2, 4)])
+    assert (samples.batch([Draw(2, 0)]).images == wanted.images).all()
 
 
 def test_a_scene_without_labels_is_refused(scenes: SceneCollection) -> None:
@@ -31,4 +31,12 @@ def test_a_scene_without_labels_is_refused(scenes: SceneCollection) -> None:
             return replace(scenes.read(number), label_png=None)
 
     with pytest.raises(StageError, match="scene drawn-00000002: has no label map; train on a collection of labelled"):
-        ProposalSamples(Unlabelled(), WHOLE, seed=0).sample(Draw(0, 2))
+        ProposalSamples(Unlabelled(), WHOLE, seed=0).batch([Draw(0, 2)])
+
+
+def test_a_batch_names_the_classes_that_occur_in_each_picture(scenes: SceneCollection) -> None:
+    batch = ProposalSamples(scenes, WHOLE, seed=0).batch([Draw(0, 0), Draw(0, 3), Draw(0, 1)])
+    assert batch.numbers.tolist() == [0, 3, 1]
+    for label_map, classes in zip(batch.label_maps, batch.classes, strict=True):
+        present = [index for index in label_map.unique().tolist() if index != IGNORE_LABEL]
+        assert classes.tolist() == present + [-1] * (batch.classes.shape[1] - len(present))

@@ -11,10 +11,10 @@ from torch.amp import GradScaler
 from ovseg_models.matching import LossWeights
 from ovseg_models.proposal_losses import proposal_losses
 from ovseg_models.proposal_presets import build_proposal_net
-from ovseg_models.targets import Targets
+from ovseg_models.targets import Targets, present_classes
 from pipeline.settings.proposal_net import LossSettings, ProposalTrainingSettings
 from pipeline.train_proposals.augmentation import Augmentation
-from pipeline.train_proposals.samples import ProposalSample, ProposalSamples
+from pipeline.train_proposals.samples import ProposalBatch, ProposalSamples
 from pipeline.train_proposals.task import ProposalTask, Vocabulary, loss_weights
 from pipeline.training.loop import StepContext
 from pipeline.training.processes import Processes
@@ -43,14 +43,17 @@ def task(*, channels_last: bool = False, **changes: Any) -> ProposalTask:
     )
 
 
-def samples() -> list[ProposalSample]:
+def batch(label_maps: torch.Tensor | None = None) -> ProposalBatch:
+    """Three pictures, with three, one and one classes; or with other label maps."""
     random = torch.Generator().manual_seed(1)
-    made = []
-    for number, classes in enumerate([[0, 2, 3], [3], [0, IGNORE]]):
-        image = torch.randint(0, 256, (3, 32, 32), generator=random).to(torch.uint8)
-        labels = torch.tensor(classes)[torch.randint(0, len(classes), (32, 32), generator=random)]
-        made.append(ProposalSample(number, image, labels.int()))
-    return made
+    images, drawn = [], []
+    for classes in ([0, 2, 3], [3], [0, IGNORE]):
+        images.append(torch.randint(0, 256, (3, 32, 32), generator=random).to(torch.uint8))
+        drawn.append(torch.tensor(classes)[torch.randint(0, len(classes), (32, 32), generator=random)].int())
+    label_maps = torch.stack(drawn) if label_maps is None else label_maps
+    present = [present_classes(label_map, ignore_label=IGNORE) for label_map in label_maps]
+    classes = torch.nn.utils.rnn.pad_sequence(present, batch_first=True, padding_value=-1)
+    return ProposalBatch(torch.arange(3), torch.stack(images), label_maps, classes)
 
 
 def context(parts: int, autocast_type: torch.dtype | None = None) -> StepContext:
@@ -61,17 +64,17 @@ def gradients(model: torch.nn.Module) -> list[torch.Tensor]:
     return [parameter.grad.clone() for parameter in model.parameters()]
 
 
-def masks_of(sample: ProposalSample, learned: Sequence[int]) -> Targets:
-    present = [place for place, index in enumerate(learned) if (sample.label_map == index).any()]
-    masks = torch.stack([sample.label_map == learned[place] for place in present])
+def masks_of(label_map: torch.Tensor, learned: Sequence[int]) -> Targets:
+    present = [place for place, index in enumerate(learned) if (label_map == index).any()]
+    masks = torch.stack([label_map == learned[place] for place in present])
     return Targets(torch.tensor(present), masks)
 
 
 def test_losses_are_those_of_the_whole_batch_with_the_learned_classes() -> None:
     trained, plain = task(dice_weight=2.0), task(dice_weight=2.0)
-    terms = trained.backward(trained.net, samples(), context(1))
-    targets = [masks_of(sample, [0, 2, 3]) for sample in samples()]
-    output = plain.net(plain.net.preprocess([sample.image for sample in samples()]))
+    terms = trained.backward(trained.net, batch(), context(1))
+    targets = [masks_of(label_map, [0, 2, 3]) for label_map in batch().label_maps]
+    output = plain.net(plain.net.preprocess(list(batch().images)))
     logits = [
         plain.net.class_logits(layer.proposal_embeddings, plain.vocabulary.text_embeddings) for layer in output.layers
     ]
@@ -86,13 +89,14 @@ def test_losses_are_those_of_the_whole_batch_with_the_learned_classes() -> None:
 
 
 def test_pixels_without_a_label_can_be_left_out_of_the_losses() -> None:
-    held_out = [sample._replace(label_map=sample.label_map.clone()) for sample in samples()]
-    held_out[0].label_map[:, 16:] = IGNORE
+    label_maps = batch().label_maps
+    label_maps[0, :, 16:] = IGNORE
+    held_out = batch(label_maps)
     terms = task().backward(task().net, held_out, context(1))
     left_out = task(unlabelled_pixels="left_out")
     fewer = left_out.backward(left_out.net, held_out, context(1))
     assert fewer["focal"].item() < terms["focal"].item()
-    whole = samples()[1:2] * 2  # every pixel has a label
+    whole = ProposalBatch(*(tensor[[1, 1]] for tensor in batch()))  # every pixel has a label
     again = task(unlabelled_pixels="left_out")
     both = task().backward(task().net, whole, context(1)), again.backward(again.net, whole, context(1))
     for name, value in both[0].items():
@@ -113,7 +117,7 @@ def test_held_out_classes_have_no_row_in_the_vocabulary() -> None:
 
 def test_a_batch_without_any_mask_still_trains_the_class_head() -> None:
     trained = task()
-    empty = [sample._replace(label_map=torch.full((32, 32), IGNORE, dtype=torch.int32)) for sample in samples()]
+    empty = batch(torch.full((3, 32, 32), IGNORE, dtype=torch.int32))
     terms = trained.backward(trained.net, empty, context(1))
     assert math.isfinite(terms["loss"].item())
     assert terms["dice"].item() == 0
@@ -130,7 +134,7 @@ def test_channels_last_changes_the_memory_and_not_the_losses() -> None:
     hook = other.net.backbone.register_forward_pre_hook(
         lambda _, images: formats.append(images[0].is_contiguous(memory_format=torch.channels_last))
     )
-    found, wanted = other.backward(other.net, samples(), context(1)), plain.backward(plain.net, samples(), context(1))
+    found, wanted = other.backward(other.net, batch(), context(1)), plain.backward(plain.net, batch(), context(1))
     hook.remove()
     assert formats == [True]
     for name, value in wanted.items():
@@ -143,9 +147,9 @@ def test_bf16_gives_the_same_losses_to_its_few_digits() -> None:
     half, plain = task(), task()
     types = []
     hook = half.net.pixel_decoder.register_forward_hook(lambda *given: types.append(given[-1].dtype))
-    found = half.backward(half.net, samples(), context(1, torch.bfloat16))
+    found = half.backward(half.net, batch(), context(1, torch.bfloat16))
     hook.remove()
-    wanted = plain.backward(plain.net, samples(), context(1))
+    wanted = plain.backward(plain.net, batch(), context(1))
     assert types == [torch.bfloat16]
     for name, value in wanted.items():
         assert found[name].item() == pytest.approx(value.item(), rel=3e-2, abs=1e-3), name

@@ -5,10 +5,13 @@ import logging
 import os
 import random
 import re
+import resource
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,14 +21,27 @@ import safetensors.numpy
 import torch
 
 from pipeline.errors import StageError
+from pipeline.training.data_order import DataOrder, Draw
+from pipeline.training.loader import loading
 from pipeline.training.loop import Trainer
 from pipeline.training.metrics import read_metrics
 from pipeline.training.processes import Processes, joined
 from storage_schemas.commit import Disk
-from tests.pipeline.training.toy_run import Stopped, StoppingDisk, ToySource, ToyTask, toy_artifact, toy_plan
+from tests.pipeline.training.toy_run import (
+    SAMPLES,
+    SEED,
+    Stopped,
+    StoppingDisk,
+    ToyBatch,
+    ToySource,
+    ToyTask,
+    toy_artifact,
+    toy_plan,
+)
 
 ROOT = Path(__file__).parents[3]
 STEPS = 40
+ALONE = Processes(0, 1, torch.device("cpu"))
 
 
 def command(runs: Path, *options: str) -> list[str]:
@@ -152,6 +168,44 @@ def test_running_out_of_memory_says_what_to_lower(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(ToyTask, "backward", out_of_memory)
     with pytest.raises(StageError, match="lower batch_images or crop_px, or raise accumulation_steps from 1"):
         trainer(tmp_path, lower_on_memory_error="batch_images or crop_px").run()
+
+
+@dataclass(frozen=True)
+class DyingSource(ToySource):
+    """Ends the worker that makes the batch with sample 11, as the kernel does when memory runs out."""
+
+    def batch(self, draws: Sequence[Draw]) -> ToyBatch:
+        if any(draw.sample == 11 for draw in draws):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().batch(draws)
+
+
+def test_a_worker_that_dies_ends_the_run_with_advice(tmp_path: Path) -> None:
+    task = ToyTask(ALONE, STEPS, 1, 0.5, DyingSource())
+    with pytest.raises(StageError, match=r"worker .*lower compute.loader_workers.*run the same command again"):
+        Trainer(task, toy_plan(STEPS), toy_artifact(tmp_path), ALONE).run()
+
+
+def test_other_faults_of_the_runtime_stay_what_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    monkeypatch.setattr(ToyTask, "backward", broken)
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        trainer(tmp_path).run()
+
+
+def test_a_large_batch_needs_few_open_files() -> None:
+    """Each tensor that a worker hands over takes a file descriptor: one per sample would hang the worker."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
+    try:
+        order = DataOrder(SAMPLES, 512, SEED)
+        with loading(ToySource(), order, first_step=0, steps=6, processes=ALONE, workers=2) as batches:
+            numbers = [batch.numbers.tolist() for batch in batches]
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert numbers == [[draw.sample for draw in order.batch_of(step)] for step in range(6)]
 
 
 def test_the_best_and_the_last_checkpoints_are_kept(tmp_path: Path) -> None:

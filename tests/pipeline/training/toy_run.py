@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -24,21 +25,22 @@ from storage_schemas.manifest import Description, Identity
 SAMPLES, BATCH, SEED = 37, 8, 5
 
 
-class ToySample(NamedTuple):
-    sample: int
+class ToyBatch(NamedTuple):
+    numbers: Tensor
     inputs: Tensor
-    target: Tensor
+    targets: Tensor
 
 
 @dataclass(frozen=True)
 class ToySource:
     bad_sample: int = -1
 
-    def sample(self, draw: Draw) -> ToySample:
-        random = generator(SEED, "augment", draw.epoch, draw.sample)
-        inputs = torch.from_numpy(random.normal(size=6)).float()
-        target = inputs[:3].sum() * draw.sample / SAMPLES
-        return ToySample(draw.sample, inputs, target * (math.nan if draw.sample == self.bad_sample else 1))
+    def batch(self, draws: Sequence[Draw]) -> ToyBatch:
+        random = [generator(SEED, "augment", draw.epoch, draw.sample).normal(size=6) for draw in draws]
+        inputs = torch.from_numpy(np.stack(random)).float()
+        numbers = torch.tensor([draw.sample for draw in draws])
+        targets = inputs[:, :3].sum(1) * numbers / SAMPLES
+        return ToyBatch(numbers, inputs, targets.where(numbers != self.bad_sample, math.nan))
 
 
 class ToyTask:
@@ -57,7 +59,7 @@ class ToyTask:
     def optimizer_arguments(self) -> dict[str, Any]:
         return {"betas": (0.9, 0.98)}
 
-    def batches(self, first_step: int) -> AbstractContextManager[Iterator[Sequence[ToySample]]]:
+    def batches(self, first_step: int) -> AbstractContextManager[Iterator[ToyBatch]]:
         order = DataOrder(SAMPLES, BATCH, SEED)
         return loading(
             self._source,
@@ -68,12 +70,11 @@ class ToyTask:
             workers=self._workers,
         )
 
-    def backward(self, model: nn.Module, samples: Sequence[ToySample], step: StepContext) -> Mapping[str, Tensor]:
+    def backward(self, model: nn.Module, batch: ToyBatch, step: StepContext) -> Mapping[str, Tensor]:
         total = torch.zeros(())
-        for part in step.cut(samples, model):
-            predictions = model(torch.stack([sample.inputs for sample in part]))[:, 0]
-            targets = torch.stack([sample.target for sample in part])
-            loss = (predictions - targets).square().sum() / BATCH
+        for part in step.cut(batch, model):
+            predictions = model(part.inputs)[:, 0]
+            loss = (predictions - part.targets).square().sum() / BATCH
             step.backward(loss)
             total = total + loss.detach()
         return {"loss": total}
@@ -85,8 +86,8 @@ class ToyTask:
         with torch.no_grad():
             return {"output": self.model(torch.ones(1, 6)).item()}
 
-    def describe(self, samples: Sequence[ToySample]) -> str:
-        return "samples " + ", ".join(str(sample.sample) for sample in samples)
+    def describe(self, batch: ToyBatch) -> str:
+        return "samples " + ", ".join(map(str, batch.numbers.tolist()))
 
 
 class Stopped(BaseException):
