@@ -220,9 +220,9 @@ class Segmenter:
             )
         probs = self._class_probs(encoded, names)
         if return_scores:
-            scores = fused_scores(probs.scores, encoded.mask_probs(), encoded.size).cpu()
+            scores = fused_scores(probs.scores, encoded.mask_logits, net_size=encoded.net_size, size=encoded.size).cpu()
             return _segmentation(encoded, names, probs, scores.argmax(dim=0), scores=scores)
-        labels = fused_labels(probs.scores, encoded.mask_probs(), encoded.size)
+        labels = fused_labels(probs.scores, encoded.mask_logits, net_size=encoded.net_size, size=encoded.size)
         return _segmentation(encoded, names, probs, labels)
 
     @torch.no_grad()
@@ -248,7 +248,7 @@ class Segmenter:
         """Return the fused scores of each class and pixel, at the image's own size, on the CPU."""
         encoded = self._encoded(image)
         probs = self._class_probs(encoded, checked_class_names(class_names))
-        return fused_scores(probs.scores, encoded.mask_probs(), encoded.size).cpu()
+        return fused_scores(probs.scores, encoded.mask_logits, net_size=encoded.net_size, size=encoded.size).cpu()
 
     def text_embeddings(self, class_names: Sequence[str]) -> Float[Tensor, "class dim"]:
         """Embed class names, L2-normalised; they are kept in memory."""

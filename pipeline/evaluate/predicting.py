@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ovseg_models.encoded_image import hard_masks, upsampled_mask_probs
+from ovseg_models.encoded_image import hard_masks
 from ovseg_models.fusion import ensemble_scores, fused_labels
 from ovseg_models.image_size import resized_size
 from ovseg_models.oracle import labels_of_regions, oracle_scores, resized_labels
@@ -130,7 +130,6 @@ class Predictor:
         self._net_size = resized_size(
             image.height, image.width, short_side_px=net_sides_px[0], max_side_px=net_sides_px[1]
         )
-        self._mask_probs: Tensor | None = None
 
     @torch.no_grad()
     def predict(self, variant: Variant) -> LabelArray:
@@ -139,9 +138,9 @@ class Predictor:
             look = self._branches.look(self._scene, variant.view)
             return labels_of_regions(self._scene.labels, look.regions.cpu().numpy(), look.clip_logits)
         size = (self._scene.image.height, self._scene.image.width)
-        labels: LabelArray = (
-            fused_labels(self._scores(variant), self._soft_masks(), size).cpu().numpy().astype(np.uint16)
-        )
+        mask_logits = self._branches.proposals(self._scene).mask_logits
+        predicted = fused_labels(self._scores(variant), mask_logits, net_size=self._net_size, size=size)
+        labels: LabelArray = predicted.cpu().numpy().astype(np.uint16)
         return labels
 
     def _scores(self, variant: Variant) -> Tensor:
@@ -158,9 +157,3 @@ class Predictor:
         valid = torch.zeros(len(proposal_probs), dtype=torch.bool, device=proposal_probs.device)
         valid[look.regions.to(valid.device)] = True
         return ensemble_scores(proposal_probs, look.clip_logits.softmax(dim=-1), valid, variant.ensemble_weight)
-
-    def _soft_masks(self) -> Tensor:
-        """Return the soft masks at net size, made once."""
-        if self._mask_probs is None:
-            self._mask_probs = upsampled_mask_probs(self._branches.proposals(self._scene).mask_logits, self._net_size)
-        return self._mask_probs

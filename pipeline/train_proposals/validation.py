@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int
 from PIL import Image
 from torch import Tensor
 
-from ovseg_models.encoded_image import hard_masks, upsampled_mask_probs
+from ovseg_models.encoded_image import hard_masks
 from ovseg_models.fusion import fused_labels
 from ovseg_models.image_size import nearest_resized, resize_image
 from ovseg_models.proposal_net import ProposalNet
@@ -115,7 +115,7 @@ class Validation:
             scores = net.class_logits(output.proposal_embeddings[0], self.text_embeddings).softmax(-1)[:, :-1]
             logits, net_size = output.mask_logits[0], (resized.height, resized.width)
             true = torch.from_numpy(label_map).to(scores.device)
-            predicted = fused_labels(scores, upsampled_mask_probs(logits, net_size), (image.height, image.width))
+            predicted = fused_labels(scores, logits, net_size=net_size, size=(image.height, image.width))
             labelled = true != self.ignore_label
             pairs = torch.bincount(true[labelled] * classes + predicted[labelled], minlength=classes**2)
             total.confusion.add_(pairs.view(classes, classes).cpu())

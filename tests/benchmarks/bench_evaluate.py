@@ -1,9 +1,9 @@
-"""Fusion, argmax and confusion of a 512 x 683 px image at 150 and 847 classes, beside plain forms: time, peak memory.
+"""Confusion and boundaries of a 512 x 683 px image at 150 and 847 classes, beside plain forms: time, peak memory.
 
 Run alone: ``python -m tests.benchmarks.bench_evaluate``; about two minutes. Each line compares two ways of doing one
 thing in one run, in turns; times are CPU times of one thread. Peak memory is the process's beyond what it held before,
-from Linux's /proc. The plain forms: an einsum to [class height width], resized and compared; a confusion matrix of all
-classes counted by index pairs; one mask per class, eroded, for boundaries.
+from Linux's /proc. The plain forms: a confusion matrix of all classes counted by index pairs; one mask per class,
+eroded, for boundaries. Fusion has a benchmark of its own, ``bench_fusion``.
 """
 
 import time
@@ -16,10 +16,8 @@ import torch
 from scipy import ndimage
 
 from ovseg_models.bootstrap import bootstrap
-from ovseg_models.fusion import fused_labels
 from ovseg_models.label_counts import boundary_map, boundary_radius_px, count_labels
 from ovseg_models.segmentation_metrics import ClassCounts
-from tests.benchmarks import bench_fusion
 from tests.benchmarks.bench_fusion import Cost, cost_of
 
 SIZE = (512, 683)
@@ -103,15 +101,6 @@ def main() -> None:
     print(f"label maps of {SIZE[1]} x {SIZE[0]} px, one thread")
     for classes in (150, 847):
         true, predicted = label_maps(classes)
-        scores, masks = bench_fusion.inputs(classes)
-        masks = masks[:, : SIZE[0], : SIZE[1]].contiguous()
-        fused = in_turns(
-            lambda s=scores, m=masks: fused_labels(s, m, SIZE),
-            lambda s=scores, m=masks: bench_fusion.plain_labels(s, m, SIZE),
-            2,
-        )
-        told(f"{classes} classes, fusion and argmax", fused[0], fused[1])
-        print(f"{classes} classes: {int((fused[2] != fused[3]).sum())} pixels differ")
         for radius_px, name in ((0, "confusion"), (boundary_radius_px(*SIZE), "confusion and boundaries")):
             counted = in_turns(
                 lambda t=true, p=predicted, k=classes, r=radius_px: our_confusion(t, p, k, r),
