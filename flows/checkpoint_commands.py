@@ -60,6 +60,11 @@ def import_checkpoint(
     except (ValueError, OSError) as error:
         raise PipelineError(str(error)) from error
     sys.stdout.write(f"{out}: {_description(parts)}\n")
+    if parts.clip is not None and (base_parts is None or parts.clip is not base_parts.clip):
+        sys.stdout.write(
+            f"CLIP's activation: {activation}, which no file states; 'quick-gelu' is right for OpenAI's weights and "
+            "all that were finetuned from them, 'gelu' for most others; --activation changes it\n"
+        )
 
 
 def export_checkpoint(

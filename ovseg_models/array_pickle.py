@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ovseg_models.pickle_limits import check_pickle
+
 _NUMBER_TYPES = frozenset({"f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "b1"})
 
 
@@ -49,12 +51,18 @@ class _Array:
 
     def __init__(self, *_: object) -> None:
         self._state: tuple[Any, ...] = ()
+        self._made: npt.NDArray[Any] | None = None
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
         self._state = state
 
     def values(self) -> npt.NDArray[Any]:
-        """Make the array."""
+        """Make the array, once however often the file refers to it."""
+        if self._made is None:
+            self._made = self._make()
+        return self._made
+
+    def _make(self) -> npt.NDArray[Any]:
         _, shape, number_type, is_fortran, content = self._state
         raw = content.encode("latin1") if isinstance(content, str) else content  # Python 2's bytes come as text
         dtype = number_type.dtype()
@@ -68,6 +76,7 @@ class _FlatArray(_Array):
     def __init__(
         self, content: bytes | bytearray, number_type: _NumberType, shape: tuple[int, ...], order: str
     ) -> None:
+        super().__init__()
         self._state = (1, shape, number_type, order == "F", bytes(content))
 
 
@@ -82,6 +91,12 @@ for _core in ("numpy.core", "numpy._core"):  # the former name and the present o
     _KNOWN[f"{_core}.multiarray", "_reconstruct"] = _Array
     _KNOWN[f"{_core}.multiarray", "scalar"] = _Ignored
     _KNOWN[f"{_core}.numeric", "_frombuffer"] = _FlatArray
+
+
+ARRAY_NAMES: tuple[Any, ...] = tuple(
+    (maker, f"{module}.{name}") for (module, name), maker in _KNOWN.items() if module.startswith("numpy")
+)
+"""The same for `torch.serialization.safe_globals`, so that no function of NumPy sees what a torch file says either."""
 
 
 class _Reader(pickle.Unpickler):  # noqa: S301 - it calls nothing but the classes above
@@ -107,17 +122,31 @@ def read_array_pickle(content: bytes) -> Any:
         pickle.UnpicklingError: If it names anything else, or is damaged.
     """
     try:
-        return _with_arrays(_Reader(io.BytesIO(content), encoding="latin1").load())
+        check_pickle(io.BytesIO(content), len(content))
+        return with_arrays(_Reader(io.BytesIO(content), encoding="latin1").load())
     except pickle.UnpicklingError:
         raise
     except Exception as error:  # a damaged program may fail in any way
         raise pickle.UnpicklingError(f"{type(error).__name__}: {error}") from error
 
 
-def _with_arrays(content: Any) -> Any:
-    """Replace the notes of arrays, within dictionaries, by arrays."""
-    if isinstance(content, _Array):
-        return content.values()
-    if isinstance(content, dict):
-        return {key: _with_arrays(value) for key, value in content.items()}
-    return content
+def with_arrays(content: Any) -> Any:
+    """Replace the notes of arrays by arrays, within dictionaries, each of which is looked at once."""
+    made: dict[int, dict[Any, Any]] = {}  # by identity: dictionaries may share others, or hold themselves
+    waiting = []
+
+    def replaced(value: Any) -> Any:
+        if isinstance(value, _Array):
+            return value.values()
+        if not isinstance(value, dict):
+            return value
+        if id(value) not in made:
+            made[id(value)] = {}
+            waiting.append(value)
+        return made[id(value)]
+
+    result = replaced(content)
+    while waiting:
+        found = waiting.pop()
+        made[id(found)].update((key, replaced(value)) for key, value in found.items())
+    return result

@@ -2,7 +2,6 @@
 
 import copy
 import difflib
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -110,7 +109,6 @@ def _read_weights(
     if pretrained is None:
         return {}, None
     path, said_quick_gelu = _locate(model, pretrained)
-    _refuse_torchscript(path)
     tensors = read_weights_file(path)
     if said_quick_gelu is None and needs_quick_gelu(tensors):
         said_quick_gelu = True
@@ -173,18 +171,6 @@ def _require_known_normalisation(entry: Mapping[str, Any], model: object, tag: o
                 f"build_clip: the weights {str(tag)!r} of {model} want images normalised with {name} {theirs}, "
                 f"crops are made with OpenAI's {ours}; choose another tag"
             )
-
-
-def _refuse_torchscript(path: Path) -> None:
-    """Refuse a TorchScript archive, as OpenAI's own files are: only torch.jit.load reads it, and that runs its code."""
-    if path.is_file() and zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            if any(name.endswith("/constants.pkl") for name in archive.namelist()):
-                raise ValueError(
-                    f"{path}: is a TorchScript archive, which holds code to run; plain tensors are wanted: use the tag "
-                    "'openai' (the same weights as safetensors), or convert it where you trust it with "
-                    "torch.save(torch.jit.load(file).state_dict(), 'clip.pth')"
-                )
 
 
 def _build(

@@ -36,6 +36,7 @@ from ovseg_models.proposal_net import ProposalNet
 from ovseg_models.proposal_presets import build_proposal_net
 from ovseg_models.segmenter_folder import PublishedOrigin, SegmenterParts
 from ovseg_models.segmenter_settings import SegmenterSettings
+from ovseg_models.sized_building import build_for
 from ovseg_models.weights_file import open_weights_file
 
 _ADAPTER = "clip_adapter."
@@ -85,7 +86,7 @@ def read_published_checkpoint(
             arguments = arguments_from_published(found, heads=heads, norm_groups=norm_groups)
             if embedding_dim is not None and layout == "maskformer":
                 arguments["embedding_dim"] = embedding_dim
-            net = build_proposal_net(**arguments).eval()
+            net = build_for(found, lambda: build_proposal_net(**arguments)).eval()
             reports.append(_fill_proposal_net(net, found, layout))
         if layout != "maskformer":
             clip = _clip_of_form(found, layout, head_width, quick_gelu=quick_gelu)
@@ -209,11 +210,9 @@ def _clip_of_form(found: Mapping[str, Tensor], layout: str, head_width: int, *, 
     """Build CLIP in the form that the shapes tell."""
     tensors = from_ovseg(found) if layout == "ovseg" else found
     prompts = tensors.get(MASK_PROMPTS_KEY)
-    return build_mask_adapted_clip(
-        clip_config_from_published(tensors, head_width=head_width),
-        prompt_depth=0 if prompts is None else len(prompts),
-        quick_gelu=quick_gelu,
-    )
+    config = clip_config_from_published(tensors, head_width=head_width)
+    prompt_depth = 0 if prompts is None else len(prompts)
+    return build_for(found, lambda: build_mask_adapted_clip(config, prompt_depth=prompt_depth, quick_gelu=quick_gelu))
 
 
 def _fill_clip(clip: MaskAdaptedClip, found: Mapping[str, Tensor], layout: str) -> KeyReport:

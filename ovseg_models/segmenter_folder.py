@@ -6,12 +6,14 @@ JSON. A folder is written under a temporary name and renamed, so that it is comp
 """
 
 import json
+import math
 import os
 import secrets
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import NoneType
 from typing import Any, TypeVar
 
 import safetensors
@@ -20,11 +22,13 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from ovseg_models.checkpoint_keys.key_report import take_tensors
+from ovseg_models.finite_weights import require_finite
 from ovseg_models.mask_adapted_clip import MaskAdaptedClip
 from ovseg_models.pretrained_clip import build_mask_adapted_clip
 from ovseg_models.proposal_net import ProposalNet
 from ovseg_models.proposal_presets import build_proposal_net
 from ovseg_models.segmenter_settings import SegmenterSettings, settings_from_json
+from ovseg_models.sized_building import build_for
 from ovseg_models.word_tokenizer import WordTokenizer
 
 FORMAT = "ovseg-segmenter"
@@ -34,7 +38,11 @@ _PROPOSAL_NET_NAME = "proposal_net.safetensors"
 _CLIP_NAME = "clip.safetensors"
 _PUBLISHED_NAME = "published_extras.safetensors"
 _KEYS = {"format", "schema_version", "proposal_net", "clip", "words", "context_length", "settings", "published"}
+_ORIGIN_KEYS = {"layout", "wrapper", "prefix", "dtypes"}
+_JSON_BYTES_MAX = 4 * 2**20  # a list of 50,000 words has half a megabyte
+_MESSAGE_MAX = 400
 _Made = TypeVar("_Made")
+_Net = TypeVar("_Net", bound=nn.Module)
 _FETCHING_ARGUMENTS = {"pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir"}
 
 
@@ -134,21 +142,23 @@ def read_segmenter_folder(folder: Path, settings: Mapping[str, Any] | None = Non
     """
     where = folder / _JSON_NAME
     content = _read_json(where)
-    if content["words"] is None:
-        tokenizer = None
-    else:
-        tokenizer = _checked(where, lambda: WordTokenizer(content["words"], content["context_length"]))
-    overridden = {**content["settings"], **(settings or {})}
-    net = clip = None
+    net = clip = tokenizer = None
     with torch.random.fork_rng(devices=[]):  # building draws random weights, which the caller's numbers mustn't feel
         if content["proposal_net"] is not None:
-            net = _checked(where, lambda: build_proposal_net(**_offline(where, content["proposal_net"])))
-            _fill(net, folder / _PROPOSAL_NET_NAME)
+            arguments = _offline(where, "proposal_net", content["proposal_net"])
+            net = _filled(where, "proposal_net", folder / _PROPOSAL_NET_NAME, lambda: build_proposal_net(**arguments))
         if content["clip"] is not None:
-            clip = _checked(where, lambda: build_mask_adapted_clip(**_offline(where, content["clip"])))
-            _fill(clip, folder / _CLIP_NAME)
+            of_clip = _offline(where, "clip", content["clip"])
+            clip = _filled(where, "clip", folder / _CLIP_NAME, lambda: build_mask_adapted_clip(**of_clip))
+    if content["words"] is not None:
+        tokenizer = _checked(where, "words", lambda: WordTokenizer(content["words"], content["context_length"]))
+        if clip is not None:
+            _require_tokens_of(where, tokenizer, clip)
+    overridden = {**content["settings"], **(settings or {})}
     origin = _read_origin(folder, content["published"])
-    return SegmenterParts(net, clip, tokenizer, _checked(where, lambda: settings_from_json(overridden)), origin)
+    return SegmenterParts(
+        net, clip, tokenizer, _checked(where, "settings", lambda: settings_from_json(overridden)), origin
+    )
 
 
 def _json_content(parts: SegmenterParts) -> dict[str, Any]:
@@ -200,8 +210,13 @@ def _read_json(path: Path) -> dict[str, Any]:
     """Read the JSON and check that this version can read the folder."""
     if not path.is_file():
         raise FileNotFoundError(f"{path}: there is no such file; give the folder that 'ovseg' or Segmenter.save wrote")
+    size = path.stat().st_size
+    if size > _JSON_BYTES_MAX:
+        raise ValueError(f"{path}: has {size} bytes, at most {_JSON_BYTES_MAX} are expected; write the folder again")
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_bytes().decode("utf-8"))
+    except RecursionError as error:
+        raise ValueError(f"{path}: is nested too deeply for a description of a segmenter; write it again") from error
     except ValueError as error:
         raise ValueError(f"{path}: is no JSON ({error}); write the folder again") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
@@ -216,33 +231,91 @@ def _read_json(path: Path) -> dict[str, Any]:
             f"{path}: missing keys {sorted(_KEYS - content.keys())}, unknown keys {sorted(content.keys() - _KEYS)}; "
             "write the folder again"
         )
+    types: dict[str, tuple[tuple[type, ...], str]] = {
+        "proposal_net": ((dict, NoneType), "a table of arguments or null"),
+        "clip": ((dict, NoneType), "a table of arguments or null"),
+        "words": ((list, NoneType), "a list of words or null"),
+        "context_length": ((int, NoneType), "a number or null"),
+        "settings": ((dict,), "a table of settings"),
+        "published": ((dict, NoneType), "a table or null"),
+    }
+    for key, (kinds, wanted) in types.items():
+        if not isinstance(content[key], kinds) or isinstance(content[key], bool):
+            raise ValueError(f"{path}: {key} is {_short(content[key])}, {wanted} is expected; correct the file")  # noqa: TRY004
+    _refuse_what_is_no_number(path, content)
     return content
 
 
-def _checked(where: Path, make: Callable[[], _Made]) -> _Made:
-    """Make something of the JSON's values; a fault in them names the file."""
+def _short(value: object) -> str:
+    """Show the beginning of a value on one line."""
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _refuse_what_is_no_number(path: Path, content: dict[str, Any]) -> None:
+    """Refuse NaN and Infinity, which Python's JSON lets through, wherever they are."""
+    waiting: list[tuple[str, Any]] = list(content.items())
+    while waiting:
+        key, value = waiting.pop()
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f"{path}: {key} is {value}, a finite number is expected; correct the file")
+        if isinstance(value, dict):
+            waiting += [(f"{key}.{_short(name)[1:-1]}", inner) for name, inner in value.items()]
+        elif isinstance(value, list):
+            waiting += [(f"{key}[{place}]", inner) for place, inner in enumerate(value)]
+
+
+def _checked(where: Path, key: str, make: Callable[[], _Made]) -> _Made:
+    """Make something of the JSON's values; whatever a builder finds wrong with them names file and key."""
     try:
         return make()
-    except (ValueError, TypeError, KeyError) as error:
-        raise ValueError(f"{where}: {error}") from error
+    except Exception as error:  # builders of other libraries fail in many ways on sizes that no net has
+        if isinstance(error, FileNotFoundError):
+            raise
+        found = " ".join(f"{error}".split()) or type(error).__name__
+        if not isinstance(error, ValueError):
+            found = f"no net can be built of it ({type(error).__name__}: {found})"
+        found = found if len(found) <= _MESSAGE_MAX else f"{found[:_MESSAGE_MAX]}..."
+        raise ValueError(f"{where}: {key}: {found}") from error
 
 
-def _offline(where: Path, arguments: dict[str, Any]) -> dict[str, Any]:
+def _offline(where: Path, key: str, arguments: dict[str, Any]) -> dict[str, Any]:
     """Refuse arguments that would have a builder read other files or the network."""
-    inner = arguments.get("backbone_arguments", {})
-    named = {**arguments, **inner, **inner.get("timm_arguments", {})}
+    named = dict(arguments)
+    for name in ("backbone_arguments", "timm_arguments", "model"):
+        inner = named.get(name, {})
+        if not isinstance(inner, dict):
+            raise ValueError(f"{where}: {key}.{name} is {_short(inner)}, a table is expected; correct the file")  # noqa: TRY004
+        named |= inner
     if fetching := sorted(name for name in _FETCHING_ARGUMENTS if named.get(name)):
-        raise ValueError(f"{where}: {fetching} would fetch weights from elsewhere; a folder holds its own, remove them")
+        raise ValueError(
+            f"{where}: {key}: {fetching} would fetch weights from elsewhere; a folder holds its own, remove them"
+        )
     return arguments
 
 
-def _fill(net: nn.Module, path: Path) -> None:
-    """Load a net's weights, all of which must be there and fit."""
+def _filled(where: Path, key: str, path: Path, build: Callable[[], _Net]) -> _Net:
+    """Build a net and load its weights, all of which must be there, fit and be finite."""
     tensors = _read_tensors(path)
+    require_finite(tensors, str(path))
+    net = _checked(where, key, lambda: build_for(tensors, build))
     wanted = net.state_dict()
     conversion = take_tensors(tensors, wanted, {name: name for name in wanted})
     conversion.report.require_fit(str(path))
     net.load_state_dict(conversion.tensors)
+    return net
+
+
+def _require_tokens_of(where: Path, tokenizer: WordTokenizer, clip: MaskAdaptedClip) -> None:
+    """Refuse a word list whose tokens or texts the text tower has no places for."""
+    for key, found, places in (
+        ("words", tokenizer.vocab_size, clip.clip.token_embedding.num_embeddings),
+        ("context_length", tokenizer.context_length, clip.clip.context_length),
+    ):
+        if found > places:
+            raise ValueError(
+                f"{where}: {key}: {found} tokens are needed, the text tower of 'clip' has {places}; correct the file"
+            )
 
 
 def _read_tensors(path: Path) -> dict[str, Tensor]:
@@ -259,5 +332,12 @@ def _read_origin(folder: Path, content: dict[str, Any] | None) -> PublishedOrigi
     """Read what a published checkpoint held beside the weights."""
     if content is None:
         return None
+    if content.keys() != _ORIGIN_KEYS or not all(
+        isinstance(content[key], dict if key == "dtypes" else str) for key in _ORIGIN_KEYS
+    ):
+        raise ValueError(
+            f"{folder / _JSON_NAME}: published is {_short(content)}, texts {sorted(_ORIGIN_KEYS - {'dtypes'})} and a "
+            "table 'dtypes' are expected; import the checkpoint again"
+        )
     path = folder / _PUBLISHED_NAME
     return PublishedOrigin(**content, extras=_read_tensors(path) if path.exists() else {})

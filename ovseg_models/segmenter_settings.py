@@ -5,6 +5,8 @@ from typing import Any
 
 from ovseg_models.prompt_templates import VILD
 
+SIDE_MAX_PX = 16_384
+
 
 @dataclass(frozen=True, kw_only=True)
 class SegmenterSettings:
@@ -38,10 +40,18 @@ class SegmenterSettings:
                 ("mask_threshold", 0 <= self.mask_threshold < 1, "0 to below 1"),
                 ("short_side_px", self.short_side_px >= 1, "at least 1"),
                 ("max_side_px", self.max_side_px >= self.short_side_px, f"at least short_side_px {self.short_side_px}"),
+                ("max_side_px", self.max_side_px <= SIDE_MAX_PX, f"at most {SIDE_MAX_PX}"),
                 ("clip_chunk", self.clip_chunk >= 1, "at least 1"),
             )
             if not fits
         ]
+        faults += [
+            f"prompt_templates[{place}] is {template!r:.60}, a sentence with exactly one {{}} is expected"
+            for place, template in enumerate(self.prompt_templates)
+            if not isinstance(template, str) or template.count("{}") != 1
+        ][:3]
+        if not self.prompt_templates:
+            faults.append("prompt_templates is empty, at least one sentence is expected")
         if faults:
             raise ValueError(f"segmenter settings: {'; '.join(faults)}; correct the settings")
 
@@ -61,12 +71,15 @@ def settings_from_json(values: dict[str, Any]) -> SegmenterSettings:
         raise ValueError(f"segmenter settings: unknown names {unknown}, known are {sorted(known)}; correct the name")
     values = dict(values)
     if "prompt_templates" in values:
+        if not isinstance(values["prompt_templates"], list | tuple):
+            raise ValueError(
+                f"segmenter settings: prompt_templates is {values['prompt_templates']!r:.60}, a list of sentences is "
+                "expected; correct the value"
+            )
         values["prompt_templates"] = tuple(values["prompt_templates"])
     for name, value in values.items():
-        wanted = (int, float) if isinstance(known[name], float) else (type(known[name]),)
-        if type(value) not in wanted:
-            raise ValueError(
-                f"segmenter settings: {name} is {value!r}, wanted is {' or '.join(kind.__name__ for kind in wanted)}; "
-                "correct the value"
-            )
+        kinds = (int, float) if isinstance(known[name], float) else (type(known[name]),)
+        if type(value) not in kinds:
+            wanted = " or ".join(kind.__name__ for kind in kinds)
+            raise ValueError(f"segmenter settings: {name} is {value!r:.60}, {wanted} is expected; correct the value")
     return SegmenterSettings(**values)

@@ -1,6 +1,7 @@
 """A tokenizer for small CLIP models: one token per known word."""
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 
 import torch
@@ -37,13 +38,14 @@ class WordTokenizer:
             ValueError: If a word could never occur or occurs twice, or the length is too small.
         """
         for word in words:
-            if split_words(word) != [word]:
+            if not isinstance(word, str) or split_words(word) != [word]:
                 raise ValueError(
-                    f"word tokenizer: {word!r} can never match; lower-case words without blanks or signs are wanted"
+                    f"word tokenizer: {word!r:.60} can never match; lower-case words without blanks or signs are "
+                    "expected"
                 )
         if len(set(words)) != len(words):
-            twice = sorted({word for word in words if list(words).count(word) > 1})
-            raise ValueError(f"word tokenizer: {twice} occur more than once; list each word once")
+            twice = sorted(word for word, times in Counter(words).items() if times > 1)
+            raise ValueError(f"word tokenizer: {twice[:10]} occur more than once; list each word once")
         if context_length < _RESERVED_TOKENS:
             raise ValueError(f"word tokenizer: context_length is {context_length}, at least 3 is wanted; raise it")
         self.words = tuple(words)

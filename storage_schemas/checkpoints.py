@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 import safetensors.numpy
 
@@ -29,6 +30,10 @@ PROPOSAL_NET = "proposal_net"
 ADAPTED_CLIP = "adapted_clip"
 SCHEMA_VERSION = 1
 
+_DIVERGED = (
+    "the training diverged and nothing was written: lower the learning rate, or use precision 'fp32' or 'bf16'; "
+    "it goes on from the checkpoint before"
+)
 Tensors = Mapping[str, npt.NDArray[Any]]
 
 
@@ -42,8 +47,10 @@ def write_weights(artifact: Artifact, unit: str, tensors: Tensors, facts: Mappin
         facts: What is needed to build the module, and what the training run came to.
 
     Raises:
+        ArtifactError: If a tensor is not finite.
         WriteError: If the operating system refuses.
     """
+    _require_finite(tensors, f"{artifact.directory}: {unit}", _DIVERGED)
     with artifact.write_unit(unit) as writer:
         writer.file("safetensors").write(safetensors.numpy.save(dict(tensors)))
         return writer.commit(rows=len(tensors), counts={OK: len(tensors)}, facts=facts)
@@ -53,7 +60,7 @@ def read_weights(artifact: Artifact, unit: str) -> dict[str, npt.NDArray[Any]]:
     """Read one set of tensors of a finished artifact.
 
     Raises:
-        ArtifactError: If the file is absent or is no safetensors file.
+        ArtifactError: If the file is absent, is no safetensors file, or holds a tensor that is not finite.
     """
     return _load(artifact.directory / f"{unit}.safetensors")
 
@@ -101,8 +108,10 @@ class CheckpointStore:
         """Write a checkpoint; it counts once its sidecar lies there.
 
         Raises:
-            WriteError: If the operating system refuses; the checkpoints before stay in force.
+            ArtifactError: If a tensor is not finite; the checkpoints before stay in force, here as below.
+            WriteError: If the operating system refuses.
         """
+        _require_finite(checkpoint.tensors, f"{self._directory}: step {checkpoint.step}", _DIVERGED)
         name = _name(checkpoint.step)
         data = safetensors.numpy.save(dict(checkpoint.tensors))
         record = write_file(self._directory / f"{name}.safetensors", data, self._disk)
@@ -180,7 +189,29 @@ def _load(path: Path) -> dict[str, npt.NDArray[Any]]:
         ArtifactError: If it is absent or no safetensors file.
     """
     try:
-        return safetensors.numpy.load(path.read_bytes())
+        tensors = safetensors.numpy.load(path.read_bytes())
     except (OSError, safetensors.SafetensorError) as error:
         message = f"{path}: cannot be read as safetensors ({error}); run the stage that makes it again"
         raise ArtifactError(message) from error
+    _require_finite(tensors, str(path), "delete it, and run the stage that makes it again")
+    return tensors
+
+
+def _require_finite(tensors: Tensors, where: str, remedy: str) -> None:
+    """Refuse NaN and infinite weights and optimizer states.
+
+    A sum in double precision is finite exactly if all that it adds up is.
+
+    Raises:
+        ArtifactError: With the first such tensor.
+    """
+    for name, array in tensors.items():
+        # What is summed up may be NaN or infinite; then that is the finding, and no warning of NumPy's.
+        with np.errstate(all="ignore"):
+            if array.dtype.kind != "f" or np.isfinite(array.sum(dtype=np.float64)):
+                continue
+        message = (
+            f"{where}: {name} holds {int(np.isnan(array).sum())} NaN and {int(np.isinf(array).sum())} infinite of "
+            f"{array.size} values, finite ones are expected; {remedy}"
+        )
+        raise ArtifactError(message)

@@ -9,6 +9,7 @@ import timm
 from ovseg_models.backbones.swin import SwinBackbone, build_swin
 from ovseg_models.backbones.timm_backbone import TimmBackbone, build_r101c, build_timm_backbone
 from ovseg_models.checkpoint_keys.backbone import backbone_from_published
+from ovseg_models.finite_weights import require_finite
 from ovseg_models.weights_file import WEIGHTS_SUFFIXES, read_weights_file
 
 _LOGGER = logging.getLogger(__name__)
@@ -48,6 +49,8 @@ def build_backbone(
         backbone = build_swin(timm_name, tag=tag, **arguments)
     else:
         backbone = build_timm_backbone(timm_name, tag=tag, **arguments)
+    if tag is not None:
+        require_finite(backbone.state_dict(), f"backbone {timm_name}.{tag}")
     if weights_path is not None:
         _load_weights(backbone, weights_path)
     return backbone

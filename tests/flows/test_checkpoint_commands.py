@@ -122,3 +122,55 @@ def test_the_activation_can_be_told(tmp_path):
     tyro.cli(import_checkpoint, args=arguments)
     clip = read_segmenter_folder(tmp_path / "out").clip
     assert type(clip.clip.visual.transformer.resblocks[0].mlp.gelu).__name__ == "GELU"
+
+
+@pytest.mark.parametrize("activation", ["quick-gelu", "gelu"])
+def test_the_import_states_the_activation_that_it_assumed(tmp_path, capsys, activation):
+    write_published_checkpoint(parts(with_net=False), tmp_path / "clip.pt")
+    import_checkpoint(tmp_path / "clip.pt", out=tmp_path / "out", head_width=32, activation=activation)
+    assert f"CLIP's activation: {activation}, which no file states" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("prefix", ["_orig_mod.", "module._orig_mod.", "_orig_mod.module."])
+def test_compiled_checkpoints_are_imported_and_written_again_as_they_were(tmp_path, prefix):
+    write_published_checkpoint(parts(with_net=False), tmp_path / "clip.pt")
+    content = torch.load(tmp_path / "clip.pt", weights_only=True)["state_dict"]
+    renamed = {prefix + name.removeprefix("module."): tensor for name, tensor in content.items()}
+    torch.save({"epoch": 5, "state_dict": renamed}, tmp_path / "compiled.pt")
+    import_checkpoint(tmp_path / "compiled.pt", out=tmp_path / "out", head_width=32)
+    export_checkpoint(tmp_path / "out", out=tmp_path / "again.pt")
+    again = torch.load(tmp_path / "again.pt", weights_only=True)["state_dict"]
+    assert again.keys() == renamed.keys()
+    assert all(torch.equal(again[name], renamed[name]) for name in renamed)
+
+
+def test_a_page_and_weights_that_are_no_numbers_end_in_one_line_and_exit_code_2(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(command, "configure_logging", lambda _: None)
+    (tmp_path / "html.pth").write_text("<!DOCTYPE html><html><body>Quota exceeded</body></html>")
+    write_published_checkpoint(parts(with_net=False), tmp_path / "nan.pt")
+    content = torch.load(tmp_path / "nan.pt", weights_only=True)
+    content["state_dict"]["module.visual.proj"] *= float("nan")
+    torch.save(content, tmp_path / "nan.pt")
+    for name, found in (("html.pth", "is an HTML page: the download failed"), ("nan.pt", "visual.proj holds 768 NaN")):
+        assert command.main(["import-checkpoint", str(tmp_path / name), "--out", str(tmp_path / "out"), *SIZES]) == 2
+        told = capsys.readouterr().err
+        assert found in told
+        assert told.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_tiny_tensors_that_describe_a_huge_net_are_refused_before_it_is_built(tmp_path):
+    """0.4 MB: towers as wide as a patch kernel of one pixel says, and 200 layers of one number each."""
+    shapes = {
+        "visual.conv1.weight": (32768, 3, 1, 1),
+        "visual.positional_embedding": (5, 1),
+        "positional_embedding": (77, 64),
+        "visual.proj": (1, 64),
+        "token_embedding.weight": (100, 1),
+        "logit_scale": (),
+    }
+    tensors = {name: torch.zeros(shape) for name, shape in shapes.items()}
+    tensors |= {f"visual.transformer.resblocks.{layer}.x": torch.zeros(1) for layer in range(200)}
+    torch.save(tensors, tmp_path / "clip.pt")
+    with pytest.raises(PipelineError, match=r"clip\.pt: the sizes ask for a net of more than \d+ numbers"):
+        import_checkpoint(tmp_path / "clip.pt", out=tmp_path / "out")

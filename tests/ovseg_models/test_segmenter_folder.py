@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 
 import pytest
 import torch
@@ -122,7 +123,7 @@ def test_missing_folders_and_files_are_named(folder, tmp_path):
         (lambda content: content.update(new=1), r"missing keys \[\], unknown keys \['new'\]"),
         (lambda content: content["settings"].update(lam=1), r"unknown names \['lam'\]"),
         (lambda content: content["settings"].update(clip_chunk=0), "clip_chunk is 0, at least 1 is wanted"),
-        (lambda content: content["settings"].update(clip_chunk="4"), "clip_chunk is '4', wanted is int"),
+        (lambda content: content["settings"].update(clip_chunk="4"), "settings: .*clip_chunk is '4', int is expected"),
         (lambda content: content["proposal_net"].update(queries=0), "queries is 0"),
         (lambda content: content["proposal_net"].update(depth=3), r"unknown arguments \['depth'\]"),
         (lambda content: content["clip"]["model"].pop("vision_cfg"), r"lacks \['vision_cfg'\]"),
@@ -204,3 +205,74 @@ def test_files_of_a_folder_can_be_read_by_those_whom_the_umask_allows(tmp_path):
         os.umask(umask)
     modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "model").iterdir()}
     assert set(modes.values()) == {0o644}, modes
+
+
+@pytest.mark.parametrize(
+    ("change", "key"),
+    [
+        (lambda content: content.update(proposal_net=[]), "proposal_net"),
+        (lambda content: content.update(clip="ViT-B-16"), "clip"),
+        (lambda content: content.update(words="cat dog"), "words"),
+        (lambda content: content.update(words=[["cat"]]), "words"),
+        (lambda content: content.update(words=["cat"] * 100_000), "words"),
+        (lambda content: content.update(words=[f"w{number}" for number in range(60_000)]), "words"),
+        (lambda content: content.update(context_length=True), "context_length"),
+        (lambda content: content.update(context_length=10**12), "context_length"),
+        (lambda content: content.update(context_length=None), "words"),
+        (lambda content: content.update(settings=None), "settings"),
+        (lambda content: content["settings"].update(mask_threshold=float("nan")), "settings.mask_threshold"),
+        (lambda content: content["settings"].update(short_side_px=10**30, max_side_px=10**30), "max_side_px"),
+        (lambda content: content["settings"].update(prompt_templates=7), "prompt_templates"),
+        (lambda content: content["settings"].update(prompt_templates=[None]), "prompt_templates[0]"),
+        (lambda content: content["settings"].update(prompt_templates=["no place"]), "prompt_templates[0]"),
+        (lambda content: content["settings"].update(clip_chunk="9" * 10**6), "clip_chunk"),
+        (lambda content: content.update(published={"layout": 1}), "published"),
+        (lambda content: content["proposal_net"].update(decoder_layers=10**9), "proposal_net"),
+        (lambda content: content["proposal_net"].update(hidden_dim=10**30), "proposal_net"),
+        (lambda content: content["proposal_net"].update(queries="many"), "proposal_net"),
+        (lambda content: content["proposal_net"].update(backbone="vit_giant_patch14_224"), "proposal_net"),
+        (lambda content: content["proposal_net"].update(backbone_arguments=3), "proposal_net.backbone_arguments"),
+        (lambda content: content["clip"]["model"]["vision_cfg"].update(width=2**20, head_width=2**10), "clip"),
+        (lambda content: content["clip"]["model"]["vision_cfg"].update(layers=10**9), "clip"),
+        (lambda content: content["clip"]["model"]["vision_cfg"].update(layers=-1), "clip"),
+        (lambda content: content["clip"]["model"]["vision_cfg"].update(patch_size=0), "clip"),
+        (lambda content: content["clip"]["model"]["text_cfg"].update(vocab_size=float("inf")), "clip.model.text_cfg"),
+        (lambda content: content["clip"]["model"]["text_cfg"].update(context_length=10**6), "clip"),
+        (lambda content: content["clip"].update(model=None), "clip.model"),
+        (lambda content: content["clip"].update(prompt_depth=10**6), "clip"),
+    ],
+)
+@pytest.mark.usefixtures("without_shape_checks")
+def test_whatever_is_in_the_description_one_line_names_file_and_key(folder, change, key):
+    edit(folder, change)
+    start = time.monotonic()
+    with pytest.raises(ValueError, match="segmenter") as caught:
+        Segmenter.load(folder)
+    assert time.monotonic() - start < 10  # below a second where nothing else runs
+    told = str(caught.value)
+    assert told.startswith(f"{folder / 'segmenter.json'}: ")
+    assert key in told
+    assert "\n" not in told
+    assert len(told) < 900
+
+
+@pytest.mark.parametrize(
+    "content", [b"[" * 10_000_000, b"[" * 100_000, b'{"a":' * 50_000, b"\xff\xfe", b"", b"null", b"[]", b"9" * 10_000]
+)
+def test_a_file_that_is_no_description_is_refused_at_once(folder, content):
+    (folder / "segmenter.json").write_bytes(content)
+    start = time.monotonic()
+    with pytest.raises(ValueError, match=r"segmenter\.json: ") as caught:
+        Segmenter.load(folder)
+    assert time.monotonic() - start < 10
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("name", "tensor"), [("clip", "clip.visual.proj"), ("proposal_net", "no_object_embedding")])
+def test_weights_that_are_no_numbers_are_not_loaded(folder, name, tensor):
+    path = folder / f"{name}.safetensors"
+    tensors = load_file(path)
+    tensors[tensor].view(-1)[0] = float("nan")
+    save_file(tensors, path)
+    with pytest.raises(ValueError, match=rf"{name}\.safetensors: {tensor} holds 1 NaN"):
+        Segmenter.load(folder)

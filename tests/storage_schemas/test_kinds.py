@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.numpy
 import webdataset
 
 from storage_schemas import checkpoints, embeddings, pairs, proposals, text_embeddings
@@ -313,3 +314,19 @@ def test_the_length_of_embeddings_is_read_from_the_file(artifact: Artifact) -> N
     (artifact.directory / f"{UNIT}.parquet").write_bytes(b"no Parquet")
     with pytest.raises(SchemaError, match="cannot be read as Parquet"):
         proposals.embedding_dim_of(artifact)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_weights_and_states_that_are_no_numbers_are_neither_written_nor_read(artifact: Artifact, value: float) -> None:
+    broken = {"fine": np.ones(3, np.float32), "tower.proj": np.array([1, value], np.float32)}
+    with pytest.raises(ArtifactError, match=r"tower\.proj holds . NaN and . infinite of 2 values"):
+        checkpoints.write_weights(artifact, UNIT, broken, {})
+    assert not (artifact.directory / f"{UNIT}.safetensors").exists()
+    store = opened(artifact)
+    store.save(checkpoint(10))
+    with pytest.raises(ArtifactError, match=r"step 20: tower\.proj"):
+        store.save(Checkpoint(step=20, tensors=broken, facts={}))
+    assert store.steps() == (10,)
+    (artifact.directory / f"{UNIT}.safetensors").write_bytes(safetensors.numpy.save(broken))
+    with pytest.raises(ArtifactError, match=rf"{UNIT}\.safetensors: tower\.proj"):
+        checkpoints.read_weights(artifact, UNIT)

