@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import sys
 import time
 from collections import Counter
@@ -51,7 +52,7 @@ def segment(  # noqa: PLR0913 - each is an option of the command
 
     Args:
         images: Image files, and folders whose image files are taken, but for results of an earlier run.
-        classes: What to tell apart, such as: --classes "traffic light" street sky
+        classes: What to tell apart, such as: --classes "traffic light" street sky, or --classes "traffic light, street"
         model: Folder of a segmenter.
         out: Folder for the results, made if need be; files of the same names are replaced.
         find: Find the named things and leave the rest unlabelled, instead of giving each pixel a class.
@@ -69,7 +70,7 @@ def segment(  # noqa: PLR0913 - each is an option of the command
         PipelineError: If there are no classes, one of them twice or not in UTF-8, no images, or the segmenter cannot be
             loaded.
     """
-    _refuse_wrong_names(classes)
+    classes = _class_names(classes, has_images=bool(images))
     if min_score and not find:
         raise _error(f"--min-score: found {min_score} without --find, which it is for; add --find, or leave it out")
     paths = _image_files(images)
@@ -81,11 +82,16 @@ def segment(  # noqa: PLR0913 - each is an option of the command
         short_side_px=short_side_px,
         max_side_px=max_side_px,
     )
+    try:
+        segmenter.check_names(classes)  # before any image is read; a warning comes with the first one
+    except ValueError as error:
+        raise _error(str(error).replace("class names", "--classes", 1)) from error
     out.mkdir(parents=True, exist_ok=True)
     failures = []
     for path, name in zip(paths, _result_names(paths), strict=True):
         start_s = time.monotonic()
         try:
+            _refuse_too_many_pixels(path)
             result = segmenter.find(path, classes, min_score=min_score) if find else segmenter.segment(path, classes)
             _write(result, path, out / name)
         except (ValueError, OSError) as error:
@@ -99,20 +105,54 @@ def segment(  # noqa: PLR0913 - each is an option of the command
     return 1 if failures else 0
 
 
-def _refuse_wrong_names(classes: Sequence[str]) -> None:
-    """Refuse, before anything is loaded, no name, a blank one, too many, and what a segmenter refuses."""
-    if not classes or not all(name.strip() for name in classes):
+def _class_names(classes: Sequence[str], *, has_images: bool) -> tuple[str, ...]:
+    """Split names at commas as the app does; refuse images among them, no name, a blank one, and too many.
+
+    Raises:
+        PipelineError: Before anything is loaded.
+    """
+    from ovseg_models.class_names import checked_class_names, split_class_names
+
+    for name in classes:
+        path = Path(name)
+        if path.suffix.lower() in _IMAGE_SUFFIXES or (not has_images and path.exists()):
+            raise _error(
+                f"--classes: found {name!r}, which is an image or a folder and no class name; write images before the "
+                f"options: ovseg segment {name} --classes ..."
+            )
+    if not classes or not all(split_class_names(name) for name in classes):
         raise _error(
             f"--classes: found {list(classes)}, at least one name and no blank one is wanted; name what to find"
         )
     if len(classes) > _MAX_CLASSES:
         raise _error(f"--classes: found {len(classes)} names, a PNG can hold {_MAX_CLASSES}; name fewer")
-    from ovseg_models.class_names import checked_class_names
-
     try:
-        checked_class_names(classes)
+        return tuple(checked_class_names([part for name in classes for part in split_class_names(name)]))
     except ValueError as error:
         raise _error(str(error).replace("class names", "--classes", 1)) from error
+
+
+def _refuse_too_many_pixels(path: Path) -> None:
+    """Refuse a picture that 'ovseg prepare' would refuse, before its pixels are decoded; others' faults come later.
+
+    Raises:
+        ValueError: If it has more pixels than that limit.
+    """
+    from PIL import Image
+
+    from ovseg_models.image_input import PIXELS_MAX
+
+    try:
+        with Image.open(path) as image:
+            pixels = image.width * image.height
+    except Image.DecompressionBombError as error:
+        message = f"{path}: has far more than {PIXELS_MAX} pixels; shrink it"
+        raise ValueError(message) from error
+    except (OSError, SyntaxError, ValueError):
+        return  # whoever decodes it says what is wrong
+    if pixels > PIXELS_MAX:
+        message = f"{path}: has {pixels} pixels, at most {PIXELS_MAX} are expected; shrink it"
+        raise ValueError(message)
 
 
 def _failed(failed: int, images: int) -> str:
@@ -181,7 +221,11 @@ def _result_names(paths: Sequence[Path]) -> list[str]:
 
 
 def _write(result: "Segmentation", source: Path, stem: Path) -> None:
-    """Write the three files of an image, the JSON last."""
+    """Write the three files of an image, or none: under temporary names first, the JSON is renamed last.
+
+    Raises:
+        OSError: If the disk is full or a file cannot be replaced.
+    """
     import numpy as np
     from PIL import Image
 
@@ -189,8 +233,6 @@ def _write(result: "Segmentation", source: Path, stem: Path) -> None:
     dtype, nothing = (np.uint8, 255) if is_8_bit else (np.uint16, 65535)
     labels = result.label_map.numpy()
     label_path, overlay_path = (stem.with_name(stem.name + ending) for ending in _RESULT_ENDINGS)
-    Image.fromarray(np.where(labels < 0, nothing, labels).astype(dtype)).save(label_path)
-    result.overlay().save(overlay_path)
     height_px, width_px = result.encoded.size
     content = {
         "image": str(source),
@@ -203,8 +245,28 @@ def _write(result: "Segmentation", source: Path, stem: Path) -> None:
         "masks": _mask_entries(result),
     }
     text = json.dumps(content, indent=1, ensure_ascii=False)
-    # A file's name that is not UTF-8 has lone surrogates, which are written as JSON's escapes.
-    stem.with_name(f"{stem.name}.json").write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
+    json_path = stem.with_name(f"{stem.name}.json")
+    temporary = {
+        path: path.with_name(f".tmp-{os.getpid()}-{path.name}") for path in (label_path, overlay_path, json_path)
+    }
+    try:
+        Image.fromarray(np.where(labels < 0, nothing, labels).astype(dtype)).save(temporary[label_path], "PNG")
+        result.overlay().save(temporary[overlay_path], "PNG")
+        # A file's name that is not UTF-8 has lone surrogates, which are written as JSON's escapes.
+        temporary[json_path].write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
+    except BaseException:
+        for written in temporary.values():
+            written.unlink(missing_ok=True)
+        raise
+    try:
+        json_path.unlink(missing_ok=True)  # a kill between the renames leaves no JSON that speaks of other pictures
+        for path, written in temporary.items():
+            written.replace(path)
+    except BaseException:
+        for path in (*temporary.values(), *temporary):
+            if not path.is_dir():
+                path.unlink(missing_ok=True)
+        raise
 
 
 def _mask_entries(result: "Segmentation") -> list[dict[str, Any]]:

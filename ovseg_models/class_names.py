@@ -1,7 +1,15 @@
 """What is asked of the class names that a user gives; imports nothing heavy."""
 
+import re
 from collections import Counter
 from collections.abc import Sequence
+
+_SEPARATORS = re.compile(r"[,;\n]")
+
+
+def split_class_names(typed: str) -> list[str]:
+    """Split what was typed at commas, semicolons and new lines into names; blanks within a name become one."""
+    return [name for part in _SEPARATORS.split(typed) if (name := " ".join(part.split()))]
 
 
 def checked_class_names(class_names: Sequence[str]) -> list[str]:

@@ -7,6 +7,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps
 
+PIXELS_MAX = 89_478_485
+"""Width times height of a picture at most: where Pillow begins to warn of decompression bombs."""
+
 ImageInput: TypeAlias = str | Path | Image.Image | npt.NDArray[np.uint8]
 """A file, a Pillow image, or an array [height width] (grey), [height width 3] (RGB) or [height width 4] (RGBA)."""
 

@@ -8,7 +8,7 @@ objects; a reader sees it only if what it would do stays in proportion to the fi
 import pickle
 import pickletools
 from collections.abc import Callable
-from typing import Any, Protocol, runtime_checkable
+from typing import IO, Any, Protocol, cast, runtime_checkable
 
 _MAX_INSTRUCTIONS = 400_000  # about 3 s; a checkpoint of 1,000 tensors with its optimizer has about 100,000
 _WORK_PER_BYTE, _FREE_WORK = 16, 2**26
@@ -68,7 +68,7 @@ def check_pickle(  # noqa: C901, PLR0912, PLR0915 - one loop over instructions, 
     marks: list[int] = []
     memo: dict[int, Value] = {}
     work, limit = 0, _WORK_PER_BYTE * file_bytes + _FREE_WORK
-    for count, (opcode, argument, _) in enumerate(pickletools.genops(program)):
+    for count, (opcode, argument, _) in enumerate(pickletools.genops(cast("IO[bytes]", program))):
         name = opcode.name
         if count >= _MAX_INSTRUCTIONS:
             raise pickle.UnpicklingError(f"it has more than {_MAX_INSTRUCTIONS} instructions")
@@ -80,13 +80,13 @@ def check_pickle(  # noqa: C901, PLR0912, PLR0915 - one loop over instructions, 
         elif name == "POP" and marks and floor == len(stack):
             marks.pop()
         elif name in _PUTS or name == "MEMOIZE":
-            place = len(memo) if name == "MEMOIZE" else int(argument)
+            place = len(memo) if argument is None else int(argument)
             # Readers keep a table up to the greatest number, whatever else is in it.
             if not 0 <= place <= count:
                 raise pickle.UnpicklingError(f"it numbers its {count}th object {place}")
             memo[place] = stack[-1]
         elif name in _GETS:
-            stack.append(memo[int(argument)])
+            stack.append(memo[int(argument or 0)])
         elif name == "DUP":
             stack.append(stack[-1])
         else:

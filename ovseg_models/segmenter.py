@@ -24,7 +24,7 @@ from ovseg_models.image_size import resize_image
 from ovseg_models.mask_adapted_clip import MaskAdaptedClip
 from ovseg_models.masked_crops import masked_crops, patch_mask
 from ovseg_models.proposal_net import LOGIT_TEMPERATURE, SIZE_DIVISOR_PX, ProposalNet
-from ovseg_models.query_mode import find_regions, with_others
+from ovseg_models.query_mode import OTHERS, find_regions, with_others
 from ovseg_models.segmentation import Branches, Segmentation
 from ovseg_models.segmenter_folder import (
     SegmenterParts,
@@ -34,7 +34,7 @@ from ovseg_models.segmenter_folder import (
 )
 from ovseg_models.segmenter_settings import SegmenterSettings
 from ovseg_models.text_classifier import TextClassifier
-from ovseg_models.word_tokenizer import WordTokenizer
+from ovseg_models.word_tokenizer import WordTokenizer, split_words
 
 logger = logging.getLogger(__name__)
 
@@ -84,6 +84,7 @@ class Segmenter:
         self.clip = clip.eval()
         self.tokenizer = tokenizer
         self.settings = settings or SegmenterSettings()
+        self._warnings: set[str] = set()
         tokenize = tokenizer or open_clip.SimpleTokenizer(context_length=clip.clip.context_length)
         self._classifier = TextClassifier(clip.clip, tokenize)
 
@@ -251,8 +252,28 @@ class Segmenter:
         return fused_scores(probs.scores, encoded.mask_logits, net_size=encoded.net_size, size=encoded.size).cpu()
 
     def text_embeddings(self, class_names: Sequence[str]) -> Float[Tensor, "class dim"]:
-        """Embed class names, L2-normalised; they are kept in memory."""
-        return self._classifier.text_embeddings(checked_class_names(class_names), self.settings.prompt_templates)
+        """Embed class names, L2-normalised; they are kept in memory.
+
+        Raises:
+            ValueError: As `check_names`.
+        """
+        names = checked_class_names(class_names)
+        warning = self.check_names(names)
+        if warning and warning not in self._warnings:
+            self._warnings.add(warning)
+            logger.warning("%s", warning)
+        return self._classifier.text_embeddings(names, self.settings.prompt_templates)
+
+    def check_names(self, class_names: Sequence[str]) -> str:
+        """Return a warning of words that CLIP does not know; empty for open_clip's tokenizer, which spells any word.
+
+        Raises:
+            ValueError: If CLIP knows no word of a name ("others" of the query mode needs none).
+        """
+        if self.tokenizer is None:
+            return ""
+        around = {word for template in self.settings.prompt_templates for word in split_words(template)}
+        return self.tokenizer.check_names([name for name in class_names if name != OTHERS], no_names=around)
 
     def _encoded(self, image: ImageInput | EncodedImage) -> EncodedImage:
         """Encode an image that isn't yet."""

@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import torch
 from jaxtyping import Int64
@@ -10,6 +10,7 @@ from torch import Tensor
 
 _WORD = re.compile(r"[^\W_]+")  # letters and digits of any script
 _PADDING = 0
+_SHOWN_NAMES, _SHOWN_WORDS = 5, 120
 _RESERVED_TOKENS = 3  # padding, start, end
 
 
@@ -64,6 +65,40 @@ class WordTokenizer:
             sequence = [self._start, *known[: length - 2], self._end]
             row[: len(sequence)] = torch.tensor(sequence)
         return tokens
+
+    def check_names(self, names: Sequence[str], *, no_names: Collection[str] = ()) -> str:
+        """Refuse class names without a known word, and warn of those that are known in part.
+
+        Args:
+            names: Class names.
+            no_names: Words that name nothing alone, such as those of the sentences around class names.
+
+        Returns:
+            A warning with the words that are dropped, and with names that become the same without them; empty if all
+            words are known.
+
+        Raises:
+            ValueError: With the names without a known word, and the words that can be used.
+        """
+        known_of = {name: tuple(word for word in split_words(name) if word in self._token_of_word) for name in names}
+        empty = [name for name, known in known_of.items() if not set(known) - set(no_names)]
+        if empty:
+            usable = sorted(set(self.words) - set(no_names))
+            more = f" and {len(usable) - _SHOWN_WORDS} more" if len(usable) > _SHOWN_WORDS else ""
+            raise ValueError(
+                f"class names: this CLIP knows no word of {empty[:_SHOWN_NAMES]}, it would name them at random; it "
+                f"knows {', '.join(usable[:_SHOWN_WORDS])}{more}; use these words, or a segmenter with a published CLIP"
+            )
+        dropped = {name: [word for word in split_words(name) if word not in known_of[name]] for name in names}
+        parts = [f"{name!r} without {', '.join(words)}" for name, words in dropped.items() if words]
+        if not parts:
+            return ""
+        alike: dict[tuple[str, ...], list[str]] = {}
+        for name, known in known_of.items():
+            alike.setdefault(known, []).append(name)
+        same = [f"{' = '.join(map(repr, group[:_SHOWN_NAMES]))}" for group in alike.values() if len(group) > 1]
+        apart = f"; it cannot tell apart {'; '.join(same[:_SHOWN_NAMES])}" if same else ""
+        return f"class names: this CLIP does not know all words, it reads {'; '.join(parts[:_SHOWN_NAMES])}{apart}"
 
 
 def split_words(text: str) -> list[str]:

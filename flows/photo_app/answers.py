@@ -10,7 +10,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from flows.photo_app.encoded_images import EncodedImages
-from flows.photo_app.questions import Question
+from flows.photo_app.questions import Question, QuestionError
 from ovseg_models.palette import palette
 from ovseg_models.query_mode import UNLABELLED
 from ovseg_models.segmentation import MaskRow, Segmentation
@@ -58,7 +58,14 @@ def answer(question: Question, segmenter: Segmenter, images: EncodedImages) -> A
         question: What is asked.
         segmenter: Names the proposals; the image models are left to ``images``.
         images: Encodes the photograph, or has it.
+
+    Raises:
+        QuestionError: If CLIP knows no word of a name.
     """
+    try:
+        warning = segmenter.check_names(question.names)
+    except ValueError as error:
+        raise QuestionError(str(error)) from error
     begin_s = time.monotonic()
     encoded, was_kept = images.encoded(question.photograph)
     encoded_s = time.monotonic()
@@ -69,7 +76,8 @@ def answer(question: Question, segmenter: Segmenter, images: EncodedImages) -> A
     work = "still in memory" if was_kept else f"image models {encoded_s - begin_s:.1f} s"
     return Answer(
         message=f"{_count(len(shown), 'mask')} for {_count(len(question.names), 'name')}, photograph "
-        f"{encoded.image.width} x {encoded.image.height} px ({work}, naming {time.monotonic() - encoded_s:.1f} s)",
+        f"{encoded.image.width} x {encoded.image.height} px ({work}, naming {time.monotonic() - encoded_s:.1f} s)"
+        + (f". Warning: {warning}" if warning else ""),
         overlay=overlay,
         legend=_legend(result),
         rows=tuple(_table_row(number, row, result) for number, row in enumerate(shown, start=1)),

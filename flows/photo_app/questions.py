@@ -1,18 +1,16 @@
 """What a user asks: a photograph and names, read from what the browser sends; faults are told in words for the page."""
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image
 
-from ovseg_models.image_input import rgb_image
+from ovseg_models.class_names import split_class_names
+from ovseg_models.image_input import PIXELS_MAX, rgb_image
 
-PIXELS_MAX = 89_478_485  # where Pillow begins to warn of decompression bombs
 SHOWN_SIDE_MAX_PX = 1600
 NAMES_MAX = 100
 NAME_LENGTH_MAX = 100
-_SEPARATORS = re.compile(r"[,;\n]")
 
 
 class QuestionError(Exception):
@@ -57,7 +55,7 @@ def class_names(typed: str) -> tuple[str, ...]:
     Raises:
         QuestionError: If there is no name, one is too long, or there are too many.
     """
-    names = tuple(dict.fromkeys(name for part in _SEPARATORS.split(typed) if (name := " ".join(part.split()))))
+    names = tuple(dict.fromkeys(split_class_names(typed)))
     if not names:
         raise QuestionError("No class names are typed; write what to look for, such as: sky, grass, boat")
     if len(names) > NAMES_MAX:

@@ -5,6 +5,7 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
+from ovseg_models.image_input import PIXELS_MAX
 from pipeline.prepare.options import CocoLabelKind, DataSetName, VocLabelDirectory
 from pipeline.settings.model import CHANGES_NO_RESULT, SettingsModel, Share
 
@@ -57,9 +58,9 @@ class PrepareSettings(SettingsModel):
     scenes_per_shard: int = Field(default=1000, ge=1, le=100_000, description="Scenes of one unit of work.")
     limit: int | None = Field(default=None, ge=1, description="Take the first scenes only, for a trial; none = all.")
     max_image_px: int = Field(
-        default=89_478_485,
+        default=PIXELS_MAX,
         ge=1,
-        le=89_478_485,
+        le=PIXELS_MAX,
         description="Width times height of an image at most [px]; larger ones are taken for decompression bombs. The "
         "default is where Pillow begins to warn.",
     )

@@ -9,8 +9,10 @@ import tyro
 from PIL import Image
 
 from flows.segment_command import segment
+from ovseg_models import image_input
 from ovseg_models.segmenter import Segmenter
 from pipeline.errors import PipelineError
+from pipeline.settings.prepare import PrepareSettings
 from storage_schemas.rle import decode_masks
 from tests.tiny_segmenter import CLASS_NAMES, picture, tiny_segmenter
 
@@ -126,10 +128,10 @@ def test_settings_go_before_the_segmenters_own(model, photos, tmp_path):
 
 
 def test_the_command_line_takes_names_with_blanks(model, photos, tmp_path):
-    arguments = [str(photos / "one.png"), "--classes", "traffic light", "dog"]
+    arguments = [str(photos / "one.png"), "--classes", "grass sky", "dog"]
     arguments += ["--model", str(model), "--out", str(tmp_path / "out"), "--short-side-px", "40"]
     assert tyro.cli(segment, args=arguments) == 0
-    assert json.loads((tmp_path / "out" / "one.json").read_text())["class_names"] == ["traffic light", "dog"]
+    assert json.loads((tmp_path / "out" / "one.json").read_text())["class_names"] == ["grass sky", "dog"]
 
 
 @pytest.mark.parametrize("classes", [(), ("cat", " ")])
@@ -175,3 +177,51 @@ def test_a_segmenter_that_cannot_be_loaded_is_refused(photos, tmp_path):
 def test_a_device_that_is_not_there_is_refused(model, photos, tmp_path):
     with pytest.raises(PipelineError, match="abacus"):
         segment((photos,), classes=("cat",), model=model, out=tmp_path, device="abacus")
+
+
+@pytest.mark.parametrize("classes", [("cat, dog",), ("cat,", "dog"), ("cat;dog",), ("cat\ndog ",), ("cat", " dog")])
+def test_names_are_split_as_in_the_app(model, photos, tmp_path, classes):
+    assert segment((photos / "one.png",), classes=classes, model=model, out=tmp_path / "out") == 0
+    assert json.loads((tmp_path / "out" / "one.json").read_text())["class_names"] == ["cat", "dog"]
+
+
+@pytest.mark.parametrize("image", ["two.png", "absent.JPG"])
+def test_images_among_the_classes_give_a_hint(model, photos, tmp_path, image):
+    with pytest.raises(PipelineError, match=r"--classes: found '.*' ?, which is an image.*write images before"):
+        segment((photos / "one.png",), classes=("cat", str(photos / image)), model=model, out=tmp_path / "out")
+    with pytest.raises(PipelineError, match="write images before"):
+        segment((), classes=("cat", str(photos)), model=model, out=tmp_path / "out")
+
+
+@pytest.mark.parametrize("find", [False, True])
+def test_a_class_without_a_known_word_is_refused_before_anything_is_written(model, photos, tmp_path, find):
+    with pytest.raises(PipelineError, match=r"--classes: this CLIP knows no word of \['excavator'\].*boat, cat, dog"):
+        segment((photos,), classes=("excavator",), model=model, out=tmp_path / "out", find=find)
+    with pytest.raises(PipelineError, match=r"knows no word of \['oculus', 'ukulele'\]"):
+        segment((photos,), classes=("oculus", "ukulele", "cat"), model=model, out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_class_that_is_known_in_part_gives_one_warning(model, photos, tmp_path, caplog):
+    assert segment((photos,), classes=("striped cat", "spotted cat"), model=model, out=tmp_path / "out") == 0
+    (warning,) = [record.message for record in caplog.records if record.levelname == "WARNING"]
+    assert "'striped cat' without striped" in warning
+    assert "cannot tell apart 'striped cat' = 'spotted cat'" in warning
+
+
+def test_a_picture_has_the_pixels_of_prepare_at_most(model, photos, tmp_path, capsys, monkeypatch):
+    assert PrepareSettings.model_fields["max_image_px"].default == image_input.PIXELS_MAX
+    monkeypatch.setattr(image_input, "PIXELS_MAX", 50 * 70)
+    Image.fromarray(picture(50, 71)).save(photos / "large.png")
+    assert segment((photos,), classes=("cat",), model=model, out=tmp_path / "out") == 1
+    assert "large.png: has 3550 pixels, at most 3500 are expected" in capsys.readouterr().err
+    assert len(list((tmp_path / "out").iterdir())) == 6
+
+
+@pytest.mark.parametrize("ending", ["labels.png", "overlay.png", "json"])
+def test_a_picture_has_all_its_files_or_none(model, photos, tmp_path, capsys, ending):
+    (tmp_path / "out" / f"one.{ending}").mkdir(parents=True)  # cannot be replaced by a file
+    assert segment((photos,), classes=("cat",), model=model, out=tmp_path / "out") == 1
+    names = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert names == sorted([f"one.{ending}", "two.json", "two.labels.png", "two.overlay.png"])
+    assert "1 of 2 images failed" in capsys.readouterr().err

@@ -352,3 +352,11 @@ def test_nets_of_different_spaces_are_refused():
     segmenter.proposal_net.no_object_embedding = torch.nn.Parameter(torch.zeros(1, 12))
     with pytest.raises(ValueError, match="embeddings have 12 dimensions and CLIP's 16"):
         Segmenter(segmenter.proposal_net, segmenter.clip)
+
+
+def test_the_api_refuses_a_name_without_a_known_word_everywhere():
+    segmenter = tiny_segmenter()
+    for use in (segmenter.segment, segmenter.find, segmenter.scores, segmenter.branches):
+        with pytest.raises(ValueError, match=r"knows no word of \['excavator'\]"):
+            use(picture(), ["cat", "excavator"])
+    assert segmenter.find(picture(), ["cat"]).class_names == ("cat", "others")

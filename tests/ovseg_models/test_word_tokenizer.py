@@ -54,3 +54,19 @@ def test_a_repeated_word_is_refused():
 def test_too_short_a_context_is_refused():
     with pytest.raises(ValueError, match="context_length is 2"):
         WordTokenizer(WORDS, 2)
+
+
+def test_names_without_a_known_word_are_refused_with_the_words_that_are_known():
+    tokenizer = WordTokenizer(["a", "photo", "of", "red", "boat"], 8)
+    for names in (["excavator"], ["boat", "the digger"], ["a photo"], ["!"]):
+        with pytest.raises(ValueError, match=r"knows no word of .*it knows boat, red; "):
+            tokenizer.check_names(names, no_names=["a", "photo", "of"])
+
+
+def test_names_known_in_part_and_names_that_become_the_same_are_reported():
+    tokenizer = WordTokenizer(["a", "red", "boat"], 8)
+    assert tokenizer.check_names(["boat", "Red boat", "a boat"]) == ""
+    warning = tokenizer.check_names(["red excavator", "red digger", "boat"])
+    assert "'red excavator' without excavator; 'red digger' without digger" in warning
+    assert "cannot tell apart 'red excavator' = 'red digger'" in warning
+    assert "cannot" not in tokenizer.check_names(["fast boat", "red"])

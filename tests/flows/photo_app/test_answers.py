@@ -8,7 +8,7 @@ from PIL import Image
 
 from flows.photo_app.answers import PICTURES_MAX, TABLE_HEADERS, answer
 from flows.photo_app.encoded_images import EncodedImages
-from flows.photo_app.questions import Question
+from flows.photo_app.questions import Question, QuestionError
 from ovseg_models.palette import palette
 from tests.tiny_segmenter import CLASS_NAMES, picture, tiny_segmenter
 
@@ -139,3 +139,11 @@ def test_users_at_once_get_their_own_answers(segmenter, images):
     for one, other in zip(alone * 3, together, strict=True):
         assert one.rows == other.rows
         assert one.overlay.tobytes() == other.overlay.tobytes()
+
+
+def test_a_name_that_clip_does_not_know_is_refused_and_one_known_in_part_gives_a_warning(segmenter, images):
+    with pytest.raises(QuestionError, match=r"knows no word of \['excavator'\].*it knows boat, cat, dog"):
+        answer(asked("cat", "excavator"), segmenter, images)
+    assert "Warning: " in (told := answer(asked("striped cat", "dog"), segmenter, images).message)
+    assert "'striped cat' without striped" in told
+    assert "Warning" not in answer(asked("cat", "dog"), segmenter, images).message
