@@ -14,7 +14,7 @@ from torch import Tensor
 from ovseg_models.encoded_image import hard_masks
 from ovseg_models.fusion import ensemble_scores, fused_labels
 from ovseg_models.image_size import resized_size
-from ovseg_models.oracle import labels_of_regions, oracle_scores, resized_labels
+from ovseg_models.oracle import ground_truth_masks, labels_of_regions, oracle_scores, resized_labels
 from pipeline.evaluate.decoding import LabelledImage
 from pipeline.evaluate.nets import ClipBranch, Nets, ProposalBranch
 from pipeline.evaluate.variants import GROUND_TRUTH, ClipView, Variant
@@ -135,6 +135,14 @@ class Predictor:
     def predict(self, variant: Variant) -> LabelArray:
         """Give each pixel of the image a class [height width]."""
         if variant.view is not None and variant.view.regions == GROUND_TRUTH:
+            labels = self._scene.labels
+            if variant.oracle_threshold is not None:
+                # At the label map's own size, so that nothing is lost by resizing.
+                regions, masks = ground_truth_masks(labels, labels.shape, self._ignore_label)
+                whole = torch.from_numpy(labels.astype(np.int64))
+                return labels_of_regions(
+                    labels, regions, oracle_scores(masks, whole, self._class_count, self._ignore_label)
+                )
             look = self._branches.look(self._scene, variant.view)
             return labels_of_regions(self._scene.labels, look.regions.cpu().numpy(), look.clip_logits)
         size = (self._scene.image.height, self._scene.image.width)

@@ -52,7 +52,8 @@ class Variant:
         ensemble_weight: Lambda: 0 = proposal net only, 1 = CLIP only.
         view: How CLIP looks; None where it has no say.
         oracle_threshold: If given, each proposal takes the class of the label map that it covers most, at this mask
-            threshold, and no model classifies.
+            threshold, and no model classifies. With a view of the ground truth the label map's regions at its own size
+            take their own classes: all metrics are 100 %, or the labels are not what they seem.
     """
 
     name: str
@@ -77,6 +78,10 @@ class Variant:
 
 def main_variant(settings: EvaluateSettings, ensemble_weight: float) -> Variant:
     """Return the variant that the settings ask for."""
+    if settings.oracle_labels and settings.proposals == GROUND_TRUTH:
+        # No net has a say. The view says whose regions are named, and the original CLIP in it is no input to wait for.
+        regions = ClipView(clip=ORIGINAL, regions=GROUND_TRUTH, mask_prompts=False)
+        return Variant(name="ground-truth", section="main", view=regions, oracle_threshold=settings.mask_threshold)
     if settings.oracle_labels:
         return Variant(name="oracle-labels", section="main", oracle_threshold=settings.mask_threshold)
     view = view_of(settings, settings.clip)

@@ -19,9 +19,11 @@ from pipeline.evaluate.decoding import LabelledImage, decoded
 from pipeline.evaluate.nets import ProposalBranch
 from pipeline.evaluate.plan import ScoresPlan, plan_scores
 from pipeline.evaluate.predicting import LiveBranches, Predictor
+from pipeline.evaluate.variants import main_variant
 from pipeline.executors import Compute
 from pipeline.proposal_net_loading import load_proposal_net
 from pipeline.settings import Settings
+from pipeline.settings.evaluate import EvaluateSettings
 from pipeline.shard_runner import Limits, StageReport, run_stage
 from storage_schemas.artifact import Artifact
 from storage_schemas.scenes import SceneShard
@@ -209,3 +211,16 @@ def test_torch_threads_are_those_of_the_settings(tmp_path):
     plan = planned(settings_of(tmp_path))
     plan.job.open()
     assert torch.get_num_threads() == 1
+
+
+@pytest.mark.parametrize("size", [(7, 5), (1, 1), (33, 300)])
+def test_true_masks_with_true_names_give_the_label_map_at_any_size(size):
+    labels = np.random.default_rng(0).integers(0, 4, size).astype(np.uint16)
+    labels[0, 0] = 3
+    labels.flat[1::7] = 255
+    scene = LabelledImage("key", Image.new("RGB", size[::-1]), labels)
+    settings = EvaluateSettings(proposals="ground-truth", oracle_labels=True)
+    predictor = Predictor(scene, None, class_count=4, ignore_label=255, net_sides_px=(16, 32))
+    predicted = predictor.predict(main_variant(settings, 0.7))
+    labelled = labels != 255
+    assert np.array_equal(predicted[labelled], labels[labelled])

@@ -14,13 +14,14 @@ from pipeline.settings.evaluate import EvaluateSettings
         ({}, 1.0, "clip-only", True),
         ({"oracle_labels": True, "mask_threshold": 0.4}, 0.7, "oracle-labels", False),
         ({"proposals": "ground-truth"}, 0.7, "ground-truth-masks", True),
+        ({"proposals": "ground-truth", "oracle_labels": True, "mask_threshold": 0.4}, 0.7, "ground-truth", True),
     ],
 )
 def test_the_main_variant_is_what_the_settings_ask_for(settings, weight, name, clip_has_a_say):
     variant = main_variant(EvaluateSettings(**settings), weight)
     assert (variant.name, variant.view is not None) == (name, clip_has_a_say)
-    assert variant.oracle_threshold == (0.4 if name == "oracle-labels" else None)
-    assert variant.needs_proposals == (name != "ground-truth-masks")
+    assert variant.oracle_threshold == (0.4 if name in {"oracle-labels", "ground-truth"} else None)
+    assert variant.needs_proposals == (name not in {"ground-truth-masks", "ground-truth"})
 
 
 def test_the_view_follows_the_switches():
