@@ -135,13 +135,13 @@ class Predictor:
     def predict(self, variant: Variant) -> LabelArray:
         """Give each pixel of the image a class [height width]."""
         if variant.view is not None and variant.view.regions == GROUND_TRUTH:
-            labels = self._scene.labels
+            truth = self._scene.labels
             if variant.oracle_threshold is not None:
                 # At the label map's own size, so that nothing is lost by resizing.
-                regions, masks = ground_truth_masks(labels, labels.shape, self._ignore_label)
-                whole = torch.from_numpy(labels.astype(np.int64))
+                regions, masks = ground_truth_masks(truth, truth.shape, self._ignore_label)
+                whole = torch.from_numpy(truth.astype(np.int64))
                 return labels_of_regions(
-                    labels, regions, oracle_scores(masks, whole, self._class_count, self._ignore_label)
+                    truth, regions, oracle_scores(masks, whole, self._class_count, self._ignore_label)
                 )
             look = self._branches.look(self._scene, variant.view)
             return labels_of_regions(self._scene.labels, look.regions.cpu().numpy(), look.clip_logits)
