@@ -60,11 +60,11 @@ def prepare(  # noqa: PLR0913 - each is an option of the command
         max_failed_share: Share of scenes that may be faulty.
         workers: Processes that share the work; 0 = this process alone.
         check: Read everything, write nothing, and report what is missing or odd.
-        json: Print the report of a check as JSON.
+        json: Print the report of what was found and used as JSON.
 
     Raises:
         SettingsError: If an option is wrong, or is one of another data set.
-        LayoutError: If the directory does not look as the data set's layout says.
+        LayoutError: If the directory does not look as the data set's layout says, or nothing of it can be used.
         StageError: If too many scenes are faulty.
     """
     from pipeline.settings import SettingsError
@@ -84,7 +84,7 @@ def prepare(  # noqa: PLR0913 - each is an option of the command
         "limit": limit,
         "max_image_px": max_image_px,
     }
-    faults = ["prepare: json: is an option of --check only; add --check"] if json and not check else []
+    faults: list[str] = []
     settings = _validated(PrepareSettings, options, faults)
     work = _validated(ComputeSettings, {"workers": workers, "max_failed_share": max_failed_share}, faults)
     if settings is None or work is None or faults:
@@ -94,16 +94,24 @@ def prepare(  # noqa: PLR0913 - each is an option of the command
         return
     from pipeline.executors import Compute
     from pipeline.prepare.prepare import prepare as prepare_data
+    from pipeline.prepare.prepare import prepare_report
     from pipeline.settings import writable_runs_dir
     from pipeline.shard_runner import Limits
+    from storage_schemas.cards import card_facts
 
-    report = prepare_data(
+    artifact = prepare_data(
         settings,
         writable_runs_dir(runs),
         compute=Compute(workers=work.workers),
         limits=Limits(max_failed_share=work.max_failed_share),
-    )
-    sys.stdout.write(f"{report.artifact.directory}\n")
+    ).artifact
+    if json:
+        report = {"artifact": str(artifact.directory), **card_facts(artifact)}
+        sys.stdout.write(json_format.dumps(report, indent=2) + "\n")
+        return
+    # The report goes beside the log, so that scripts read the directory alone.
+    sys.stderr.write(prepare_report(artifact))
+    sys.stdout.write(f"{artifact.directory}\n")
 
 
 def _validated(section: type[Section], options: dict[str, Any], faults: list[str]) -> Section | None:
@@ -122,6 +130,7 @@ def _validated(section: type[Section], options: dict[str, Any], faults: list[str
 def _check(settings: "PrepareSettings", *, json: bool) -> None:
     """Check a data set and print the report."""
     from pipeline.prepare.check import check_source
+    from pipeline.prepare.layout import LayoutError
     from pipeline.prepare.prepare import scene_keys
     from pipeline.prepare.sources import open_source
 
@@ -134,3 +143,6 @@ def _check(settings: "PrepareSettings", *, json: bool) -> None:
     )
     text = json_format.dumps(report.to_json(), indent=2) + "\n" if json else report.to_text()
     sys.stdout.write(text)
+    unusable = report.found.no_label_used or ("" if report.usable else "none of its scenes can be used")
+    if unusable:
+        raise LayoutError(f"{report.data_set}: {unusable}; nothing can be prepared of it")

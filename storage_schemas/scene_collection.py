@@ -18,7 +18,7 @@ class SceneCollection:
 
     Args:
         artifact: A finished artifact of scenes.
-        labelled: Leave out scenes without a label map.
+        labelled: Leave out scenes without a labelled pixel: those without a label map, and those that ignore all of it.
         captioned: Leave out scenes without a caption.
     """
 
@@ -67,16 +67,18 @@ class SceneCollection:
         for number, shard in enumerate(self._shards):
             wanted = np.array(shard.index["status"].to_pylist()) == OK
             if self._labelled:
-                wanted &= ~np.array(shard.index["label"].is_null())
+                wanted &= np.array([len(classes) > 0 for classes in shard.index["classes"].to_pylist()], np.bool_)
             if self._captioned:
                 wanted &= np.array([len(captions) > 0 for captions in shard.index["captions"].to_pylist()], np.bool_)
             rows = np.flatnonzero(wanted)
             places.append(np.stack([np.full(len(rows), number), rows], axis=1))
         joined = np.concatenate(places).astype(np.int64)
         if len(joined) == 0:
-            parts = [name for name, asked in (("labels", self._labelled), ("captions", self._captioned)) if asked]
+            needs = (("a labelled pixel", self._labelled), ("a caption", self._captioned))
+            parts = [name for name, asked in needs if asked]
             message = (
-                f"{self.artifact.directory}: no scene has {' and '.join(parts) or 'a picture'}; prepare one that has"
+                f"{self.artifact.directory}: no scene has {' and '.join(parts) or 'a picture'}; correct the data set "
+                "('ovseg prepare ... --check' reports what it holds), or choose another one"
             )
             raise ArtifactError(message)
         return joined

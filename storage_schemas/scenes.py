@@ -1,7 +1,8 @@
 """Scenes: pictures with what is known of them, as WebDataset shards with a Parquet index.
 
 A unit is ``shard-00000.tar`` and ``shard-00000.parquet``. The tar holds, per scene that could be read and in key order,
-``KEY.<suffix>`` (the image file's original bytes), ``KEY.label.png`` (class indices, 8 or 16 bit),
+``KEY.<suffix>`` (the image file's original bytes, or a PNG of the same pixels for formats such as TIFF),
+``KEY.label.png`` (class indices, 8 or 16 bit),
 ``KEY.instances.png`` (instance numbers from 1, 0 = none) and ``KEY.captions.json``, each only where it exists. The
 Parquet index has one row per scene, failed ones included, and knows each member's offset and size, so any scene is one
 ``seek`` away.
@@ -31,7 +32,7 @@ from storage_schemas.tars import KEY, Member, ShardTarWriter, read_member
 KIND = "scenes"
 SCHEMA_VERSION = 1
 OK = "ok"
-IMAGE_SUFFIXES = ("jpg", "png")
+IMAGE_SUFFIXES = ("jpg", "png", "webp")
 
 _CAPTION = pa.struct(
     [pa.field("caption_id", pa.int64(), nullable=False), pa.field("text", pa.string(), nullable=False)]
@@ -53,7 +54,7 @@ SCHEMA = TableSchema(
             column(
                 "exif_orientation", pa.int8(), "EXIF tag 274, 1 where there is none; labels refer to the stored pixels."
             ),
-            column("image_suffix", pa.string(), "'jpg' or 'png', from the bytes."),
+            column("image_suffix", pa.string(), "'jpg', 'png' or 'webp', from the bytes."),
             column("source_path", pa.string(), "Image file relative to the data set's root; empty for drawn scenes."),
             column("classes", pa.list_(pa.uint16()), "Classes that occur in the label map, ascending."),
             column("captions", pa.list_(_CAPTION), "All captions, in ascending order of id."),
@@ -131,7 +132,7 @@ class Scene:
             splits member names at the first dot.
         image_id: The data set's own id of the image (``"139"`` for COCO, a file stem elsewhere).
         image: The image file's original bytes; empty when ``status`` is not ``"ok"``.
-        image_suffix: ``"jpg"`` or ``"png"``, from the bytes, not from the file's name.
+        image_suffix: ``"jpg"``, ``"png"`` or ``"webp"``, from the bytes, not from the file's name.
         width_px: Width as decoded, EXIF orientation not applied; 0 when it could not be read.
         height_px: Height, likewise.
         exif_orientation: EXIF tag 274, 1 where there is none. Labels and boxes refer to the stored pixels.
@@ -140,6 +141,8 @@ class Scene:
         classes: Class indices that occur in the label map, ascending, the ignore label left out.
         captions: In ascending order of ``caption_id``; may be empty.
         source_path: Image file relative to the data set's root, with ``/``; empty for generated scenes.
+        ignored_values: Values of the label file, as the data set has it, that mean "no class"; ascending. No row holds
+            them: each unit's sidecar counts, by value, the label files in which they occur.
         status: ``"ok"``, else a slug of what went wrong (``"image_unreadable"``).
         reason: What went wrong in words, with the value; empty when ``status`` is ``"ok"``.
     """
@@ -156,6 +159,7 @@ class Scene:
     classes: tuple[int, ...] = ()
     captions: tuple[Caption, ...] = ()
     source_path: str = ""
+    ignored_values: tuple[int, ...] = ()
     status: str = OK
     reason: str = ""
 
@@ -172,6 +176,7 @@ class SceneShardWriter:
         self._tar = ShardTarWriter(self._writer.file("tar"))
         self._table_file = self._writer.file("parquet")
         self._rows: list[dict[str, Any]] = []
+        self._ignored_values = Counter[int]()
 
     def add(self, scene: Scene) -> None:
         """Append one scene; one that could not be read becomes a row without members.
@@ -189,6 +194,7 @@ class SceneShardWriter:
             members["image"] = self._add(scene.key, scene.image_suffix, scene.image)
             members["instances"] = self._add(scene.key, "instances.png", scene.instances_png)
             members["label"] = self._add(scene.key, "label.png", scene.label_png)
+            self._ignored_values.update(scene.ignored_values)
         self._rows.append(
             {
                 "key": scene.key,
@@ -216,9 +222,10 @@ class SceneShardWriter:
         with TableWriter(self._table_file, SCHEMA) as table:
             table.write_rows(self._rows)
         counts = Counter(row["status"] for row in self._rows)
-        facts = {
+        facts: dict[str, Json] = {
             "captions": sum(len(row["captions"]) for row in self._rows),
             "labelled": sum(row["label"] is not None for row in self._rows),
+            "ignored_values": {str(value): files for value, files in sorted(self._ignored_values.items())},
         }
         return self._writer.commit(rows=len(self._rows), counts=counts, facts=facts)
 
@@ -295,6 +302,19 @@ def turned_scenes(artifact: Artifact) -> bool:
         if pc.any(pc.not_equal(readable["exif_orientation"], 1)).as_py():
             return True
     return False
+
+
+def labelled_scenes(artifact: Artifact) -> int:
+    """Count the scenes of a finished artifact in which a class occurs.
+
+    Raises:
+        SchemaError: If an index is of another schema.
+    """
+    labelled = 0
+    for unit in artifact.description.units:
+        index = read_table(artifact.directory / f"{unit}.parquet", SCHEMA, columns=["classes"])
+        labelled += pc.sum(pc.greater(pc.list_value_length(index["classes"]), 0)).as_py() or 0
+    return labelled
 
 
 def _scene(row: dict[str, Any], parts: dict[str, bytes]) -> Scene:

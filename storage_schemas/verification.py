@@ -21,7 +21,12 @@ from storage_schemas.errors import WriteError
 
 logger = logging.getLogger(__name__)
 
-_SETTLED_AFTER_NS = 2_000_000_000
+SETTLED_AFTER_NS = 2_000_000_000
+"""Age of a file from which on a further write must change one of its times."""
+
+Traits = list[int | str]
+"""Size, both times of change and inode of a file; what is remembered of it follows, such as its sha256."""
+
 _KEEPS = ContextVar("keeps", default=True)
 
 
@@ -47,8 +52,8 @@ class VerifiedFiles:
     def __init__(self, directory: Path, memory: Path, *, deep: bool = False) -> None:
         self._directory = directory
         self._memory = memory
-        self._known: dict[str, list[int | str]] = {} if deep else _remembered(memory)
-        self._found: dict[str, list[int | str]] = {}
+        self._known: dict[str, Traits] = {} if deep else remembered(memory)
+        self._found: dict[str, Traits] = {}
 
     def fault(self, record: FileRecord) -> str:
         """Say how a file differs from what is stated of it; return an empty string if it doesn't.
@@ -63,30 +68,41 @@ class VerifiedFiles:
             return f"{record.name} is missing"
         if stat.st_size != record.size_bytes:
             return f"{record.name} has {stat.st_size:,} bytes, its sidecar states {record.size_bytes:,}"
-        traits: list[int | str] = [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
+        traits = traits_of(stat)
         known = self._known.get(record.name)
         sha256 = str(known[-1]) if known is not None and known[:-1] == traits else sha256_of_file(path)
-        if time.time_ns() - max(stat.st_ctime_ns, stat.st_mtime_ns) > _SETTLED_AFTER_NS:
+        if time.time_ns() - max(stat.st_ctime_ns, stat.st_mtime_ns) > SETTLED_AFTER_NS:
             self._found[record.name] = [*traits, sha256]
         if sha256 != record.sha256:
             return f"{record.name} has sha256 {sha256[:12]}..., its sidecar states {record.sha256[:12]}..."
         return ""
 
     def remember(self) -> None:
-        """Keep what was found for the next check; not on a read-only file system, nor within `nothing_kept`."""
-        if not _KEEPS.get() or self._found == self._known or not os.access(self._directory, os.W_OK):
-            return
-        try:
-            self._memory.parent.mkdir(exist_ok=True)
-            write_file(self._memory, readable_json(self._found), Disk())
-        except (WriteError, OSError) as error:
-            logger.info("%s: not kept, the next check hashes again (%s)", self._memory, error)
+        """Keep what was found for the next check."""
+        if self._found != self._known and os.access(self._directory, os.W_OK):
+            keep(self._memory, self._found)
 
 
-def _remembered(memory: Path) -> dict[str, list[int | str]]:
-    """Read the memory; one that is absent or damaged is an empty one."""
+def traits_of(stat: os.stat_result) -> Traits:
+    """Return what any write to a file changes."""
+    return [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
+
+
+def remembered(memory: Path) -> dict[str, Traits]:
+    """Read what is remembered of files, by name; a memory that is absent or damaged is an empty one."""
     try:
         document = json.loads(memory.read_bytes())
         return {str(name): [*traits] for name, traits in document.items()}
     except (OSError, ValueError, AttributeError, TypeError):
         return {}
+
+
+def keep(memory: Path, found: dict[str, Traits]) -> None:
+    """Write what was found of files; nothing within `nothing_kept`, nor on a read-only file system."""
+    if not _KEEPS.get():
+        return
+    try:
+        memory.parent.mkdir(exist_ok=True)
+        write_file(memory, readable_json(found), Disk())
+    except (WriteError, OSError) as error:
+        logger.info("%s: not kept, the next check hashes again (%s)", memory, error)

@@ -13,8 +13,10 @@ from pipeline.ordered_threads import in_threads
 from pipeline.upright_scenes import upright_labels, upright_picture
 from storage_schemas.scenes import OK, Scene, SceneShard
 
-LABEL_MISSING, LABEL_UNREADABLE, LABEL_OUTSIDE = "label_missing", "label_unreadable", "label_outside_vocabulary"
+LABEL_UNREADABLE, LABEL_OUTSIDE = "label_unreadable", "label_outside_vocabulary"
 IMAGE_UNREADABLE = "image_unreadable"
+NO_LABEL = "no_label"
+"""No failure: a scene without a labelled pixel is passed by, as proposal training passes it by."""
 
 _DECODE_ERRORS = (OSError, SyntaxError, ValueError, zlib.error, struct.error, Image.DecompressionBombError)
 
@@ -36,7 +38,7 @@ class LabelledImage:
 
 @dataclass(frozen=True, slots=True)
 class FailedImage:
-    """One scene that cannot be scored.
+    """One scene that is not scored.
 
     Attributes:
         key: Key of the scene.
@@ -67,8 +69,8 @@ def decoded(scene: Scene, class_count: int, ignore_label: int) -> LabelledImage 
     """
     if scene.status != OK:
         return FailedImage(scene.key, scene.status, scene.reason)
-    if scene.label_png is None:
-        return FailedImage(scene.key, LABEL_MISSING, "the scene has no label map to compare with")
+    if scene.label_png is None or not scene.classes:
+        return FailedImage(scene.key, NO_LABEL, "the scene has no labelled pixel to compare with")
     try:
         labels = decoded_labels(scene.label_png, scene.exif_orientation)
     except _DECODE_ERRORS as error:

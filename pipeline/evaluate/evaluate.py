@@ -5,9 +5,10 @@ Reads ``scenes``, ``proposal_net`` and ``adapted_clip``; writes ``scores`` and `
 """
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from pipeline.evaluate.decoding import NO_LABEL
 from pipeline.evaluate.plan import ScoresPlan
 from pipeline.evaluate.report.report import plan_report
 from pipeline.evaluate.weight_choice import choose_weight
@@ -15,9 +16,10 @@ from pipeline.planning import plan_of_weight_choice, plans_of_scores
 from pipeline.settings import Settings, SettingsError
 from pipeline.settings.runner import compute_of, limits_of
 from pipeline.shard_runner import StageReport, run_stage
-from pipeline.stage_inputs import prepare_missing
+from pipeline.stage_inputs import prepare_missing, scenes_of
 from storage_schemas.artifact import Artifact
 from storage_schemas.reports import html_path
+from storage_schemas.scenes import labelled_scenes
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +52,7 @@ def evaluate(settings: Settings, *, ablate: bool = False) -> EvaluateReport:
 
     Raises:
         MissingInputError: If the proposal net or the adapted CLIP is not finished.
-        SettingsError: If no data set is named, or one twice.
+        SettingsError: If no data set is named, or one twice, or one has no labelled pixel.
         StageError: If a unit could not be made, or too many scenes failed.
     """
     names = [entry.dataset for entry in settings.evaluate.datasets]
@@ -58,6 +60,10 @@ def evaluate(settings: Settings, *, ablate: bool = False) -> EvaluateReport:
         message = f"evaluate.datasets: at least one data set, each once, is wanted; name them (got {names})"
         raise SettingsError([message])
     prepare_missing(settings, [settings.proposal_net.dataset, settings.proposal_net.validation_dataset, *names])
+    for name in names:
+        if not labelled_scenes(scenes_of(settings, name)):
+            message = "no scene has a labelled pixel; 'ovseg prepare ... --check' reports what the data set holds"
+            raise SettingsError([f"evaluate.datasets: {name}: {message}"])
     reports: list[StageReport] = []
     plans = plans_of_scores(settings, ablate=ablate)
     scores = {name: _scored(settings, plan, reports) for name, plan in zip(names, plans, strict=True)}
@@ -79,7 +85,7 @@ def evaluate(settings: Settings, *, ablate: bool = False) -> EvaluateReport:
 
 def _scored(settings: Settings, plan: ScoresPlan, reports: list[StageReport]) -> StageReport:
     """Score one data set; branches are stored only if there is something to score."""
-    compute, limits = compute_of(settings), limits_of(settings)
+    compute, limits = compute_of(settings), replace(limits_of(settings), expected=frozenset({NO_LABEL}))
     if not plan.artifact.status().finished:
         reports += [run_stage(branch.job, branch.artifact, compute=compute, limits=limits) for branch in plan.branches]
     report = run_stage(plan.job, plan.artifact, compute=compute, limits=limits)

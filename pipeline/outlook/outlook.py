@@ -114,7 +114,12 @@ def outlook(settings: Settings, stages: tuple[Stage, ...]) -> Outlook:
     with nothing_kept():
         world = _World(settings)
         artifacts = tuple(each for stage in stages for each in world.artifacts(stage))
-        findings = [*world.data_findings(), *weights_findings(settings), *_pairs_finding(settings)]
+        findings = [
+            *world.data_findings(),
+            *world.label_findings(),
+            *weights_findings(settings),
+            *_pairs_finding(settings),
+        ]
         writing = {each.stage for each in artifacts if each.todo != 0}
         findings += [
             *_held_out_finding(settings),
@@ -152,6 +157,24 @@ class _World:
             if count.fault:
                 text = f"{count.fault}; docs/data_preparation.md says where it comes from"
                 yield Finding(f"datasets.{name}", text, is_missing=True)
+
+    def label_findings(self) -> Iterator[Finding]:
+        """List the stages that need labels of a data set that has none."""
+        settings = self._settings
+        needed = [
+            ("proposal_net.dataset", settings.proposal_net.dataset),
+            ("proposal_net.validation_dataset", settings.proposal_net.validation_dataset),
+            ("finetune.validation_dataset", settings.finetune.validation_dataset),
+            *(
+                (f"evaluate.datasets.{place}.dataset", each.dataset)
+                for place, each in enumerate(settings.evaluate.datasets)
+            ),
+        ]
+        for key, name in needed:
+            if name in self._scenes and self._scenes[name].labels == 0:
+                yield Finding(
+                    key, f"{name}: no scene has a labelled pixel; name a data set with labels", is_missing=True
+                )
 
     def artifacts(self, stage: Stage) -> Iterator[ArtifactOutlook]:
         """Look at the artifacts of one stage, each planned if that is possible without a download."""
@@ -243,19 +266,24 @@ class _SceneCount:
         scenes: Number; None if unknown.
         units: Shards that they will fill.
         fault: Why the data set cannot be read; empty if it can.
+        labels: How many labels it has; None if unknown.
     """
 
     scenes: int | None
     units: int | None
     fault: str = ""
+    labels: int | None = None
 
     @classmethod
     def of(cls, data: PrepareSettings) -> "_SceneCount":
         """Count the scenes that are there; for an official split that is not, take its official number."""
         fault = ""
         number: int | None
+        labels = None
         try:
-            number = len(scene_keys(open_source(data), data))
+            source = open_source(data)
+            number, found = len(scene_keys(source, data)), source.found()
+            labels, fault = found.labels if source.vocabulary.class_names else 0, found.no_label_used
         except LayoutError as error:
             fault = str(error)
             number = OFFICIAL_SCENES.get((data.dataset, data.split))
@@ -263,7 +291,7 @@ class _SceneCount:
         if number == 0:
             fault = f"{data.dataset}: {data.root} has no image in split '{data.split}'; correct root or split"
         units = None if number is None else -(-number // data.scenes_per_shard)
-        return cls(number, units, fault)
+        return cls(number, units, fault, labels)
 
 
 def _pairs_finding(settings: Settings) -> Iterator[Finding]:

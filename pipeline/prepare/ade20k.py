@@ -12,7 +12,7 @@ import numpy as np
 from pipeline.prepare.images import ImageFacts
 from pipeline.prepare.label_maps import ClassTable, read_rgb_png
 from pipeline.prepare.layout import DataRoot, LayoutError
-from pipeline.prepare.paired import DecodedLabel, PairedSource, notes_on_labels, pairs_of_files
+from pipeline.prepare.paired import DecodedLabel, PairedSource, pairs_of_files
 from pipeline.prepare.vocabulary import load_vocabulary
 
 SPLITS = {"train": "training", "val": "validation"}
@@ -30,17 +30,17 @@ def ade20k_150(root: DataRoot, split: str) -> PairedSource:
     vocabulary = load_vocabulary("ade20k-150")
     indices = {value: index for index, value in enumerate(vocabulary.source_ids)}
     images = root.names(f"images/{directory}", hint=_DOWNLOAD)
-    label_names = root.names(f"annotations/{directory}", (".png",), hint=_DOWNLOAD)
-    pairs = pairs_of_files(
-        (f"images/{directory}/{name}" for name in images), lambda path: f"annotations{path[len('images') :]}.png"
-    )
+    labels = f"annotations/{directory}"
+    label_files = [f"{labels}/{name}" for name in root.names(labels, ("",), hint=_DOWNLOAD)]
+    top = f"images/{directory}"
+    pairs = pairs_of_files((f"{top}/{name}" for name in images), top, lambda name: f"{labels}/{name}.png")
     return PairedSource(
         root,
         pairs,
         vocabulary,
         ClassTable(indices, ignore_label=255, ignored=frozenset({0})),
         _LICENCE,
-        layout_notes=notes_on_labels(label_names, pairs),
+        label_files=label_files,
     )
 
 
@@ -59,13 +59,15 @@ def ade20k_847(root: DataRoot, split: str) -> PairedSource:
     if not images:
         message = f"{root.name}: {root.directory}/images has no ADE_{split}_*.jpg; {_DOWNLOAD}, or choose another split"
         raise LayoutError(message)
+    pairs = pairs_of_files(images, "", lambda path: f"{path}_seg.png")
     return PairedSource(
         root,
-        pairs_of_files(images, lambda path: f"{path}_seg.png"),
+        pairs,
         vocabulary,
         ClassTable(indices, ignore_label=65535, ignored=frozenset({0}), others_ignored=True),
         _LICENCE,
         decode_label=decode_segmentation,
+        label_files=root.those_there(pair.label_path for pair in pairs.values()),
     )
 
 

@@ -12,10 +12,13 @@ from pathlib import PurePosixPath
 
 from pipeline.prepare.coco_annotations import CocoAnnotations, read_coco_json
 from pipeline.prepare.coco_labels import CocoLabels, InstanceLabels, PanopticLabels, StuffLabels
+from pipeline.prepare.contents import FileContents
 from pipeline.prepare.faults import SceneFault
 from pipeline.prepare.images import ImageFacts
 from pipeline.prepare.layout import Annotations, DataRoot, failed_scene, scene_key
 from pipeline.prepare.options import CocoLabelKind
+from pipeline.prepare.paired import labels_without_picture, why_no_label
+from pipeline.prepare.source import Found
 from pipeline.prepare.vocabulary import Vocabulary, vocabulary_of_names
 from storage_schemas.scenes import Scene
 
@@ -75,15 +78,14 @@ class CocoSource:
         """Return the scene keys, sorted."""
         return sorted(self._entries)
 
-    def identity(self) -> Mapping[str, str | int | bool]:
-        """Return digests of the annotation files, and of the names and sizes of images and label files."""
-        identity = {file: self._root.file_digest(file) for file in self._files}
-        identity["images"] = self._root.listing_digest(
-            self._source_path(entry) for entry in self._entries.values() if entry.file_name
-        )
+    def identity(self, contents: FileContents) -> Mapping[str, str | int | bool]:
+        """Return digests of the annotation files, of the listing of images, and of the label files."""
+        identity = {file: contents.file(self._root, file) for file in self._files}
+        pictures = (self._source_path(entry) for entry in self._entries.values() if entry.file_name)
+        identity["images"] = contents.by_size(self._root, pictures)
         if self._labels and self._labels.directory:
-            identity["labels"] = self._root.listing_digest(
-                f"{self._labels.directory}/{name}" for name in self._label_names()
+            identity["labels"] = contents.by_contents(
+                self._root, (f"{self._labels.directory}/{name}" for name in self._label_names())
             )
         return identity
 
@@ -95,11 +97,28 @@ class CocoSource:
             return failed_scene(key, image_id, self._source_path(entry), entry.fault)
         return self._root.scene(key, image_id, self._source_path(entry), lambda facts: self._annotate(entry, facts))
 
-    def notes(self) -> list[str]:
-        """Tell what is odd about the layout as a whole."""
-        stems = {PurePosixPath(entry.file_name).stem for entry in self._entries.values()}
-        extra = [name for name in self._label_names() if PurePosixPath(name).stem not in stems]
-        return [f"{len(extra)} label files have no image, such as {extra[0]}"] if extra else []
+    def found(self) -> Found:
+        """Return what lies there."""
+        pictures = [entry for entry in self._entries.values() if entry.file_name]
+        captions = sum(map(len, self._captions.values()))
+        if self._labels is None:
+            return Found(pictures=len(pictures), captions=captions)
+        labelled = self._labels.labelled_ids()
+        if labelled is not None:
+            used = sum(entry.image_id in labelled for entry in pictures)
+            why = "" if used else f"none of its {len(labelled)} image ids with a label is one of these pictures"
+            return Found(pictures=len(pictures), labels=len(labelled), captions=captions, no_label_used=why)
+        directory = self._labels.directory or ""
+        files = [f"{directory}/{name}" for name in self._root.names(directory, ("",), hint=_IMAGES_HINT)]
+        stems = {PurePosixPath(entry.file_name).stem for entry in pictures}
+        used_files = {file for file in files if file.lower().endswith(".png") and PurePosixPath(file).stem in stems}
+        return Found(
+            pictures=len(pictures),
+            labels=len(files),
+            captions=captions,
+            passed_over=tuple(labels_without_picture(files, used_files)),
+            no_label_used="" if used_files else why_no_label([self._source_path(each) for each in pictures], files),
+        )
 
     def _annotate(self, entry: _Entry, facts: ImageFacts) -> Annotations:
         """Read an image's captions and label."""
@@ -108,7 +127,9 @@ class CocoSource:
         found = self._labels.read(entry.image_id, stem, facts) if self._labels else None
         if found is None:
             return Annotations(captions=captions)
-        return Annotations(found.label.png, found.instances_png, found.label.classes, captions)
+        return Annotations(
+            found.label.png, found.instances_png, found.label.classes, captions, found.label.ignored_values
+        )
 
     def _source_path(self, entry: _Entry) -> str:
         return f"{self._split}/{entry.file_name}" if entry.file_name else ""

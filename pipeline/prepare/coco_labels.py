@@ -1,6 +1,7 @@
 """COCO's three kinds of labels, each read for one image at a time: COCO-Stuff, panoptic, and instances."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
+from pathlib import PurePosixPath
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -49,6 +50,10 @@ class CocoLabels(Protocol):
         """Directory of label files, if there are any."""
         ...
 
+    def labelled_ids(self) -> Set[int] | None:
+        """Return the ids of the images with a label; None where the names of label files say which they are."""
+        ...
+
     def read(self, image_id: int | None, stem: str, image: ImageFacts) -> CocoLabel | None:
         """Read the label of one image; None if it has none.
 
@@ -69,16 +74,21 @@ class StuffLabels:
         """
         self.vocabulary = load_vocabulary("coco-stuff-171")
         self.directory = f"stuffthingmaps/{split}"
-        root.required(self.directory, _DOWNLOAD)
+        self._name_of = {
+            PurePosixPath(name).stem: name for name in root.names(self.directory, (".png",), hint=_DOWNLOAD)
+        }
         self._root = root
         indices = {pixel: index for index, pixel in enumerate(self.vocabulary.source_ids)}
         self._table = ClassTable(indices, ignore_label=IGNORE_LABEL, ignored=frozenset(), others_ignored=True)
 
+    def labelled_ids(self) -> None:
+        """Return None: labels belong to pictures by name."""
+
     def read(self, image_id: int | None, stem: str, image: ImageFacts) -> CocoLabel | None:
-        """Read ``STEM.png``."""
-        png = self._root.read_if_there(f"{self.directory}/{stem}.png")
-        if png is None:
+        """Read ``STEM.png``, whatever the case of its ending."""
+        if stem not in self._name_of:
             return None
+        png = self._root.read(f"{self.directory}/{self._name_of[stem]}", "label_missing")
         values, grey = read_index_png(png, image, max_image_px=self._root.max_image_px)
         return CocoLabel(self._table.label_map(values, png if grey else None), None)
 
@@ -105,6 +115,10 @@ class PanopticLabels:
         root.required(self.directory, _DOWNLOAD)
         self._maps = annotations.panoptic
         self._index_of = {category: index for index, category in enumerate(self.vocabulary.source_ids)}
+
+    def labelled_ids(self) -> Set[int]:
+        """Return the ids of the images with a panoptic map."""
+        return self._maps.keys()
 
     def read(self, image_id: int | None, stem: str, image: ImageFacts) -> CocoLabel | None:
         """Read the PNG that the annotation names."""
@@ -178,6 +192,10 @@ class InstanceLabels:
         annotations.add_instances(document, file)
         self._instances = annotations.instances
         self._index_of = {category: index for index, category in enumerate(self.vocabulary.source_ids)}
+
+    def labelled_ids(self) -> Set[int]:
+        """Return the ids of the images with an object."""
+        return self._instances.keys()
 
     def read(self, image_id: int | None, stem: str, image: ImageFacts) -> CocoLabel | None:
         """Draw the objects of one image; None if it has none."""

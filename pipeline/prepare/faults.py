@@ -2,10 +2,11 @@
 
 FAULTS = {
     "image_missing": "the image file that a list or an annotation names is not there",
-    "image_unreadable": "neither a JPEG nor a PNG, or one whose structure is broken",
+    "image_unreadable": "no picture of a known format, one whose structure is broken, or no regular file",
     "image_truncated": "the image file ends too early",
-    "image_mode_unsupported": "a JPEG or PNG that does not convert to 8-bit RGB (16-bit grey, 12-bit, lossless)",
+    "image_mode_unsupported": "a picture that 8-bit RGB cannot hold (16-bit grey, 12-bit), or several in one file",
     "image_too_large": "more pixels than max_image_px",
+    "path_impossible": "a path that no file can have: too long, or with characters that are no text",
     "path_outside_root": "the path leaves the data set's root: absolute, with '..', or by a link",
     "duplicate_key": "two image files differ in nothing but their ending",
     "duplicate_image_id": "an image id stands for two files, or has two annotations where one is allowed",

@@ -1,7 +1,7 @@
 """Anybody's own pictures: a folder with ``images/``, and as far as there are any ``labels/`` and captions.
 
-``BASE/images/*.{jpg,jpeg,png}``, ``BASE/labels/*.png`` (class indices, 8 or 16 bit), ``BASE/captions.tsv``, and
-``ROOT/classes.txt``, where BASE is ROOT, or ROOT/SPLIT if a split is named.
+``BASE/images/**/*.{jpg,png,webp,...}``, ``BASE/labels/**/*.png`` (class indices, 8 or 16 bit),
+``BASE/captions.tsv``, and ``ROOT/classes.txt``, where BASE is ROOT, or ROOT/SPLIT if a split is named.
 """
 
 import re
@@ -14,16 +14,16 @@ from pipeline.prepare.coco_annotations import caption_fault
 from pipeline.prepare.faults import SceneFault
 from pipeline.prepare.images import IMAGE_ENDINGS, ImageFacts
 from pipeline.prepare.label_maps import ClassTable
-from pipeline.prepare.layout import DataRoot, LayoutError, scene_key
+from pipeline.prepare.layout import DataRoot, LayoutError, composed, scene_key
 from pipeline.prepare.paired import (
     DecodedLabel,
     LabelDecoder,
     Pair,
     PairedSource,
     decode_index_png,
-    notes_on_labels,
     pairs_of_files,
 )
+from pipeline.prepare.source import PassedOver
 from pipeline.prepare.vocabulary import Vocabulary, vocabulary_of_names
 from storage_schemas.scenes import Caption
 
@@ -34,7 +34,9 @@ _CAPTIONS_HINT = "its first line is to be image<TAB>caption, or image<TAB>captio
 def folder(root: DataRoot, split: str) -> PairedSource:
     """Return the scenes of a folder.
 
-    Value 255 of an 8-bit label and 65535 of a 16-bit one are ignored. A label or captions may be absent for any image.
+    Pictures and labels may lie in sub-folders, both in the same; a picture is called by its path below ``images``
+    without the ending. Value 255 of an 8-bit label and 65535 of a 16-bit one are ignored. A label or captions may be
+    absent for any image.
 
     Args:
         root: The folder.
@@ -45,21 +47,30 @@ def folder(root: DataRoot, split: str) -> PairedSource:
             be read.
     """
     base = f"{split}/" if split else ""
-    names = root.names(
-        f"{base}images", hint="put the pictures into a folder of that name, or correct --root or --split"
-    )
+    images, labels = f"{base}images", f"{base}labels"
+    files = root.tree(images, hint="put the pictures into a folder of that name, or correct --root or --split")
+    pictures = [name for name in files if name.lower().endswith(IMAGE_ENDINGS)]
+    others = [name for name in files if not name.lower().endswith(IMAGE_ENDINGS)]
     text_files = [file for file in ("classes.txt", f"{base}captions.tsv") if root.path(file).exists()]
-    has_labels = root.path(f"{base}labels").exists()
+    has_labels = root.path(labels).exists()
     label_hint = "name the classes there, one a line, in the order of their indices"
-    label_names = root.names(f"{base}labels", (".png",), hint=label_hint) if has_labels else []
-    vocabulary = _vocabulary(root, label_hint) if has_labels or "classes.txt" in text_files else _NO_CLASSES
+    label_files = root.tree(labels, hint=label_hint) if has_labels else []
+    vocabulary = _vocabulary(root, label_hint) if label_files or "classes.txt" in text_files else _NO_CLASSES
     captions = read_captions(root, f"{base}captions.tsv") if f"{base}captions.tsv" in text_files else Captions()
-    image_prefix, label_prefix = f"{base}images/", f"{base}labels/"
-    pairs = pairs_of_files(
-        (image_prefix + name for name in names),
-        lambda path: f"{label_prefix}{path[len(image_prefix) :]}.png" if has_labels else None,
-        captions.by_image(),
-    )
+    label_of: dict[str, str] = {}
+    twice = []
+    for name in label_files:
+        stem, _, ending = composed(name).rpartition(".")
+        if ending.lower() == "png":
+            twice += [name] if stem in label_of else []
+            label_of.setdefault(stem, f"{labels}/{name}")
+    passed_over = []
+    if others:
+        reason = "files that are no pictures by their ending"
+        passed_over.append(PassedOver(len(others), f"{images}/{others[0]}", reason))
+    if twice:
+        passed_over.append(PassedOver(len(twice), f"{labels}/{twice[0]}", "second labels of one picture"))
+    pairs = pairs_of_files((f"{images}/{name}" for name in pictures), images, label_of.get, captions.by_image())
     return PairedSource(
         root,
         _with_caption_faults(pairs, captions),
@@ -68,8 +79,9 @@ def folder(root: DataRoot, split: str) -> PairedSource:
         "unknown: the owner's",
         decode_label=_decoder(vocabulary),
         label_required=False,
+        label_files=[f"{labels}/{name}" for name in label_files],
         text_files=text_files,
-        layout_notes=notes_on_labels(label_names, pairs),
+        passed_over=passed_over,
     )
 
 
@@ -113,7 +125,8 @@ def read_captions(root: DataRoot, relative: str) -> Captions:
     Raises:
         LayoutError: If the header or a line's image cannot be made out.
     """
-    lines = root.path(relative).read_bytes().removeprefix(b"\xef\xbb\xbf").splitlines()
+    text = root.required(relative, _CAPTIONS_HINT).read_bytes().removeprefix(b"\xef\xbb\xbf")
+    lines = [line.removesuffix(b"\r") for line in text.removesuffix(b"\n").split(b"\n")] if text else []
     header = lines[0].decode("utf-8", "replace").split("\t") if lines else []
     if not {"image", "caption"} <= set(header) <= _COLUMNS or len(set(header)) < len(header):
         message = f"{root.name}: {relative} starts with {header}; {_CAPTIONS_HINT}"
@@ -130,7 +143,7 @@ def read_captions(root: DataRoot, relative: str) -> Captions:
             raise LayoutError(message)
         image = _stem(row["image"])
         if len(values) != len(header) or not re.fullmatch(r"[0-9]{1,18}", row["caption_id"]):
-            captions.refuse(image, SceneFault("caption_malformed", f"{where} is {values}, wanted {header}"))
+            captions.refuse(image, SceneFault("caption_malformed", f"{where} is {values}, expected {header}"))
         else:
             captions.add(image, int(row["caption_id"]), row["caption"], where)
     return captions
@@ -151,8 +164,8 @@ def _with_caption_faults(pairs: dict[str, Pair], captions: Captions) -> dict[str
 
 
 def _stem(name: str) -> str:
-    """Return a file name without its ending, if it has an image's."""
-    return name.rpartition(".")[0] if name.lower().endswith(IMAGE_ENDINGS) else name
+    """Return a file name without its ending, if it has an image's, in Unicode's composed form."""
+    return composed(name.rpartition(".")[0] if name.lower().endswith(IMAGE_ENDINGS) else name)
 
 
 _NO_CLASSES = vocabulary_of_names("folder", ())

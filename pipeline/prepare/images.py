@@ -1,13 +1,39 @@
-"""The check of an image file's bytes, and what is recorded of it. No pixel is decoded."""
+"""The check of an image file's bytes, and what is recorded of it.
 
+JPEG, PNG and WebP are kept as they are; what else Pillow reads is kept as a PNG of the same pixels. No pixel of a JPEG
+or PNG is decoded.
+"""
+
+import io
 from dataclasses import dataclass
 from typing import Literal
+
+from PIL import Image, UnidentifiedImageError
 
 from pipeline.prepare import jpeg_structure, png_structure
 from pipeline.prepare.faults import SceneFault
 
-IMAGE_ENDINGS = (".jpg", ".jpeg", ".png")
+IMAGE_ENDINGS = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp"),
+    *(".tif", ".tiff", ".bmp", ".dib", ".gif", ".jp2", ".j2k", ".avif", ".ppm", ".pgm", ".pbm", ".pnm"),
+)
 """Endings of file names, in lower case, that are taken for images; the bytes decide what the file is."""
+
+_CONVERTED = ("TIFF", "BMP", "DIB", "GIF", "JPEG2000", "AVIF", "PPM")
+"""Pillow's names of the formats that become PNG. Each begins with a signature of its own."""
+
+_PNG_MODES: dict[str, Literal["grey", "rgb", "palette"]] = {
+    "1": "grey",
+    "L": "grey",
+    "LA": "grey",
+    "P": "palette",
+    "PA": "palette",
+    "RGB": "rgb",
+    "RGBA": "rgb",
+}
+"""Pillow's modes of which a PNG holds each pixel, and what ``ImageFacts.colours`` calls them."""
+
+_DECODE_ERRORS = (OSError, SyntaxError, ValueError, Image.DecompressionBombError, Image.DecompressionBombWarning)
 
 _ORIENTATION_TAG = 274
 _ENTRY_BYTES = 12
@@ -19,22 +45,37 @@ class ImageFacts:
     """What is recorded of an image file.
 
     Attributes:
-        suffix: ``"jpg"`` or ``"png"``, from the bytes.
+        suffix: ``"jpg"``, ``"png"`` or ``"webp"``, from the bytes.
         width_px: Width as stored, EXIF orientation not applied.
         height_px: Height, likewise.
         exif_orientation: 1 to 8; 1 without EXIF or where its value is none of these.
         colours: What the file holds. Readers convert all of them to RGB.
     """
 
-    suffix: Literal["jpg", "png"]
+    suffix: Literal["jpg", "png", "webp"]
     width_px: int
     height_px: int
     exif_orientation: int
     colours: Literal["grey", "rgb", "cmyk", "palette"]
 
 
+def stored_image(data: bytes, *, max_image_px: int) -> tuple[bytes, ImageFacts]:
+    """Return the bytes to store of an image file, and what is recorded of them.
+
+    Args:
+        data: The whole file.
+        max_image_px: Width times height that is allowed at most [px].
+
+    Raises:
+        SceneFault: If it cannot be used; see the faults that start with ``image_``.
+    """
+    if not data.startswith((jpeg_structure.SIGNATURE, png_structure.SIGNATURE)) and data[8:12] != b"WEBP":
+        data = _as_png(data, max_image_px)
+    return data, inspect_image(data, max_image_px=max_image_px)
+
+
 def inspect_image(data: bytes, *, max_image_px: int) -> ImageFacts:
-    """Check an image file's bytes from end to end and read its header.
+    """Check the bytes of a JPEG, PNG or WebP file from end to end and read its header.
 
     Args:
         data: The whole file.
@@ -49,9 +90,10 @@ def inspect_image(data: bytes, *, max_image_px: int) -> ImageFacts:
         facts = ImageFacts("jpg", jpeg.width_px, jpeg.height_px, orientation, _JPEG_COLOURS[jpeg.channels])
     elif data.startswith(png_structure.SIGNATURE):
         facts = _png_image(png_structure.png_facts(data))
+    elif data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return _webp_image(data, max_image_px)
     else:
-        found = f"starts with {data[:8].hex(' ')}" if data else "is empty"
-        raise SceneFault("image_unreadable", f"the file {found}, wanted a JPEG or PNG")
+        raise SceneFault("image_unreadable", _unknown_format(data))
     refuse_too_large(facts.width_px, facts.height_px, max_image_px)
     return facts
 
@@ -84,10 +126,63 @@ def exif_orientation(exif: bytes) -> int:
     return 1
 
 
+def _webp_image(data: bytes, max_image_px: int) -> ImageFacts:
+    """Check a WebP file by decoding it: unlike JPEG and PNG, its structure says little about what is missing."""
+    if len(data) < 8 + int.from_bytes(data[4:8], "little"):
+        raise SceneFault("image_truncated", f"WebP of {len(data)} bytes is shorter than its header says")
+    try:
+        with Image.open(io.BytesIO(data), formats=["WEBP"]) as image:
+            refuse_too_large(image.width, image.height, max_image_px)
+            _refuse_several(image)
+            image.load()
+            orientation = exif_orientation(image.info.get("exif", b""))
+            return ImageFacts("webp", image.width, image.height, orientation, "rgb")
+    except _DECODE_ERRORS as error:
+        raise SceneFault("image_unreadable", f"the WebP cannot be decoded: {error}") from error
+
+
+def _as_png(data: bytes, max_image_px: int) -> bytes:
+    """Turn an image file of another format into a PNG of the same pixels.
+
+    A TIFF comes out upright, as Pillow and viewers show it; its PNG has no EXIF orientation.
+
+    Raises:
+        SceneFault: If it cannot be decoded, or a PNG of 8 bits cannot hold its pixels.
+    """
+    try:
+        with Image.open(io.BytesIO(data), formats=_CONVERTED) as image:
+            name = str(image.format)
+            refuse_too_large(image.width, image.height, max_image_px)
+            _refuse_several(image)
+            image.load()
+            if image.mode not in _PNG_MODES:
+                reason = f"{name} of mode {image.mode}, expected grey, palette or RGB of 8 bits a channel; convert it"
+                raise SceneFault("image_mode_unsupported", reason)
+            buffer = io.BytesIO()
+            image.save(buffer, "PNG", exif=b"", icc_profile=None)
+            return buffer.getvalue()
+    except UnidentifiedImageError:
+        raise SceneFault("image_unreadable", _unknown_format(data)) from None
+    except _DECODE_ERRORS as error:
+        raise SceneFault("image_unreadable", f"the image cannot be decoded: {error}") from error
+
+
+def _refuse_several(image: Image.Image) -> None:
+    """Refuse files of several pictures (animations, pages): which of them labels and captions mean is unknown."""
+    pictures = getattr(image, "n_frames", 1)
+    if pictures > 1:
+        raise SceneFault("image_mode_unsupported", f"{image.format} of {pictures} pictures, expected one; split it")
+
+
+def _unknown_format(data: bytes) -> str:
+    found = f"starts with {data[:8].hex(' ')}" if data else "is empty"
+    return f"the file {found}, expected a JPEG, PNG, WebP, TIFF, BMP, GIF, JPEG 2000, AVIF or PPM"
+
+
 def _png_image(facts: png_structure.PngFacts) -> ImageFacts:
     """Turn a PNG's facts into an image's; 16-bit grey is refused, since converting it to 8 bit clips."""
     if facts.bit_depth == 16 and facts.colour_type == png_structure.GREY:
-        raise SceneFault("image_mode_unsupported", "PNG of 16-bit grey, wanted 8 bits a channel")
+        raise SceneFault("image_mode_unsupported", "PNG of 16-bit grey, expected 8 bits a channel")
     colours: Literal["grey", "rgb", "palette"] = "rgb"
     if facts.colour_type == png_structure.PALETTE:
         colours = "palette"

@@ -28,10 +28,12 @@ class LabelMap:
     Attributes:
         png: Greyscale PNG file of class indices, 8 or 16 bit as the ignore label needs.
         classes: Indices that occur, ascending, the ignore label left out.
+        ignored_values: Values of the data set's file that became the ignore label, ascending.
     """
 
     png: bytes
     classes: tuple[int, ...]
+    ignored_values: tuple[int, ...] = ()
 
 
 class ClassTable:
@@ -70,11 +72,12 @@ class ClassTable:
         if (indices == _OUTSIDE).any():
             odd = present[indices == _OUTSIDE]
             found = f"{', '.join(str(value) for value in odd[:5])}{' ...' if len(odd) > 5 else ''}"
-            raise SceneFault("label_outside_vocabulary", f"the label holds {found}, which stands for no class")
+            raise SceneFault("label_outside_vocabulary", f"the label holds {found}, which is no class's value")
         classes = tuple(int(index) for index in np.unique(indices) if index != self.ignore_label)
+        ignored = tuple(present[indices == self.ignore_label].tolist())
         if original_png is not None and values.dtype == self._stored.dtype and (indices == present).all():
-            return LabelMap(original_png, classes)
-        return LabelMap(encode_png(self._stored.take(values)), classes)
+            return LabelMap(original_png, classes, ignored)
+        return LabelMap(encode_png(self._stored.take(values)), classes, ignored)
 
 
 def index_dtype(ignore_label: int) -> npt.DTypeLike:
@@ -94,7 +97,7 @@ def read_index_png(data: bytes, image: ImageFacts, *, max_image_px: int) -> tupl
     facts = _label_facts(data, image, max_image_px)
     grey = facts.colour_type == GREY and facts.bit_depth in {8, 16}  # of fewer bits, decoders would stretch the values
     if not grey and facts.colour_type != PALETTE:
-        reason = f"PNG of colour type {facts.colour_type}, {facts.bit_depth} bits; wanted palette, or grey of 8 or 16"
+        reason = f"PNG of colour type {facts.colour_type}, {facts.bit_depth} bits; expected palette, or grey of 8 or 16"
         raise SceneFault("label_mode_unsupported", reason)
     values = _decode(data)
     return values.astype(np.uint16 if facts.bit_depth == 16 else np.uint8, copy=False), grey
@@ -111,7 +114,7 @@ def read_rgb_png(data: bytes, image: ImageFacts, *, max_image_px: int) -> npt.ND
     """
     facts = _label_facts(data, image, max_image_px)
     if facts.colour_type != RGB or facts.bit_depth != 8:
-        reason = f"PNG of colour type {facts.colour_type}, {facts.bit_depth} bits; wanted RGB of 8 bits"
+        reason = f"PNG of colour type {facts.colour_type}, {facts.bit_depth} bits; expected RGB of 8 bits"
         raise SceneFault("label_mode_unsupported", reason)
     return _decode(data)
 
@@ -164,7 +167,7 @@ def _chunk(kind: bytes, body: bytes) -> bytes:
 def _label_facts(data: bytes, image: ImageFacts, max_image_px: int) -> PngFacts:
     """Check a label PNG's structure and size."""
     if not data.startswith(SIGNATURE):
-        raise SceneFault("label_unreadable", f"the label starts with {data[:8].hex(' ')!r}, wanted a PNG")
+        raise SceneFault("label_unreadable", f"the label starts with {data[:8].hex(' ')!r}, expected a PNG")
     try:
         facts = png_facts(data)
     except SceneFault as fault:

@@ -1,9 +1,12 @@
 """Files of a data set: found, listed and read below its root, and nowhere else."""
 
+import contextlib
 import hashlib
 import json
 import os
 import re
+import stat
+import unicodedata
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -11,7 +14,7 @@ from typing import Any
 
 from pipeline.errors import PipelineError
 from pipeline.prepare.faults import SceneFault
-from pipeline.prepare.images import IMAGE_ENDINGS, ImageFacts, inspect_image
+from pipeline.prepare.images import IMAGE_ENDINGS, ImageFacts, stored_image
 from storage_schemas.scenes import Caption, Scene
 from storage_schemas.tars import KEY
 
@@ -31,6 +34,7 @@ class Annotations:
     instances_png: bytes | None = None
     classes: tuple[int, ...] = ()
     captions: tuple[Caption, ...] = ()
+    ignored_values: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -52,19 +56,26 @@ class DataRoot:
         """Return the path of a file below the root.
 
         Raises:
-            SceneFault: ``path_outside_root`` if the path leaves the root, also by a symbolic link.
+            SceneFault: ``path_outside_root`` if the path leaves the root, also by a symbolic link; ``path_impossible``
+                if the file system has no such paths.
         """
         parts = PurePosixPath(relative)
         path = self.directory / relative
         odd_parts = any(part in relative for part in ("//", "\\", "\0"))
         if parts.is_absolute() or ".." in parts.parts or odd_parts:
-            raise SceneFault("path_outside_root", f"the path {relative!r} is not one below the root")
+            raise SceneFault("path_outside_root", f"the path {shortened(relative)} is not one below the root")
         parent = str(parts.parent)
-        if parent not in self._safe_parents:
-            self._safe_parents[parent] = self._is_inside(path.parent)
-        if not self._safe_parents[parent] or (path.is_symlink() and not self._is_inside(path)):
-            reason = f"{relative} leads to {path.resolve()}, outside the root {self.directory}"
-            raise SceneFault("path_outside_root", reason)
+        try:
+            if parent not in self._safe_parents:
+                self._safe_parents[parent] = self._is_inside(path.parent)
+            if not self._safe_parents[parent] or (path.is_symlink() and not self._is_inside(path)):
+                reason = f"{relative} leads to {path.resolve()}, outside the root {self.directory}"
+                raise SceneFault("path_outside_root", reason)
+            os.fsencode(path)
+            path.exists()  # raises where a name is too long
+        except (OSError, ValueError) as error:  # a name that is too long, a lone surrogate, a loop of links
+            found = getattr(error, "strerror", None) or error
+            raise SceneFault("path_impossible", f"{shortened(relative)}: {found}") from error
         return path
 
     def read(self, relative: str, missing: str) -> bytes:
@@ -79,7 +90,11 @@ class DataRoot:
         """
         path = self.path(relative)
         limit = self.max_image_px * _BYTES_PER_PIXEL + _HEADER_ROOM_BYTES
+        unreadable = "label_unreadable" if missing.startswith("label") else "image_unreadable"
         try:
+            # Opening a pipe would wait for a writer for ever, opening a device may do anything: look before.
+            if not stat.S_ISREG(path.stat().st_mode):
+                raise SceneFault(unreadable, f"{relative} is {_kind_of(path)}, expected a regular file")
             with path.open("rb") as file:
                 size_bytes = os.fstat(file.fileno()).st_size
                 if size_bytes > limit:
@@ -89,21 +104,7 @@ class DataRoot:
         except (FileNotFoundError, NotADirectoryError):
             raise SceneFault(missing, f"{relative} is not there") from None
         except OSError as error:
-            slug = "label_unreadable" if missing.startswith("label") else "image_unreadable"
-            raise SceneFault(slug, f"{relative} cannot be read: {error.strerror}") from error
-
-    def read_if_there(self, relative: str) -> bytes | None:
-        """Read a whole label file, None if there is none.
-
-        Raises:
-            SceneFault: If it cannot be read, leaves the root, or is longer than any allowed picture.
-        """
-        try:
-            return self.read(relative, "label_missing")
-        except SceneFault as fault:
-            if fault.slug == "label_missing":
-                return None
-            raise
+            raise SceneFault(unreadable, f"{relative} cannot be read: {error.strerror}") from error
 
     def required(self, relative: str, hint: str) -> Path:
         """Return the path of a file or directory without which nothing can be done.
@@ -126,50 +127,65 @@ class DataRoot:
         return path
 
     def names(self, directory: str, endings: tuple[str, ...] = IMAGE_ENDINGS, *, hint: str) -> list[str]:
-        """List the files of a directory, in order, by their endings in any case; hidden ones are left out.
+        """List what a directory holds, in order, by its endings in any case; hidden names are left out.
+
+        A directory or pipe with such an ending is listed as well: reading it is a fault that names it.
 
         Raises:
             LayoutError: If it is not there, or leaves the root.
         """
+        path = self._directory(directory, hint)
+        with os.scandir(path) as entries:
+            names = [entry.name for entry in entries if not entry.name.startswith(".")]
+        return sorted(name for name in names if name.lower().endswith(endings))
+
+    def tree(self, directory: str, *, hint: str) -> list[str]:
+        """List all files of a directory and of those below it, relative to it, in order; hidden names are left out.
+
+        A directory whose name ends as a picture's does is listed, not entered. Links to directories are not followed.
+
+        Raises:
+            LayoutError: If it is not there, or leaves the root.
+        """
+        top = self._directory(directory, hint)
+        found = []
+        for place, inner, names in os.walk(top):
+            below = os.path.relpath(place, top).replace(os.sep, "/")
+            prefix = "" if below == "." else f"{below}/"
+            found += [f"{prefix}{name}" for name in names if not name.startswith(".")]
+            found += [f"{prefix}{name}" for name in inner if name.lower().endswith(IMAGE_ENDINGS)]
+            inner[:] = [name for name in inner if not name.startswith(".") and not name.lower().endswith(IMAGE_ENDINGS)]
+        return sorted(found)
+
+    def those_there(self, relatives: Iterable[str | None]) -> list[str]:
+        """Return the paths at which there is a file."""
+        there = []
+        for relative in relatives:
+            with contextlib.suppress(SceneFault):  # reading it is the fault of its scene
+                if relative and self.path(relative).exists():
+                    there.append(relative)
+        return there
+
+    def _directory(self, directory: str, hint: str) -> Path:
         path = self.required(directory, hint)
         if not path.is_dir():
-            message = f"{self.name}: {path} is a file, a directory is wanted; {hint}"
+            message = f"{self.name}: {path} is a file, expected a directory; {hint}"
             raise LayoutError(message)
-        with os.scandir(path) as entries:
-            return sorted(
-                entry.name
-                for entry in entries
-                if entry.name.lower().endswith(endings) and not entry.name.startswith(".") and not entry.is_dir()
-            )
+        return path
 
     def text_lines(self, relative: str, hint: str) -> list[str]:
-        """Read a UTF-8 list file: lines with blanks at both ends removed.
+        """Read a UTF-8 list file: lines with blanks at both ends removed; a line ends at a line feed alone.
 
         Raises:
             LayoutError: If it is not there, leaves the root, or is not UTF-8.
         """
         path = self.required(relative, hint)
         try:
-            return [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
+            text = path.read_bytes().decode("utf-8-sig")
+            return [line.strip() for line in text.removesuffix("\n").split("\n")] if text else []
         except UnicodeDecodeError as error:
             message = f"{path}: byte {error.start} is not UTF-8; save the file as UTF-8"
             raise LayoutError(message) from error
-
-    def file_digest(self, relative: str) -> str:
-        """Return the sha256 of a file that is known to be there."""
-        with self.path(relative).open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-
-    def listing_digest(self, relatives: Iterable[str]) -> str:
-        """Return the sha256 of names and sizes of files, which stands for their content; absent ones have size -1."""
-        digest = hashlib.sha256()
-        for relative in sorted(relatives):
-            try:
-                size_bytes = self.path(relative).stat().st_size
-            except (OSError, SceneFault):
-                size_bytes = -1
-            digest.update(f"{relative}\0{size_bytes}\0".encode("utf-8", "surrogateescape"))
-        return digest.hexdigest()
 
     def scene(self, key: str, image_id: str, source_path: str, annotate: Callable[[ImageFacts], Annotations]) -> Scene:
         """Read and check one image and what belongs to it; whatever is wrong becomes the scene's status.
@@ -182,8 +198,7 @@ class DataRoot:
         """
         facts: ImageFacts | None = None
         try:
-            image = self.read(source_path, "image_missing")
-            facts = inspect_image(image, max_image_px=self.max_image_px)
+            image, facts = stored_image(self.read(source_path, "image_missing"), max_image_px=self.max_image_px)
             annotations = annotate(facts)
         except SceneFault as fault:
             return failed_scene(key, image_id, source_path, fault, facts)
@@ -200,6 +215,7 @@ class DataRoot:
             classes=annotations.classes,
             captions=annotations.captions,
             source_path=printable(source_path),
+            ignored_values=annotations.ignored_values,
         )
 
     def _is_inside(self, path: Path) -> bool:
@@ -233,6 +249,22 @@ def scene_key(stem: str) -> str:
         return stem
     digest = hashlib.sha256(stem.encode("utf-8", "surrogateescape")).hexdigest()[:12]
     return f"{re.sub(r'[^A-Za-z0-9_-]', '_', stem)[:60]}-{digest}"
+
+
+def composed(name: str) -> str:
+    """Return a file name in Unicode's composed form: file systems and archives differ in how they write an umlaut."""
+    return unicodedata.normalize("NFC", name)
+
+
+def shortened(path: str) -> str:
+    """Quote a path for a message, the middle of a long one left out."""
+    return repr(path if len(path) <= 120 else f"{path[:60]}...{path[-40:]}")
+
+
+def _kind_of(path: Path) -> str:
+    """Name what is no regular file."""
+    kinds = {stat.S_IFIFO: "a pipe", stat.S_IFDIR: "a directory", stat.S_IFSOCK: "a socket"}
+    return kinds.get(stat.S_IFMT(path.stat().st_mode), "a device")
 
 
 def printable(text: str) -> str:

@@ -1,12 +1,15 @@
 """A data set of image files and label files that belong together by name; ADE20K, Pascal and folders are such."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from dataclasses import dataclass
+from pathlib import PurePosixPath
 
+from pipeline.prepare.contents import FileContents
 from pipeline.prepare.faults import SceneFault
 from pipeline.prepare.images import ImageFacts
 from pipeline.prepare.label_maps import ClassTable, Values, read_index_png
-from pipeline.prepare.layout import Annotations, DataRoot, LayoutError, failed_scene, scene_key
+from pipeline.prepare.layout import Annotations, DataRoot, LayoutError, composed, failed_scene, scene_key
+from pipeline.prepare.source import Found, PassedOver
 from pipeline.prepare.vocabulary import Vocabulary
 from storage_schemas.scenes import Caption, Scene
 
@@ -43,7 +46,7 @@ LabelDecoder = Callable[[bytes, ImageFacts, int], DecodedLabel]
 
 
 def decode_index_png(data: bytes, image: ImageFacts, max_image_px: int) -> DecodedLabel:
-    """Decode a PNG whose palette index or grey value stands for a class."""
+    """Decode a PNG whose palette index or grey value means a class."""
     values, grey = read_index_png(data, image, max_image_px=max_image_px)
     return DecodedLabel(values, data if grey else None)
 
@@ -59,9 +62,10 @@ class PairedSource:
         table: What the values in label files mean.
         licence: Licence or terms of the data.
         decode_label: How label files are read.
-        label_required: Whether an image without its label file is a fault, or a scene without label.
+        label_required: Whether each image should have a label file.
+        label_files: All label files that lie there, whatever their endings.
         text_files: Lists and tables that decided the pairs, for the identity.
-        layout_notes: What is odd about the layout as a whole.
+        passed_over: Other files that belong to no scene.
     """
 
     root: DataRoot
@@ -71,8 +75,9 @@ class PairedSource:
     licence: str
     decode_label: LabelDecoder = decode_index_png
     label_required: bool = True
+    label_files: Sequence[str] = ()
     text_files: Sequence[str] = ()
-    layout_notes: Sequence[str] = field(default=())
+    passed_over: Sequence[PassedOver] = ()
 
     @property
     def ignore_label(self) -> int:
@@ -83,14 +88,24 @@ class PairedSource:
         """Return the scene keys, sorted."""
         return sorted(self.pairs)
 
-    def identity(self) -> Mapping[str, str | int | bool]:
-        """Return digests of the lists, and of the names and sizes of images and label files."""
+    def identity(self, contents: FileContents) -> Mapping[str, str | int | bool]:
+        """Return digests of the lists, of the listing of images, and of the label files."""
         pairs = self.pairs.values()
         return {
-            **{file: self.root.file_digest(file) for file in self.text_files},
-            "images": self.root.listing_digest(pair.image_path for pair in pairs if pair.image_path),
-            "labels": self.root.listing_digest(pair.label_path for pair in pairs if pair.label_path),
+            **{file: contents.file(self.root, file) for file in self.text_files},
+            "images": contents.by_size(self.root, (pair.image_path for pair in pairs if pair.image_path)),
+            "labels": contents.by_contents(self.root, (pair.label_path for pair in pairs if pair.label_path)),
         }
+
+    def found(self) -> Found:
+        """Return what lies there."""
+        return Found(
+            pictures=sum(bool(pair.image_path) for pair in self.pairs.values()),
+            labels=len(self.label_files),
+            captions=sum(len(pair.captions) for pair in self.pairs.values()),
+            passed_over=(*self.passed_over, *labels_without_picture(self.label_files, self._used_labels())),
+            no_label_used="" if self._used_labels() or not self.vocabulary.class_names else self._why_no_label(),
+        )
 
     def scene(self, key: str) -> Scene:
         """Read one scene."""
@@ -99,9 +114,17 @@ class PairedSource:
             return failed_scene(key, pair.image_id, pair.image_path, pair.fault)
         return self.root.scene(key, pair.image_id, pair.image_path, lambda facts: self._annotate(pair, facts))
 
-    def notes(self) -> list[str]:
-        """Tell what is odd about the layout as a whole."""
-        return list(self.layout_notes)
+    def _used_labels(self) -> set[str]:
+        """Return the label files that belong to a picture."""
+        listed = set(self.label_files)
+        return {pair.label_path for pair in self.pairs.values() if pair.label_path and pair.label_path in listed}
+
+    def _why_no_label(self) -> str:
+        """Say why no label belongs to a picture; empty where there are none and none are required."""
+        if not self.label_files and not self.label_required:
+            return ""
+        pictures = [pair.image_path for pair in self.pairs.values() if pair.image_path]
+        return why_no_label(pictures, self.label_files)
 
     def _annotate(self, pair: Pair, facts: ImageFacts) -> Annotations:
         """Read a pair's label."""
@@ -110,14 +133,12 @@ class PairedSource:
             return Annotations(captions=pair.captions)
         decoded = self.decode_label(data, facts, self.root.max_image_px)
         label = self.table.label_map(decoded.values, decoded.greyscale_png)
-        return Annotations(label.png, None, label.classes, pair.captions)
+        return Annotations(label.png, None, label.classes, pair.captions, label.ignored_values)
 
     def _label_bytes(self, pair: Pair) -> bytes | None:
         if pair.label_path is None:
             return None
-        if self.label_required:
-            return self.root.read(pair.label_path, "label_missing")
-        return self.root.read_if_there(pair.label_path)
+        return self.root.read(pair.label_path, "label_missing")
 
 
 def pairs_of_list(root: DataRoot, list_file: str, hint: str, image: str, label: str) -> dict[str, Pair]:
@@ -149,31 +170,68 @@ def pairs_of_list(root: DataRoot, list_file: str, hint: str, image: str, label: 
 
 def pairs_of_files(
     image_paths: Iterable[str],
-    label_path: Callable[[str], str | None],
+    image_directory: str,
+    label_of: Callable[[str], str | None],
     captions: Mapping[str, tuple[Caption, ...]] | None = None,
 ) -> dict[str, Pair]:
-    """Make the pairs of image files; two files with one stem are a fault of the scene that both would be.
+    """Make the pairs of image files; two files of one name are a fault of the scene that both would be.
+
+    Names are compared in Unicode's composed form. A picture's name is its path below ``image_directory`` without the
+    ending, so that the same name in two sub-folders is two pictures.
 
     Args:
         image_paths: Relative to the root.
-        label_path: Path of an image's label from the image's path without ending; None for no label.
-        captions: Captions of each image by its file stem.
+        image_directory: Directory that they lie in or below; empty for a layout that goes by file names alone.
+        label_of: Path of the label of a picture by its name, which is its whole path without ending where
+            ``image_directory`` is empty; None for no label.
+        captions: Captions of each image by its name.
     """
     pairs: dict[str, Pair] = {}
     for path in sorted(image_paths):
-        without_ending = path.rpartition(".")[0]
-        stem = without_ending.rpartition("/")[2]
-        key = scene_key(stem)
+        without_ending = composed(path.rpartition(".")[0])
+        below = without_ending.removeprefix(f"{image_directory}/") if image_directory else without_ending
+        name = below if image_directory else below.rpartition("/")[2]
+        key = scene_key(name)
         fault = None
         if key in pairs:
             fault = SceneFault("duplicate_key", f"{pairs[key].image_path} and {path} would both be {key}")
-        own_captions = captions.get(stem, ()) if captions else ()
-        pairs[key] = Pair(stem, path, label_path(without_ending), own_captions, fault)
+        own_captions = captions.get(name, ()) if captions else ()
+        pairs[key] = Pair(name, path, label_of(below), own_captions, fault)
     return pairs
 
 
-def notes_on_labels(label_names: Iterable[str], pairs: Mapping[str, Pair]) -> list[str]:
-    """Tell which label files belong to no image."""
-    stems = {pair.image_id for pair in pairs.values()}
-    extra = [name for name in label_names if name.rpartition(".")[0] not in stems]
-    return [f"{len(extra)} label files have no image, such as {extra[0]}"] if extra else []
+def labels_without_picture(label_files: Sequence[str], used: Set[str]) -> list[PassedOver]:
+    """Report the label files that belong to no picture."""
+    unused = [name for name in label_files if name not in used]
+    return [PassedOver(len(unused), unused[0], "label files without a picture")] if unused else []
+
+
+def why_no_label(pictures: Sequence[str], label_files: Sequence[str]) -> str:
+    """Say why no label belongs to any picture, as far as their names tell.
+
+    Args:
+        pictures: Paths of the pictures.
+        label_files: Paths of what lies where labels are expected.
+    """
+    if not label_files:
+        return "no label file is there"
+    example = label_files[0]
+    pngs = [path for path in label_files if path.lower().endswith(".png")]
+    if not pngs:
+        ending = example.rpartition(".")[2]
+        lossy = ", which cannot hold class indices" if ending.lower() in {"jpg", "jpeg", "jpe", "jfif"} else ""
+        return f"labels end in .{ending}, such as {example}{lossy}; save them as PNG of class indices"
+    stem = composed(PurePosixPath(pngs[0]).stem)
+    stems = {composed(PurePosixPath(path).stem): path for path in pictures}
+    shown = f"{pngs[0]} beside {pictures[0] if pictures else 'no picture'}"
+    for end in range(len(stem), 0, -1):
+        if stem[:end] in stems:
+            picture = stems[stem[:end]]
+            if end < len(stem):
+                return f"labels end in '{stem[end:]}', pictures don't ({pngs[0]} beside {picture}); rename the labels"
+            return f"labels and pictures lie in different sub-folders ({pngs[0]}, {picture}); give both the same"
+    for picture_stem, picture in stems.items():
+        if picture_stem.endswith(stem):
+            start = picture_stem.removesuffix(stem)
+            return f"pictures begin with '{start}', labels don't ({pngs[0]} beside {picture}); rename the labels"
+    return f"no label has the name of a picture ({shown}); give both the same names"

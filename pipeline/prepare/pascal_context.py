@@ -112,12 +112,14 @@ def _source(
         ignored=frozenset({0}),
         others_ignored=others_ignored,
     )
+    pairs = pairs_of_list(root, list_file, _LIST_HINT, "JPEGImages/{}.jpg", "trainval/{}.mat")
     return PairedSource(
         root,
-        pairs_of_list(root, list_file, _LIST_HINT, "JPEGImages/{}.jpg", "trainval/{}.mat"),
+        pairs,
         vocabulary,
         table,
         "Pascal VOC 2010 pictures from Flickr under its terms of use; labels of Pascal Context, no licence stated",
         decode_label=decode_mat,
+        label_files=root.those_there(pair.label_path for pair in pairs.values()),
         text_files=[list_file, *text_files],
     )

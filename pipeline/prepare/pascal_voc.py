@@ -37,5 +37,6 @@ def pascal_voc_20(root: DataRoot, split: str, labels: VocLabelDirectory) -> Pair
         vocabulary,
         ClassTable(indices, ignore_label=255, ignored=frozenset({0, 255})),
         "Pascal VOC 2012; pictures from Flickr under its terms of use, http://host.robots.ox.ac.uk/pascal/VOC",
+        label_files=root.those_there(pair.label_path for pair in pairs.values()),
         text_files=[list_file],
     )

@@ -3,6 +3,7 @@
 Reads the data set's files and no artifact; writes ``scenes``.
 """
 
+import logging
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -10,20 +11,28 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.executors import Compute
+from pipeline.prepare.contents import FileContents, file_contents
 from pipeline.prepare.layout import LayoutError, text_digest
-from pipeline.prepare.source import SceneSource
+from pipeline.prepare.report import report_of_artifact
+from pipeline.prepare.source import Found, SceneSource
 from pipeline.prepare.sources import open_source
 from pipeline.settings.prepare import PrepareSettings
 from pipeline.settings.result import result_settings
 from pipeline.shard_runner import Limits, StageReport, UnitPlan, run_stage
 from storage_schemas.artifact import Artifact
+from storage_schemas.cards import has_current_card, write_card
 from storage_schemas.manifest import Description, Identity, Sidecar
 from storage_schemas.scenes import KIND, SCHEMA_VERSION, Scene, ScenesAttributes, SceneShardWriter
+from storage_schemas.status import CARD_DIRECTORY
 
-RECIPE = 1
+logger = logging.getLogger(__name__)
+
+RECIPE = 2
 """Raise it when the same settings and data come to mean other scenes."""
 
 _READERS = 2
+_REPORT_MAKER = "prepare 1"
+_REPORT_FILE = "prepared.md"
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,10 +42,12 @@ class PrepareJob:
     Attributes:
         settings: Which data set, and how.
         keys_digest: Digest of the keys for which the work was planned.
+        found: What lay there then, for the report.
     """
 
     settings: PrepareSettings
     keys_digest: str
+    found: Found
 
     def open(self) -> SceneSource:
         """Open the data set.
@@ -64,7 +75,7 @@ class PrepareJob:
 def prepare(
     settings: PrepareSettings, runs: Path, *, compute: Compute = Compute(), limits: Limits = Limits()
 ) -> StageReport:
-    """Prepare a data set, as far as that is not done.
+    """Prepare a data set, as far as that is not done, and write the report of what was used beside it.
 
     Args:
         settings: Which data set, and how.
@@ -73,18 +84,37 @@ def prepare(
         limits: When to give up.
 
     Raises:
-        LayoutError: If the data set's directory does not look as its layout says.
+        LayoutError: If the data set's directory does not look as its layout says, or none of its labels can be used.
         StageError: If a shard could not be made, or too many scenes are faulty.
     """
     plan = plan_prepare(settings, runs)
-    return run_stage(plan.job, plan.artifact, compute=compute, limits=limits)
+    made = run_stage(plan.job, plan.artifact, compute=compute, limits=limits)
+    _contents(settings, runs).keep()
+    if not has_current_card(plan.artifact, maker=_REPORT_MAKER):
+        report = report_of_artifact(plan.artifact, plan.job.found)
+        files = {_REPORT_FILE: report.to_markdown().encode()}
+        write_card(plan.artifact, maker=_REPORT_MAKER, facts=report.to_json(), files=files)
+        for warning in report.warnings():
+            logger.warning("%s %s: %s", KIND, plan.artifact.identity.name, warning)
+    return made
+
+
+def prepare_report(artifact: Artifact) -> str:
+    """Return the report of what was found and used, as tables.
+
+    Raises:
+        OSError: If the artifact has none.
+    """
+    text = (artifact.directory / CARD_DIRECTORY / _REPORT_FILE).read_text(encoding="utf-8")
+    return text.partition("```text\n")[2].removesuffix("```\n")
 
 
 def plan_prepare(settings: PrepareSettings, runs: Path) -> UnitPlan[PrepareJob]:
-    """Find out what a preparation will do; reads lists and annotations, and no image.
+    """Plan a preparation; reads lists, annotations and changed label files, and no picture.
 
     Raises:
-        LayoutError: If the data set's directory does not look as its layout says, or has no image.
+        LayoutError: If the data set's directory does not look as its layout says, has no image, or has labels of which
+            none can be used.
     """
     source = open_source(settings)
     keys = scene_keys(source, settings)
@@ -93,6 +123,10 @@ def plan_prepare(settings: PrepareSettings, runs: Path) -> UnitPlan[PrepareJob]:
             f"{settings.dataset}: {settings.root} has no image in split '{settings.split}'; correct --root or --split"
         )
         raise LayoutError(message)
+    found = source.found()
+    if found.no_label_used:
+        raise LayoutError(f"{settings.dataset}: {settings.root}: no label can be used: {found.no_label_used}")
+    contents = _contents(settings, runs)
     shards = -(-len(keys) // settings.scenes_per_shard)
     description = Description(
         identity=Identity(
@@ -100,12 +134,18 @@ def plan_prepare(settings: PrepareSettings, runs: Path) -> UnitPlan[PrepareJob]:
             name=f"{settings.dataset}-{settings.split}".removesuffix("-"),
             schema_version=SCHEMA_VERSION,
             recipe=RECIPE,
-            settings={"options": result_settings(settings), "data": dict(source.identity())},
+            settings={"options": result_settings(settings), "data": dict(source.identity(contents))},
         ),
         units=tuple(f"shard-{number:05d}" for number in range(shards)),
         attributes=attributes_of(source).to_json(),
     )
-    return UnitPlan(Artifact.planned(runs, description), PrepareJob(settings, text_digest(list(keys))))
+    contents.keep()
+    return UnitPlan(Artifact.planned(runs, description), PrepareJob(settings, text_digest(list(keys)), found))
+
+
+def _contents(settings: PrepareSettings, runs: Path) -> FileContents:
+    """Return what is known of the files of the data set."""
+    return file_contents(runs, f"{settings.dataset} {settings.split}", settings.root)
 
 
 def scene_keys(source: SceneSource, settings: PrepareSettings) -> list[str]:

@@ -14,10 +14,12 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from pipeline.prepare.contents import FileContents
 from pipeline.prepare.faults import SceneFault
 from pipeline.prepare.label_maps import encode_png
 from pipeline.prepare.layout import failed_scene
 from pipeline.prepare.paired import PairedSource
+from pipeline.prepare.source import Found
 from pipeline.prepare.vocabulary import Vocabulary
 from storage_schemas.scenes import OK, Scene
 
@@ -54,13 +56,13 @@ class ReferenceResized:
         """Return the source's keys."""
         return self.source.keys()
 
-    def identity(self) -> Mapping[str, str | int | bool]:
+    def identity(self, contents: FileContents) -> Mapping[str, str | int | bool]:
         """Return the source's identity; that the scenes are shrunk is a setting."""
-        return self.source.identity()
+        return self.source.identity(contents)
 
-    def notes(self) -> list[str]:
-        """Return the source's notes."""
-        return self.source.notes()
+    def found(self) -> Found:
+        """Return what the source holds."""
+        return self.source.found()
 
     def scene(self, key: str) -> Scene:
         """Read one scene and shrink it. EXIF orientation is neither applied nor kept."""
@@ -149,7 +151,7 @@ def _decoded_rgb(image: bytes) -> npt.NDArray[np.uint8]:
         SceneFault: ``image_unreadable``.
     """
     try:
-        with Image.open(io.BytesIO(image), formats=["JPEG", "PNG"]) as picture:
+        with Image.open(io.BytesIO(image), formats=["JPEG", "PNG", "WEBP"]) as picture:
             return np.asarray(picture.convert("RGB"))
     except (OSError, SyntaxError, ValueError) as error:
         raise SceneFault("image_unreadable", f"the image cannot be decoded: {error}") from error

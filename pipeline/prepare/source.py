@@ -1,10 +1,46 @@
 """What a data set must offer so that it can be prepared: keys in a fixed order, and one scene per key."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
+from pipeline.prepare.contents import FileContents
 from pipeline.prepare.vocabulary import Vocabulary
 from storage_schemas.scenes import Scene
+
+
+@dataclass(frozen=True, slots=True)
+class PassedOver:
+    """What preparation does not use.
+
+    Attributes:
+        count: How many files or scenes.
+        example: One of them.
+        reason: Why.
+    """
+
+    count: int
+    example: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """What lies in a data set, as far as its lists and annotations say.
+
+    Attributes:
+        pictures: Picture files.
+        labels: Label files, or pictures with an annotation that gives a label.
+        captions: Captions.
+        passed_over: Files that belong to no scene.
+        no_label_used: Why no picture has any of the labels that are there or asked for; empty where one has.
+    """
+
+    pictures: int
+    labels: int = 0
+    captions: int = 0
+    passed_over: tuple[PassedOver, ...] = ()
+    no_label_used: str = ""
 
 
 class SceneSource(Protocol):
@@ -32,11 +68,18 @@ class SceneSource(Protocol):
         """Return the scene keys in the order in which they are stored: sorted, without repeats."""
         ...
 
-    def identity(self) -> Mapping[str, str | int | bool]:
-        """Return what decides the result besides the settings, as digests of annotation files and of the image listing.
+    def identity(self, contents: FileContents) -> Mapping[str, str | int | bool]:
+        """Return what decides the result besides the settings, as digests of text files, labels and the image listing.
 
         No path or clock: the same data under another root has the same identity.
+
+        Args:
+            contents: Makes the digests.
         """
+        ...
+
+    def found(self) -> Found:
+        """Return what lies there; opens no picture."""
         ...
 
     def scene(self, key: str) -> Scene:

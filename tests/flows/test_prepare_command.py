@@ -50,7 +50,6 @@ def test_a_check_prints_a_table_or_json_and_writes_nothing(tmp_path, capsys):
     [
         (["coco"], "prepare: split: should be named for coco (got nothing)"),
         (["folder", "--labels", "none"], "labels: is an option of coco only (got it for folder)"),
-        (["folder", "--json"], "prepare: json: is an option of --check only; add --check"),
         (["folder", "--limit", "0"], "limit: should be greater than or equal to 1 (got 0)"),
         (["folder", "--workers", "-1"], "prepare: workers: should be greater than or equal to 0 (got -1)"),
         (
@@ -69,6 +68,6 @@ def test_wrong_options_are_told_without_traceback(options, message, capsys):
 
 
 def test_all_wrong_options_are_told_at_once(capsys):
-    assert main(["prepare", "drawn-world", "--split", "val", "--scenes", "0", "--workers", "-1", "--json"]) == 2
+    assert main(["prepare", "drawn-world", "--split", "val", "--scenes", "0", "--workers", "-1"]) == 2
     told = capsys.readouterr().err.splitlines()
-    assert [line.split(": ")[2] for line in told] == ["json", "drawn_world.scenes", "workers"]
+    assert [line.split(": ")[2] for line in told] == ["drawn_world.scenes", "workers"]

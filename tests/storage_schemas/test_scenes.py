@@ -65,7 +65,7 @@ drawn_scenes = st.builds(
     key=st.just(""),
     image_id=st.text(min_size=1, max_size=5),
     image=st.binary(min_size=1, max_size=700),
-    image_suffix=st.sampled_from(["jpg", "png"]),
+    image_suffix=st.sampled_from(["jpg", "png", "webp"]),
     width_px=st.integers(1, 5000),
     height_px=st.integers(1, 5000),
     exif_orientation=st.integers(1, 8),
@@ -146,12 +146,12 @@ def test_a_collection_numbers_the_usable_scenes_of_all_shards(tmp_path: Path) ->
     ("options", "wanted"),
     [
         ({}, "a picture"),
-        ({"labelled": True}, "labels"),
-        ({"captioned": True}, "captions"),
-        ({"labelled": True, "captioned": True}, "labels and captions"),
+        ({"labelled": True}, "a labelled pixel"),
+        ({"captioned": True}, "a caption"),
+        ({"labelled": True, "captioned": True}, "a labelled pixel and a caption"),
     ],
 )
 def test_a_collection_without_scenes_says_what_none_has(tmp_path: Path, options: dict[str, bool], wanted: str) -> None:
     scenes = [scene("a", label_png=None, instances_png=None, classes=(), captions=())] if options else [FAILED]
-    with pytest.raises(ArtifactError, match=f"no scene has {wanted}; prepare one that has"):
+    with pytest.raises(ArtifactError, match=f"no scene has {wanted}; correct the data set"):
         len(SceneCollection(stored(tmp_path, scenes), **options))

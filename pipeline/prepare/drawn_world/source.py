@@ -12,10 +12,12 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
+from pipeline.prepare.contents import FileContents
 from pipeline.prepare.drawn_world.captions import MAX_CAPTIONS
 from pipeline.prepare.drawn_world.words import IGNORE_LABEL, drawn_vocabulary
 from pipeline.prepare.drawn_world.world import WORLD_VERSION, DrawnWorld
 from pipeline.prepare.label_maps import encode_png
+from pipeline.prepare.source import Found
 from pipeline.prepare.vocabulary import Vocabulary
 from storage_schemas.scenes import Caption, Scene
 
@@ -88,8 +90,12 @@ class DrawnWorldSource:
             f"{_KEY_PREFIX}{index:0{_KEY_DIGITS}d}" for index in range(self.first_index, self.first_index + self.scenes)
         ]
 
-    def identity(self) -> Mapping[str, str | int | bool]:
-        """Return what decides the scenes."""
+    def found(self) -> Found:
+        """Return what can be drawn; how many captions a scene has is known when it is drawn."""
+        return Found(pictures=self.scenes, labels=self.scenes)
+
+    def identity(self, contents: FileContents | None = None) -> Mapping[str, str | int | bool]:
+        """Return what decides the scenes; there are no files whose contents could."""
         return {
             "world_version": WORLD_VERSION,
             "seed": self.seed,

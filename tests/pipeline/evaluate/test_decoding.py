@@ -20,7 +20,8 @@ def encoded(array: np.ndarray, kind: str = "PNG", **options) -> bytes:
 def scene(**parts) -> Scene:
     picture = np.arange(2 * 3 * 3, dtype=np.uint8).reshape(2, 3, 3)
     labels = np.array([[0, 1, 2], [255, 1, 0]], np.uint8)
-    values = {"image": encoded(picture), "label_png": encoded(labels), "image_suffix": "png", **parts}
+    known = {"image": encoded(picture), "label_png": encoded(labels), "image_suffix": "png", "classes": (0, 1, 2)}
+    values = {**known, **parts}
     return Scene(key="k", image_id="k", width_px=3, height_px=2, **values)
 
 
@@ -52,7 +53,8 @@ def test_image_and_labels_are_turned_alike(orientation):
     ("parts", "status", "reason"),
     [
         ({"status": "image_truncated", "reason": "ends early"}, "image_truncated", "ends early"),
-        ({"label_png": None}, "label_missing", "no label map to compare with"),
+        ({"label_png": None}, "no_label", "no labelled pixel to compare with"),
+        ({"classes": ()}, "no_label", "no labelled pixel to compare with"),
         ({"label_png": b"\x89PNG"}, "label_unreadable", "the label map cannot be decoded"),
         ({"label_png": encoded(np.full((2, 3), 7, np.uint8))}, "label_outside_vocabulary", "holds 7, .* 3 classes"),
         ({"image": b"\xff\xd8\xff"}, "image_unreadable", "the picture cannot be decoded"),

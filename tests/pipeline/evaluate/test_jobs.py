@@ -15,7 +15,7 @@ from pipeline.adapted_clip_loading import stock_mask_adapted_clip
 from pipeline.clip_loading import load_clip
 from pipeline.evaluate import nets
 from pipeline.evaluate.counts import Scores
-from pipeline.evaluate.decoding import LabelledImage, decoded
+from pipeline.evaluate.decoding import NO_LABEL, LabelledImage, decoded
 from pipeline.evaluate.nets import ProposalBranch
 from pipeline.evaluate.plan import ScoresPlan, plan_scores
 from pipeline.evaluate.predicting import LiveBranches, Predictor
@@ -162,14 +162,14 @@ def test_named_label_maps_do_not_depend_on_the_proposal_net(tmp_path):
     assert roles == {"net": {"scenes", "proposal_net"}, "ground-truth": {"scenes"}}
 
 
-def test_an_image_without_a_labelled_pixel_has_no_regions_to_be_named(tmp_path):
+def test_an_image_without_a_labelled_pixel_is_passed_by(tmp_path):
     make_folder(tmp_path / "data", ["sky", "grass", "boat"], images=2)
     Image.fromarray(np.full((40, 56), 255, np.uint8)).save(tmp_path / "data" / "labels" / "im1.png")
     data = {"mine": folder_settings(tmp_path / "data")}
     plan = planned(settings_of(tmp_path / "runs", datasets=data, proposals="ground-truth"), name="mine")
-    run(plan)
-    rows = {row["key"]: row["labelled_px"] for row in read_scores(plan.artifact, "shard-00000", "images").to_pylist()}
-    assert rows == {"im0": 40 * 56, "im1": 0}
+    assert run(plan, limits=Limits(expected=frozenset({NO_LABEL}))).manifest.counts == {"ok": 1, "no_label": 1}
+    rows = {row["key"]: row["status"] for row in read_scores(plan.artifact, "shard-00000", "images").to_pylist()}
+    assert rows == {"im0": "ok", "im1": "no_label"}
 
 
 def test_an_image_all_of_whose_masks_are_empty_is_named_by_the_proposal_net(tmp_path):
@@ -202,9 +202,9 @@ def test_scenes_that_cannot_be_scored_are_rows(tmp_path):
     assert report.manifest.rows == 4
     statuses = {row["key"]: row["status"] for row in read_scores(plan.artifact, "shard-00000", "images").to_pylist()}
     assert statuses["im0"] == statuses["im3"] == "ok"
-    assert (statuses["im1"], statuses["im2"]) == ("image_unreadable", "label_missing")
-    assert report.manifest.counts == {"image_unreadable": 1, "label_missing": 1, "ok": 2}
-    assert Scores(plan.artifact).failures() == {"image_unreadable": 1, "label_missing": 1}
+    assert (statuses["im1"], statuses["im2"]) == ("image_unreadable", "no_label")
+    assert report.manifest.counts == {"image_unreadable": 1, "no_label": 1, "ok": 2}
+    assert Scores(plan.artifact).failures() == {"image_unreadable": 1, "no_label": 1}
 
 
 def test_torch_threads_are_those_of_the_settings(tmp_path):

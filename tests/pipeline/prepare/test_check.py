@@ -4,8 +4,10 @@ import json
 
 import numpy as np
 
-from pipeline.prepare.check import ODDITIES, check_source
+from pipeline.prepare.check import check_source
 from pipeline.prepare.faults import FAULTS
+from pipeline.prepare.report import ODDITIES
+from pipeline.prepare.source import PassedOver
 from pipeline.prepare.sources import open_source
 from pipeline.settings.prepare import DrawnWorldSettings, PrepareSettings
 from tests.pipeline.prepare.layouts import (
@@ -34,7 +36,8 @@ def test_a_sound_data_set(tmp_path):
     before = tree(tmp_path)
     report = report_of(PrepareSettings(dataset="folder", root=tmp_path))
     assert (report.scenes, report.usable, report.captions) == (3, 3, 3)
-    assert (report.faults, report.oddities, report.notes) == ({}, {}, [])
+    assert (report.faults, report.oddities, report.passed_over(), report.warnings()) == ({}, {}, [], [])
+    assert (report.found.pictures, report.found.labels, report.found.captions) == (3, 3, 3)
     labels = [np.asarray(Image.open(path)) for path in (tmp_path / "labels").iterdir()]
     expected = pixel_counts(labels)
     assert report.ignored_px == expected.pop(255)
@@ -74,7 +77,7 @@ def test_everything_odd_is_told_once_with_examples(tmp_path):
     }
     assert report.usable + sum(found.scenes for found in report.faults.values()) == report.scenes == 8
     assert report.oddities["exif_rotated"].examples == [("shot_0", "EXIF orientation 6")]
-    assert report.notes == ["1 label files have no image, such as shot_9.png"]
+    assert report.found.passed_over == (PassedOver(1, "labels/shot_9.png", "label files without a picture"),)
     assert report.faults.keys() <= FAULTS.keys()
     assert report.oddities.keys() == ODDITIES.keys()
 
@@ -86,8 +89,8 @@ def test_the_table_and_the_json_say_the_same(tmp_path):
     report = report_of(PrepareSettings(dataset="ade20k-150", root=tmp_path, split="val"))
     text = report.to_text()
     assert text.startswith("demo: 1 of 5 scenes can be used (4 with a fault), 0 captions\n")
-    assert "  image_unreadable                 4  neither a JPEG nor a PNG" in text
-    assert text.count("wanted a JPEG or PNG") == 3  # examples, not the whole list
+    assert "  image_unreadable                 4  no picture of a known format" in text
+    assert text.count("expected a JPEG") == 3  # examples, not the whole list
     assert "148 of 150 classes do not occur: building; sky;" in text
     rows = {
         line.split()[0]: line.split()[1:] for line in text.splitlines() if line.startswith(("wall", "flag", "(ign"))

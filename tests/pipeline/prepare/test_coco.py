@@ -10,6 +10,7 @@ from hypothesis.extra import numpy as npst
 
 from pipeline.prepare.coco import CocoSource
 from pipeline.prepare.coco_labels import runs_of_numbers
+from pipeline.prepare.contents import FileContents
 from pipeline.prepare.layout import DataRoot, LayoutError
 from storage_schemas.scenes import Caption, Scene
 from tests.pipeline.prepare.layouts import coco_json, decoded, encoded, jpeg, make_coco, put
@@ -296,17 +297,18 @@ def test_identity_knows_annotations_images_and_labels_but_not_the_place(root, tm
     other = tmp_path_factory.mktemp("copy")
     make_coco(other)
     for labels in ("stuff", "panoptic", "instances", "none"):
-        assert source_of(root, labels).identity() == source_of(other, labels).identity()
+        assert source_of(root, labels).identity(FileContents()) == source_of(other, labels).identity(FileContents())
     for name in (f"{SPLIT}/{FIRST}.jpg", f"stuffthingmaps/{SPLIT}/{FIRST}.png", f"annotations/captions_{SPLIT}.json"):
-        before = source_of(root).identity()
+        before = source_of(root).identity(FileContents())
         put(root / name, (root / name).read_bytes() + b" ")
-        assert source_of(root).identity() != before
+        assert source_of(root).identity(FileContents()) != before
 
 
 def test_notes_name_labels_without_image(root):
     put(root / "stuffthingmaps" / SPLIT / "000000000001.png", encoded(np.zeros((2, 2), np.uint8)))
-    assert source_of(root).notes() == ["1 label files have no image, such as 000000000001.png"]
-    assert source_of(root, "none").notes() == []
+    (passed,) = source_of(root).found().passed_over
+    assert (passed.count, passed.example) == (1, f"stuffthingmaps/{SPLIT}/000000000001.png")
+    assert source_of(root, "none").found().passed_over == ()
 
 
 def test_an_empty_split_has_no_keys(tmp_path):

@@ -5,6 +5,7 @@ import pytest
 
 from pipeline.prepare.folder import folder
 from pipeline.prepare.layout import DataRoot, LayoutError
+from pipeline.prepare.source import Found, PassedOver
 from storage_schemas.scenes import Caption, Scene
 from tests.pipeline.prepare.layouts import decoded, encoded, jpeg, make_folder, picture, put
 
@@ -32,7 +33,7 @@ def test_a_folder_with_everything(root):
     assert scene.classes == (0, 2)
     vocabulary = source_of(root).vocabulary
     assert (vocabulary.class_names, vocabulary.seen) == (("sky", "oculus", "road"), (True, False, True))
-    assert source_of(root).notes() == []
+    assert source_of(root).found() == Found(pictures=3, labels=3, captions=3)
 
 
 def test_a_split_is_a_folder_of_its_own_with_common_classes(tmp_path):
@@ -60,7 +61,8 @@ def test_labels_may_be_absent_for_some_and_superfluous(root):
     (root / "labels" / "shot_0.png").rename(root / "labels" / "shot_7.png")
     scene = scenes_of(root)["shot_0"]
     assert (scene.status, scene.label_png) == ("ok", None)
-    assert source_of(root).notes() == ["1 label files have no image, such as shot_7.png"]
+    (passed,) = source_of(root).found().passed_over
+    assert passed == PassedOver(1, "labels/shot_7.png", "label files without a picture")
 
 
 def test_16_bit_labels_and_long_vocabularies(root):
@@ -79,7 +81,7 @@ def test_values_beyond_the_classes_become_rows(root):
     scene = scenes_of(root)["shot_0"]
     assert (scene.status, scene.reason) == (
         "label_outside_vocabulary",
-        "the label holds 3, which stands for no class",
+        "the label holds 3, which is no class's value",
     )
 
 
@@ -98,9 +100,9 @@ def test_captions_with_ids_in_any_order(root):
     ("line", "status", "reason"),
     [
         (b"1\tshot_0\tcaf\xe9", "caption_not_utf8", "captions.tsv: line 2 is not UTF-8 at character 3"),
-        (b"1\tshot_0\ta\tb", "caption_malformed", "line 2 is ['1', 'shot_0', 'a', 'b'], wanted"),
-        (b"1\tshot_0", "caption_malformed", "line 2 is ['1', 'shot_0'], wanted"),
-        (b"x\tshot_0\ta", "caption_malformed", "line 2 is ['x', 'shot_0', 'a'], wanted"),
+        (b"1\tshot_0\ta\tb", "caption_malformed", "line 2 is ['1', 'shot_0', 'a', 'b'], expected"),
+        (b"1\tshot_0", "caption_malformed", "line 2 is ['1', 'shot_0'], expected"),
+        (b"x\tshot_0\ta", "caption_malformed", "line 2 is ['x', 'shot_0', 'a'], expected"),
     ],
 )
 def test_captions_that_cannot_be_used_make_their_scene_a_row(root, line, status, reason):

@@ -62,7 +62,7 @@ def test_values_are_mapped_and_others_are_a_fault_or_ignored():
     values = np.array([[0, 1, 7], [2, 2, 0]], np.uint8)
     strict = ClassTable({1: 0, 2: 1}, ignore_label=255, ignored=frozenset({0}))
     lenient = ClassTable({1: 0, 2: 1}, ignore_label=255, ignored=frozenset({0}), others_ignored=True)
-    with pytest.raises(SceneFault, match="the label holds 7, which stands for no class"):
+    with pytest.raises(SceneFault, match="the label holds 7, which is no class's value"):
         strict.label_map(values)
     label = lenient.label_map(values)
     assert label.classes == (0, 1)
@@ -97,10 +97,10 @@ GREY = np.zeros((4, 6), np.uint8)
 @pytest.mark.parametrize(
     ("data", "slug", "reason"),
     [
-        (encoded(picture(6, 4), "JPEG"), "label_unreadable", "wanted a PNG"),
+        (encoded(picture(6, 4), "JPEG"), "label_unreadable", "expected a PNG"),
         (encoded(GREY)[:-8], "label_unreadable", "ends without an end chunk"),
         (encoded(GREY)[:40] + b"x" + encoded(GREY)[41:], "label_unreadable", "checksum"),
-        (encoded(picture(6, 4)), "label_mode_unsupported", "colour type 2, 8 bits; wanted palette, or grey"),
+        (encoded(picture(6, 4)), "label_mode_unsupported", "colour type 2, 8 bits; expected palette, or grey"),
         (encoded(Image.new("1", (6, 4))), "label_mode_unsupported", "colour type 0, 1 bits"),
         (encoded(np.zeros((6, 4), np.uint8)), "label_size_mismatch", "the label has 4 x 6 px, the image 6 x 4"),
         (encoded(np.zeros((1100, 1100), np.uint8)), "image_too_large", "1100 x 1100 px"),
@@ -132,7 +132,7 @@ def test_a_label_turned_by_exif_says_so():
 def test_rgb_labels():
     rgb = picture(6, 4)
     assert np.array_equal(read_rgb_png(encoded(rgb), image_of(rgb), max_image_px=LIMIT_PX), rgb)
-    with pytest.raises(SceneFault, match="wanted RGB of 8 bits") as found:
+    with pytest.raises(SceneFault, match="expected RGB of 8 bits") as found:
         read_rgb_png(encoded(GREY), image_of(GREY), max_image_px=LIMIT_PX)
     assert found.value.slug == "label_mode_unsupported"
 

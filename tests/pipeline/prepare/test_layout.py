@@ -1,5 +1,6 @@
 """Paths stay below the root, keys are safe and distinct, messages say what to do."""
 
+import os
 import re
 
 import pytest
@@ -57,21 +58,39 @@ def test_reading_tells_missing_unreadable_and_too_long_files_apart(root):
         with pytest.raises(SceneFault) as found:
             root.read(path, "image_missing")
         assert found.value.slug == slug
-    with pytest.raises(SceneFault) as found:
-        root.read_if_there("images/dir.jpg")
+    with pytest.raises(SceneFault, match="is a directory, expected a regular file") as found:
+        root.read("images/dir.jpg", "label_missing")
     assert found.value.slug == "label_unreadable"
-    assert root.read_if_there("images/none.png") is None
+
+
+def test_pipes_and_impossible_paths_are_faults_and_never_waited_for(root):
+    os.mkfifo(root.directory / "images" / "pipe.jpg")
+    for path, slug in (
+        ("images/pipe.jpg", "image_unreadable"),
+        (f"images/{'x' * 5000}.jpg", "path_impossible"),
+        ("images/\ud800.jpg", "path_impossible"),
+        (f"{'d/' * 3000}a.jpg", "path_impossible"),
+    ):
+        scene = root.scene("k", "k", path, lambda facts: Annotations())
+        assert scene.status == slug, path
+        assert len(scene.reason) < 400
+    assert root.scene("k", "k", "images/a.jpg", lambda facts: Annotations()).status == "ok"
+
+
+def test_a_line_of_a_list_ends_at_a_line_feed_alone(root):
+    put(root.directory / "list.txt", "\ufeffa\u2028b\r\nc\x0bd \n\ne".encode())
+    assert root.text_lines("list.txt", "") == ["a\u2028b", "c\x0bd", "", "e"]
 
 
 def test_listing_takes_images_only(root):
     for name in ("B.JPG", "c.png", ".hidden.jpg", "d.txt", "e.jpeg"):
         put(root.directory / "images" / name, b"x")
-    (root.directory / "images" / "sub.jpg").mkdir()
-    assert root.names("images", hint="") == ["B.JPG", "a.jpg", "c.png", "e.jpeg"]
+    (root.directory / "images" / "sub.jpg").mkdir()  # reading it is a fault that names it
+    assert root.names("images", hint="") == ["B.JPG", "a.jpg", "c.png", "e.jpeg", "sub.jpg"]
 
 
 @pytest.mark.parametrize(
-    ("directory", "message"), [("none", "has no none; get it"), ("images/a.jpg", "is a file, a dir")]
+    ("directory", "message"), [("none", "has no none; get it"), ("images/a.jpg", "is a file, expected a dir")]
 )
 def test_listing_what_is_no_directory_is_an_error(root, directory, message):
     with pytest.raises(LayoutError, match=message):
@@ -82,14 +101,6 @@ def test_lists_must_be_utf8(root):
     put(root.directory / "list.txt", b"caf\xe9\n")
     with pytest.raises(LayoutError, match=r"list.txt: byte 3 is not UTF-8; save the file as UTF-8"):
         root.text_lines("list.txt", "")
-
-
-def test_listing_digest_depends_on_names_and_sizes(root):
-    paths = ["images/a.jpg", "images/none.jpg"]
-    before = root.listing_digest(paths)
-    assert before == root.listing_digest(reversed(paths)) != root.listing_digest(paths[:1])
-    put(root.directory / "images" / "a.jpg", jpeg() + b"x")
-    assert root.listing_digest(paths) != before
 
 
 @given(st.text(max_size=120), st.text(max_size=120))

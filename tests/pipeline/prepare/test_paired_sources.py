@@ -5,10 +5,12 @@ import pytest
 import scipy.io
 
 from pipeline.prepare.ade20k import ade20k_150, ade20k_847
+from pipeline.prepare.contents import FileContents
 from pipeline.prepare.layout import DataRoot, LayoutError
 from pipeline.prepare.paired import PairedSource
 from pipeline.prepare.pascal_context import pascal_context_59, pascal_context_459
 from pipeline.prepare.pascal_voc import pascal_voc_20
+from pipeline.prepare.source import Found
 from storage_schemas.scenes import Scene
 from tests.pipeline.prepare.layouts import (
     decoded,
@@ -51,7 +53,7 @@ def test_ade20k_150_takes_one_off_and_ignores_zero(tmp_path):
     assert columns(scene, 0, 4, 9, 23) == [255, 0, 149, 149]
     assert names(source, scene) == ["wall", "flag"]
     assert scene.image == (tmp_path / "images/validation/ADE_val_00000001.jpg").read_bytes()
-    assert (source.ignore_label, source.notes()) == (255, [])
+    assert (source.ignore_label, source.found()) == (255, Found(pictures=3, labels=3))
 
 
 def test_ade20k_847_reads_ids_from_two_channels_and_its_split_from_the_name(tmp_path):
@@ -83,7 +85,8 @@ def test_ade20k_faults(tmp_path):
     ]
     assert scenes[0].reason == "annotations/validation/ADE_val_00000001.png is not there"
     assert "the label holds 151" in scenes[1].reason
-    assert source.notes() == ["1 label files have no image, such as ADE_val_00000009.png"]
+    (passed,) = source.found().passed_over
+    assert (passed.count, passed.example) == (1, "annotations/validation/ADE_val_00000009.png")
 
 
 @pytest.mark.parametrize("make", [ade20k_150, ade20k_847])
@@ -220,7 +223,7 @@ def test_pascal_voc_never_falls_back_to_other_labels(tmp_path):
 def test_identity_follows_the_files(tmp_path, make, open_source, image):
     make(tmp_path / "a")
     make(tmp_path / "b")
-    first, second = (open_source(data_root(tmp_path / name), "val").identity() for name in "ab")
+    first, second = (open_source(data_root(tmp_path / name), "val").identity(FileContents()) for name in "ab")
     assert first == second
     put(tmp_path / "b" / image, b"changed")
-    assert open_source(data_root(tmp_path / "b"), "val").identity() != first
+    assert open_source(data_root(tmp_path / "b"), "val").identity(FileContents()) != first

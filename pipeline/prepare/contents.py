@@ -1,0 +1,106 @@
+"""Digests of a data set's files, remembered so that nothing is read twice, and no change in place goes unnoticed.
+
+Text and label files count by their contents: a label that was corrected in place, to a file of the same size, makes
+other scenes. Pictures are 19 GB of COCO, so they count by name and size, and by contents only once they were seen to
+change: a picture whose time of change is another one than at first, with the same size, is hashed from then on.
+
+What was found is kept with each file's size, times of change and inode, as git does for its index. The memory lies in
+the runs directory, is of this machine only, and holds nothing that cannot be computed again, but for one thing: without
+it a picture that was replaced in place before is known by name and size again.
+"""
+
+import hashlib
+import time
+from collections.abc import Iterable
+from functools import lru_cache
+from pathlib import Path
+
+from pipeline.prepare.faults import SceneFault
+from pipeline.prepare.layout import DataRoot, composed
+from storage_schemas.digests import sha256_of_file
+from storage_schemas.verification import SETTLED_AFTER_NS, Traits, keep, remembered, traits_of
+
+_DIRECTORY = ".data_sets"
+
+
+class FileContents:
+    """Digests of the files of one data set.
+
+    Args:
+        memory: File that keeps what was found between commands; None keeps nothing.
+    """
+
+    def __init__(self, memory: Path | None = None) -> None:
+        self._memory = memory
+        # Traits of each file, ending in its sha256, or in "" where only name and size count so far.
+        self._known: dict[str, Traits] = {} if memory is None else remembered(memory)
+        self._kept = dict(self._known)
+
+    def file(self, root: DataRoot, relative: str) -> str:
+        """Return the sha256 of one file that is known to be there."""
+        path = root.path(relative)
+        traits = traits_of(path.stat())
+        known = self._known.get(relative)
+        if known is not None and known[:-1] == traits and known[-1]:
+            return str(known[-1])
+        sha256 = sha256_of_file(path)
+        # A second write within the same tick of the clock would leave no trace: hash a young file again next time.
+        if time.time_ns() - max(int(traits[1]), int(traits[2])) > SETTLED_AFTER_NS:
+            self._known[relative] = [*traits, sha256]
+        return sha256
+
+    def by_contents(self, root: DataRoot, relatives: Iterable[str]) -> str:
+        """Return the sha256 of names and contents of files; those that are absent or unreadable count as such."""
+        digest = hashlib.sha256()
+        for relative in sorted(relatives):
+            try:
+                content = self.file(root, relative) if root.path(relative).is_file() else "absent"
+            except (OSError, SceneFault):
+                content = "absent"
+            digest.update(f"{composed(relative)}\0{content}\0".encode("utf-8", "surrogateescape"))
+        return digest.hexdigest()
+
+    def by_size(self, root: DataRoot, relatives: Iterable[str]) -> str:
+        """Return the sha256 of names and sizes of files, and of the contents of those that changed in place.
+
+        Absent files have size -1.
+        """
+        digest = hashlib.sha256()
+        for relative in sorted(relatives):
+            size_bytes, sha256 = -1, ""
+            try:
+                path = root.path(relative)
+                traits = traits_of(path.stat())
+                size_bytes = int(traits[0])
+                known = self._known.get(relative)
+                if known is None:
+                    self._known[relative] = [*traits, ""]
+                elif known[:2] == traits[:2]:  # of one size and time of change; a new inode or mode changes no pixel
+                    sha256 = str(known[-1])
+                else:
+                    sha256 = sha256_of_file(path) if path.is_file() and known[0] == size_bytes else ""
+                    self._known[relative] = [*traits, sha256]
+            except (OSError, SceneFault):
+                size_bytes = -1
+            digest.update(f"{composed(relative)}\0{size_bytes}\0{sha256}\0".encode("utf-8", "surrogateescape"))
+        return digest.hexdigest()
+
+    def keep(self) -> None:
+        """Keep what was found for the next command, if the runs directory is there and can be written to."""
+        if self._memory is None or self._known == self._kept or not self._memory.parent.parent.is_dir():
+            return
+        keep(self._memory, self._known)
+        self._kept = dict(self._known)
+
+
+@lru_cache(maxsize=64)  # planned several times by one command
+def file_contents(runs: Path, data_set: str, root: Path) -> FileContents:
+    """Return what is known of the files of a data set.
+
+    Args:
+        runs: Runs directory, in which it is kept.
+        data_set: Name and split.
+        root: The data set's directory.
+    """
+    place = hashlib.sha256(f"{data_set}\0{root.resolve()}".encode("utf-8", "surrogateescape")).hexdigest()
+    return FileContents(runs / _DIRECTORY / f"{place[:16]}.json")
