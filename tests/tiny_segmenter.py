@@ -32,20 +32,22 @@ CLIP = {
 }
 
 
-def tiny_segmenter(*, seed: int = 0, prompt_depth: int = 3, **settings) -> Segmenter:
+def tiny_segmenter(*, seed: int = 0, prompt_depth: int = 3, more_words: tuple[str, ...] = (), **settings) -> Segmenter:
     """Random weights, shifted and scaled so that proposals differ from each other and from place to place."""
+    words = (*WORDS, *more_words)
+    text = {**CLIP["text_cfg"], "vocab_size": len(words) + 3}
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         net = build_proposal_net(**PROPOSAL_NET).eval()
         _spread_outputs(net)
-        clip = build_mask_adapted_clip(CLIP, prompt_depth=prompt_depth, seed=seed)
+        clip = build_mask_adapted_clip({**CLIP, "text_cfg": text}, prompt_depth=prompt_depth, seed=seed)
         clip.clip.token_embedding.weight.data.mul_(50)  # so that names differ
         if clip.mask_prompts is not None:
             clip.mask_prompts.data.mul_(20)
     return Segmenter(
         net,
         clip,
-        tokenizer=WordTokenizer(WORDS, 8),
+        tokenizer=WordTokenizer(words, 8),
         settings=SegmenterSettings(**{"short_side_px": 64, "max_side_px": 128} | settings),
     )
 

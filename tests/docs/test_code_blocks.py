@@ -40,7 +40,7 @@ def reader_directory(tmp_path_factory):
     """A reader's directory: the configurations, a segmenter, photographs, and small data sets in their layouts."""
     tmp_path = tmp_path_factory.mktemp("reader")
     (tmp_path / "flows").symlink_to(ROOT / "flows")
-    tiny_segmenter().save(tmp_path / "models" / "ovseg-swin-b")
+    tiny_segmenter(more_words=("oculus", "ukulele", "traffic", "light")).save(tmp_path / "models" / "ovseg-swin-b")
     for name in ("photo.jpg", "photos/one.jpg", "more_photos/two.jpg"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         Image.fromarray(picture()).save(tmp_path / name)

@@ -213,7 +213,7 @@ def test_status_of_directories(spoilt, capsys):
 
 def test_deep_status_finds_what_a_quick_one_believes(tmp_path, monkeypatch, capsys):
     artifact = written(planned(tmp_path))
-    monkeypatch.setattr("storage_schemas.verification._SETTLED_AFTER_NS", -1)
+    monkeypatch.setattr("storage_schemas.verification.SETTLED_AFTER_NS", -1)
     report_of(artifact)
     memory = artifact.local_directory / "verified.json"
     (artifact.directory / "shard-00000.bin").write_bytes(b"kontent of shard-00000")

@@ -110,7 +110,7 @@ def test_a_finished_artifact_loads_and_runs_nothing(tmp_path: Path) -> None:
 
 
 def test_a_thousand_finished_units_are_not_hashed_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(storage_schemas.verification, "_SETTLED_AFTER_NS", -1)  # as if the files were not new
+    monkeypatch.setattr(storage_schemas.verification, "SETTLED_AFTER_NS", -1)  # as if the files were not new
     hashed: Counter[Path] = Counter()
     hash_file = storage_schemas.verification.sha256_of_file
 

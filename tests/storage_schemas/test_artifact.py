@@ -110,7 +110,7 @@ def test_a_file_that_cannot_be_read_is_corrupt(artifact: Artifact, monkeypatch: 
 def test_a_check_whose_findings_cannot_be_kept_is_a_check_all_the_same(
     artifact: Artifact, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("storage_schemas.verification._SETTLED_AFTER_NS", -1)
+    monkeypatch.setattr("storage_schemas.verification.SETTLED_AFTER_NS", -1)
     caplog.set_level("INFO")
     (artifact.local_directory / "verified.json").mkdir()
     assert artifact.status().finished
