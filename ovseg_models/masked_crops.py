@@ -13,10 +13,11 @@ from jaxtyping import Bool, Float, Int, Shaped, UInt8
 from torch import Tensor
 from torch.nn import functional
 
-from ovseg_models.region_resize import resize_bicubic, resize_nearest
+from ovseg_models.region_resize import line_blocks, resize_bicubic, resize_boxes, resize_boxes_nearest, resize_nearest
 
 CLIP_MEAN_RGB = (0.48145466, 0.4578275, 0.40821073)  # of CLIP's training images, as parts of 255
 CLIP_STD_RGB = (0.26862954, 0.26130258, 0.27577711)
+CPU_CHUNK, GPU_CHUNK = 8, 128  # masks in work at a time: a CPU's cache is small, a GPU is idle between small steps
 
 Fill: TypeAlias = Literal["mean", "zero", "unmasked"] | tuple[float, float, float]
 """The colour outside the mask: CLIP's mean, black, an RGB colour in 0..255, or the image itself (no masking)."""
@@ -46,7 +47,7 @@ def masked_crops(
     *,
     crop_px: int,
     fill: Fill = "mean",
-    chunk: int = 8,
+    chunk: int | None = None,
     soft_masks: Float[Tensor, "mask height width"] | None = None,
 ) -> MaskedCrops:
     """Cut one CLIP-sized crop per non-empty mask.
@@ -57,7 +58,7 @@ def masked_crops(
         crop_px: Side of the square crops [px].
         fill: What is shown outside the mask.
         chunk: Masks in work at a time. Bounds the memory beyond the result: one image in single precision and, for each
-            mask in work, at most another one. The result doesn't depend on it.
+            mask in work, at most two more. The result doesn't depend on it. None for `CPU_CHUNK` or `GPU_CHUNK`.
         soft_masks: 0..1; if given, image and fill are mixed by these instead of by ``masks``, which go on deciding
             about rows, boxes and ``crop_masks`` (the reference's MASK_MATTING).
 
@@ -69,20 +70,20 @@ def masked_crops(
         that the overshoot at the edges is the same.
     """
     _check_sizes(image, masks, soft_masks)
-    _check_options(crop_px, chunk)
+    _check_options(crop_px, 1 if chunk is None else chunk)
     kept_rows, boxes_xyxy = mask_boxes(masks)
+    windows = torch.cat([kept_rows[:, None], boxes_xyxy], dim=1).cpu().numpy()
+    rows, boxes = windows[:, 0], windows[:, 1:]
     base = _normalised_fill(fill, image.device)
-    lines = _lines_above_fill(image, base)
-    blend = masks if soft_masks is None else soft_masks
-    crops = torch.empty(len(kept_rows), 3, crop_px, crop_px, device=image.device)
-    crop_masks = torch.empty(len(kept_rows), crop_px, crop_px, dtype=torch.bool, device=image.device)
-    windows = list(zip(kept_rows.tolist(), boxes_xyxy.tolist(), strict=True))
-    for start in range(0, len(windows), chunk):
-        regions = []
-        for crop, (row, (left, top, right, bottom)) in enumerate(windows[start : start + chunk], start=start):
-            regions.append(_masked(lines[top:bottom, :, left:right], blend[row, top:bottom, left:right], fill))
-            crop_masks[crop] = resize_nearest(masks[row, top:bottom, left:right], crop_px)
-        resize_bicubic(regions, crop_px, out=crops[start : start + chunk]).add_(base)
+    blocks = line_blocks(_lines_above_fill(image, base))
+    factors = None if fill == "unmasked" else masks.view(torch.uint8) if soft_masks is None else soft_masks
+    crops = torch.empty(len(rows), 3, crop_px, crop_px, device=image.device)
+    at_once = chunk or (CPU_CHUNK if image.device.type == "cpu" else GPU_CHUNK)
+    for start in range(0, len(rows), at_once):
+        some = slice(start, start + at_once)
+        crops[some] = resize_boxes(blocks, factors, rows[some], boxes[some], crop_px)
+    crops.add_(base)
+    crop_masks = resize_boxes_nearest(masks, rows, boxes, crop_px)
     return MaskedCrops(crops, crop_masks, kept_rows, boxes_xyxy)
 
 

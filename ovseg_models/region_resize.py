@@ -1,5 +1,8 @@
 """Resizing many image regions of different sizes to one square, as fast on a CPU as memory allows.
 
+`resize_boxes` takes all boxes of a picture in the same few operations, which is what a GPU needs; `resize_bicubic`
+takes regions that were cut out already.
+
 Equal to ``torch.nn.functional.interpolate`` (bicubic without antialiasing, nearest) on each region alone. Bicubic
 resizing is separable and each output row is a weighted sum of four input rows: that is what ``embedding_bag`` computes.
 Two of those are several times faster than ``interpolate``, and the second one serves all the regions at once.
@@ -8,20 +11,21 @@ Letters in shapes: ``side`` is the side of the square [px], ``tap`` the four pix
 """
 
 from collections.abc import Sequence
+from functools import lru_cache
 
+import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Int32, Int64, Shaped
 from torch import Tensor
 from torch.nn import functional
 
 CUBIC_COEFFICIENT = -0.75  # torch's and OpenCV's; Pillow's is -0.5
+BLOCK_PX = 32
+_TABLE_STEP_PX = 512
 
 
 def resize_bicubic(
-    regions: Sequence[Float[Tensor, "_height 3 _width"]],
-    side: int,
-    *,
-    out: Float[Tensor, "region 3 side side"] | None = None,
+    regions: Sequence[Float[Tensor, "_height 3 _width"]], side: int
 ) -> Float[Tensor, "region 3 side side"]:
     """Resize each region to ``side`` x ``side``, whatever its aspect.
 
@@ -32,16 +36,15 @@ def resize_bicubic(
         regions: Pixels line by line, the channels of a line one after the other, so that a line is one run of memory;
             each at least 1 x 1 px. May be empty.
         side: Height and width of the result [px].
-        out: Where to write the result; None for new memory.
     """
-    if out is None:
-        out = torch.empty(len(regions), 3, side, side, device=regions[0].device if regions else None)
     if not regions:
-        return out
+        return torch.empty(0, 3, side, side)
+    device = regions[0].device
     widths = [region.shape[2] for region in regions]
-    row_taps, row_weights = _cubic_taps([region.shape[0] for region in regions], side, out.device)
-    column_taps, column_weights = _cubic_taps(widths, side, out.device)
-    columns = torch.empty(sum(widths), 3, side, device=out.device)
+    heights = [region.shape[0] for region in regions]
+    row_taps, row_weights = _cubic_taps(torch.tensor(heights, device=device), side)
+    column_taps, column_weights = _cubic_taps(torch.tensor(widths, device=device), side)
+    columns = torch.empty(sum(widths), 3, side, device=device)
     end = 0
     for index, region in enumerate(regions):
         start, end = end, end + widths[index]
@@ -50,10 +53,95 @@ def resize_bicubic(
         )
         columns[start:end] = rows.unflatten(1, (3, -1)).permute(2, 1, 0)
         column_taps[index] += start
-    resized = functional.embedding_bag(
+    resized: Tensor = functional.embedding_bag(
         column_taps.flatten(0, 1), columns.flatten(1), per_sample_weights=column_weights.flatten(0, 1), mode="sum"
     )
-    return out.copy_(resized.view(len(regions), side, 3, side).permute(0, 2, 3, 1))
+    return resized.view(len(regions), side, 3, side).permute(0, 2, 3, 1).contiguous()
+
+
+def line_blocks(lines: Float[Tensor, "height 3 width"]) -> Float[Tensor, "height block 3 column"]:
+    """Cut an image's lines into blocks of `BLOCK_PX` columns, the last one filled up with zeros, for `resize_boxes`."""
+    padded = functional.pad(lines, (0, -lines.shape[2] % BLOCK_PX))
+    blocks: Tensor = padded.unflatten(2, (-1, BLOCK_PX)).transpose(1, 2)
+    return blocks.contiguous()
+
+
+def resize_boxes(
+    image_blocks: Float[Tensor, "height block 3 column"],
+    factors: Shaped[Tensor, "mask height width"] | None,
+    rows: Int64[np.ndarray, "box"],
+    boxes_xyxy: Int64[np.ndarray, "box 4"],
+    side: int,
+) -> Float[Tensor, "box 3 side side"]:
+    """Multiply each box of an image by its mask and resize it as `resize_bicubic` does, all boxes at once.
+
+    ``embedding_bag`` adds up rows of one length, and boxes have any width. So a box is cut into blocks of columns, of
+    which each line is one row. Rows and boxes are given on the host, so that a GPU need not be waited for.
+
+    Args:
+        image_blocks: The image, as `line_blocks` cuts it.
+        factors: Of the pixels, 0..1; None for ones.
+        rows: Which mask belongs to each box, ascending.
+        boxes_xyxy: Boxes [px], half-open, at least 1 x 1 px; at least one.
+        side: Height and width of the result [px].
+    """
+    device, (height, blocks_across, _, _) = image_blocks.device, image_blocks.shape
+    left, top, right, bottom = boxes_xyxy.T
+    first_block = left // BLOCK_PX
+    blocks = (right - 1) // BLOCK_PX - first_block + 1
+    before = np.cumsum(blocks) - blocks  # blocks of the boxes before
+    box = np.repeat(np.arange(len(rows)), blocks)
+    heights = (bottom - top)[box]
+    starts = np.cumsum(heights) - heights  # of each block's rows in the table
+    places = (top[box] - starts) * blocks_across + np.arange(len(box)) + (first_block - before)[box]
+    of_blocks = np.stack([heights, starts, places, places + box * height * blocks_across])
+    block_heights, block_starts, image_places, mask_places = torch.from_numpy(of_blocks).to(device)
+    longest = max(height, blocks_across * BLOCK_PX)
+    taps, weights = _taps_of_all_sizes(-(-longest // _TABLE_STEP_PX) * _TABLE_STEP_PX, side, device)
+
+    # The table has a row for each line of each block: its pixels times its mask's.
+    block = torch.repeat_interleave(block_heights, output_size=int(heights.sum()))
+    line_steps = torch.arange(len(block), device=device) * blocks_across
+    table = image_blocks.view(-1, 3 * BLOCK_PX).index_select(0, image_places[block] + line_steps)
+    if factors is not None:
+        in_a_row = rows[-1] - rows[0] == len(rows) - 1
+        own = factors[rows[0] : rows[-1] + 1] if in_a_row else factors[torch.from_numpy(rows).to(device)]
+        padded = own.new_empty(*own.shape[:2], blocks_across * BLOCK_PX)  # no tap reads what lies beyond the width
+        padded[..., : own.shape[2]] = own
+        of_lines = padded.view(-1, BLOCK_PX).index_select(0, mask_places[block] + line_steps)
+        table.unflatten(1, (3, -1)).mul_(of_lines[:, None])
+    # Each block becomes ``side`` lines high: [block * side, 3 * column].
+    row_taps = taps[block_heights].add_(block_starts[:, None, None])
+    high = functional.embedding_bag(
+        row_taps.flatten(0, 1), table, per_sample_weights=weights[block_heights].flatten(0, 1), mode="sum"
+    )
+    # The second table has a row for each column of each block, and the other axis goes the same way.
+    columns = high.view(-1, side, 3, BLOCK_PX).permute(0, 3, 2, 1).reshape(-1, 3 * side)
+    of_boxes = np.stack([right - left, left + (before - first_block) * BLOCK_PX])
+    widths, column_starts = torch.from_numpy(of_boxes).to(device)
+    column_taps = taps[widths].add_(column_starts[:, None, None])
+    resized = functional.embedding_bag(
+        column_taps.flatten(0, 1), columns, per_sample_weights=weights[widths].flatten(0, 1), mode="sum"
+    )
+    # A transpose of two axes and then one of whole lines are faster than all of it at once.
+    return resized.t().contiguous().view(3, side, len(rows), side).permute(2, 0, 1, 3)
+
+
+def resize_boxes_nearest(
+    masks: Bool[Tensor, "mask height width"],
+    rows: Int64[np.ndarray, "box"],
+    boxes_xyxy: Int64[np.ndarray, "box 4"],
+    side: int,
+) -> Bool[Tensor, "box side side"]:
+    """Cut boxes out of their masks and resize them as `resize_nearest` does, all at once."""
+    starts, sizes = boxes_xyxy[:, :2], boxes_xyxy[:, 2:] - boxes_xyxy[:, :2]
+    scales = (sizes.astype(np.float32) / np.float32(side))[..., None]  # torch's arithmetic is single precision
+    pixels = np.minimum((np.arange(side, dtype=np.float32) * scales).astype(np.int64), sizes[..., None] - 1)
+    columns, lines = (pixels + starts[..., None]).transpose(1, 0, 2)
+    lines += rows[:, None] * masks.shape[1]
+    columns_of, lines_of = torch.from_numpy(np.stack([columns, lines])).to(masks.device)
+    cut = masks.view(torch.uint8).flatten(0, 1).index_select(0, lines_of.flatten()).view(-1, side, masks.shape[2])
+    return cut.gather(2, columns_of[:, None].expand(-1, side, -1)).bool()
 
 
 def resize_nearest(mask: Bool[Tensor, "height width"], side: int) -> Bool[Tensor, "side side"]:
@@ -61,17 +149,25 @@ def resize_nearest(mask: Bool[Tensor, "height width"], side: int) -> Bool[Tensor
     return functional.interpolate(mask.view(torch.uint8)[None, None], size=(side, side), mode="nearest")[0, 0].bool()
 
 
+@lru_cache(maxsize=8)
+def _taps_of_all_sizes(
+    longest: int, side: int, device: torch.device
+) -> tuple[Int32[Tensor, "size side tap"], Float[Tensor, "size side tap"]]:
+    """Return the taps and weights for every length up to a longest one, by length; length 0 has those of 1."""
+    taps, weights = _cubic_taps(torch.arange(longest + 1, device=device).clamp_(min=1), side)
+    return taps.int(), weights
+
+
 def _cubic_taps(
-    lengths: list[int], side: int, device: torch.device
+    sizes: Int[Tensor, "region"], side: int
 ) -> tuple[Int[Tensor, "region side tap"], Float[Tensor, "region side tap"]]:
     """Find which four pixels of a line make each output pixel, and their weights, which sum to one.
 
     Positions are rounded as torch's are, by a fused multiply-add in single precision: at 800 px their rounding shows in
     the result.
     """
-    sizes = torch.tensor(lengths, device=device)
     scales = (sizes.float() / side).double()[:, None]
-    positions = (scales * (torch.arange(side, device=device) + 0.5) - 0.5).float()
+    positions = (scales * (torch.arange(side, device=sizes.device) + 0.5) - 0.5).float()
     left = positions.floor()
     fractions = positions - left
     weights = torch.stack(
@@ -83,7 +179,7 @@ def _cubic_taps(
         ],
         dim=-1,
     )
-    taps = left.long()[..., None] + torch.arange(-1, 3, device=device)
+    taps = left.long()[..., None] + torch.arange(-1, 3, device=sizes.device)
     return taps.clamp(min=0).minimum(sizes[:, None, None] - 1), weights
 
 

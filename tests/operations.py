@@ -13,7 +13,7 @@ VIEWS = {
     *("t", "transpose", "unbind", "unfold", "unsqueeze", "view"),
 }
 WAITS = {"_local_scalar_dense", "_unique2", "masked_select", "nonzero", "unique_consecutive", "unique_dim"}
-READS = ("tolist", "cpu", "numpy")  # torch's dispatcher does not see these where tensors are on the CPU already
+READS = ("tolist", "cpu")  # torch's dispatcher does not see these where tensors are on the CPU already
 
 
 class CountedOperations(TorchDispatchMode):

@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from ovseg_models.masked_crops import crops_of_regions, mask_boxes, masked_crops, patch_mask
+from ovseg_models.masked_crops import GPU_CHUNK, crops_of_regions, mask_boxes, masked_crops, patch_mask
+from tests.operations import CountedOperations
 
 MEAN = torch.tensor([0.48145466, 0.4578275, 0.40821073])[:, None, None]
 STD = torch.tensor([0.26862954, 0.26130258, 0.27577711])[:, None, None]
@@ -51,7 +52,7 @@ def test_crops_equal_the_reference_order_of_operations(fill):
     assert made.kept_rows.tolist() == list(range(8))
     for crop, crop_mask, mask in zip(made.crops, made.crop_masks, masks, strict=True):
         expected, expected_mask = naive_crop(image, mask, 224, fill)
-        torch.testing.assert_close(crop, expected, atol=1e-4, rtol=0)
+        torch.testing.assert_close(crop, expected, atol=1e-5, rtol=0)
         assert torch.equal(crop_mask, expected_mask)
 
 
@@ -97,6 +98,15 @@ def test_fill_shows_as_zero_outside_the_mask():
     mask[0, :8, :8] = mask[0, 56:, 56:] = True
     crop = masked_crops(image, mask, crop_px=64).crops[0]
     assert crop[:, 12:52, 12:52].abs().max() < 1e-6
+
+
+def test_a_gpu_gets_few_operations_and_two_synchronisations():
+    image, _ = scene(height=240, width=321)
+    masks = torch.stack([ellipse(240, 321, seed) for seed in range(100)])
+    with CountedOperations() as counted:
+        masked_crops(image, masks, crop_px=32, chunk=GPU_CHUNK)
+    assert 20 < counted.kernels <= 60, counted.names
+    assert counted.synchronisations <= 2, counted.waits
 
 
 @pytest.mark.parametrize("chunk", [1, 2, 5, 100])

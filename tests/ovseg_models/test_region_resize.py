@@ -1,12 +1,13 @@
 """Resizing ragged regions equals torch's own resize of each region alone."""
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from ovseg_models.region_resize import resize_bicubic, resize_nearest
+from ovseg_models.region_resize import line_blocks, resize_bicubic, resize_boxes, resize_boxes_nearest, resize_nearest
 
 SIDES = st.integers(1, 40)
 
@@ -40,12 +41,34 @@ def test_bicubic_takes_windows_of_a_larger_image():
     torch.testing.assert_close(resize_bicubic([window], 16), resize_bicubic([window.contiguous()], 16), atol=0, rtol=0)
 
 
-def test_bicubic_writes_where_it_is_told():
-    regions = [torch.randn(9, 3, 7, generator=torch.Generator().manual_seed(3)) for _ in range(2)]
-    out = torch.zeros(4, 3, 8, 8)
-    assert resize_bicubic(regions, 8, out=out[1:3]).data_ptr() == out[1].data_ptr()
-    assert torch.equal(out[1:3], resize_bicubic(regions, 8))
-    assert not out[[0, 3]].any()
+@settings(max_examples=40, deadline=None)
+@given(
+    height=SIDES,
+    width=st.integers(1, 100),
+    corners=st.lists(st.tuples(*[st.floats(0, 1)] * 4), min_size=1, max_size=5),
+    side=st.integers(1, 32),
+    seed=st.integers(0, 2**31),
+)
+def test_all_boxes_at_once_equal_each_box_alone(height, width, corners, side, seed):
+    generator = torch.Generator().manual_seed(seed)
+    lines = torch.randn(height, 3, width, generator=generator)
+    masks = torch.rand(2 * len(corners), height, width, generator=generator) < 0.7
+    rows = np.arange(len(corners)) * (1 + seed % 2)  # in a row, or every other one
+    lows = [(int(x * (width - 1)), int(y * (height - 1))) for x, y, _, _ in corners]
+    boxes = np.array(
+        [
+            (left, top, left + 1 + int(w * (width - left - 1)), top + 1 + int(h * (height - top - 1)))
+            for (left, top), (_, _, w, h) in zip(lows, corners, strict=True)
+        ]
+    )
+    masked = resize_boxes(line_blocks(lines), masks.view(torch.uint8), rows, boxes, side)
+    plain = resize_boxes(line_blocks(lines), None, rows, boxes, side)
+    nearest = resize_boxes_nearest(masks, rows, boxes, side)
+    for number, (row, (left, top, right, bottom)) in enumerate(zip(rows, boxes, strict=True)):
+        region, mask = lines[top:bottom, :, left:right], masks[row, top:bottom, left:right]
+        torch.testing.assert_close(plain[number], naive_bicubic(region, side), atol=1e-5, rtol=0)
+        torch.testing.assert_close(masked[number], naive_bicubic(region * mask[:, None], side), atol=1e-5, rtol=0)
+        assert torch.equal(nearest[number], resize_nearest(mask, side))
 
 
 def test_bicubic_at_the_same_size_changes_nothing():
