@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import tyro
 
-from pipeline.prepare.options import CocoLabelKind, DataSetName, VocLabelDirectory
+from pipeline.prepare.options import CocoLabelKind, DataSetName, StuffValues, VocLabelDirectory
 
 if TYPE_CHECKING:
     from pipeline.settings.model import SettingsModel
@@ -24,6 +24,10 @@ def prepare(  # noqa: PLR0913 - each is an option of the command
     runs: Annotated[Path, tyro.conf.arg(metavar="DIR")] = Path("runs"),
     labels: CocoLabelKind = "stuff",
     no_captions: bool = False,
+    annotations: Annotated[tuple[str, ...], tyro.conf.arg(metavar="FILE")] = (),
+    images: Annotated[str, tyro.conf.arg(metavar="DIR", help_behavior_hint="(default: the split's)")] = "",
+    present_only: bool = False,
+    stuff_values: StuffValues = "official",
     voc_labels: VocLabelDirectory = "SegmentationClassAug",
     reference_resize: bool = False,
     scenes: int = 1000,
@@ -49,6 +53,10 @@ def prepare(  # noqa: PLR0913 - each is an option of the command
         runs: Directory of all artifacts.
         labels: COCO: labels of COCO-Stuff (171 classes), panoptic (133), instances (80 things), or none.
         no_captions: COCO: leave the captions out.
+        annotations: COCO's format: JSON files of your own, relative to the root; their categories are the classes.
+        images: COCO's format: directory of the pictures, relative to the root.
+        present_only: COCO: take only the pictures that are there, as in a part of COCO with the official files.
+        stuff_values: COCO: values of stuffthingmaps are category ids less one (official) or indices 0..170.
         voc_labels: Pascal VOC: directory of the labels.
         reference_resize: ADE20K-847: shrink to short side 512 px and save as JPEG of quality 75, as the reference does.
         scenes: Drawn world: number of scenes.
@@ -77,6 +85,10 @@ def prepare(  # noqa: PLR0913 - each is an option of the command
         "split": split,
         "labels": labels,
         "captions": not no_captions,
+        "annotations": annotations,
+        "images": images,
+        "present_only": present_only,
+        "stuff_values": stuff_values,
         "voc_labels": voc_labels,
         "reference_resize": reference_resize,
         "drawn_world": {"scenes": scenes, "seed": seed, "size_px": size_px},

@@ -1,34 +1,37 @@
-"""COCO 2017 in its official layout: images, captions, and labels of COCO-Stuff, panoptic or instance annotations.
+"""COCO in its official layout, and data sets of one's own that are annotated in COCO's format.
 
-``ROOT/SPLIT/*.jpg``, ``ROOT/annotations/{captions,instances,panoptic}_SPLIT.json``,
+Official: ``ROOT/SPLIT/*.jpg``, ``ROOT/annotations/{captions,instances,panoptic}_SPLIT.json``,
 ``ROOT/annotations/panoptic_SPLIT/*.png`` and ``ROOT/stuffthingmaps/SPLIT/*.png``, where SPLIT is ``train2017`` or
-``val2017``.
+``val2017``. Own: any JSON files of COCO's format, and pictures in or below any directory. What the files say of
+themselves decides: their categories are the classes, their lists of images say which id a picture has.
 """
 
 import re
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
+from typing import Any, Literal
 
 from pipeline.prepare.coco_annotations import CocoAnnotations, read_coco_json
 from pipeline.prepare.coco_labels import CocoLabels, InstanceLabels, PanopticLabels, StuffLabels
 from pipeline.prepare.contents import FileContents
 from pipeline.prepare.faults import SceneFault
-from pipeline.prepare.images import ImageFacts
-from pipeline.prepare.layout import Annotations, DataRoot, failed_scene, scene_key
-from pipeline.prepare.options import CocoLabelKind
+from pipeline.prepare.images import IMAGE_ENDINGS, ImageFacts
+from pipeline.prepare.layout import Annotations, DataRoot, LayoutError, composed, failed_scene, scene_key
+from pipeline.prepare.options import CocoLabelKind, StuffValues
 from pipeline.prepare.paired import labels_without_picture, why_no_label
-from pipeline.prepare.source import Found
+from pipeline.prepare.source import Found, PassedOver
 from pipeline.prepare.vocabulary import Vocabulary, vocabulary_of_names
 from storage_schemas.scenes import Scene
 
-_IMAGES_HINT = "give the directory that holds train2017, val2017 and annotations as --root"
-_CAPTIONS_HINT = "download annotations_trainval2017.zip from https://cocodataset.org, or go without (--no-captions)"
+_OFFICIAL_SPLIT = re.compile(r"(train|val|test|unlabeled)20\d\d")
+_HASH_PREFIX = re.compile(r"^[0-9a-f]{8}(-|__)")  # of files that were uploaded to Label Studio
 
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
-    """One image: its file, its id (None where its name holds no number), and what makes it unusable."""
+    """One picture: its path below the directory of pictures, its id (None for none), and what makes it unusable."""
 
     file_name: str
     image_id: int | None
@@ -36,42 +39,76 @@ class _Entry:
 
 
 class CocoSource:
-    """COCO's scenes: every image of the split's directory, and every one that an annotation names."""
+    """Scenes of COCO's format: every image of the directory, and every one that an annotation names."""
 
-    licence = "annotations CC BY 4.0; each picture has its own Flickr licence, see the 'license' of its COCO record"
-
-    def __init__(self, root: DataRoot, *, split: str, labels: CocoLabelKind, captions: bool) -> None:
+    def __init__(
+        self,
+        root: DataRoot,
+        *,
+        split: str,
+        labels: CocoLabelKind,
+        captions: bool,
+        annotation_files: Sequence[str] = (),
+        images: str = "",
+        present_only: bool = False,
+        stuff_values: StuffValues = "official",
+    ) -> None:
         """Read the annotation files that the options ask for.
 
         The large ones take seconds and memory (instances of train2017: about 2 GB while they are read).
+
+        Args:
+            root: The data set.
+            split: Of the official layout; any name, or none, where ``annotation_files`` are given.
+            labels: Which of COCO's labels; "none" for none. Files that are given say themselves what they hold.
+            captions: Whether captions are taken.
+            annotation_files: JSON files relative to the root, in place of the official ones.
+            images: Directory of the pictures relative to the root, in place of the split's.
+            present_only: Leave out pictures that are annotated but not there, as in a part of COCO.
+            stuff_values: What the values of ``stuffthingmaps`` mean.
 
         Raises:
             LayoutError: If a directory or file is not there or not what it should be.
         """
         self._root = root
-        self._split = split
-        self._files = []
+        self._images = (images or split).strip("/")
+        self._is_cocos = bool(_OFFICIAL_SPLIT.fullmatch(split)) and not annotation_files
+        self._files: list[str] = []
+        self._labels: CocoLabels | None = None
+        self._present_only = present_only
         annotations = CocoAnnotations()
-        if captions:
-            file = f"annotations/captions_{split}.json"
-            document = read_coco_json(root, file, _CAPTIONS_HINT)
-            annotations.add_images(document, file)
-            annotations.add_captions(document, file)
-            self._files.append(file)
-        self._labels = _label_reader(labels, root, split, annotations)
-        if labels in {"panoptic", "instances"}:
-            self._files.append(f"annotations/{labels}_{split}.json")
+        wanted: list[tuple[str, str]] = [(file, "") for file in annotation_files]
+        if not annotation_files:
+            wanted += [(f"annotations/captions_{split}.json", "captions")] * captions
+            wanted += [(f"annotations/{labels}_{split}.json", labels)] * (labels in {"panoptic", "instances"})
+        for file, kind in wanted:
+            self._read(file, kind, annotations, labels=labels != "none", captions=captions)
+        if labels == "stuff" and not annotation_files:
+            hint = self._hint("stuffthingmaps_trainval2017.zip", "choose other labels (--labels)")
+            self._labels = StuffLabels(root, f"stuffthingmaps/{split}", stuff_values, hint)
         self._captions = annotations.captions
-        self._entries = _entries(root.names(split, hint=_IMAGES_HINT), annotations)
+        hint = "give the directory of the pictures by --images, or the one that holds it by --root"
+        names = [name for name in root.tree(self._images, hint=hint) if name.lower().endswith(IMAGE_ENDINGS)]
+        found = _files_of_records(names, self._images, annotations)
+        self._absent = sorted(set(annotations.file_names) - found.file_of.keys())
+        self._by_base_name = found.by_base_name
+        self._entries = _entries(names, found.file_of, annotations, present_only=present_only)
+
+    @property
+    def licence(self) -> str:
+        """Licence or terms of the data."""
+        if not self._is_cocos:
+            return "unknown: the owner's"
+        return "annotations CC BY 4.0; each picture has its own Flickr licence, see the 'license' of its COCO record"
 
     @property
     def vocabulary(self) -> Vocabulary:
-        """COCO-Stuff's 171 classes, the 133 panoptic ones, the 80 things, or none."""
+        """The file's own categories; COCO-Stuff's 171 classes, the 133 panoptic ones, the 80 things; or none."""
         return self._labels.vocabulary if self._labels else vocabulary_of_names("none", ())
 
     @property
     def ignore_label(self) -> int:
-        """255."""
+        """255, or 65535 for long lists of own classes."""
         return self.vocabulary.ignore_label
 
     def keys(self) -> Sequence[str]:
@@ -84,10 +121,49 @@ class CocoSource:
         pictures = (self._source_path(entry) for entry in self._entries.values() if entry.file_name)
         identity["images"] = contents.by_size(self._root, pictures)
         if self._labels and self._labels.directory:
+            names = self._root.names(self._labels.directory, (".png",), hint="")
             identity["labels"] = contents.by_contents(
-                self._root, (f"{self._labels.directory}/{name}" for name in self._label_names())
+                self._root, (f"{self._labels.directory}/{name}" for name in names)
             )
         return identity
+
+    def found(self) -> Found:
+        """Return what lies there."""
+        pictures = [entry for entry in self._entries.values() if entry.file_name]
+        there = len(pictures) - (0 if self._present_only else len(self._absent))
+        passed_over, no_label_used, labels = [], "", 0
+        if self._present_only and self._absent:
+            reason = "annotated pictures that are not there (present_only)"
+            passed_over.append(PassedOver(len(self._absent), f"image id {self._absent[0]}", reason))
+        notes = []
+        if self._by_base_name:
+            image_id, name = self._by_base_name[0]
+            notes.append(
+                f"{len(self._by_base_name)} pictures were found by the last part of their name alone, such as {name} "
+                f"of image id {image_id}"
+            )
+        if self._labels is not None and (labelled := self._labels.labelled_ids()) is not None:
+            labels = len(labelled)
+            if not any(entry.image_id in labelled for entry in pictures):
+                no_label_used = f"none of its {labels} image ids with a label is that of a picture below {self._images}"
+        elif self._labels is not None and self._labels.directory:
+            directory = self._labels.directory
+            files = [f"{directory}/{name}" for name in self._root.names(directory, ("",), hint="")]
+            stems = {composed(PurePosixPath(entry.file_name).stem) for entry in pictures}
+            used = {
+                file for file in files if file.lower().endswith(".png") and composed(PurePosixPath(file).stem) in stems
+            }
+            labels = len(files)
+            passed_over += labels_without_picture(files, used)
+            no_label_used = "" if used else why_no_label([self._source_path(each) for each in pictures], files)
+        return Found(
+            pictures=there,
+            labels=labels,
+            captions=sum(map(len, self._captions.values())),
+            passed_over=tuple(passed_over),
+            no_label_used=no_label_used,
+            notes=tuple(notes),
+        )
 
     def scene(self, key: str) -> Scene:
         """Read one scene; a kind of annotation that the image has not is left empty."""
@@ -97,74 +173,140 @@ class CocoSource:
             return failed_scene(key, image_id, self._source_path(entry), entry.fault)
         return self._root.scene(key, image_id, self._source_path(entry), lambda facts: self._annotate(entry, facts))
 
-    def found(self) -> Found:
-        """Return what lies there."""
-        pictures = [entry for entry in self._entries.values() if entry.file_name]
-        captions = sum(map(len, self._captions.values()))
-        if self._labels is None:
-            return Found(pictures=len(pictures), captions=captions)
-        labelled = self._labels.labelled_ids()
-        if labelled is not None:
-            used = sum(entry.image_id in labelled for entry in pictures)
-            why = "" if used else f"none of its {len(labelled)} image ids with a label is one of these pictures"
-            return Found(pictures=len(pictures), labels=len(labelled), captions=captions, no_label_used=why)
-        directory = self._labels.directory or ""
-        files = [f"{directory}/{name}" for name in self._root.names(directory, ("",), hint=_IMAGES_HINT)]
-        stems = {PurePosixPath(entry.file_name).stem for entry in pictures}
-        used_files = {file for file in files if file.lower().endswith(".png") and PurePosixPath(file).stem in stems}
-        return Found(
-            pictures=len(pictures),
-            labels=len(files),
-            captions=captions,
-            passed_over=tuple(labels_without_picture(files, used_files)),
-            no_label_used="" if used_files else why_no_label([self._source_path(each) for each in pictures], files),
-        )
-
     def _annotate(self, entry: _Entry, facts: ImageFacts) -> Annotations:
         """Read an image's captions and label."""
         captions = self._captions.get(entry.image_id, ()) if entry.image_id is not None else ()
-        stem = PurePosixPath(entry.file_name).stem
+        stem = composed(PurePosixPath(entry.file_name).stem)
         found = self._labels.read(entry.image_id, stem, facts) if self._labels else None
         if found is None:
             return Annotations(captions=captions)
-        return Annotations(
-            found.label.png, found.instances_png, found.label.classes, captions, found.label.ignored_values
-        )
+        label = found.label
+        return Annotations(label.png, found.instances_png, label.classes, captions, label.ignored_values)
 
     def _source_path(self, entry: _Entry) -> str:
-        return f"{self._split}/{entry.file_name}" if entry.file_name else ""
+        return f"{self._images}/{entry.file_name}" if entry.file_name else ""
 
-    def _label_names(self) -> list[str]:
-        """List the label files, if the labels are files."""
-        directory = self._labels.directory if self._labels else None
-        return self._root.names(directory, (".png",), hint=_IMAGES_HINT) if directory else []
+    def _read(self, file: str, kind: str, annotations: CocoAnnotations, *, labels: bool, captions: bool) -> None:
+        """Take one annotation file, by its kind, or, if that is empty, by what its records hold.
+
+        Raises:
+            LayoutError: If it is not there or not what it should be, or a second file with labels.
+        """
+        hint = "correct --annotations"
+        if kind == "captions":
+            hint = self._hint("annotations_trainval2017.zip", "go without captions (--no-captions)")
+        elif kind:
+            archive = "annotations_trainval2017.zip" if kind == "instances" else "panoptic_annotations_trainval2017.zip"
+            hint = self._hint(archive, "choose other labels (--labels)")
+        document = read_coco_json(self._root, file, hint)
+        kind = kind or _kind_of(document)
+        if (kind == "captions" and not captions) or (kind != "captions" and not labels):
+            annotations.add_images(document, file)
+        elif kind == "captions":
+            annotations.add_images(document, file)
+            annotations.add_captions(document, file)
+        elif self._labels is not None:
+            raise LayoutError(f"{self._root.name}: {file} is a second file with labels beside {self._files}; name one")
+        elif kind == "panoptic":
+            self._labels = PanopticLabels(self._root, file, document, annotations)
+        else:
+            self._labels = InstanceLabels(file, document, annotations)
+        self._files.append(file)
+
+    def _hint(self, archive: str, otherwise: str) -> str:
+        """Say what to do about a missing file; where COCO's own lies only if the data set is COCO."""
+        first = f"download {archive} from https://cocodataset.org" if self._is_cocos else "name yours by --annotations"
+        return f"{first}, or {otherwise}"
 
 
-def _label_reader(kind: CocoLabelKind, root: DataRoot, split: str, annotations: CocoAnnotations) -> CocoLabels | None:
-    """Return what reads the labels of that kind."""
-    if kind == "stuff":
-        return StuffLabels(root, split)
-    if kind == "panoptic":
-        return PanopticLabels(root, split, annotations)
-    return InstanceLabels(root, split, annotations) if kind == "instances" else None
+def _kind_of(document: Mapping[str, Any]) -> Literal["captions", "panoptic", "instances"]:
+    """Tell what a file holds by its first annotation."""
+    records = document.get("annotations")
+    first = records[0] if isinstance(records, list) and records and isinstance(records[0], Mapping) else {}
+    if "segments_info" in first:
+        return "panoptic"
+    return "captions" if "caption" in first or (not first and not document.get("categories")) else "instances"
 
 
-def _entries(names: Iterable[str], annotations: CocoAnnotations) -> dict[str, _Entry]:
+@dataclass(frozen=True, slots=True)
+class _Records:
+    """Which file each image record means.
+
+    Attributes:
+        file_of: Image id to a path below the directory of pictures.
+        by_base_name: Ids, with the file, that only the last part of the name led to.
+    """
+
+    file_of: dict[int, str]
+    by_base_name: list[tuple[int, str]]
+
+
+def _files_of_records(names: Iterable[str], directory: str, annotations: CocoAnnotations) -> _Records:
+    """Find the file of each image record.
+
+    Exports write paths relative to several places, absolute ones of another machine, or bare names. The path as it
+    stands counts first, below the directory of pictures or with it in front; then the file that shares the most last
+    parts with it, if there is exactly one; then the same without the hash that Label Studio puts in front of a name.
+    """
+    actual = {composed(name): name for name in names}
+    by_base: dict[str, list[str]] = defaultdict(list)
+    for name in actual:
+        by_base[name.rpartition("/")[2]].append(name)
+    file_of, by_base_name = {}, []
+    for image_id, written in annotations.file_names.items():
+        plain = written.removeprefix("./")
+        below = plain.removeprefix(f"{directory}/")
+        if below in actual or plain in actual:
+            file_of[image_id] = actual[below if below in actual else plain]
+            continue
+        base = plain.rpartition("/")[2]
+        candidates = by_base.get(base) or by_base.get(_HASH_PREFIX.sub("", base), [])
+        for path in (plain, annotations.server_paths.get(image_id, "")):
+            shared = [_shared_parts(path, candidate) for candidate in candidates]
+            best = [candidate for candidate, parts in zip(candidates, shared, strict=True) if parts == max(shared)]
+            if len(best) == 1:
+                file_of[image_id] = actual[best[0]]
+                by_base_name.append((image_id, best[0]))
+                break
+    return _Records(file_of, by_base_name)
+
+
+def _shared_parts(path: str, other: str) -> int:
+    """Count the last parts that two paths share."""
+    count = 0
+    for one, two in zip(reversed(path.split("/")), reversed(other.split("/")), strict=False):
+        if one != two:
+            break
+        count += 1
+    return count
+
+
+def _entries(
+    names: Iterable[str], file_of: Mapping[int, str], annotations: CocoAnnotations, *, present_only: bool
+) -> dict[str, _Entry]:
     """Bring the files of the directory and the images of the annotations together, one entry per key."""
-    file_of = {number: name for name in names if (number := _number_in(name)) is not None} | annotations.file_names
     ids_of: dict[str, list[int]] = {name: [] for name in names}
-    for image_id, name in file_of.items():
-        ids_of.setdefault(name, []).append(image_id)
+    known = annotations.image_ids()
+    for image_id, written in annotations.file_names.items():
+        if image_id in file_of:
+            ids_of[file_of[image_id]].append(image_id)
+        elif not present_only:
+            ids_of.setdefault(written, []).append(image_id)  # reading it says that it is not there
     entries: dict[str, _Entry] = {}
     for name, ids in sorted(ids_of.items()):
         fault = next((annotations.faults[image_id] for image_id in ids if image_id in annotations.faults), None)
         if len(ids) > 1:
-            fault = SceneFault("duplicate_image_id", f"the image ids {sorted(ids)} all stand for {name}")
-        key = scene_key(PurePosixPath(name).stem)
+            fault = SceneFault("duplicate_image_id", f"the image ids {sorted(ids)} are all of {name}")
+        # A list of images alone says which id a picture has. Without one COCO's names hold it; and a number that no
+        # annotation uses may still be called by.
+        number = None if ids else _number_in(name)
+        own_id = number if number is not None and not (annotations.has_images and number in known) else None
+        key = scene_key(composed(name).rpartition(".")[0])
         if key in entries:
             fault = SceneFault("duplicate_key", f"{entries[key].file_name} and {name} would both be {key}")
-        entries[key] = _Entry(name, ids[0] if ids else None, fault)
-    for image_id in annotations.image_ids() - file_of.keys():
+        entries[key] = _Entry(name, ids[0] if ids else own_id, fault)
+    taken = {entry.image_id for entry in entries.values()}
+    for image_id in known - annotations.file_names.keys() - taken:
         fault = SceneFault("image_id_unknown", f"an annotation names image id {image_id}, which no image has")
         entries[f"unknown-{image_id}"] = _Entry("", image_id, fault)
     return entries

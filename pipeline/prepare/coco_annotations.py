@@ -4,12 +4,12 @@ import contextlib
 import json
 from array import array
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from pipeline.prepare.faults import SceneFault
-from pipeline.prepare.layout import DataRoot, LayoutError
+from pipeline.prepare.layout import DataRoot, LayoutError, composed
 from storage_schemas.scenes import Caption
 
 
@@ -18,14 +18,14 @@ class Instance(NamedTuple):
 
     Attributes:
         annotation_id: COCO's id.
-        category_id: COCO's id, 1..90.
-        area: In px, as COCO states it.
+        category_id: An id of the file's categories; None where an export wrote none.
+        area: In px, as the file states it; some tools write that of the box.
         is_crowd: Whether it stands for a group that was not taken apart.
         segmentation: Polygons as x, y, x, y, ... in px, or RLE with ``counts`` and ``size``.
     """
 
     annotation_id: int
-    category_id: int
+    category_id: int | None
     area: float
     is_crowd: bool
     segmentation: Any
@@ -51,7 +51,10 @@ class CocoAnnotations:
     """What annotation files say, per image id.
 
     Attributes:
-        file_names: Image file name of each id that an ``images`` list has.
+        file_names: Image file name of each id that an ``images`` list has, with ``/``.
+        server_paths: Path on the server of an annotation tool, where a record has one: it tells equal file names in
+            different folders apart.
+        has_images: Whether any file has an ``images`` list, which then alone says which id a picture has.
         captions: In ascending order of id.
         instances: In order of annotation id.
         panoptic: At most one an image.
@@ -59,6 +62,8 @@ class CocoAnnotations:
     """
 
     file_names: dict[int, str] = field(default_factory=dict)
+    server_paths: dict[int, str] = field(default_factory=dict)
+    has_images: bool = False
     captions: dict[int, tuple[Caption, ...]] = field(default_factory=dict)
     instances: dict[int, tuple[Instance, ...]] = field(default_factory=dict)
     panoptic: dict[int, PanopticMap] = field(default_factory=dict)
@@ -76,10 +81,14 @@ class CocoAnnotations:
         Raises:
             LayoutError: If a record lacks its id or file name.
         """
-        for image_id, name in _fields(document, "images", ("id", "file_name"), file):
+        for image_id, written, server_path in _fields(document, "images", ("id", "file_name"), file, path=""):
+            self.has_images = True
+            name = composed(written.replace("\\", "/"))  # exports of Windows
             known = self.file_names.setdefault(image_id, name)
+            if isinstance(server_path, str) and server_path:
+                self.server_paths.setdefault(image_id, composed(server_path.replace("\\", "/")))
             if known != name:
-                reason = f"{file}: image id {image_id} stands for {known} and for {name}"
+                reason = f"{file}: image id {image_id} is that of {known} and of {name}"
                 self.faults.setdefault(image_id, SceneFault("duplicate_image_id", reason))
 
     def add_captions(self, document: Mapping[str, Any], file: str) -> None:
@@ -108,12 +117,14 @@ class CocoAnnotations:
         Raises:
             LayoutError: If a record lacks one of its fields.
         """
-        columns = ("image_id", "id", "category_id", "area", "iscrowd", "segmentation")
         found: dict[int, list[Instance]] = defaultdict(list)
-        for image_id, annotation_id, category_id, area, is_crowd, segmentation in _fields(
-            document, "annotations", columns, file
-        ):
-            found[image_id].append(Instance(annotation_id, category_id, area, bool(is_crowd), segmentation))
+        optional = {"id": None, "area": None, "iscrowd": 0, "segmentation": None, "bbox": None}
+        records = _fields(document, "annotations", ("image_id", "category_id"), file, **optional)
+        for number, (image_id, category_id, annotation_id, area, is_crowd, segmentation, bbox) in enumerate(records):
+            # The area only decides what lies on top; that of the box will do.
+            box_area = bbox[2] * bbox[3] if isinstance(bbox, list) and len(bbox) == 4 else 0.0
+            own_id, own_area = number if annotation_id is None else annotation_id, box_area if area is None else area
+            found[image_id].append(Instance(own_id, category_id, own_area, bool(is_crowd), segmentation))
         for image_id, instances in found.items():
             self.instances[image_id] = tuple(sorted(instances, key=lambda instance: instance.annotation_id))
 
@@ -127,10 +138,9 @@ class CocoAnnotations:
             if image_id in self.panoptic:
                 reason = f"{file}: image id {image_id} has two panoptic annotations"
                 self.faults.setdefault(image_id, SceneFault("duplicate_image_id", reason))
-            records = _fields({"segments_info": infos}, "segments_info", ("id", "category_id", "iscrowd"), file)
-            self.panoptic[image_id] = PanopticMap(
-                name, tuple(Segment(number, category, bool(crowd)) for number, category, crowd in records)
-            )
+            records = _fields({"segments_info": infos}, "segments_info", ("id", "category_id"), file, iscrowd=0)
+            segments = tuple(Segment(number, category, bool(crowd)) for number, category, crowd in records)
+            self.panoptic[image_id] = PanopticMap(name.replace("\\", "/"), segments)
 
 
 def read_coco_json(root: DataRoot, relative: str, hint: str) -> dict[str, Any]:
@@ -141,20 +151,66 @@ def read_coco_json(root: DataRoot, relative: str, hint: str) -> dict[str, Any]:
     """
     path = root.required(relative, hint)
     try:
-        document = json.loads(path.read_bytes().decode("utf-8", "surrogateescape"), object_hook=_compact)
-    except ValueError as error:
-        message = f"{path}: is not JSON ({error}); download it again"
+        text = path.read_bytes().removeprefix(b"\xef\xbb\xbf").decode("utf-8", "surrogateescape")
+        document = json.loads(text, object_hook=_compact)
+    except (ValueError, RecursionError) as error:
+        message = f"{path}: is not JSON ({error}); export or download it again"
         raise LayoutError(message) from error
     if not isinstance(document, dict):
-        message = f"{path}: holds a {type(document).__name__}, wanted an object with 'images' and 'annotations'"
-        raise LayoutError(f"{message}; download it again")
+        message = f"{path}: holds a {type(document).__name__}, expected an object with 'images' and 'annotations'"
+        raise LayoutError(f"{message}; export or download it again")
     return document
+
+
+class Category(NamedTuple):
+    """One entry of a file's ``categories``: its id, its name, and whether it is a thing with instances."""
+
+    category_id: int
+    name: str
+    is_thing: bool
+
+
+def read_categories(document: Mapping[str, Any], used: Set[int | None], file: str) -> tuple[Category, ...]:
+    """Return the categories of a file in the order of their ids; empty where it lists none.
+
+    An entry that is only another one's ``supercategory``, and that no annotation uses, is left out: Roboflow writes the
+    project's name so, as id 0.
+
+    Args:
+        document: The file.
+        used: Category ids that its annotations use.
+        file: Its name, for messages.
+
+    Raises:
+        LayoutError: If an entry lacks id or name, or two share an id or a name.
+    """
+    if not document.get("categories"):
+        return ()
+    entries = list(_fields(document, "categories", ("id", "name"), file, supercategory=None, isthing=1))
+    above = {supercategory for _, name, supercategory, _ in entries if supercategory != name}
+    kept: dict[int, Category] = {}
+    id_of: dict[str, int] = {}
+    for category_id, written, _, is_thing in sorted(entries, key=lambda entry: entry[0]):
+        if written in above and category_id not in used:
+            continue
+        name = composed(written.strip())
+        if not name:
+            raise LayoutError(f"{file}: category {category_id} has an empty name; name it")
+        if category_id in kept or name in id_of:
+            other = (
+                f"id {category_id} is that of {kept[category_id].name!r} and {name!r}"
+                if category_id in kept
+                else (f"{name!r} is the name of {id_of[name]} and {category_id}")
+            )
+            raise LayoutError(f"{file}: categories: {other}; give each its own")
+        kept[category_id], id_of[name] = Category(category_id, name, bool(is_thing)), category_id
+    return tuple(kept.values())
 
 
 def caption_fault(text: object, where: str) -> SceneFault | None:
     """Tell what is wrong with a caption, if anything; an empty one is not wrong."""
     if not isinstance(text, str):
-        return SceneFault("caption_malformed", f"{where} is {text!r}, wanted text")
+        return SceneFault("caption_malformed", f"{where} is {text!r}, expected text")
     try:
         text.encode()
     except UnicodeEncodeError as error:
@@ -177,28 +233,34 @@ def _compact(record: dict[str, Any]) -> dict[str, Any]:
 _TYPES: Mapping[str, type | tuple[type, ...]] = {
     "id": int,
     "image_id": int,
-    "category_id": int,
+    "category_id": (int, type(None)),  # some exports write null for names that are no numbers
     "iscrowd": int,
+    "isthing": int,
     "area": (int, float),
     "file_name": str,
+    "name": str,
     "segments_info": list,
 }
 
 
-def _fields(document: Mapping[str, Any], key: str, columns: tuple[str, ...], file: str) -> Iterator[tuple[Any, ...]]:
-    """Yield the wanted fields of each record of a list."""
+def _fields(
+    document: Mapping[str, Any], key: str, columns: tuple[str, ...], file: str, **optional: Any
+) -> Iterator[tuple[Any, ...]]:
+    """Yield fields of each record of a list: the required ones, then the optional ones, by default where null."""
     records = document.get(key)
     if not isinstance(records, list):
-        message = f"{file}: has no list '{key}'; check that it is the file that its name says, or download it again"
+        message = f"{file}: has no list '{key}'; check that it is the file that its name says, or export it again"
         raise LayoutError(message)
     for number, record in enumerate(records):
         try:
-            values = tuple(record[column] for column in columns)
-        except (KeyError, TypeError) as error:
-            message = f"{file}: record {number} of '{key}' lacks {error}, wanted {', '.join(columns)}; mend the file"
+            values = [record[column] for column in columns]
+            found = [record.get(column) for column in optional]
+        except (KeyError, TypeError, AttributeError) as error:
+            message = f"{file}: record {number} of '{key}' lacks {error}, expected {', '.join(columns)}; fix the file"
             raise LayoutError(message) from error
-        for column, value in zip(columns, values, strict=True):
-            if column in _TYPES and not isinstance(value, _TYPES[column]):
-                message = f"{file}: record {number} of '{key}' has {column} {value!r}, of the wrong type; mend the file"
+        values += [default if value is None else value for value, default in zip(found, optional.values(), strict=True)]
+        for column, value in zip((*columns, *optional), values, strict=True):
+            if column in _TYPES and value is not optional.get(column, ...) and not isinstance(value, _TYPES[column]):
+                message = f"{file}: record {number} of '{key}' has {column} {value!r}, of the wrong type; fix the file"
                 raise LayoutError(message)
-        yield values
+        yield tuple(values)

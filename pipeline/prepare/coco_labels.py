@@ -6,9 +6,10 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 from pycocotools import mask as coco_mask
 
-from pipeline.prepare.coco_annotations import CocoAnnotations, Instance, PanopticMap, read_coco_json
+from pipeline.prepare.coco_annotations import CocoAnnotations, Instance, PanopticMap, read_categories
 from pipeline.prepare.faults import SceneFault
 from pipeline.prepare.images import ImageFacts
 from pipeline.prepare.label_maps import (
@@ -16,18 +17,24 @@ from pipeline.prepare.label_maps import (
     LabelMap,
     check_size,
     encode_png,
+    index_dtype,
     present_values,
     read_index_png,
     read_rgb_png,
 )
-from pipeline.prepare.layout import DataRoot
-from pipeline.prepare.vocabulary import Vocabulary, load_vocabulary
+from pipeline.prepare.layout import DataRoot, LayoutError, composed
+from pipeline.prepare.options import StuffValues
+from pipeline.prepare.vocabulary import Vocabulary, load_vocabulary, vocabulary_of_names
 
 IGNORE_LABEL = 255
 THINGS = 80
 """The first classes of all of COCO's vocabularies are its things."""
 
-_DOWNLOAD = "download it from https://cocodataset.org, or choose other labels"
+_NEVER_OFFICIAL = frozenset({11, 25, 28, 29, 44, 65, 67, 68, 70, 82, 90})
+"""Ids less one that COCO-Stuff never gave to a class: such a value proves contiguous indices."""
+
+_NEVER_CONTIGUOUS = frozenset(range(171, 182))
+_PROBED_LABELS = 200
 
 
 class CocoLabel(NamedTuple):
@@ -64,22 +71,42 @@ class CocoLabels(Protocol):
 
 
 class StuffLabels:
-    """COCO-Stuff's ``stuffthingmaps``: 8-bit pixel values 0..181; values that stand for no class are ignored."""
+    """COCO-Stuff's ``stuffthingmaps``: 8-bit pixel values; those that are no class's are ignored.
 
-    def __init__(self, root: DataRoot, split: str) -> None:
-        """Check that the label files are there.
+    Official files hold a category's id less one, 0..181, and never eleven of these values. Files that other tools made
+    hold the index among the 171 classes, 0..170. Taken for one another, "wall-stone" becomes "wall-brick".
+    """
+
+    def __init__(self, root: DataRoot, directory: str, values: StuffValues, hint: str) -> None:
+        """List the label files, and look into some of them for values that only the other kind has.
+
+        Args:
+            root: The data set.
+            directory: Of the label files.
+            values: What their values mean.
+            hint: What to do if they are not there.
 
         Raises:
-            LayoutError: If they are not.
+            LayoutError: If they are not there, or of the other kind.
         """
         self.vocabulary = load_vocabulary("coco-stuff-171")
-        self.directory = f"stuffthingmaps/{split}"
-        self._name_of = {
-            PurePosixPath(name).stem: name for name in root.names(self.directory, (".png",), hint=_DOWNLOAD)
-        }
+        self.directory = directory
+        names = root.names(directory, (".png",), hint=hint)
+        self._name_of = {composed(PurePosixPath(name).stem): name for name in names}
         self._root = root
-        indices = {pixel: index for index, pixel in enumerate(self.vocabulary.source_ids)}
+        self._values = values
+        official = {pixel: index for index, pixel in enumerate(self.vocabulary.source_ids)}
+        indices = official if values == "official" else {index: index for index in range(len(official))}
         self._table = ClassTable(indices, ignore_label=IGNORE_LABEL, ignored=frozenset(), others_ignored=True)
+        self._impossible = _NEVER_OFFICIAL if values == "official" else _NEVER_CONTIGUOUS
+        for name in names[:: max(1, len(names) // _PROBED_LABELS)]:
+            try:
+                with Image.open(root.path(f"{directory}/{name}")) as png:
+                    found = self._of_the_other_kind(np.asarray(png)) if png.mode in {"L", "P"} else ""
+            except (SceneFault, OSError, SyntaxError, ValueError):
+                continue  # its scene will be a row that says why
+            if found:
+                raise LayoutError(f"{root.name}: {directory}/{name}: {found}")
 
     def labelled_ids(self) -> None:
         """Return None: labels belong to pictures by name."""
@@ -90,7 +117,24 @@ class StuffLabels:
             return None
         png = self._root.read(f"{self.directory}/{self._name_of[stem]}", "label_missing")
         values, grey = read_index_png(png, image, max_image_px=self._root.max_image_px)
+        found = self._of_the_other_kind(values)
+        if found:
+            raise SceneFault("label_outside_vocabulary", found)
         return CocoLabel(self._table.label_map(values, png if grey else None), None)
+
+    def _of_the_other_kind(self, values: npt.NDArray[Any]) -> str:
+        """Say which value only files of the other kind hold; empty if there is none."""
+        odd = sorted(set(np.unique(values).tolist()) & self._impossible)
+        if not odd:
+            return ""
+        if self._values == "official":
+            return (
+                f"holds the value {odd[0]}, which official files never hold: its values seem to be indices 0..170; "
+                'give --stuff-values contiguous (stuff_values = "contiguous") if they are'
+            )
+        return (
+            f"holds the value {odd[0]}, but contiguous indices end at 170; leave --stuff-values out for official files"
+        )
 
 
 class PanopticLabels:
@@ -99,22 +143,21 @@ class PanopticLabels:
     Things that are no crowd get instance numbers, in the file's order.
     """
 
-    def __init__(self, root: DataRoot, split: str, annotations: CocoAnnotations) -> None:
-        """Read the annotation file into ``annotations``.
+    def __init__(self, root: DataRoot, file: str, document: Mapping[str, Any], annotations: CocoAnnotations) -> None:
+        """Read an annotation file into ``annotations``; its PNGs lie in the directory of the file's name.
 
         Raises:
-            LayoutError: If it is not there or not what it should be.
+            LayoutError: If it is not what it should be, or the directory is not there.
         """
-        self.vocabulary = load_vocabulary("coco-panoptic-133")
-        self.directory = f"annotations/panoptic_{split}"
-        self._root = root
-        file = f"annotations/panoptic_{split}.json"
-        document = read_coco_json(root, file, _DOWNLOAD)
         annotations.add_images(document, file)
         annotations.add_panoptic(document, file)
-        root.required(self.directory, _DOWNLOAD)
+        self.directory = file.removesuffix(".json")
+        root.required(self.directory, "it should hold the PNGs that the file names")
+        self._root = root
         self._maps = annotations.panoptic
-        self._index_of = {category: index for index, category in enumerate(self.vocabulary.source_ids)}
+        used = {segment.category_id for each in self._maps.values() for segment in each.segments}
+        self._classes = own_classes(document, load_vocabulary("coco-panoptic-133"), used, file)
+        self.vocabulary = self._classes.vocabulary
 
     def labelled_ids(self) -> Set[int]:
         """Return the ids of the images with a panoptic map."""
@@ -131,12 +174,13 @@ class PanopticLabels:
 
     def _convert(self, rgb: npt.NDArray[np.uint8], panoptic: PanopticMap) -> CocoLabel:
         """Turn segment numbers into class indices and instance numbers, run by run of equal pixels."""
-        class_of = {0: IGNORE_LABEL}
+        ignore_label = self.vocabulary.ignore_label
+        class_of = {0: ignore_label}
         instance_of = {0: 0}
         for segment in panoptic.segments:
-            index = index_of_category(segment.category_id, self._index_of)
+            index = index_of_category(segment.category_id, self._classes.index_of)
             class_of[segment.segment_id] = index
-            counts = index < THINGS and not segment.is_crowd
+            counts = index in self._classes.things and not segment.is_crowd
             instance_of[segment.segment_id] = max(instance_of.values()) + 1 if counts else 0
         numbers, lengths = runs_of_numbers(rgb)
         present, run_to_present = np.unique(numbers, return_inverse=True)
@@ -144,11 +188,11 @@ class PanopticLabels:
         if unlisted:
             reason = f"{panoptic.file_name} has segment {unlisted[0]}, which its annotation does not list"
             raise SceneFault("label_outside_vocabulary", reason)
-        classes = np.array([class_of[number] for number in present.tolist()], np.uint8)
+        classes = np.array([class_of[number] for number in present.tolist()], index_dtype(ignore_label))
         instances = np.array([instance_of[number] for number in present.tolist()], np.uint16)
         label = np.repeat(classes[run_to_present], lengths).reshape(rgb.shape[:2])
         things = np.repeat(instances[run_to_present], lengths).reshape(rgb.shape[:2])
-        occurring = sorted(set(classes.tolist()) - {IGNORE_LABEL})
+        occurring = sorted(set(classes.tolist()) - {ignore_label})
         return CocoLabel(LabelMap(encode_png(label), tuple(occurring)), encode_png(things))
 
 
@@ -171,27 +215,27 @@ def runs_of_numbers(rgb: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.uint32],
 
 
 class InstanceLabels:
-    """Objects of the 80 thing classes, drawn as pycocotools draws them; all other pixels are ignored.
+    """Objects, drawn as pycocotools draws them; all other pixels are ignored.
 
-    Where objects overlap the one of smaller area lies on top (equal areas: the later id). Crowds lie below all objects
-    and have a class but no instance number.
+    Where objects overlap the one of smaller area lies on top (equal areas: the later id). COCO's own crowds lie below
+    all objects and have a class but no instance number. In other files ``iscrowd`` says nothing of crowds: CVAT marks
+    each mask so that was painted with a brush.
     """
 
     directory = None
 
-    def __init__(self, root: DataRoot, split: str, annotations: CocoAnnotations) -> None:
-        """Read the annotation file into ``annotations``.
+    def __init__(self, file: str, document: Mapping[str, Any], annotations: CocoAnnotations) -> None:
+        """Read an annotation file into ``annotations``.
 
         Raises:
-            LayoutError: If it is not there or not what it should be.
+            LayoutError: If it is not what it should be.
         """
-        self.vocabulary = load_vocabulary("coco-things-80")
-        file = f"annotations/instances_{split}.json"
-        document = read_coco_json(root, file, _DOWNLOAD)
         annotations.add_images(document, file)
         annotations.add_instances(document, file)
         self._instances = annotations.instances
-        self._index_of = {category: index for index, category in enumerate(self.vocabulary.source_ids)}
+        used = {thing.category_id for things in self._instances.values() for thing in things}
+        self._classes = own_classes(document, load_vocabulary("coco-things-80"), used, file)
+        self.vocabulary = self._classes.vocabulary
 
     def labelled_ids(self) -> Set[int]:
         """Return the ids of the images with an object."""
@@ -202,7 +246,10 @@ class InstanceLabels:
         objects = self._instances.get(image_id, ()) if image_id is not None else ()
         if not objects:
             return None
-        label = np.full((image.height_px, image.width_px), IGNORE_LABEL, np.uint8)
+        if not self._classes.is_cocos:
+            objects = tuple(thing._replace(is_crowd=False) for thing in objects)
+        ignore_label = self.vocabulary.ignore_label
+        label = np.full((image.height_px, image.width_px), ignore_label, index_dtype(ignore_label))
         numbers = np.zeros(label.shape, np.uint16)
         number_of = {
             thing.annotation_id: number
@@ -210,9 +257,55 @@ class InstanceLabels:
         }
         for thing in sorted(objects, key=lambda thing: (not thing.is_crowd, -thing.area, thing.annotation_id)):
             mask = object_mask(thing, image)
-            label[mask.window][mask.inside] = index_of_category(thing.category_id, self._index_of)
+            label[mask.window][mask.inside] = index_of_category(thing.category_id, self._classes.index_of)
             numbers[mask.window][mask.inside] = number_of.get(thing.annotation_id, 0)
-        return CocoLabel(label_of_indices(label), encode_png(numbers))
+        present = present_values(label)
+        present = present[present != ignore_label]
+        return CocoLabel(LabelMap(encode_png(label), tuple(present.tolist())), encode_png(numbers))
+
+
+class OwnClasses(NamedTuple):
+    """What the category ids of a file mean.
+
+    Attributes:
+        vocabulary: Class names in the order of the ids.
+        index_of: Category id to class index.
+        things: Class indices of things, which have instances.
+        is_cocos: Whether the file has COCO's own categories.
+    """
+
+    vocabulary: Vocabulary
+    index_of: Mapping[int, int]
+    things: Set[int]
+    is_cocos: bool
+
+
+def own_classes(document: Mapping[str, Any], cocos: Vocabulary, used: Set[int | None], file: str) -> OwnClasses:
+    """Return the classes of a file by its own ``categories``.
+
+    COCO's table is taken where the file's names equal it, and where the file lists no category at all.
+
+    Args:
+        document: The file.
+        cocos: COCO's classes of this kind.
+        used: Category ids that its annotations use.
+        file: Its name, for messages and as the source of the vocabulary.
+
+    Raises:
+        LayoutError: If the list is not what it should be.
+    """
+    categories = read_categories(document, used, file)
+    cocos_names = dict(zip(cocos.source_ids, cocos.class_names, strict=True))
+    if not categories or {each.category_id: each.name for each in categories} == cocos_names:
+        index_of = {category_id: index for index, category_id in enumerate(cocos.source_ids)}
+        return OwnClasses(cocos, index_of, frozenset(range(THINGS)), is_cocos=True)
+    try:
+        vocabulary = vocabulary_of_names("coco-own", [each.name for each in categories])
+    except ValueError as error:
+        raise LayoutError(f"{file}: categories: {error}") from error
+    things = frozenset(index for index, each in enumerate(categories) if each.is_thing)
+    index_of = {each.category_id: index for index, each in enumerate(categories)}
+    return OwnClasses(vocabulary, index_of, things, is_cocos=False)
 
 
 class ObjectMask(NamedTuple):
@@ -236,10 +329,12 @@ def object_mask(thing: Instance, image: ImageFacts) -> ObjectMask:
             check_size(width, height, image)
             counts = segmentation["counts"]
             if isinstance(counts, list) and sum(counts) != width * height:
-                raise SceneFault("label_unreadable", f"{where}: RLE of {sum(counts)} px, wanted {width * height}")
+                raise SceneFault("label_unreadable", f"{where}: RLE of {sum(counts)} px, expected {width * height}")
             runs = coco_mask.frPyObjects(segmentation, height, width) if isinstance(counts, list) else segmentation
         else:
-            if not segmentation or any(len(polygon) < 6 or len(polygon) % 2 for polygon in segmentation):
+            if not segmentation or not any(len(polygon) for polygon in segmentation):
+                raise SceneFault("label_unreadable", f"{where}: has no segmentation (a box only)")
+            if any(len(polygon) < 6 or len(polygon) % 2 for polygon in segmentation):
                 raise SceneFault("label_unreadable", f"{where}: has polygons of less than 3 points")
             runs = coco_mask.merge(coco_mask.frPyObjects(segmentation, image.height_px, image.width_px))
         left, top, width, height = (int(number) for number in coco_mask.toBbox(runs))
@@ -250,19 +345,12 @@ def object_mask(thing: Instance, image: ImageFacts) -> ObjectMask:
     return ObjectMask(window, drawn[window].astype(bool))
 
 
-def index_of_category(category_id: int, index_of: Mapping[int, int]) -> int:
+def index_of_category(category_id: int | None, index_of: Mapping[int, int]) -> int:
     """Return the class index of a category.
 
     Raises:
         SceneFault: ``label_outside_vocabulary``.
     """
-    if category_id not in index_of:
-        raise SceneFault("label_outside_vocabulary", f"category id {category_id} stands for no class")
+    if category_id is None or category_id not in index_of:
+        raise SceneFault("label_outside_vocabulary", f"category id {category_id} is none of the file's categories")
     return index_of[category_id]
-
-
-def label_of_indices(label: npt.NDArray[np.uint8]) -> LabelMap:
-    """Encode a finished 8-bit map of class indices."""
-    present = present_values(label)
-    present = present[present != IGNORE_LABEL]
-    return LabelMap(encode_png(label), tuple(int(index) for index in present))

@@ -17,5 +17,8 @@ DataSetName = Literal[
 CocoLabelKind = Literal["stuff", "panoptic", "instances", "none"]
 """Which of COCO's annotations become label maps."""
 
+StuffValues = Literal["official", "contiguous"]
+"""What the values of ``stuffthingmaps`` mean: a category's id less one, or the index among the 171 classes."""
+
 VocLabelDirectory = Literal["SegmentationClassAug", "SegmentationClass"]
 """Which of Pascal VOC's directories holds the label maps."""

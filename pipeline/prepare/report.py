@@ -114,7 +114,7 @@ class PrepareReport:
 
     def warnings(self) -> list[str]:
         """Return what most likely is not as the user meant it."""
-        warnings = []
+        warnings = list(self.found.notes)
         if self.class_names and self.usable and not self.labelled:
             warnings.append("no scene has a labelled pixel: neither proposal training nor evaluation can use it")
         elif self.class_names and self.labelled < self.usable:

@@ -34,6 +34,7 @@ class Found:
         captions: Captions.
         passed_over: Files that belong to no scene.
         no_label_used: Why no picture has any of the labels that are there or asked for; empty where one has.
+        notes: What else is worth knowing of how files were understood.
     """
 
     pictures: int
@@ -41,6 +42,7 @@ class Found:
     captions: int = 0
     passed_over: tuple[PassedOver, ...] = ()
     no_label_used: str = ""
+    notes: tuple[str, ...] = ()
 
 
 class SceneSource(Protocol):

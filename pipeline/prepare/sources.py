@@ -48,7 +48,16 @@ def _drawn_world(settings: PrepareSettings) -> SceneSource:
 
 
 def _coco(root: DataRoot, settings: PrepareSettings) -> SceneSource:
-    return CocoSource(root, split=settings.split, labels=settings.labels, captions=settings.captions)
+    return CocoSource(
+        root,
+        split=settings.split,
+        labels=settings.labels,
+        captions=settings.captions,
+        annotation_files=settings.annotations,
+        images=settings.images,
+        present_only=settings.present_only,
+        stuff_values=settings.stuff_values,
+    )
 
 
 def _ade20k_847(root: DataRoot, settings: PrepareSettings) -> SceneSource:

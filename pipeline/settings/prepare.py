@@ -6,12 +6,16 @@ from typing import Self
 from pydantic import Field, model_validator
 
 from ovseg_models.image_input import PIXELS_MAX
-from pipeline.prepare.options import CocoLabelKind, DataSetName, VocLabelDirectory
+from pipeline.prepare.options import CocoLabelKind, DataSetName, StuffValues, VocLabelDirectory
 from pipeline.settings.model import CHANGES_NO_RESULT, SettingsModel, Share
 
 _OWN_OPTIONS = {
     "labels": "coco",
     "captions": "coco",
+    "annotations": "coco",
+    "images": "coco",
+    "present_only": "coco",
+    "stuff_values": "coco",
     "voc_labels": "pascal-voc-20",
     "reference_resize": "ade20k-847",
     "drawn_world": "drawn-world",
@@ -44,9 +48,30 @@ class PrepareSettings(SettingsModel):
     )
     labels: CocoLabelKind = Field(
         default="stuff",
-        description="COCO: labels of COCO-Stuff (171 classes), panoptic (133), instances (80 things), or none.",
+        description="COCO: labels of COCO-Stuff (171 classes), panoptic (133), instances (80 things), or none. Files "
+        "under 'annotations' say themselves what they hold, and their categories are the classes.",
     )
     captions: bool = Field(default=True, description="COCO: take the captions.")
+    annotations: tuple[str, ...] = Field(
+        default=(),
+        description="COCO's format: JSON files of your own, relative to the root, such as "
+        "['annotations/instances_default.json'] of CVAT; in place of the official ones.",
+    )
+    images: str = Field(
+        default="",
+        description="COCO's format: directory of the pictures, relative to the root; sub-folders are entered. Empty = "
+        "the split's.",
+    )
+    present_only: bool = Field(
+        default=False,
+        description="COCO: take only the pictures that are there, as in a part of COCO with the official files; "
+        "annotations of others are counted and passed over.",
+    )
+    stuff_values: StuffValues = Field(
+        default="official",
+        description="COCO: what values of stuffthingmaps mean: 'official' = a category's id less one, 'contiguous' = "
+        "the index 0..170, as other tools write it.",
+    )
     voc_labels: VocLabelDirectory = Field(
         default="SegmentationClassAug", description="Pascal VOC: directory of the labels."
     )
@@ -73,7 +98,7 @@ class PrepareSettings(SettingsModel):
             for option, owner in _OWN_OPTIONS.items()
             if self.dataset != owner and getattr(self, option) != type(self).model_fields[option].default
         ]
-        if not self.split and self.dataset != "folder":
+        if not self.split and self.dataset != "folder" and not (self.annotations and self.images):
             faults.append(f"split: should be named for {self.dataset} (got nothing)")
         if faults:
             raise ValueError("; ".join(faults))

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -72,10 +73,12 @@ def plan_proposal_net(settings: ProposalNetSettings, inputs: Inputs, *, name: st
         runs: Runs directory.
 
     Raises:
-        SettingsError: If a held-out class is none of the scenes', all are held out, or a file of weights is not there.
+        SettingsError: If a held-out class is none of the scenes', all are held out, a file of weights is not there, or
+            the validation scenes have other classes.
         ArtifactError: If an input is no artifact of scenes.
     """
     labels = ScenesAttributes.of(inputs.scenes)
+    _check_same_classes(labels, inputs.validation)
     validation = {"validation": inputs.validation_digest} if inputs.validation is not None else {}
     identity = Identity(
         kind=PROPOSAL_NET,
@@ -96,6 +99,24 @@ def plan_proposal_net(settings: ProposalNetSettings, inputs: Inputs, *, name: st
         labels=labels,
         held_out=held_out_indices(settings.held_out_classes, labels.class_names),
     )
+
+
+def _check_same_classes(labels: ScenesAttributes, validation: Artifact | None) -> None:
+    """Refuse validation on a list of the same name with other classes; another vocabulary is a zero-shot measure.
+
+    Raises:
+        SettingsError: If the lists differ.
+    """
+    other = labels if validation is None else ScenesAttributes.of(validation)
+    if other.vocabulary != labels.vocabulary or other.class_names == labels.class_names:
+        return
+    pairs = zip_longest(labels.class_names, other.class_names, fillvalue="nothing")
+    place, (trained, measured) = next((place, pair) for place, pair in enumerate(pairs) if pair[0] != pair[1])
+    message = (
+        f"its classes differ from those of proposal_net.dataset, first at {place}: {measured!r}, there {trained!r}; "
+        "give both data sets the same categories"
+    )
+    raise SettingsError([f"proposal_net.validation_dataset: {message}"])
 
 
 def initial_weights_file(settings: ProposalNetSettings) -> Path | None:

@@ -55,9 +55,17 @@ def pixel_counts(maps: Iterable[np.ndarray]) -> dict[int, int]:
     return counts
 
 
-def coco_json(root: Path, name: str, images: list[dict], annotations: list[dict]) -> None:
-    """Write one of COCO's annotation files."""
-    put(root / "annotations" / name, json.dumps({"images": images, "annotations": annotations}))
+def coco_json(
+    root: Path, name: str, images: list[dict], annotations: list[dict], vocabulary: str | None = None
+) -> None:
+    """Write one of COCO's annotation files, with the categories of a vocabulary."""
+    document = {"images": images, "annotations": annotations}
+    if vocabulary is not None:
+        known = load_vocabulary(vocabulary)
+        document["categories"] = [
+            {"id": number, "name": name} for number, name in zip(known.source_ids, known.class_names, strict=True)
+        ]
+    put(root / "annotations" / name, json.dumps(document))
 
 
 def make_coco(root: Path, *, images: int = 3, split: str = "val2017") -> list[int]:
@@ -80,11 +88,11 @@ def make_coco(root: Path, *, images: int = 3, split: str = "val2017") -> list[in
         ]
         panoptic.append(_panoptic(root, split, image_id))
         stuff = np.full((16, 24), 255, np.uint8)
-        stuff[:, :8], stuff[:, 8:12], stuff[:, 12:16] = 0, 181, 11
+        stuff[:, :8], stuff[:, 8:12], stuff[:, 12:16] = 0, 181, 200
         put(root / "stuffthingmaps" / split / f"{image_id:012d}.png", encoded(stuff))
     coco_json(root, f"captions_{split}.json", records, captions)
-    coco_json(root, f"instances_{split}.json", records, instances)
-    coco_json(root, f"panoptic_{split}.json", records, panoptic)
+    coco_json(root, f"instances_{split}.json", records, instances, "coco-things-80")
+    coco_json(root, f"panoptic_{split}.json", records, panoptic, "coco-panoptic-133")
     return ids
 
 

@@ -61,7 +61,7 @@ def test_images_keep_their_bytes_and_captions_their_ids(root):
 def test_stuff_labels_become_indices_and_unused_ids_are_ignored(root):
     scene = scenes_of(root)[FIRST]
     expected = np.full((16, 24), 255, np.uint8)
-    expected[:, :8], expected[:, 8:12] = 0, 170  # pixel value 11 is one of the unused ids
+    expected[:, :8], expected[:, 8:12] = 0, 170  # pixel value 200 is no class's
     assert np.array_equal(decoded(scene.label_png), expected)
     assert scene.classes == (0, 170)
     assert scene.instances_png is None
@@ -120,12 +120,20 @@ def test_images_with_ids_of_2014_names_and_without_ids(root):
 @pytest.mark.parametrize(
     ("labels", "gone", "message"),
     [
-        ("stuff", "stuffthingmaps", "has no stuffthingmaps/val2017; download it"),
-        ("panoptic", "annotations/panoptic_val2017.json", "has no annotations/panoptic_val2017.json; download it"),
-        ("panoptic", "annotations/panoptic_val2017", "has no annotations/panoptic_val2017; download it"),
-        ("instances", "annotations/instances_val2017.json", "has no annotations/instances_val2017.json; download it"),
+        ("stuff", "stuffthingmaps", "has no stuffthingmaps/val2017; download stuffthingmaps"),
+        (
+            "panoptic",
+            "annotations/panoptic_val2017.json",
+            "has no .*/panoptic_val2017.json; download panoptic",
+        ),
+        ("panoptic", "annotations/panoptic_val2017", "has no annotations/panoptic_val2017; it should hold the PNGs"),
+        (
+            "instances",
+            "annotations/instances_val2017.json",
+            "has no .*/instances_val2017.json; download annotations",
+        ),
         ("none", "annotations/captions_val2017.json", r"has no annotations/captions_val2017.json; .*--no-captions"),
-        ("none", "val2017", "has no val2017; give the directory that holds"),
+        ("none", "val2017", "has no val2017; give the directory of the pictures"),
     ],
 )
 def test_what_is_asked_for_must_be_there(root, labels, gone, message):
@@ -138,7 +146,7 @@ def test_what_is_asked_for_must_be_there(root, labels, gone, message):
     ("content", "message"),
     [
         ("{", "is not JSON"),
-        ("[]", "holds a list, wanted an object"),
+        ("[]", "holds a list, expected an object"),
         ('{"images": []}', "has no list 'annotations'"),
         ('{"annotations": []}', "has no list 'images'"),
         ('{"images": [{"id": 1}], "annotations": []}', "record 0 of 'images' lacks 'file_name'"),
@@ -221,7 +229,7 @@ def test_an_image_id_of_two_files_makes_its_scene_a_row(root):
 
 def test_a_file_of_two_image_ids_makes_its_scene_a_row(root):
     edit(root, "captions", lambda document: document["images"].append({"id": 7, "file_name": f"{FIRST}.jpg"}))
-    assert "image ids [7, 139] all stand for" in scenes_of(root)[FIRST].reason
+    assert "image ids [7, 139] are all of" in scenes_of(root)[FIRST].reason
 
 
 def test_files_that_differ_in_their_ending_only_make_a_row(root):
@@ -254,7 +262,7 @@ def test_panoptic_faults_become_rows(root):
     scenes = scenes_of(root, "panoptic")
     assert statuses(scenes) == {"label_outside_vocabulary": 2, "label_missing": 1}
     assert "has segment 5000000, which its annotation does not list" in scenes[FIRST].reason
-    assert scenes["000000000146"].reason == "category id 12 stands for no class"
+    assert scenes["000000000146"].reason == "category id 12 is none of the file's categories"
 
 
 @given(npst.arrays(np.uint8, st.tuples(st.integers(1, 5), st.integers(1, 5), st.just(3)), elements=st.integers(0, 2)))
@@ -274,8 +282,8 @@ def test_two_panoptic_annotations_of_an_image_become_a_row(root):
     ("segmentation", "status", "reason"),
     [
         ([[1, 2, 3, 4]], "label_unreadable", "polygons of less than 3 points"),
-        ([], "label_unreadable", "polygons of less than 3 points"),
-        ({"size": [16, 24], "counts": [5, 5]}, "label_unreadable", "RLE of 10 px, wanted 384"),
+        ([], "label_unreadable", "has no segmentation (a box only)"),
+        ({"size": [16, 24], "counts": [5, 5]}, "label_unreadable", "RLE of 10 px, expected 384"),
         ({"size": [24, 16], "counts": [384]}, "label_size_mismatch", "16 x 24 px, the image 24 x 16"),
         ({"counts": [384]}, "label_unreadable", "cannot be drawn"),
         ("polygon", "label_unreadable", "polygons of less than 3 points"),
