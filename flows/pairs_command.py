@@ -56,7 +56,7 @@ def pairs(  # noqa: PLR0913 - each is an option of the command
     from pipeline.settings import SettingsError
     from storage_schemas.artifact import Artifact
 
-    listed = nouns_file.read_text(encoding="utf-8").splitlines() if nouns_file is not None else []
+    listed = nouns_file.read_text(encoding="utf-8").split("\n") if nouns_file is not None else []
     rule = PairRule(
         min_score=min_score,
         max_score=max_score,

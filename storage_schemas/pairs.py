@@ -26,7 +26,7 @@ from storage_schemas.tables import TableSchema, TableWriter, read_table
 from storage_schemas.tars import Member, ShardTarWriter, read_member
 
 KIND = "pairs"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 SCHEMA = TableSchema(
@@ -39,13 +39,14 @@ SCHEMA = TableSchema(
             column("image_id", pa.string(), "The data set's own id of the image."),
             column("status", pa.string(), "'ok', else a slug of what went wrong."),
             column("reason", pa.string(), "What went wrong in words; empty when ok."),
-            column("noun", pa.string(), "Lower-case lemma; empty for a scene or caption that gave none."),
+            column("noun", pa.string(), "Lower-case lemma, or as written by settings; empty where there is none."),
             column("noun_text", pa.string(), "The noun as the caption has it."),
             column(
                 "noun_start", pa.int32(), "First character of the noun in the caption; null for class names.", null=True
             ),
             column("noun_end", pa.int32(), "One past its last character.", null=True),
             column("caption_id", pa.int64(), "The caption's id in the data set; null for class names.", null=True),
+            column("caption", pa.string(), "Text of that caption, in which noun_start and noun_end count.", null=True),
             column("region", pa.int32(), "Query of the proposal, or class of the ground-truth mask.", null=True),
             column("score", pa.float32(), "Cosine of image and text embedding, -1..1.", null=True),
             column(
@@ -69,7 +70,7 @@ SCHEMA = TableSchema(
 )
 
 _ORIGIN = (
-    *("key", "image_id", "noun", "noun_text", "noun_start", "noun_end", "caption_id", "region"),
+    *("key", "image_id", "noun", "noun_text", "noun_start", "noun_end", "caption_id", "caption", "region"),
     *("score", "margin", "rank", "height_px", "width_px", "area_px", "box_xyxy"),
 )
 
@@ -82,11 +83,12 @@ class Pair:
         pair: Name of the pair, unique in the artifact and ascending; letters, digits, ``_`` and ``-``.
         key: Key of the scene.
         image_id: The data set's own id of the image.
-        noun: Lower-case lemma; empty for a scene or caption that gave none.
+        noun: Lower-case lemma, or as written if settings say so; empty for a scene or caption that gave none.
         noun_text: The noun as the caption has it.
         noun_start: First character of the noun in the caption; None where the noun is a class name.
         noun_end: One past its last character.
         caption_id: The caption's id in the data set; None where the noun is a class name.
+        caption: Text of that caption, as the data set has it.
         region: Query of the proposal, or class of the ground-truth mask; None where nothing was chosen.
         score: Cosine of image and text embedding, -1..1.
         margin: Score minus that of the second-best region for the noun; None where there is but one region.
@@ -111,6 +113,7 @@ class Pair:
     noun_start: int | None = None
     noun_end: int | None = None
     caption_id: int | None = None
+    caption: str | None = None
     region: int | None = None
     score: float | None = None
     margin: float | None = None

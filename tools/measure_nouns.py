@@ -27,12 +27,16 @@ def main() -> None:
     parser.add_argument("--captions", type=Path, required=True, help="its column caption is read")
     parser.add_argument("--reference", type=Path, required=True, help="columns caption and nouns")
     parser.add_argument("--tagger", choices=get_args(TaggerName), default="embedded")
+    parser.add_argument("--form", choices=("lemmas", "lower-case", "as-written"), default="lemmas")
     options = parser.parse_args()
 
-    extractor = NounExtractor(tagger=options.tagger)
-    reference = rows_of(options.reference)
-    wanted = [set(row["nouns"].split()) for row in reference]
-    print_agreement(lemmas_of(extractor, [row["caption"] for row in reference]), wanted)
+    extractor = NounExtractor(
+        tagger=options.tagger, lemmas=options.form == "lemmas", lower_case=options.form != "as-written"
+    )
+    if options.form == "lemmas":
+        reference = rows_of(options.reference)
+        wanted = [set(row["nouns"].split()) for row in reference]
+        print_agreement(lemmas_of(extractor, [row["caption"] for row in reference]), wanted)
     captions = rows_of(options.captions)
     lemmas = lemmas_of(extractor, [row["caption"] for row in captions])
     print_counts(lemmas)

@@ -26,7 +26,7 @@ from nltk.tag.perceptron import PerceptronTagger
 
 from pipeline.mine.nouns import words_to_tag
 from pipeline.mine.tagger.sources import EMBEDDED_MODEL_FILE, WordTagger, load_tagger, unpacked
-from pipeline.mine.words import word_spans
+from pipeline.mine.words import cut_caption
 from pipeline.prepare.drawn_world.captions import Mention, draw_captions
 from pipeline.prepare.drawn_world.colours import HUES
 from pipeline.prepare.drawn_world.words import DISTRACTOR_NOUNS, NOUNS, QUALITIES, SIZES
@@ -109,7 +109,7 @@ def comparable(text: str) -> str:
 
 def tagged_by(teacher: WordTagger, captions: Sequence[Caption]) -> list[TaggedWords]:
     """Cut captions into words as the noun extractor does and tag them."""
-    sentences = [words_to_tag(caption.text, word_spans(caption.text)) for caption in captions]
+    sentences = [words_to_tag(cut_caption(caption.text)) for caption in captions]
     return [list(zip(words, tags, strict=True)) for words, tags in zip(sentences, teacher.tag(sentences), strict=True)]
 
 
@@ -124,7 +124,7 @@ def drawn_sentences(count: int) -> list[TaggedWords]:
         nouns = rng.choice(NOUNS, size=4, replace=False).tolist()
         mentions = [Mention(noun, str(rng.choice(HUES)), str(rng.choice(SIZES)), nouns[0]) for noun in nouns[1:]]
         for caption in draw_captions([Mention(nouns[0], None, "", ""), *mentions], rng):
-            words = [caption.text[start:end] for start, end in word_spans(caption.text)]
+            words = words_to_tag(cut_caption(caption.text))
             sentences.append([(word, DRAWN_TAGS[word]) for word in words])
     return sentences[:count]
 

@@ -1,6 +1,7 @@
 """The data card of pairs: what there is, how often, how good, shown on a sheet; made from the pairs alone."""
 
 import json
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -10,14 +11,14 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.mine.card_sheet import contact_sheet
+from pipeline.mine.card_sheet import contact_sheet, visible
 from storage_schemas.artifact import Artifact
 from storage_schemas.cards import has_current_card, write_card
 from storage_schemas.digests import Json
 from storage_schemas.pairs import read_index
 from storage_schemas.scenes import OK
 
-MAKER = "ovseg pairs card 2"
+MAKER = "ovseg pairs card 3"
 """Raise the number when the card comes to say or look otherwise."""
 
 _COLUMNS = ("key", "status", "noun", "caption_id", "score", "margin", "area_px", "height_px", "width_px")
@@ -142,13 +143,13 @@ def markdown(artifact: Artifact, facts: PairFacts) -> str:
         _table(
             ("", ""),
             [
-                ("data set", str(attributes.get("dataset", ""))),
-                ("licence of the pictures and captions", str(attributes.get("licence", ""))),
-                ("source of regions and nouns", f"`{attributes.get('source', '')}`"),
+                ("data set", _text(str(attributes.get("dataset", "")))),
+                ("licence of the pictures and captions", _text(str(attributes.get("licence", "")))),
+                ("source of regions and nouns", _code(str(attributes.get("source", "")))),
                 ("artifact", f"`{artifact.identity.name}-{artifact.identity.digest()[:12]}`"),
                 ("manifest", f"`{artifact.manifest().digest()}`"),
                 *(
-                    [("subset", f"`{json.dumps(attributes['filter'], sort_keys=True)}`")]
+                    [("subset", _code(json.dumps(attributes["filter"], sort_keys=True, ensure_ascii=False)))]
                     if "filter" in attributes
                     else []
                 ),
@@ -192,13 +193,26 @@ def _nouns(facts: PairFacts) -> list[str]:
 
 
 def _listed(nouns: Sequence[tuple[str, int]]) -> str:
-    return ", ".join(f"{noun} ({count:,})" for noun, count in nouns) or "none"
+    return ", ".join(f"{_text(noun)} ({count:,})" for noun, count in nouns) or "none"
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Write a table; a bar in a text would end its cell."""
+    """Write a table of cells that are Markdown: from `_text` or `_code` unless they are known to hold no bar."""
     lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _text(text: str) -> str:
+    """Write text of a data set as Markdown that shows it as it is: no markup, no HTML, no link, no end of a cell."""
+    return re.sub(r"([\\`*_\[\]<>&|~#!])", r"\\\1", visible(text))
+
+
+def _code(text: str) -> str:
+    """Write text as code within a table."""
+    text = visible(text).replace("|", "\\|")
+    fence = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
+    padding = " " if len(fence) > 1 else ""
+    return f"{fence}{padding}{text}{padding}{fence}"
 
 
 def _bars(histogram: Histogram) -> str:

@@ -51,6 +51,13 @@ def contact_sheet(artifact: Artifact) -> bytes:
     return buffer.getvalue()
 
 
+def visible(text: str) -> str:
+    """Write characters without a shape (line ends, marks of direction, control characters) as Python's escapes."""
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode() for character in text
+    )
+
+
 def _drawn(artifact: Artifact, count: int) -> list[_Drawn]:
     """Draw pairs by lot and read them."""
     lots: list[tuple[str, str, int]] = []
@@ -99,6 +106,7 @@ def _numbers(pair: _Drawn) -> str:
 
 def _fitting(noun: str) -> str:
     """Shorten a noun that would run into the numbers; letters that the font lacks are shown as boxes."""
+    noun = visible(noun)
     return noun if len(noun) <= 16 else f"{noun[:15]}…"
 
 

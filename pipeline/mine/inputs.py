@@ -3,11 +3,12 @@
 from pipeline.mine.regions import NetSize
 from pipeline.mine.scene_nouns import CaptionNouns, ClassNouns, NounSource
 from pipeline.mine.tagger.sources import tagger_identity
+from pipeline.mine.word_lists import word_list
 from pipeline.settings import SettingsError
 from pipeline.settings.mine import MineSettings
 from pipeline.settings.result import result_settings
 from storage_schemas.artifact import Artifact
-from storage_schemas.digests import Json
+from storage_schemas.digests import Json, sha256_of_json
 from storage_schemas.scenes import ScenesAttributes
 
 
@@ -47,8 +48,15 @@ def noun_identity(settings: MineSettings) -> Json:
     """
     if not settings.captions_per_image:
         return "class names"
+    nouns = settings.nouns
+    lists = {
+        "stop_words": sorted(nouns.all_stop_words),
+        "fixed_expressions": list(word_list("fixed_expressions")) if nouns.fixed_expressions else [],
+        "no_nouns": list(word_list("no_nouns")),
+    }
     return {
-        **result_settings(settings.nouns),
+        **result_settings(nouns),
+        "word_lists": sha256_of_json(lists),
         "captions_per_image": settings.captions_per_image,
         "tagger_weights": tagger_identity(settings.nouns.tagger),
     }

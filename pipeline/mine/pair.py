@@ -30,7 +30,7 @@ from storage_schemas.manifest import Description, Identity, Sidecar
 from storage_schemas.pairs import KIND, SCHEMA_VERSION, Pair, PairShardWriter
 from storage_schemas.scenes import OK, Scene
 
-RECIPE = 2
+RECIPE = 3
 """Raise it when the same settings and inputs come to mean other pairs."""
 
 
@@ -225,4 +225,5 @@ def _row(scene: Scene, noun: SceneNoun | None = None, *, status: str, reason: st
         noun_start=noun.start,
         noun_end=noun.end,
         caption_id=noun.caption_id,
+        caption=noun.caption,
     )

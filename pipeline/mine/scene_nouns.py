@@ -19,11 +19,12 @@ class SceneNoun(NamedTuple):
     """A noun of a scene.
 
     Attributes:
-        noun: Lower-case lemma, or class name.
+        noun: Lower-case lemma, or the word as written, as settings say; or class name.
         text: As the caption has it, or the class name.
         start: First character in the caption; None for a class name.
         end: One past the last character.
         caption_id: The caption's id; None for a class name.
+        caption: The caption's text; None for a class name.
         region: The region that it names, where that is known (ground truth); None where it is to be found.
     """
 
@@ -32,6 +33,7 @@ class SceneNoun(NamedTuple):
     start: int | None = None
     end: int | None = None
     caption_id: int | None = None
+    caption: str | None = None
     region: int | None = None
 
 
@@ -71,7 +73,12 @@ class CaptionNouns:
     def _extractor(self) -> NounExtractor:
         settings = self.settings
         return NounExtractor(
-            tagger=settings.tagger, compound_nouns=settings.compound_nouns, stop_words=settings.stop_words
+            tagger=settings.tagger,
+            compound_nouns=settings.compound_nouns,
+            fixed_expressions=settings.fixed_expressions,
+            stop_words=settings.all_stop_words,
+            lemmas=settings.lemmas,
+            lower_case=settings.lower_case,
         )
 
     def of(self, scene: Scene, regions: SceneRegions) -> NounsFound:
@@ -84,7 +91,7 @@ class CaptionNouns:
         nouns_of = self._extractor.extract_many([caption.text for caption in captions])
         for caption, nouns in zip(captions, nouns_of, strict=True):
             for noun in nouns:
-                of_scene = SceneNoun(noun.lemma, noun.text, noun.start, noun.end, caption.caption_id)
+                of_scene = SceneNoun(noun.lemma, noun.text, noun.start, noun.end, caption.caption_id, caption.text)
                 found.setdefault(noun.lemma, of_scene)
         if not found:
             texts = "; ".join(repr(caption.text) for caption in captions)

@@ -5,6 +5,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from pipeline.mine.word_lists import word_list
 from pipeline.settings.model import (
     CHANGES_NO_RESULT,
     MaskThreshold,
@@ -65,8 +66,24 @@ class NounSettings(SettingsModel):
         "downloaded), 'spacy' = spaCy (an extra to be installed).",
     )
     compound_nouns: bool = Field(default=False, description="Keep 'traffic light' together, not 'traffic' and 'light'.")
+    fixed_expressions: bool = Field(
+        default=False,
+        description="Keep the expressions of the shipped list together: 'hot dog' is no 'dog', 'teddy bear' no bear.",
+    )
     stop_words: tuple[str, ...] = Field(
-        default=(), description="Lemmas that make no pair, such as 'photo', 'view', 'side', 'front'; none in the paper."
+        default=(),
+        description="Lemmas that make no pair, such as 'photo' or 'view'; 'picture of' is 'picture' where 'of' "
+        "follows. None in the paper.",
+    )
+    shipped_stop_words: bool = Field(
+        default=False,
+        description="Add the shipped list of words that name no region to stop_words: photo, view, side, group, ...",
+    )
+    lemmas: bool = Field(
+        default=True, description="Bring nouns to their dictionary form; false = as written, 'dogs' and 'dog' differ."
+    )
+    lower_case: bool = Field(
+        default=True, description="Write nouns in lower case; false, only where lemmas is, keeps their capitals."
     )
 
     @field_validator("stop_words")
@@ -78,6 +95,18 @@ class NounSettings(SettingsModel):
                 message = f"stop word {word!r} should be in lower case, with single blanks between words, as lemmas are"
                 raise ValueError(message)
         return stop_words
+
+    @model_validator(mode="after")
+    def _lemmas_are_lower_case(self) -> "NounSettings":
+        if self.lemmas and not self.lower_case:
+            message = "lower_case should be true where lemmas is, as lemmas are lower case"
+            raise ValueError(message)
+        return self
+
+    @property
+    def all_stop_words(self) -> frozenset[str]:
+        """The words of ``stop_words`` and of the shipped list, if it is asked for."""
+        return frozenset({*self.stop_words, *(word_list("stop_words") if self.shipped_stop_words else ())})
 
 
 class PairSettings(SettingsModel):

@@ -12,7 +12,7 @@ import numpy as np
 
 from pipeline.mine.nouns import NounExtractor, words_to_tag
 from pipeline.mine.tagger.sources import load_tagger
-from pipeline.mine.words import word_spans
+from pipeline.mine.words import cut_caption
 from pipeline.prepare.drawn_world.captions import Mention, draw_captions
 from pipeline.prepare.drawn_world.words import NOUNS
 
@@ -39,9 +39,9 @@ def load_captions() -> list[str]:
 def main() -> None:
     captions = load_captions()
     extractor = NounExtractor()
-    sentences = [words_to_tag(caption, word_spans(caption)) for caption in captions]
+    sentences = [words_to_tag(cut_caption(caption)) for caption in captions]
     parts: dict[str, Callable[[], object]] = {
-        "tokenize": lambda: [word_spans(caption) for caption in captions],
+        "tokenize": lambda: [cut_caption(caption) for caption in captions],
         "tag": lambda: load_tagger("embedded").tag(sentences),
         "extract_many": lambda: extractor.extract_many(captions),
         "extract, one by one": lambda: [extractor.extract(caption) for caption in captions],

@@ -65,7 +65,9 @@ MINING = {
     "propose.precision": ("fp32", "fp32"),
     "embed.precision": ("fp32", "fp32"),
     "nouns.stop_words": ((), ()),
+    "nouns.shipped_stop_words": (False, False),
     "nouns.compound_nouns": (False, False),
+    "nouns.fixed_expressions": (False, False),
     "pair.min_score": (-1.0, -1.0),
     "pair.min_area_share": (0.0, 0.0),
 }

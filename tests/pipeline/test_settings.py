@@ -198,6 +198,7 @@ def test_wrong_type(write, line, what):
             "mine.nouns.stop_words = ['view', 'Photo']",
             "mine.nouns.stop_words: stop word 'Photo' should be in lower case, with single blanks between words",
         ),
+        ("mine.nouns.lower_case = false", "mine.nouns: lower_case should be true where lemmas is"),
         ("mine.nouns.stop_words = ['']", "mine.nouns.stop_words: stop word '' should be in lower case"),
     ],
 )

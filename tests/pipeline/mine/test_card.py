@@ -16,7 +16,7 @@ from pipeline.mine.mine import mine
 from storage_schemas.artifact import Artifact
 from storage_schemas.cards import card_facts
 from storage_schemas.manifest import Description, Identity
-from storage_schemas.pairs import Pair, PairShardWriter
+from storage_schemas.pairs import SCHEMA_VERSION, Pair, PairShardWriter
 from tests.pipeline.mine.mining_world import mining_settings, pair_rows
 
 
@@ -64,9 +64,9 @@ def test_a_run_cut_short_before_the_card_makes_it_next_time(tmp_path):
     assert (artifact.directory / "card" / "card.json").is_file()
 
 
-def artifact_of(tmp_path, pairs: list[Pair]) -> Artifact:
-    identity = Identity(kind="pairs", name="a", schema_version=1, recipe=1, settings={})
-    artifact = Artifact.planned(tmp_path, Description(identity=identity, units=("shard-00000",)))
+def artifact_of(tmp_path, pairs: list[Pair], **options) -> Artifact:
+    identity = Identity(kind="pairs", name="a", schema_version=SCHEMA_VERSION, recipe=1, settings={})
+    artifact = Artifact.planned(tmp_path, Description(identity=identity, units=("shard-00000",), **options))
     with artifact.writing():
         with artifact.write_unit("shard-00000") as unit:
             writer = PairShardWriter(unit)
@@ -111,6 +111,24 @@ def test_nouns_of_any_kind_and_crops_of_any_form_are_shown(tmp_path):
     text = (artifact.directory / "card" / "README.md").read_text()
     assert "| `no_noun` | 1 |" in text
     assert "| all | 5 |" in text
+
+
+def test_text_of_a_data_set_is_shown_as_it_is_and_is_no_markup(tmp_path):
+    nouns = ["<script>x</script>", "![x](y)", "a\n# head", "\x1b[31mred", "\u202egod", "`a`", "a|b", "&lt;", "*_~"]
+    attributes = {"dataset": "my|<b>data</b>", "licence": "a\nb", "filter": {"nouns": ["a`` | b", "<i>"]}}
+    artifact = artifact_of(tmp_path, [pair(number, noun) for number, noun in enumerate(nouns)], attributes=attributes)
+    assert make_card(artifact)
+    text = (artifact.directory / "card" / "README.md").read_text()
+    (listed,) = (line for line in text.splitlines() if line.startswith("Most frequent"))
+    for shown in (
+        *(r"\<script\>x\</script\> (1)", r"\!\[x\](y) (1)", r"a\\n\# head (1)", r"\\x1b\[31mred (1)"),
+        *(r"\\u202egod (1)", r"\`a\` (1)", r"a\|b (1)", r"\&lt; (1)", r"\*\_\~ (1)"),
+    ):
+        assert shown in listed
+    assert all(character.isprintable() for character in text.replace("\n", ""))
+    assert r"| data set | my\|\<b\>data\</b\> |" in text
+    assert r"| licence of the pictures and captions | a\\nb |" in text
+    assert r"""| subset | ``` {"nouns": ["a`` \| b", "<i>"]} ``` |""" in text
 
 
 def test_a_card_of_no_pairs_says_so(tmp_path):

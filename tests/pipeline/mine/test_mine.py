@@ -130,6 +130,7 @@ def test_a_second_run_does_nothing(mined, forward_passes):
         ["mine.source=proposals-5-captions"],
         ["mine.nouns.compound_nouns=true"],
         ["mine.nouns.stop_words=['photo','picture']"],
+        ["mine.nouns.lemmas=false", "mine.nouns.shipped_stop_words=true"],
         ["mine.pair.prompt_templates=single"],
         ["mine.pair.min_score=0.5"],
         ["mine.pair.min_area_share=0.5"],

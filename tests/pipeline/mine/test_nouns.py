@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.mine.nouns import Noun, NounExtractor
+from pipeline.mine.word_lists import word_list
 from pipeline.prepare.drawn_world.captions import DrawnCaption, Mention, draw_captions
 from pipeline.prepare.drawn_world.colours import HUES
 from pipeline.prepare.drawn_world.words import DISTRACTOR_NOUNS, NOUNS, SIZES, split_words
@@ -41,8 +42,8 @@ def test_precision_and_recall_against_the_reference(extractor: NounExtractor) ->
     wanted = [set(row["nouns"].split()) for row in rows]
     right = sum(len(mine & theirs) for mine, theirs in zip(found, wanted, strict=True))
     assert len(rows) == 300
-    assert right / sum(map(len, found)) >= 0.96
-    assert right / sum(map(len, wanted)) >= 0.97
+    assert right / sum(map(len, found)) >= 0.974
+    assert right / sum(map(len, wanted)) >= 0.980
     assert sum(mine == theirs for mine, theirs in zip(found, wanted, strict=True)) / len(rows) >= 0.85
 
 
@@ -108,12 +109,14 @@ def test_a_very_long_caption(extractor: NounExtractor) -> None:
     assert [(noun.lemma, noun.start) for noun in nouns] == [("man", 2), ("wave", 14)]
 
 
-_ANY_TEXT = st.text() | st.text(alphabet="dogs cat\u0301İ'\"<>&;./-\ud800一个😀", max_size=80)
+_ANY_TEXT = st.text() | st.text(
+    alphabet="hotdogs cat\u0301İ'\"<>&;./-|\u2019\u200b\u00ad\ufe0f\ud800一个😀", max_size=80
+)
 
 
-@given(_ANY_TEXT, st.booleans())
-def test_any_text_gives_spans_that_index_it(caption: str, compound_nouns: bool) -> None:
-    nouns = NounExtractor(compound_nouns=compound_nouns).extract(caption)
+@given(_ANY_TEXT, st.booleans(), st.booleans())
+def test_any_text_gives_spans_that_index_it(caption: str, compound_nouns: bool, fixed_expressions: bool) -> None:
+    nouns = NounExtractor(compound_nouns=compound_nouns, fixed_expressions=fixed_expressions).extract(caption)
     assert all(noun.text == caption[noun.start : noun.end] and noun.text for noun in nouns)
     assert all(noun.lemma and noun.lemma == " ".join(noun.lemma.lower().split()) for noun in nouns)
     assert len(set(lemmas(nouns))) == len(nouns)
@@ -171,6 +174,135 @@ def test_words_of_place_are_nouns_that_a_stop_list_leaves_out(
     left = lemmas(NounExtractor(stop_words=[place]).extract(caption))
     assert left == [lemma for lemma in found if lemma != place]
     assert left
+
+
+@pytest.mark.parametrize(
+    ("caption", "nouns"),
+    [
+        ("A\u200bdog on a mat", ["dog", "mat"]),
+        ("\u202eA reversed zero\u200bwidth table", ["width", "table"]),
+        ("foot\u00adball player", ["football", "player"]),
+        ("two dogs\U0001f436\U0001f436 and cats\U0001f63a", ["dog", "cat"]),
+        ("dog|cat|mat", ["dog", "cat", "mat"]),
+        ("A dog\u2019s bowl", ["dog", "bowl"]),
+    ],
+)
+def test_the_case_of_invisible_characters(extractor: NounExtractor, caption: str, nouns: list[str]) -> None:
+    assert lemmas(extractor.extract(caption)) == nouns
+
+
+def test_spans_stand_in_the_caption_also_where_characters_are_dropped(extractor: NounExtractor) -> None:
+    caption = "\u202eTwo foot\u00adballs\u00ad and a dog&#39;s\u200bmat."
+    assert extractor.extract(caption) == [
+        Noun("football", "foot\u00adballs", 5, 15),
+        Noun("dog", "dog", 23, 26),
+        Noun("mat", "mat", 33, 36),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("caption", "nouns"),
+    [
+        ("a man wearing glasses", ["man", "glasses"]),
+        ("A woman with glasses and a red hat", ["woman", "glasses", "hat"]),
+        ("a man with glasses sitting at a table", ["man", "glasses", "table"]),
+        ("two glasses of wine", ["glass", "wine"]),
+        ("a table with several glasses", ["table", "glass"]),
+        ("plates and glasses on a table", ["plate", "glass", "table"]),
+        ("glasses and cups in a sink", ["glass", "cup", "sink"]),
+        ("tall wine glasses", ["wine", "glass"]),
+        ("a glass on a tray", ["glass", "tray"]),
+        ("a burger with fries and danishes", ["burger", "fries", "danish"]),
+        ("bags and other accessories", ["bag", "accessory"]),
+    ],
+)
+def test_glasses_and_other_plurals(extractor: NounExtractor, caption: str, nouns: list[str]) -> None:
+    assert lemmas(extractor.extract(caption)) == nouns
+
+
+@pytest.mark.parametrize(
+    ("caption", "nouns"),
+    [
+        ("a hot dog on a plate", ["hot dog", "plate"]),
+        ("Two Hot Dogs and a dog", ["hot dog", "dog"]),
+        ("a hot-dog and two fire-hydrants", ["hot dog", "fire hydrant"]),
+        ("a hot, dog", ["dog"]),
+        ("a child hugs teddy  bears", ["child", "teddy bear"]),
+        ("a fire\u200bhydrant", ["fire hydrant"]),
+        ("a fire|hydrant", ["fire", "hydrant"]),
+        ("the remote controls of a tv", ["remote control", "tv"]),
+        ("three wine glasses", ["wine glass"]),
+        ("a flat screen tv stand", ["flat screen tv", "stand"]),
+        ("a hot", []),
+    ],
+)
+def test_fixed_expressions_are_one_noun(caption: str, nouns: list[str]) -> None:
+    assert lemmas(NounExtractor(fixed_expressions=True).extract(caption)) == nouns
+
+
+def test_fixed_expressions_are_apart_by_default_and_parts_of_compounds_if_both_are_on() -> None:
+    caption = "a hot dog stand"
+    assert lemmas(NounExtractor().extract(caption)) == ["dog", "stand"]
+    assert NounExtractor(fixed_expressions=True, compound_nouns=True).extract(caption) == [
+        Noun("hot dog stand", "hot dog stand", 2, 15)
+    ]
+
+
+def test_nouns_as_written() -> None:
+    caption = "Dogs near a dog, a DOG and a Cafe\u0301 with hot-dogs"
+    lower = NounExtractor(lemmas=False).extract(caption)
+    assert lemmas(lower) == ["dogs", "dog", "caf\u00e9"]
+    written = NounExtractor(lemmas=False, lower_case=False, fixed_expressions=True).extract(caption)
+    assert lemmas(written) == ["Dogs", "dog", "DOG", "Caf\u00e9", "hot-dogs"]
+    assert all(noun.text == caption[noun.start : noun.end] for noun in written)
+
+
+def test_stop_words_are_lemmas_also_where_nouns_are_as_written() -> None:
+    assert lemmas(NounExtractor(lemmas=False, stop_words=["photo"]).extract("Photos of dogs")) == ["dogs"]
+
+
+def test_lemmas_keep_no_capitals() -> None:
+    with pytest.raises(ValueError, match="lower_case is False, but lemmas are lower case"):
+        NounExtractor(lower_case=False)
+
+
+@pytest.mark.parametrize(
+    ("caption", "nouns"),
+    [
+        ("a picture of a dog", ["dog"]),
+        ("a dog and a picture", ["dog", "picture"]),
+        ("pictures of dogs on a wall with a picture", ["dog", "wall", "picture"]),
+        ("a dog near a picture of", ["dog"]),
+    ],
+)
+def test_a_stop_word_may_ask_that_of_follows(caption: str, nouns: list[str]) -> None:
+    assert lemmas(NounExtractor(stop_words=["picture of"]).extract(caption)) == nouns
+
+
+def test_the_shipped_stop_words_leave_what_the_drawn_world_shows() -> None:
+    extractor = NounExtractor(stop_words=word_list("stop_words"))
+    drawn = drawn_captions(1_000)
+    for caption, nouns in zip(drawn, extractor.extract_many([caption.text for caption in drawn]), strict=True):
+        assert set(lemmas(nouns)) == {span.noun for span in caption.spans}, caption.text
+
+
+@pytest.mark.parametrize("name", ["stop_words", "fixed_expressions", "no_nouns"])
+def test_shipped_lists_hold_each_entry_once_in_lower_case_with_single_blanks(name: str) -> None:
+    entries = word_list(name)
+    assert len(set(entries)) == len(entries) > 50
+    assert all(entry == " ".join(entry.lower().split()) for entry in entries)
+    NounExtractor(stop_words=entries)
+
+
+def test_shipped_stop_words_are_no_thing_of_the_drawn_world_and_expressions_have_several_words() -> None:
+    assert not set(word_list("stop_words")) & set(NOUNS)
+    assert all(" " in expression for expression in word_list("fixed_expressions"))
+    assert {"hot dog", "teddy bear", "fire hydrant", "remote control"} <= set(word_list("fixed_expressions"))
+
+
+@pytest.mark.parametrize("caption", ["two", "it is otherwise thrown", "a leafy, comfy zero", "nothing worn"])
+def test_words_that_are_never_nouns(extractor: NounExtractor, caption: str) -> None:
+    assert extractor.extract(caption) == []
 
 
 @pytest.mark.parametrize("word", ["Photo", " photo", "", "traffic  light", "cafe\u0301"])

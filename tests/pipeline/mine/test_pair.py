@@ -86,6 +86,15 @@ def test_rows_say_where_everything_comes_from():
     assert dog.mask_counts == regions().mask_counts[0]
 
 
+def test_rows_hold_the_text_of_their_caption_in_which_the_spans_count():
+    texts = ("two\u00ad dogs\u200bhere", "a cat and a dog")
+    dog, cat = pairer(captions=2).pairs(embedded(scene(*texts)))
+    assert (dog.caption, cat.caption) == texts
+    assert [pair.caption[pair.noun_start : pair.noun_end] for pair in (dog, cat)] == ["dogs", "cat"]
+    (failed,) = pairer().pairs(without_regions(scene("a dog"), "no_proposals"))
+    assert failed.caption == "a dog"
+
+
 def test_members_are_the_box_unmasked_and_the_mask_inside_it():
     (dog,) = pairer().pairs(embedded(scene("a dog")))
     assert dog.crop_suffix == "png"
@@ -116,6 +125,7 @@ def test_class_names_keep_their_own_region_though_another_is_nearer():
         ("photo", 9, None),
     ]
     assert [round(pair.margin, 2) for pair in found] == [-0.6, -0.4, -0.1]
+    assert [pair.caption for pair in found] == [None, None, None]
 
 
 def test_thresholds_leave_rows_with_reasons():

@@ -19,7 +19,7 @@ def scene(*texts: str) -> Scene:
 
 def test_nouns_of_the_caption_with_the_lowest_id():
     found = CaptionNouns(NounSettings(), 1).of(scene("two dogs and a dog", "a cat"), NO_REGIONS)
-    assert [tuple(noun) for noun in found.nouns] == [("dog", "dogs", 4, 8, 10, None)]
+    assert [tuple(noun) for noun in found.nouns] == [("dog", "dogs", 4, 8, 10, "two dogs and a dog", None)]
 
 
 def test_a_noun_of_several_captions_counts_for_the_first():
@@ -37,6 +37,20 @@ def test_settings_decide_what_is_a_noun():
         "traffic",
         "light",
     ]
+
+
+def test_each_setting_reaches_the_nouns():
+    def nouns(**settings) -> list[str]:
+        found = CaptionNouns(NounSettings(**settings), 1).of(
+            scene("A picture of Dogs near the side of hot dogs"), NO_REGIONS
+        )
+        return [noun.noun for noun in found.nouns]
+
+    assert nouns() == ["picture", "dog", "side"]
+    assert nouns(shipped_stop_words=True) == ["dog"]
+    assert nouns(shipped_stop_words=True, stop_words=("dog",), fixed_expressions=True) == ["hot dog"]
+    assert nouns(lemmas=False) == ["picture", "dogs", "side"]
+    assert nouns(lemmas=False, lower_case=False, shipped_stop_words=True) == ["Dogs", "dogs"]
 
 
 def test_no_caption_and_no_noun_have_reasons():
