@@ -1,7 +1,8 @@
 """What the two nets saw in one image, before any class is named."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from jaxtyping import Bool, Float
@@ -26,8 +27,8 @@ class EncodedImage:
         mask_logits: At stride 4 of the padded net input.
         proposal_embeddings: L2-normalised.
         valid: Whether a proposal's hard mask has a pixel at net size.
-        image_embeddings: CLIP's, of the valid proposals' crops; L2-normalised.
         mask_threshold: With which the hard masks were made.
+        embed_crops: Cuts and embeds the valid proposals' crops; see `image_embeddings`.
     """
 
     image: Image.Image
@@ -35,8 +36,13 @@ class EncodedImage:
     mask_logits: Float[Tensor, "query mask_height mask_width"]
     proposal_embeddings: Float[Tensor, "query dim"]
     valid: Bool[Tensor, "query"]
-    image_embeddings: Float[Tensor, "valid dim"]
     mask_threshold: float | int
+    embed_crops: Callable[[], Float[Tensor, "valid dim"]] = field(repr=False, compare=False)
+
+    @cached_property
+    def image_embeddings(self) -> Float[Tensor, "valid dim"]:
+        """CLIP's embeddings of the valid proposals' crops, L2-normalised; made when they are first read."""
+        return self.embed_crops()
 
     @property
     def size(self) -> tuple[int, int]:

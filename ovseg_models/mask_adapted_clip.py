@@ -99,16 +99,15 @@ class MaskAdaptedClip(nn.Module):
         """
         visual = self.clip.visual
         prompts = self.mask_prompts
-        if patch_mask is None or prompts is None:
-            tokens, kept, prompted_layers = visual._embeds(crops), None, 0
-        else:
-            patches = visual.conv1(crops).flatten(2).transpose(1, 2)
+        patches = visual.conv1(crops).flatten(2).transpose(1, 2)
+        kept, prompted_layers = None, 0
+        if patch_mask is not None and prompts is not None:
             patches = torch.where(patch_mask[:, :, None], patches, prompts[0].to(patches.dtype))
-            class_token = visual.class_embedding.to(patches.dtype).expand(len(crops), 1, -1)
-            tokens = torch.cat([class_token, patches], dim=1) + visual.positional_embedding.to(patches.dtype)
-            tokens = visual.ln_pre(tokens)
             # The class token is always kept, so that one choice over all the tokens serves at the deeper layers.
             kept, prompted_layers = functional.pad(patch_mask, (1, 0), value=True)[:, :, None], len(prompts)
+        class_token = visual.class_embedding.to(patches.dtype).expand(len(crops), 1, -1)
+        tokens = torch.cat([class_token, patches], dim=1) + visual.positional_embedding.to(patches.dtype)
+        tokens = visual.ln_pre(tokens)
         layers: list[Callable[[Tensor], Tensor]] = list(visual.transformer.resblocks)
         if visual.pool_type == "tok" and type(layers[-1]) is ResidualAttentionBlock:
             layers[-1] = partial(_class_token_layer, layers[-1])

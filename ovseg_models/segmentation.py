@@ -12,6 +12,7 @@ from torch import Tensor
 from ovseg_models.encoded_image import EncodedImage
 from ovseg_models.masked_crops import mask_boxes
 from ovseg_models.overlay import overlay_picture
+from ovseg_models.proposal_net import LOGIT_TEMPERATURE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +81,7 @@ class Segmentation:
         encoded: The image and its proposals.
         query_scores: Of both branches together.
         proposal_probs: Of the proposal net.
-        clip_probs: Of CLIP, for the valid proposals (``encoded.valid``) in order.
+        text_embeddings: Of the class names, in CLIP's space.
         scores: Fused scores of each class and pixel, on the CPU; None unless asked for.
         found_queries: In query mode the proposal that each class was given, -1 for none; else None.
     """
@@ -90,9 +91,17 @@ class Segmentation:
     encoded: EncodedImage
     query_scores: Float[Tensor, "query class"]
     proposal_probs: Float[Tensor, "query class"]
-    clip_probs: Float[Tensor, "valid class"]
+    text_embeddings: Float[Tensor, "class dim"]
     scores: Float[Tensor, "class height width"] | None = None
     found_queries: Int64[Tensor, "class"] | None = None
+
+    @cached_property
+    def clip_probs(self) -> Float[Tensor, "valid class"]:
+        """CLIP's probabilities for the valid proposals (``encoded.valid``) in order.
+
+        At ensemble weight 0 the segmenter does without them, and CLIP runs when they are first read.
+        """
+        return clip_class_probs(self.encoded.image_embeddings, self.text_embeddings)
 
     @cached_property
     def masks(self) -> tuple[MaskRow, ...]:
@@ -125,6 +134,13 @@ class Segmentation:
     def overlay(self) -> Image.Image:
         """Return the image with its classes painted over it and a legend below; see `overlay_picture`."""
         return overlay_picture(self.encoded.image, self.label_map.numpy(), self.class_names)
+
+
+def clip_class_probs(
+    image_embeddings: Float[Tensor, "valid dim"], text_embeddings: Float[Tensor, "class dim"]
+) -> Float[Tensor, "valid class"]:
+    """Return CLIP's probabilities of the classes for each embedded crop."""
+    return (LOGIT_TEMPERATURE * image_embeddings @ text_embeddings.T).softmax(dim=-1)
 
 
 def _measured(encoded: EncodedImage) -> tuple[Int[Tensor, "query"], Int[Tensor, "query 4"]]:

@@ -6,6 +6,7 @@ once per image by `Segmenter.encode`; naming other classes afterwards takes a sm
 
 import logging
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,7 +26,8 @@ from ovseg_models.mask_adapted_clip import MaskAdaptedClip
 from ovseg_models.masked_crops import masked_crops, patch_mask
 from ovseg_models.proposal_net import LOGIT_TEMPERATURE, SIZE_DIVISOR_PX, ProposalNet
 from ovseg_models.query_mode import OTHERS, find_regions, with_others
-from ovseg_models.segmentation import Branches, Segmentation
+from ovseg_models.region_embedding import embed_regions
+from ovseg_models.segmentation import Branches, Segmentation, clip_class_probs
 from ovseg_models.segmenter_folder import (
     SegmenterParts,
     check_same_space,
@@ -40,10 +42,10 @@ logger = logging.getLogger(__name__)
 
 
 class _ClassProbs(NamedTuple):
-    """What each branch says of the proposals, and both together."""
+    """What the proposal net says of the proposals, what CLIP compares them with, and both branches together."""
 
     proposal_probs: Float[Tensor, "query class"]
-    clip_probs: Float[Tensor, "valid class"]
+    text_embeddings: Float[Tensor, "class dim"]
     scores: Float[Tensor, "query class"]
 
 
@@ -194,17 +196,19 @@ class Segmenter:
         for group in self._groups_of_equal_padding(resized):
             output = self.proposal_net(self.proposal_net.preprocess([resized[index] for index in group]))
             for row, index in enumerate(group):
-                mask_logits = output.mask_logits[row]
-                crops, patches, valid = self._crops(resized[index], mask_logits)
+                mask_logits, net_size = output.mask_logits[row], (resized[index].shape[1], resized[index].shape[2])
                 encoded[index] = EncodedImage(
                     image=own[index],
-                    net_size=(resized[index].shape[1], resized[index].shape[2]),
+                    net_size=net_size,
                     mask_logits=mask_logits,
                     proposal_embeddings=output.proposal_embeddings[row],
-                    valid=valid,
-                    image_embeddings=self._image_embeddings(crops, patches),
+                    valid=hard_masks(mask_logits, net_size, self.settings.mask_threshold).flatten(1).any(dim=1),
                     mask_threshold=self.settings.mask_threshold,
+                    embed_crops=partial(self._image_embeddings, resized[index], mask_logits),
                 )
+        if self.settings.ensemble_weight > 0:  # else nobody may ever ask for CLIP's embeddings
+            for one in encoded.values():
+                _ = one.image_embeddings
         return [encoded[index] for index in range(len(images))]
 
     @torch.no_grad()
@@ -239,7 +243,7 @@ class Segmenter:
             valid=valid,
             crops=crops,
             patch_mask=patches,
-            clip_logits=LOGIT_TEMPERATURE * self._image_embeddings(crops, patches) @ text_embeddings.T,
+            clip_logits=LOGIT_TEMPERATURE * self._image_embeddings(resized, output.mask_logits[0]) @ text_embeddings.T,
         )
 
     @torch.no_grad()
@@ -303,25 +307,31 @@ class Segmenter:
         valid[cut.kept_rows] = True
         return cut.crops, patch_mask(cut.crop_masks, self.clip.patch_px), valid
 
+    @torch.no_grad()
     def _image_embeddings(
-        self, crops: Float[Tensor, "valid 3 side side"], patches: Bool[Tensor, "valid patch"]
+        self, image: UInt8[Tensor, "3 height width"], mask_logits: Float[Tensor, "query mask_height mask_width"]
     ) -> Float[Tensor, "valid dim"]:
-        """Embed crops, some at a time."""
-        chunk = self.settings.clip_chunk
-        embeddings = [
-            self.clip.encode_image(some, some_patches if self.settings.use_mask_prompts else None)
-            for some, some_patches in zip(crops.split(chunk), patches.split(chunk), strict=True)
-        ]
-        return torch.cat(embeddings)
+        """Embed the valid proposals' crops."""
+        settings = self.settings
+        masks = hard_masks(mask_logits, (image.shape[1], image.shape[2]), settings.mask_threshold)
+        return embed_regions(
+            self.clip,
+            image.to(masks.device),
+            masks,
+            use_mask_prompts=settings.use_mask_prompts,
+            crops_at_once=settings.clip_chunk,
+        )[0]
 
     def _class_probs(self, encoded: EncodedImage, class_names: Sequence[str]) -> _ClassProbs:
         """Compute both branches' probabilities of the classes, and their scores together."""
         text_embeddings = self.text_embeddings(class_names)
         proposal_logits = self.proposal_net.class_logits(encoded.proposal_embeddings, text_embeddings)
         proposal_probs = proposal_logits.softmax(dim=-1)[:, :-1]
-        clip_probs = (LOGIT_TEMPERATURE * encoded.image_embeddings @ text_embeddings.T).softmax(dim=-1)
-        scores = ensemble_scores(proposal_probs, clip_probs, encoded.valid, self.settings.ensemble_weight)
-        return _ClassProbs(proposal_probs, clip_probs, scores)
+        scores = proposal_probs
+        if self.settings.ensemble_weight > 0:
+            clip_probs = clip_class_probs(encoded.image_embeddings, text_embeddings)
+            scores = ensemble_scores(proposal_probs, clip_probs, encoded.valid, self.settings.ensemble_weight)
+        return _ClassProbs(proposal_probs, text_embeddings, scores)
 
 
 def _segmentation(
@@ -334,6 +344,6 @@ def _segmentation(
         encoded=encoded,
         query_scores=probs.scores,
         proposal_probs=probs.proposal_probs,
-        clip_probs=probs.clip_probs,
+        text_embeddings=probs.text_embeddings,
         **more,
     )

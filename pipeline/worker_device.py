@@ -43,6 +43,11 @@ def gpu_of_worker(worker: int | None, gpus: int) -> int | None:
     return None if worker is None or gpus < 2 else worker % gpus
 
 
+def crops_at_once(setting: int | None, device: torch.device) -> int:
+    """Return how many crops CLIP takes at a time; by default what the device is fastest with."""
+    return setting or (64 if device.type == "cpu" else 256)
+
+
 def autocast(device: torch.device, precision: Precision) -> torch.autocast:
     """Return the context in which a model computes in a precision; on a CPU always the single one."""
     enabled = device.type == "cuda" and precision != "fp32"

@@ -6,6 +6,7 @@ from collections import OrderedDict
 from typing import NamedTuple
 
 from PIL import Image
+from torch import Tensor
 
 from ovseg_models.encoded_image import EncodedImage
 from ovseg_models.segmenter import Segmenter
@@ -66,6 +67,6 @@ class EncodedImages:
 
 
 def encoded_bytes(encoded: EncodedImage) -> int:
-    """Return the memory of an encoded image: its tensors and its pixels."""
-    tensors = (encoded.mask_logits, encoded.proposal_embeddings, encoded.valid, encoded.image_embeddings)
+    """Return the memory of an encoded image: its pixels and its tensors, CLIP's if they were made."""
+    tensors = [held for held in vars(encoded).values() if isinstance(held, Tensor)]
     return sum(tensor.nbytes for tensor in tensors) + encoded.image.width * encoded.image.height * _BYTES_PER_PIXEL

@@ -13,10 +13,10 @@ from torch import Tensor
 from ovseg_models.encoded_image import hard_masks
 from ovseg_models.image_size import resize_image
 from ovseg_models.mask_adapted_clip import MaskAdaptedClip
-from ovseg_models.masked_crops import masked_crops, patch_mask
 from ovseg_models.oracle import ground_truth_masks
 from ovseg_models.prompt_templates import prompt_templates
 from ovseg_models.proposal_net import LOGIT_TEMPERATURE, ProposalNet
+from ovseg_models.region_embedding import embed_regions
 from ovseg_models.text_classifier import TextClassifier
 from pipeline.adapted_clip_loading import load_adapted_clip, stock_mask_adapted_clip
 from pipeline.clip_loading import LoadedClip, load_clip
@@ -25,7 +25,7 @@ from pipeline.evaluate.variants import GROUND_TRUTH, ORIGINAL, ClipView
 from pipeline.proposal_net_loading import load_proposal_net
 from pipeline.settings.clip import ClipSettings
 from pipeline.settings.model import Precision
-from pipeline.worker_device import WorkerCompute, autocast
+from pipeline.worker_device import WorkerCompute, autocast, crops_at_once
 from storage_schemas.artifact import Artifact
 
 
@@ -42,7 +42,7 @@ class NetSources:
         short_side_px: Short side of the proposal net's input [px].
         max_side_px: Upper limit of its long side [px].
         precision: Arithmetic on CUDA.
-        batch_crops: Crops that CLIP takes at a time.
+        batch_crops: Crops that CLIP takes at a time; None for what the device is fastest with.
         compute: Where.
     """
 
@@ -54,7 +54,7 @@ class NetSources:
     short_side_px: int
     max_side_px: int
     precision: Precision = "fp32"
-    batch_crops: int = 128
+    batch_crops: int | None = None
     compute: WorkerCompute
 
     def open(self) -> "Nets":
@@ -170,10 +170,16 @@ class Nets:
             masks = hard_masks(mask_logits.to(self.device), size, view.mask_threshold)
             names = torch.arange(len(masks))
         clip = self.clip(view.clip)
-        cut = masked_crops(pixels, masks, crop_px=clip.crop_px, fill="mean" if view.masked else "unmasked")
-        patches = patch_mask(cut.crop_masks, clip.patch_px) if view.mask_prompts else None
-        logits = LOGIT_TEMPERATURE * self.embedded_crops(clip, cut.crops, patches) @ self.text_embeddings.T
-        return ClipBranch(names[cut.kept_rows.cpu()], logits)
+        with autocast(self.device, self.sources.precision):
+            embeddings, valid = embed_regions(
+                clip,
+                pixels,
+                masks,
+                fill="mean" if view.masked else "unmasked",
+                use_mask_prompts=view.mask_prompts,
+                crops_at_once=crops_at_once(self.sources.batch_crops, self.device),
+            )
+        return ClipBranch(names[valid.cpu()], LOGIT_TEMPERATURE * embeddings @ self.text_embeddings.T)
 
     @torch.no_grad()
     def embedded_crops(
@@ -183,7 +189,7 @@ class Nets:
         patches: Bool[Tensor, "crop patch"] | None,
     ) -> Float[Tensor, "crop dim"]:
         """Embed crops, some at a time; of an image all of whose masks are empty there is none."""
-        count = self.sources.batch_crops
+        count = crops_at_once(self.sources.batch_crops, self.device)
         embeddings = [torch.zeros(0, clip.clip.visual.output_dim, device=self.device)]
         with autocast(self.device, self.sources.precision):
             for start in range(0, len(crops), count):

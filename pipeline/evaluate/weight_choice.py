@@ -24,6 +24,7 @@ from pipeline.evaluate.nets import Nets, NetSources
 from pipeline.evaluate.variants import ClipView
 from pipeline.pair_pictures import pair_pictures
 from pipeline.shard_runner import StageReport, UnitPlan, run_stage
+from pipeline.worker_device import crops_at_once
 from storage_schemas.artifact import Artifact
 from storage_schemas.digests import Json
 from storage_schemas.manifest import Description, Identity, Sidecar
@@ -123,10 +124,11 @@ class WeightChoiceJob:
         clip = nets.clip(self.view.clip)
         fill: Fill = "mean" if self.view.masked else "unmasked"
         clip_probs = []
-        for start in range(0, len(pairs), self.nets.batch_crops):
+        batch_crops = crops_at_once(self.nets.batch_crops, nets.device)
+        for start in range(0, len(pairs), batch_crops):
             regions = [
                 (torch.from_numpy(pair.pixels).permute(2, 0, 1), torch.from_numpy(pair.mask))
-                for pair in pairs[start : start + self.nets.batch_crops]
+                for pair in pairs[start : start + batch_crops]
             ]
             crops, masks = crops_of_regions(regions, crop_px=clip.crop_px, fill=fill)
             patches = patch_mask(masks, clip.patch_px).to(nets.device) if self.view.mask_prompts else None

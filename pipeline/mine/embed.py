@@ -25,7 +25,7 @@ from pipeline.settings.clip import ClipSettings
 from pipeline.settings.mine import EmbedSettings
 from pipeline.settings.result import result_settings
 from pipeline.shard_runner import UnitPlan
-from pipeline.worker_device import WorkerCompute, autocast
+from pipeline.worker_device import WorkerCompute, autocast, crops_at_once
 from storage_schemas.artifact import Artifact
 from storage_schemas.embeddings import KIND, SCHEMA_VERSION, EmbeddingShardWriter, SceneEmbeddings
 from storage_schemas.manifest import Description, Identity, Sidecar
@@ -99,13 +99,13 @@ class _CutScene(NamedTuple):
 
     Attributes:
         of: The scene.
-        kept_rows: Which region each crop was made of [crop].
+        crop_of_region: Which crop shows each region [region]; equal masks share one, -1 is an empty mask.
         status: ``"ok"``, else a slug of what went wrong with the scene.
         reason: The same in words.
     """
 
     of: SceneAndRegions
-    kept_rows: Int[Tensor, "crop"]
+    crop_of_region: Int[np.ndarray, "region"]
     status: str = OK
     reason: str = ""
 
@@ -123,6 +123,7 @@ class Embedder:
         self._clip = clip
         self._settings = settings
         self._size = size
+        self._batch_crops = crops_at_once(settings.batch_crops, clip.logit_scale.device)
         self._model = SparingModel(self._forward, where="embed")
 
     @property
@@ -134,7 +135,7 @@ class Embedder:
     def embeddings(self, scenes: Iterator[SceneAndRegions]) -> Iterator[SceneEmbeddings]:
         """Embed every region of scenes, in their order; what could not be embedded is told, not left out."""
         cut = in_threads(self._cut, scenes)
-        return in_threads(_rows, in_full_batches(cut, self._model, size=self._settings.batch_crops), threads=1)
+        return in_threads(_rows, in_full_batches(cut, self._model, size=self._batch_crops), threads=1)
 
     @torch.inference_mode()
     def _forward(self, crops: Float[Tensor, "crop 3 side side"]) -> Float[Tensor, "crop dim"]:
@@ -146,7 +147,7 @@ class Embedder:
     def _cut(self, of: SceneAndRegions) -> tuple[_CutScene, Float[Tensor, "crop 3 side side"]]:
         """Decode a scene's picture and masks, and cut the crops, on CLIP's device."""
         device, side = self._clip.logit_scale.device, self._clip.crop_px
-        nothing = torch.zeros(0, dtype=torch.int64), torch.zeros(0, 3, side, side, device=device)
+        nothing = np.zeros(0, np.int64), torch.zeros(0, 3, side, side, device=device)
         regions = of.regions
         if regions.status != OK:
             return _CutScene(of, nothing[0], regions.status, regions.reason), nothing[1]
@@ -155,9 +156,13 @@ class Embedder:
         except UndecodableError as error:
             return _CutScene(of, nothing[0], UNDECODABLE, str(error)), nothing[1]
         pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1).contiguous().to(device)
-        masks = torch.from_numpy(decode_masks(regions.mask_counts, regions.height_px, regions.width_px)).to(device)
+        distinct: dict[bytes, int] = {}  # equal run lengths are equal masks, and need one crop
+        of_region = [distinct.setdefault(counts, len(distinct)) for counts in regions.mask_counts]
+        masks = torch.from_numpy(decode_masks(list(distinct), regions.height_px, regions.width_px)).to(device)
         cut = masked_crops(pixels, masks, crop_px=side)
-        return _CutScene(of, cut.kept_rows.cpu()), cut.crops
+        crop_of_mask = np.full(len(distinct), -1)
+        crop_of_mask[cut.kept_rows.cpu().numpy()] = np.arange(len(cut.kept_rows))
+        return _CutScene(of, crop_of_mask[np.array(of_region, np.int64)]), cut.crops
 
 
 def _rows(embedded: tuple[_CutScene, Float[Tensor, "crop dim"]]) -> SceneEmbeddings:
@@ -177,7 +182,11 @@ def _rows(embedded: tuple[_CutScene, Float[Tensor, "crop dim"]]) -> SceneEmbeddi
     indices = cut.of.regions.indices
     told = [(EMPTY_MASK, "the mask has no pixel")] * len(indices)
     stored = np.zeros((len(indices), embeddings.shape[1]), np.float16)
-    for row, vector in zip(cut.kept_rows.tolist(), embeddings.cpu().numpy(), strict=True):
+    vectors = embeddings.cpu().numpy()
+    for row, crop in enumerate(cut.crop_of_region.tolist()):
+        if crop < 0:
+            continue
+        vector = vectors[crop]
         if np.isfinite(vector).all():
             stored[row], told[row] = vector.astype(np.float16), (OK, "")
         else:

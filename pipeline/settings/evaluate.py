@@ -79,8 +79,11 @@ class EvaluateSettings(SettingsModel):
     bootstrap_rounds: int = Field(
         default=1000, ge=1, le=1_000_000, description="Resamplings of images for the 95 % intervals."
     )
-    batch_crops: int = Field(
-        default=128, ge=1, description="Crops per forward pass of CLIP.", json_schema_extra=CHANGES_NO_RESULT
+    batch_crops: int | None = Field(
+        default=None,
+        ge=1,
+        description="Crops per forward pass of CLIP. By default 256 on a GPU, 64 on a CPU.",
+        json_schema_extra=CHANGES_NO_RESULT,
     )
 
     @field_validator("datasets")

@@ -49,10 +49,11 @@ class EmbedSettings(SettingsModel):
     """Second step: the original CLIP gives one embedding per masked crop. No noun or caption plays a part."""
 
     precision: Precision = Field(default="fp32", description="Arithmetic on CUDA.")
-    batch_crops: int = Field(
-        default=256,
+    batch_crops: int | None = Field(
+        default=None,
         ge=1,
-        description="Crops per forward pass, of many images; halved when the memory does not suffice.",
+        description="Crops per forward pass, of many images; halved when the memory does not suffice. "
+        "By default 256 on a GPU, 64 on a CPU.",
         json_schema_extra=CHANGES_NO_RESULT,
     )
 

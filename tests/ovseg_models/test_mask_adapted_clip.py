@@ -136,6 +136,7 @@ def test_batch_equals_single_crops_and_permutes(adapted):
         adapted.encode_image(crops[order], patch_mask[order]), together[order], atol=1e-6, rtol=0
     )
     assert adapted.encode_image(crops[:0], patch_mask[:0]).shape == (0, 16)
+    assert adapted.encode_image(crops[:0]).shape == (0, 16)
 
 
 @pytest.mark.parametrize("depth", [1, 2, 4])

@@ -243,11 +243,24 @@ def test_other_names_reuse_what_was_encoded(monkeypatch):
     assert segmenter.find(encoded, ["boat"]).class_names == ("boat", "others")
 
 
+def test_at_weight_0_clip_does_not_run_before_it_is_asked(monkeypatch):
+    segmenter, runs = tiny_segmenter(ensemble_weight=0.0), []
+    encode_image = segmenter.clip.encode_image
+    monkeypatch.setattr(segmenter.clip, "encode_image", lambda *given: runs.append(given) or encode_image(*given))
+    found = segmenter.segment(picture(), CLASS_NAMES)
+    segmenter.find(found.encoded, ["boat"])
+    assert not runs
+    as_ensemble = tiny_segmenter().segment(picture(), CLASS_NAMES)
+    assert torch.equal(found.clip_probs, as_ensemble.clip_probs)
+    assert runs
+    assert sum(row.clip_prob is not None for row in found.masks) == len(found.clip_probs) > 0
+
+
 @pytest.mark.parametrize(("weight", "warnings"), [(0.7, 0), (1.0, 1)])
 def test_without_any_valid_mask_the_net_decides_alone_and_clip_alone_says_that_it_cannot(weight, warnings, caplog):
     segmenter = tiny_segmenter(ensemble_weight=weight)
     encoded = segmenter.encode(picture())
-    nothing = replace(encoded, valid=torch.zeros_like(encoded.valid), image_embeddings=encoded.image_embeddings[:0])
+    nothing = replace(encoded, valid=torch.zeros_like(encoded.valid), embed_crops=lambda: encoded.image_embeddings[:0])
     labels = segmenter.classify(nothing, CLASS_NAMES).label_map
     found = [record.getMessage() for record in caplog.records if "CLIP sees nothing" in record.getMessage()]
     assert len(found) == warnings

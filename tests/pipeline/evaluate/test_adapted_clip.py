@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from ovseg_models import region_embedding
 from ovseg_models.mask_adapted_clip import MaskAdaptedClip
 from ovseg_models.segmenter import Segmenter
 from ovseg_models.segmenter_settings import SegmenterSettings
@@ -50,10 +51,14 @@ def write_adapted(settings: Settings, seed: int) -> MaskAdaptedClip:
     return load_adapted_clip(artifact, base)
 
 
-def test_predictions_are_those_of_a_segmenter_with_that_clip(tmp_path):
+def test_predictions_are_those_of_a_segmenter_with_that_clip(tmp_path, monkeypatch):
+    cut, calls = region_embedding.masked_crops, []
+    monkeypatch.setattr(region_embedding, "masked_crops", lambda *given, **how: calls.append(1) or cut(*given, **how))
     settings = adapted_settings(tmp_path)
     adapted = write_adapted(settings, seed=1)
     report = evaluate(settings)
+    measured = len(calls)
+    assert measured > 0  # evaluation embeds regions by the segmenter's own code
     scores = report.scores["drawn"].artifact
     net = load_proposal_net(plan_of_proposal_net(settings).artifact)
     segmenter = Segmenter(
@@ -67,6 +72,7 @@ def test_predictions_are_those_of_a_segmenter_with_that_clip(tmp_path):
     (scenes,) = (tmp_path / "scenes").iterdir()
     for scene in images_of(scores.open(scenes)):
         assert np.array_equal(predictions[scene.key], segmenter.segment(scene.image, names).label_map.numpy())
+    assert len(calls) == 2 * measured
     original = settings.evaluate.model_copy(update={"clip": "original"})
     baseline = evaluate(settings.model_copy(update={"evaluate": original}))
     others = predictions_of(baseline.scores["drawn"].artifact)

@@ -1,6 +1,7 @@
 """Step 2: embeddings equal one crop at a time through stock CLIP; batches are full; what fails says why."""
 
 import io
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -81,6 +82,19 @@ def test_forward_passes_are_full_across_images(clip, monkeypatch):
     scenes = [scene_with_regions("a" * (1 + number), 3) for number in range(4)]
     assert len(list(Embedder(clip, EmbedSettings(batch_crops=5), SIZE).embeddings(iter(scenes)))) == 4
     assert sizes == [5, 5, 2]
+
+
+def test_equal_masks_go_through_clip_once(clip, monkeypatch):
+    sizes, original = [], clip.encode_image
+    monkeypatch.setattr(clip, "encode_image", lambda crops: sizes.append(len(crops)) or original(crops))
+    of = scene_with_regions("a", 4)
+    first, *others = of.regions.mask_counts
+    doubled = of._replace(regions=replace(of.regions, mask_counts=[first, others[0], first, first]))
+    (found,) = Embedder(clip, EmbedSettings(), SIZE).embeddings(iter([doubled]))
+    assert sizes == [2]
+    assert set(found.statuses) == {"ok"}
+    assert np.array_equal(found.embeddings[0], found.embeddings[2])
+    np.testing.assert_allclose(found.embeddings, one_at_a_time(clip, doubled), atol=6e-4)
 
 
 def test_the_batch_is_halved_when_memory_runs_out(clip, monkeypatch):

@@ -1,0 +1,74 @@
+"""Embeddings of regions against one crop at a time, and equal masks, which share one."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ovseg_models.masked_crops import masked_crops, patch_mask
+from ovseg_models.pretrained_clip import build_mask_adapted_clip
+from ovseg_models.region_embedding import distinct_masks, embed_regions
+from tests.tiny_segmenter import CLIP, picture
+
+
+@settings(max_examples=60, deadline=None)
+@given(count=st.integers(0, 8), height=st.integers(1, 4), width=st.integers(1, 4), seed=st.integers(0, 2**31))
+def test_distinct_masks_equal_a_loop(count, height, width, seed):
+    generator = torch.Generator().manual_seed(seed)
+    masks = torch.rand(count, height, width, generator=generator) < 0.5
+    if count > 2:
+        masks[count // 2] = masks[0]
+    firsts, of_mask = [], []
+    for row, mask in enumerate(masks):
+        equal = next((place for place, first in enumerate(firsts) if torch.equal(masks[first], mask)), None)
+        if equal is None:
+            firsts.append(row)
+        of_mask.append(len(firsts) - 1 if equal is None else equal)
+    found, inverse = distinct_masks(masks)
+    assert torch.equal(masks[found][inverse], masks)
+    assert set(firsts) <= set(found.tolist())  # no first one is missed
+    if masks.flatten(1).unique(dim=0).shape[0] == len(found):
+        assert (found.tolist(), inverse.tolist()) == (firsts, of_mask)
+
+
+def test_masks_with_equal_counts_per_line_and_column_are_told_apart():
+    diagonal = torch.eye(3, dtype=torch.bool)
+    masks = torch.stack([diagonal, diagonal.flip(0), diagonal, diagonal.flip(0)])
+    found, of_mask = distinct_masks(masks)
+    assert torch.equal(masks[found][of_mask], masks)
+    assert found.tolist()[:2] == [0, 1]
+    assert of_mask[0] == of_mask[2] != of_mask[1]
+
+
+@pytest.mark.parametrize("use_mask_prompts", [True, False])
+@pytest.mark.parametrize("crops_at_once", [1, 2, 64])
+@torch.no_grad()
+def test_equal_masks_are_embedded_once_and_all_as_alone(monkeypatch, use_mask_prompts, crops_at_once):
+    clip = build_mask_adapted_clip(CLIP, prompt_depth=3, seed=0)
+    clip.mask_prompts.data.mul_(20)
+    image = torch.from_numpy(picture()).permute(2, 0, 1).contiguous()
+    masks = torch.zeros(6, 50, 70, dtype=torch.bool)
+    masks[0, 3:20, 4:30] = masks[2, 3:20, 4:30] = masks[5, 3:20, 4:30] = True
+    masks[3, 30:, 40:] = True  # 1 and 4 stay empty
+    expected = []
+    for mask in masks[[0, 2, 3, 5]]:
+        cut = masked_crops(image, mask[None], crop_px=clip.crop_px)
+        expected.append(clip.encode_image(cut.crops, patch_mask(cut.crop_masks, 4) if use_mask_prompts else None)[0])
+    crops, encode_image = [], clip.encode_image
+    monkeypatch.setattr(clip, "encode_image", lambda some, *rest: crops.append(len(some)) or encode_image(some, *rest))
+    embeddings, valid = embed_regions(
+        clip, image, masks, use_mask_prompts=use_mask_prompts, crops_at_once=crops_at_once
+    )
+    assert valid.tolist() == [True, False, True, True, False, True]
+    assert sum(crops) == 2
+    assert max(crops) <= crops_at_once
+    torch.testing.assert_close(embeddings, torch.stack(expected), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_no_mask_and_empty_masks_give_no_embedding(count):
+    clip = build_mask_adapted_clip(CLIP, prompt_depth=3, seed=0)
+    image = torch.from_numpy(picture()).permute(2, 0, 1).contiguous()
+    embeddings, valid = embed_regions(clip, image, torch.zeros(count, 50, 70, dtype=torch.bool), crops_at_once=4)
+    assert embeddings.shape == (0, 16)
+    assert valid.tolist() == [False] * count
