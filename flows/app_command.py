@@ -1,7 +1,6 @@
 """``ovseg app``: a page in the browser where one chooses a photograph, types names and sees masks."""
 
 import importlib.util
-import ipaddress
 import logging
 import os
 import signal
@@ -15,6 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import tyro
+
+from flows.local_server import is_loopback, reach_this_machine_directly
 
 if TYPE_CHECKING:
     from ovseg_models.segmenter import Segmenter
@@ -32,6 +33,7 @@ def app(
     host: str = "127.0.0.1",
     port: Annotated[int, tyro.conf.arg(metavar="0..65535")] = 0,
     device: str = "cpu",
+    allowed_hosts: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME")] = (),
     max_upload_mib: int = 20,
     memory_mib: int = 512,
 ) -> None:
@@ -46,6 +48,7 @@ def app(
         examples: Folder of photographs that the page offers; the first 12 by name.
         host: Address to listen on; 0.0.0.0 = every machine of the network may use it.
         port: Port to listen on; 0 = a free one from 7860 on.
+        allowed_hosts: Further names under which browsers reach the page, beside this machine's own and its numbers.
         device: Where to compute: cpu, cuda, cuda:1 and so on.
         max_upload_mib: Largest file that may be uploaded, in MiB.
         memory_mib: What photographs that were looked at last may take in memory, in MiB.
@@ -67,10 +70,17 @@ def app(
         images = EncodedImages(segmenter, limit_bytes=memory_mib * _MIB)
         page = build_page(segmenter, images, title=f"ovseg: {model.name}", examples=photographs)
         try:
-            address = serve(page, host=host, port=port, upload_limit_bytes=max_upload_mib * _MIB, examples=photographs)
+            address = serve(
+                page,
+                host=host,
+                port=port,
+                upload_limit_bytes=max_upload_mib * _MIB,
+                examples=photographs,
+                allowed_hosts=allowed_hosts,
+            )
         except OSError as error:
             raise _error(f"--port: {port} of {host} cannot be listened on ({error}); give another one") from error
-        if not _is_loopback(host):
+        if not is_loopback(host):
             _LOGGER.warning("--host %s: every machine that can reach this one may use the page", host)
         sys.stdout.write(f"{address} shows the page; Ctrl-C ends it\n")
         sys.stdout.flush()
@@ -132,22 +142,9 @@ def _private_gradio() -> Iterator[None]:
     Gradio reads these variables when it is imported and later.
     """
     with tempfile.TemporaryDirectory(prefix="ovseg-app-", ignore_cleanup_errors=True) as folder:
-        not_proxied = [os.environ[name] for name in ("NO_PROXY", "no_proxy") if os.environ.get(name)]
-        os.environ |= {
-            "GRADIO_TEMP_DIR": folder,
-            "GRADIO_ANALYTICS_ENABLED": "False",
-            "HF_HUB_OFFLINE": "1",
-            "NO_PROXY": ",".join([*not_proxied, "127.0.0.1", "localhost"]),
-        }
+        os.environ |= {"GRADIO_TEMP_DIR": folder, "GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1"}
+        reach_this_machine_directly()
         yield
-
-
-def _is_loopback(host: str) -> bool:
-    """Tell whether an address is reached from this machine alone."""
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _wait_for_the_end() -> None:

@@ -3,6 +3,8 @@
 import os
 from pathlib import Path
 
+from flows.local_server import reach_this_machine_directly
+
 # Nothing is reported to anybody, and a server that has gone away is given up after seconds instead of minutes.
 _CONSTANT = {
     "DO_NOT_TRACK": "1",
@@ -32,3 +34,4 @@ def set_prefect_environment(home: Path, *, server_start_limit_s: int) -> None:
     }
     for name, value in variables.items():
         os.environ.setdefault(name, value)
+    reach_this_machine_directly()

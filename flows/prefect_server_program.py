@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 
+from flows.local_server import AllowedHosts
 from pipeline.errors import PipelineError
 
 END_LIMIT_S = 10.0
@@ -19,17 +20,20 @@ END_LIMIT_S = 10.0
 
 
 def serve_prefect(listener: socket.socket) -> None:
-    """Serve Prefect's API and UI until SIGTERM or SIGINT.
+    """Serve Prefect's API and UI until SIGTERM or SIGINT, to this machine's programs and to the UI's own pages.
 
     Args:
         listener: Bound to an address of this machine.
     """
     address = address_of(listener)
     os.environ["PREFECT_SERVER_UI_API_URL"] = f"{address}/api"
+    # By default Prefect lets every web page read and delete; its own pages may be opened under another name.
+    own_pages = ",".join(f"http://{name}:{listener.getsockname()[1]}" for name in ("127.0.0.1", "localhost"))
+    os.environ["PREFECT_SERVER_CORS_ALLOWED_ORIGINS"] = own_pages
     import uvicorn
     from prefect.server.api.server import create_app
 
-    uvicorn.Server(uvicorn.Config(create_app(), log_level="error", lifespan="on")).run(sockets=[listener])
+    uvicorn.Server(uvicorn.Config(AllowedHosts(create_app()), log_level="error", lifespan="on")).run(sockets=[listener])
 
 
 def listening(port: int) -> socket.socket:

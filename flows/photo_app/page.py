@@ -7,11 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import gradio
+from gradio.utils import get_upload_folder
+from starlette.middleware import Middleware
 
+from flows.local_server import AllowedHosts
 from flows.photo_app.answers import TABLE_HEADERS, LegendEntry, answer
 from flows.photo_app.encoded_images import EncodedImages
 from flows.photo_app.no_fetching import refuse_fetching
-from flows.photo_app.questions import NAMES_MAX, QuestionError, question
+from flows.photo_app.questions import NAMES_MAX, QuestionError, question, uploaded_file
 from ovseg_models.segmenter import Segmenter
 
 _LOGGER = logging.getLogger(__name__)
@@ -52,8 +55,22 @@ def build_page(
     """
     refuse_fetching()
 
-    def ask(photograph: dict[str, Any] | None, names: str | None, mode: str) -> tuple[Any, ...]:
-        return _answered(segmenter, images, photograph, names or "", find=mode == _FIND)
+    def ask(photograph: object, names: object, mode: object) -> tuple[Any, ...]:
+        try:
+            # Gradio's own check covers files with a mark that its pages send; a request without it must not pass.
+            path, file_name = uploaded_file(photograph, uploads=Path(get_upload_folder()), examples=examples)
+            typed = names if isinstance(names, str) else ""
+            found = answer(question(path, file_name, typed, find=mode == _FIND), segmenter, images)
+        except QuestionError as error:
+            _LOGGER.info("refused: %s", error)
+            return _told(str(error), is_fault=True), None, [], []
+        _LOGGER.info("%s", found.message)
+        return (
+            _told(found.message) + _legend(found.legend),
+            found.overlay,
+            [list(row) for row in found.rows],
+            list(found.pictures),
+        )
 
     with gradio.Blocks(title=title, analytics_enabled=False, delete_cache=(600, _UPLOADS_KEPT_S)) as page:
         gradio.Markdown(_INTRODUCTION)
@@ -75,7 +92,15 @@ def build_page(
     return page
 
 
-def serve(page: gradio.Blocks, *, host: str, port: int, upload_limit_bytes: int, examples: Sequence[Path] = ()) -> str:
+def serve(
+    page: gradio.Blocks,
+    *,
+    host: str,
+    port: int,
+    upload_limit_bytes: int,
+    examples: Sequence[Path] = (),
+    allowed_hosts: Sequence[str] = (),
+) -> str:
     """Serve the page from threads of this process, and return its address; ``page.close()`` ends it.
 
     Args:
@@ -84,6 +109,7 @@ def serve(page: gradio.Blocks, *, host: str, port: int, upload_limit_bytes: int,
         port: Port to listen on; 0 = a free one from 7860 on.
         upload_limit_bytes: Uploads of more are refused.
         examples: Files outside the upload folder that browsers may read.
+        allowed_hosts: Further names under which the server is reached.
 
     Raises:
         OSError: If the port is taken.
@@ -105,6 +131,7 @@ def serve(page: gradio.Blocks, *, host: str, port: int, upload_limit_bytes: int,
         ssr_mode=False,
         pwa=False,
         mcp_server=False,
+        app_kwargs={"middleware": [Middleware(AllowedHosts, host=host, names=allowed_hosts)]},
         theme=gradio.themes.Default(font=_FONTS, font_mono=_FONTS),
         css=CSS,
     )
@@ -150,26 +177,6 @@ def _answer_side() -> list[gradio.Component]:
         ),
         gradio.Gallery(label="The first masks", columns=3, format="png", object_fit="contain", elem_id="pictures"),
     ]
-
-
-def _answered(
-    segmenter: Segmenter, images: EncodedImages, photograph: dict[str, Any] | None, names: str, *, find: bool
-) -> tuple[Any, ...]:
-    """Return the values of message, overlay, table and pictures."""
-    path = photograph and photograph.get("path")
-    file_name = (photograph and photograph.get("orig_name")) or "The file"
-    try:
-        found = answer(question(Path(path) if path else None, file_name, names, find=find), segmenter, images)
-    except QuestionError as error:
-        _LOGGER.info("refused: %s", error)
-        return _told(str(error), is_fault=True), None, [], []
-    _LOGGER.info("%s", found.message)
-    return (
-        _told(found.message) + _legend(found.legend),
-        found.overlay,
-        [list(row) for row in found.rows],
-        list(found.pictures),
-    )
 
 
 def _told(message: str, *, is_fault: bool = False) -> str:

@@ -1,5 +1,6 @@
 """What a user asks: a photograph and names, read from what the browser sends; faults are told in words for the page."""
 
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,6 +31,37 @@ class Question:
     photograph: Image.Image
     names: tuple[str, ...]
     find: bool
+
+
+def uploaded_file(sent: object, *, uploads: Path, examples: Collection[Path] = ()) -> tuple[Path | None, str]:
+    """Return the photograph's file and name from what a request says of it.
+
+    A request may say anything: whatever it names, only files that were uploaded, or that the page offers, are opened.
+
+    Args:
+        sent: The request's value: a mapping with ``path``, and ``orig_name`` for the name; or None for no photograph.
+        uploads: Folder of uploaded files.
+        examples: Files that the page offers.
+
+    Raises:
+        QuestionError: If it is another file of this machine, no regular one, or no value that the page sends.
+    """
+    if sent is None:
+        return None, ""
+    path = sent.get("path") if isinstance(sent, Mapping) else None
+    name = sent.get("orig_name") if isinstance(sent, Mapping) else None
+    refused = QuestionError("That file was not uploaded here; upload the photograph, or take one of the examples.")
+    if not isinstance(path, str) or not path:
+        raise refused
+    try:
+        real = Path(path).resolve(strict=True)
+        offered = {example.resolve() for example in examples}
+        # Neither links nor pipes: the one may lead anywhere, opening the other would wait for ever.
+        if not (real.is_relative_to(uploads.resolve()) or real in offered) or not real.is_file():
+            raise refused
+    except (OSError, ValueError, RuntimeError):
+        raise refused from None
+    return real, name if isinstance(name, str) and name else "The file"
 
 
 def question(path: Path | None, file_name: str, names: str, *, find: bool) -> Question:

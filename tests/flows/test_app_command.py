@@ -7,7 +7,7 @@ from importlib.machinery import ModuleSpec
 import pytest
 from PIL import Image
 
-from flows import app_command
+from flows import app_command, local_server
 from flows.app_command import app
 from pipeline.errors import PipelineError
 from tests.tiny_segmenter import picture, tiny_segmenter
@@ -85,7 +85,7 @@ def test_the_first_examples_by_name_are_taken(tmp_path):
     [("127.0.0.1", True), ("localhost", True), ("::1", True), ("[::1]", True), ("0.0.0.0", False), ("lab-7", False)],
 )
 def test_addresses_of_this_machine_alone(host, is_loopback):
-    assert app_command._is_loopback(host) == is_loopback
+    assert local_server.is_loopback(host) == is_loopback
 
 
 def test_uploads_lie_in_a_folder_that_is_removed_and_telemetry_is_off(monkeypatch):
@@ -98,5 +98,5 @@ def test_uploads_lie_in_a_folder_that_is_removed_and_telemetry_is_off(monkeypatc
         folder = app_command.Path(environ["GRADIO_TEMP_DIR"])
         assert folder.is_dir()
         assert environ["GRADIO_ANALYTICS_ENABLED"] == "False"
-        assert environ["NO_PROXY"] == "intranet,127.0.0.1,localhost"
+        assert environ["NO_PROXY"] == environ["no_proxy"] == "intranet,127.0.0.1,localhost,::1"
     assert not folder.exists()

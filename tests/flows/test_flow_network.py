@@ -56,8 +56,14 @@ def test_a_run_without_a_network_speaks_to_this_machine_alone(
 ) -> None:
     command = flow_command(settings_file, "--set", "compute.workers=1")
     alone = f"ip link set lo up && exec {shlex.join(command)}"
+    # Proxies that answer nothing: what speaks to this machine must not ask them, and a SOCKS one must not stop it.
+    proxies = {
+        "http_proxy": "http://127.0.0.1:9",
+        "https_proxy": "http://127.0.0.1:9",
+        "all_proxy": "socks5://127.0.0.1:9",
+    }
     with group(
-        ["unshare", "-rn", "bash", "-c", alone], **paused(0.0), **own_server(settings_file), **watched
+        ["unshare", "-rn", "bash", "-c", alone], **paused(0.0), **own_server(settings_file), **watched, **proxies
     ) as process:
         _, told = process.communicate(timeout=1200)
         assert process.returncode == 0, told

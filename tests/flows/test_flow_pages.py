@@ -5,7 +5,9 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
+from uuid import uuid4
 
+import httpx
 import pytest
 
 from flows.command import main
@@ -71,3 +73,13 @@ def test_the_pages_ask_nobody_else(browser: Page) -> None:
     asked = {urlsplit(request).hostname for request in browser.requests if not re.match("(data|blob|about):", request)}
     assert asked == {"127.0.0.1"}
     assert ipaddress.ip_address("127.0.0.1").is_loopback
+
+
+@pytest.mark.parametrize("headers", [{"Origin": "http://evil.example"}, {"Host": "evil.example"}])
+def test_the_api_answers_no_page_of_another_address(prefect_api: str, headers: dict[str, str]) -> None:
+    own = prefect_api.removesuffix("/api")
+    answered = httpx.get(f"{prefect_api}/health", headers={"Origin": own})
+    assert (answered.status_code, answered.headers["access-control-allow-origin"]) == (200, own)
+    refused = httpx.delete(f"{prefect_api}/flow_runs/{uuid4()}", headers=headers)
+    assert refused.status_code == 403
+    assert "access-control-allow-origin" not in refused.headers

@@ -1,11 +1,13 @@
 """What users type and upload becomes a question, or a message that says what to do."""
 
+import os
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from flows.photo_app import questions
-from flows.photo_app.questions import QuestionError, class_names, photograph, question
+from flows.photo_app.questions import QuestionError, class_names, photograph, question, uploaded_file
 from tests.tiny_segmenter import picture
 
 
@@ -85,3 +87,28 @@ def test_decompression_bombs_are_refused(limit, file, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
     with pytest.raises(QuestionError, match=r"bomb\.png has (far too many|70 x 50) pixels"):
         photograph(file, "bomb.png")
+
+
+def test_only_uploads_and_examples_are_opened(tmp_path):
+    uploads, secret, example = tmp_path / "uploads", tmp_path / "secret.png", tmp_path / "shown" / "example.png"
+    for path in (uploads / "mine.png", secret, example):
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"x")
+    (uploads / "link.png").symlink_to(secret)
+    (uploads / "folder").mkdir()
+    os.mkfifo(uploads / "pipe.png")
+    allowed = {"uploads": uploads, "examples": [example]}
+    assert uploaded_file(None, **allowed) == (None, "")
+    for path in (uploads / "mine.png", example, uploads / "folder" / ".." / "mine.png"):
+        found, name = uploaded_file({"path": str(path), "orig_name": "a.png"}, **allowed)
+        assert (found, name) == (path.resolve(), "a.png")
+    for path in (
+        *(str(secret), str(uploads / "link.png"), str(uploads / "folder"), str(uploads / "pipe.png")),
+        *(str(uploads / ".." / "secret.png"), str(uploads / "absent.png"), "/dev/zero", "/proc/self/environ"),
+        *("secret.png", "\0", "x" * 5000, "\ud800", "", 7, None, ["a"], {"path": str(example)}),
+    ):
+        with pytest.raises(QuestionError, match="was not uploaded here"):
+            uploaded_file({"path": path}, **allowed)
+    for sent in (str(example), [str(example)], 3, {"url": "http://127.0.0.1/a.png"}, {"path": {"path": str(example)}}):
+        with pytest.raises(QuestionError, match="was not uploaded here"):
+            uploaded_file(sent, **allowed)
