@@ -90,16 +90,7 @@ def check_pickle(  # noqa: C901, PLR0912, PLR0915 - one loop over instructions, 
         elif name == "DUP":
             stack.append(stack[-1])
         else:
-            before = opcode.stack_before
-            if pickletools.markobject in before:
-                start = marks.pop() - before.index(pickletools.markobject)
-                floor = marks[-1] if marks else 0
-            else:
-                start = len(stack) - len(before)
-            if start < floor:
-                raise pickle.UnpicklingError(f"its instruction {name} takes what is not there")
-            taken = stack[start:]
-            del stack[start:]
+            taken = _taken(opcode, stack, marks)
             size = sum(value.size for value in taken)
             if name in _FILLS:
                 container, items = taken[0], taken[1:]
@@ -128,3 +119,21 @@ def check_pickle(  # noqa: C901, PLR0912, PLR0915 - one loop over instructions, 
             raise pickle.UnpicklingError(
                 f"its {count} instructions would build more than {limit // 2**20} MiB from a file of {file_bytes} bytes"
             )
+
+
+def _taken(opcode: pickletools.OpcodeInfo, stack: list[Value], marks: list[int]) -> list[Value]:
+    """Take off the stack what an instruction takes: a fixed number of objects, or all from the last mark on.
+
+    Raises:
+        pickle.UnpicklingError: If they are not there.
+    """
+    before = opcode.stack_before
+    if pickletools.markobject in before:
+        start = marks.pop() - before.index(pickletools.markobject)
+    else:
+        start = len(stack) - len(before)
+    if start < (marks[-1] if marks else 0):
+        raise pickle.UnpicklingError(f"its instruction {opcode.name} takes what is not there")
+    taken = stack[start:]
+    del stack[start:]
+    return taken
