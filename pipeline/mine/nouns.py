@@ -115,6 +115,7 @@ class NounExtractor:
         self._compound_nouns = compound_nouns
         self._fixed_expressions = fixed_expressions
         self._stop_words = frozenset(stop_words)
+        self._stopped_before_of = frozenset(word[: -len(" of")] for word in stop_words if word.endswith(" of"))
         self._lemmas = lemmas
         self._lower_case = lower_case
 
@@ -140,11 +141,16 @@ class NounExtractor:
         found: dict[str, Noun] = {}
         units = self._units_with_expressions(caption, cut, tags) if self._fixed_expressions else _units(cut, tags)
         for run in self._runs(caption, cut, units):
-            # Of a compound the last word alone is inflected: "sports balls" is a "sports ball".
-            before = [_normal_form(cut.text[unit.start : unit.end].lower()) for unit in run[:-1]]
-            lemma = " ".join([*before, run[-1].lemma])
-            if lemma in self._stop_words or self._is_stopped_before_of(lemma, cut, run[-1].last_word):
+            lemma = run[-1].lemma
+            if len(run) > 1:  # of a compound the last word alone is inflected: "sports balls" is a "sports ball"
+                before = [_normal_form(cut.text[unit.start : unit.end].lower()) for unit in run[:-1]]
+                lemma = " ".join([*before, lemma])
+            if lemma in self._stop_words:
                 continue
+            if lemma in self._stopped_before_of and run[-1].last_word + 1 < len(cut.words):
+                next_start, next_end = cut.words[run[-1].last_word + 1]
+                if cut.text[next_start:next_end].lower() == "of":
+                    continue
             name = lemma
             if not self._lemmas:
                 written = cut.text[run[0].start : run[-1].end]
@@ -153,12 +159,6 @@ class NounExtractor:
                 start, end = cut.span_in_caption(run[0].start, run[-1].end)
                 found[name] = Noun(name, caption[start:end], start, end)
         return list(found.values())
-
-    def _is_stopped_before_of(self, lemma: str, cut: CutCaption, last_word: int) -> bool:
-        if f"{lemma} of" not in self._stop_words or last_word + 1 == len(cut.words):
-            return False
-        start, end = cut.words[last_word + 1]
-        return cut.text[start:end].lower() == "of"
 
     def _units_with_expressions(self, caption: str, cut: CutCaption, tags: list[str]) -> Iterator[_Unit]:
         """Yield the nouns of one caption, in the place of some the expressions that hold them."""
@@ -222,7 +222,7 @@ def words_to_tag(cut: CutCaption) -> list[str]:
 
 
 def _units(cut: CutCaption, tags: list[str]) -> Iterator[_Unit]:
-    """Yield the words with a noun's tag that hold a letter and may be nouns, without punctuation at their ends."""
+    """Yield the words with a noun's tag, without punctuation at their ends; single Latin letters are none."""
     no_nouns = _no_nouns()
     for place, tag in enumerate(tags):
         if tag not in _NOUN_TAGS:
@@ -230,7 +230,7 @@ def _units(cut: CutCaption, tags: list[str]) -> Iterator[_Unit]:
         start, end = trimmed(cut.text, *cut.words[place])
         word = cut.text[start:end]
         lower = word.lower()
-        if not any(map(str.isalpha, word)) or lower in no_nouns:
+        if not any(map(str.isalpha, word)) or lower in no_nouns or (len(word) == 1 and word.isascii()):
             continue
         lemma = _normal_form(lower)
         if tag in _PLURAL_TAGS:

@@ -112,7 +112,9 @@ def cut_caption(caption: str) -> CutCaption:
         caption: Any text: several sentences, markup, emoji and foreign scripts are fine. Quotation marks, HTML tags and
             HTML entities belong to no word, but for the entities of apostrophes and of format characters.
     """
-    plain = _APOSTROPHE_WITHIN.sub("'", _MARKUP.sub(_unmarked, caption))
+    plain = _MARKUP.sub(_unmarked, caption)
+    if "`" in plain or not plain.isascii():
+        plain = _APOSTROPHE_WITHIN.sub("'", plain)
     text = plain.translate(_READ_AS)
     places = None
     if len(text) < len(plain):

@@ -29,7 +29,7 @@ from tests.pipeline.mine.mining_world import mining_settings, pair_rows, random_
 IMAGES, QUERIES, BATCH, NAIVE_CROPS, PAPER_QUERIES = 4, 16, 16, 4, 100
 SIZE = NetSize(480, 480)
 SCENES = f"{{dataset='drawn-world', split='val', drawn_world={{scenes={IMAGES}, size_px=480}}, scenes_per_shard=2}}"
-COCO_IMAGES, COCO_NOUNS, COCO_NOUNS_OF_5 = 1000, 780, 1714
+COCO_IMAGES, COCO_NOUNS, COCO_NOUNS_OF_5 = 1000, 780, 1708
 """Images of a shard of COCO, and the different nouns of one and of five captions of each: tools/measure_nouns.py."""
 
 

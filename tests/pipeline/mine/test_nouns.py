@@ -300,7 +300,9 @@ def test_shipped_stop_words_are_no_thing_of_the_drawn_world_and_expressions_have
     assert {"hot dog", "teddy bear", "fire hydrant", "remote control"} <= set(word_list("fixed_expressions"))
 
 
-@pytest.mark.parametrize("caption", ["two", "it is otherwise thrown", "a leafy, comfy zero", "nothing worn"])
+@pytest.mark.parametrize(
+    "caption", ["two", "it is otherwise thrown", "a leafy, comfy zero", "nothing worn", "\u201cS\u201d"]
+)
 def test_words_that_are_never_nouns(extractor: NounExtractor, caption: str) -> None:
     assert extractor.extract(caption) == []
 
