@@ -66,6 +66,10 @@ class WordTokenizer:
             row[: len(sequence)] = torch.tensor(sequence)
         return tokens
 
+    def unknown(self, names: Sequence[str]) -> list[str]:
+        """Return the names without a known word: as texts they are all the same."""
+        return [name for name in names if not any(word in self._token_of_word for word in split_words(name))]
+
     def check_names(self, names: Sequence[str], *, no_names: Collection[str] = ()) -> str:
         """Refuse class names without a known word, and warn of those that are known in part.
 

@@ -48,6 +48,26 @@ class LoadedClip:
     is_random: bool = False
 
 
+def warn_of_unknown(settings: ClipSettings, names: Sequence[str], what: str) -> None:
+    """Warn of names without a word that CLIP knows: it cannot tell them apart. Published CLIPs read any word.
+
+    Args:
+        settings: Which CLIP.
+        names: Nouns or class names.
+        what: What they are, for the warning.
+
+    Raises:
+        PipelineError: If CLIP cannot be loaded.
+    """
+    words = load_clip(settings).words
+    unknown = words.unknown(names) if words is not None else []
+    if unknown:
+        logger.warning(
+            "%d of %d %s have no word that %s knows, such as %s: it cannot tell them apart; use a published CLIP",
+            *(len(unknown), len(names), what, settings.architecture, ", ".join(map(repr, unknown[:5]))),
+        )
+
+
 def load_clip(settings: ClipSettings) -> LoadedClip:
     """Build the CLIP that the settings name.
 

@@ -8,6 +8,7 @@ import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from pipeline.clip_loading import warn_of_unknown
 from pipeline.evaluate.decoding import NO_LABEL
 from pipeline.evaluate.plan import ScoresPlan
 from pipeline.evaluate.report.report import plan_report
@@ -19,7 +20,7 @@ from pipeline.shard_runner import StageReport, run_stage
 from pipeline.stage_inputs import prepare_missing, scenes_of
 from storage_schemas.artifact import Artifact
 from storage_schemas.reports import html_path
-from storage_schemas.scenes import labelled_scenes
+from storage_schemas.scenes import ScenesAttributes, labelled_scenes
 
 logger = logging.getLogger(__name__)
 
@@ -64,6 +65,8 @@ def evaluate(settings: Settings, *, ablate: bool = False) -> EvaluateReport:
         if not labelled_scenes(scenes_of(settings, name)):
             message = "no scene has a labelled pixel; 'ovseg prepare ... --check' reports what the data set holds"
             raise SettingsError([f"evaluate.datasets: {name}: {message}"])
+        class_names = ScenesAttributes.of(scenes_of(settings, name)).class_names
+        warn_of_unknown(settings.clip, class_names, f"class names of {name}")
     reports: list[StageReport] = []
     plans = plans_of_scores(settings, ablate=ablate)
     scores = {name: _scored(settings, plan, reports) for name, plan in zip(names, plans, strict=True)}

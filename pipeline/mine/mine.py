@@ -8,6 +8,7 @@ import logging
 from dataclasses import dataclass, replace
 from typing import Any
 
+from pipeline.clip_loading import warn_of_unknown
 from pipeline.errors import StageError
 from pipeline.mine.card import make_card
 from pipeline.mine.embed_texts import plan_text_embeddings
@@ -89,6 +90,7 @@ def _with_texts(settings: Settings, plan: UnitPlan[PairJob], steps: dict[str, St
         return plan.job
     nouns = plan.job.nouns.vocabulary(plan.job.regions.scenes)
     logger.info("pairs %s: %d different nouns", settings.name, len(nouns))
+    warn_of_unknown(settings.clip, nouns, "nouns")
     texts = plan_text_embeddings(
         nouns,
         templates=settings.mine.pair.prompt_templates,

@@ -22,8 +22,10 @@ from pipeline.evaluate.plan import ScoresPlan
 from pipeline.evaluate.report.paper import paper_miou
 from pipeline.evaluate.variants import Variant
 from pipeline.settings import Settings, result_settings
-from pipeline.stage_inputs import clip_is_random
+from pipeline.stage_inputs import clip_is_random, scenes_of
 from storage_schemas.digests import Json
+from storage_schemas.scenes import ScenesAttributes
+from storage_schemas.scores import ScoresAttributes
 
 CONFUSIONS = 20
 _SWEPT = frozenset({"weights", "thresholds"})
@@ -76,6 +78,7 @@ def dataset_numbers(settings: Settings, plan: ScoresPlan) -> Numbers:
         "dataset": attributes.dataset,
         "vocabulary": attributes.vocabulary,
         "main_variant": attributes.main_variant,
+        "training_overlap": training_overlap(settings, attributes),
         "images": len(table.keys),
         "failed": scores.failures(),
         "classes_total": scores.class_count,
@@ -89,6 +92,38 @@ def dataset_numbers(settings: Settings, plan: ScoresPlan) -> Numbers:
             **{role: digest for role, digest in plan.inputs.digests.items() if role in identity.inputs},
         },
     }
+
+
+def training_overlap(settings: Settings, evaluated: ScoresAttributes) -> str:
+    """Say in one sentence what training knew of a data set: its very scenes, some of its classes, or nothing.
+
+    Args:
+        settings: Of all stages.
+        evaluated: The data set and its classes.
+    """
+    learned = settings.proposal_net.dataset
+    adapts = settings.evaluate.clip == "adapted"
+    own = scenes_of(settings, evaluated.dataset).directory
+    parts = []
+    if not learned:
+        parts.append("what the proposal net was trained on is not in these settings")
+    elif (trained := scenes_of(settings, learned)).directory == own:
+        parts.append("not zero-shot: the proposal net was trained on labels of these very scenes")
+    else:
+        taught = set(ScenesAttributes.of(trained).class_names) - set(settings.proposal_net.held_out_classes)
+        known = sum(name in taught for name in evaluated.class_names)
+        whose = (
+            f"of its {len(evaluated.class_names)} classes {known} have the name of one that the proposal net learned"
+        )
+        parts.append(f"no label of these scenes was used in training; {whose} (on {learned})")
+    if adapts and settings.finetune.pairs_dir:
+        parts.append("what CLIP's pairs were mined from is not in these settings")
+    elif adapts and settings.mine.dataset and scenes_of(settings, settings.mine.dataset).directory == own:
+        parts.append("CLIP was adapted to pairs that were mined from these very scenes")
+    if adapts and settings.mine.source == "masks-classes":
+        parts.append(f"CLIP was adapted to the labelled classes of {settings.mine.dataset}")
+    sentence = "; ".join(parts)
+    return f"{sentence[0].upper()}{sentence[1:]}."
 
 
 def number(value: Any) -> float | None:

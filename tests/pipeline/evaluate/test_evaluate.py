@@ -238,3 +238,18 @@ def test_what_is_missing_or_named_twice_is_told(tmp_path):
 def test_what_does_not_exist_is_null():
     assert number(float("nan")) is None
     assert number(np.float64(0.5)) == 0.5
+
+
+def test_what_training_knew_of_a_data_set_follows_from_the_settings(tmp_path):
+    _, report = evaluated(tmp_path / "runs", tmp_path / "data")
+    drawn, mine = (entry["training_overlap"] for entry in read_numbers(report.artifact)["datasets"])
+    assert drawn.startswith("Not zero-shot: the proposal net was trained on labels of these very scenes")
+    assert "of its 5 classes 1 have the name of one that the proposal net learned (on drawn)" in mine
+    page = report.page.read_text(encoding="utf-8")
+    assert drawn in page
+    assert mine in page
+
+
+def test_class_names_that_the_small_clip_does_not_know_are_warned_of(tmp_path, caplog):
+    evaluated(tmp_path / "runs", tmp_path / "data")
+    assert any("of 5 class names of mine have no word that drawn-world-small knows" in text for text in caplog.messages)
