@@ -32,7 +32,7 @@ def test_mine_tells_where_the_pairs_are_and_filter_makes_fewer(mined, tmp_path, 
     assert mine(mined) == 0
     assert Path(capsys.readouterr().out.strip()) == directory
     nouns = tmp_path / "nouns.txt"
-    nouns.write_text("sky\n\n grass \n")
+    nouns.write_text("sky\n\n grass \na\u2028b\n", encoding="utf-8")
     command = ["pairs", "filter", str(directory), "--out", str(tmp_path / "fewer")]
     assert main([*command, "--max-per-noun", "1"]) == 0
     assert Path(capsys.readouterr().out.strip()) == tmp_path / "fewer"
@@ -41,7 +41,7 @@ def test_mine_tells_where_the_pairs_are_and_filter_makes_fewer(mined, tmp_path, 
     out = str(tmp_path / "listed")
     assert main(["pairs", "filter", str(directory), "--out", out, "--nouns-file", str(nouns), "--nouns", "road"]) == 0
     asked = Artifact.open(tmp_path / "listed").description.attributes["filter"]
-    assert asked == {"nouns": ["grass", "road", "sky"]}
+    assert asked == {"nouns": ["a\u2028b", "grass", "road", "sky"]}  # lines end at line feeds alone
 
 
 def test_a_card_that_is_gone_is_made_again(mined, capsys):
