@@ -1,21 +1,25 @@
 """What ``ovseg status`` tells of artifacts: a report per artifact, as text or JSON."""
 
 import itertools
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from storage_schemas.artifact import Artifact
+from storage_schemas.cards import card_faults
 from storage_schemas.errors import StorageError
-from storage_schemas.manifest import ARTIFACT_FILE
+from storage_schemas.manifest import ARTIFACT_FILE, MANIFEST_FILE
 from storage_schemas.status import ArtifactStatus, UnitState, UnitStatus
+from storage_schemas.text_embeddings import KIND as TEXT_EMBEDDINGS
 
 if TYPE_CHECKING:
     from pipeline.planning import PlannedArtifact
 
 FINISHED, UNFINISHED, NOT_BEGUN, UNREADABLE, WAITING = "finished", "unfinished", "not begun", "unreadable", "waiting"
 
+_ARTIFACT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*-[0-9a-f]{12}")
 _COLUMNS = ("artifact", "state", *UnitState)
 
 
@@ -89,7 +93,7 @@ def report_of(artifact: Artifact, *, deep: bool = False) -> ArtifactReport:
         state=_state(artifact, status),
         units={state.value: len(status.of_state(state)) for state in UnitState},
         odd_units=tuple(_odd_units(status.units)),
-        document_faults=status.document_faults,
+        document_faults=(*status.document_faults, *(card_faults(artifact) if deep else ())),
         foreign_files=status.foreign_files,
         changes={_label(path): fields for path, fields in earlier.items()},
     )
@@ -102,8 +106,11 @@ def reports_below(path: Path, *, deep: bool = False) -> list[ArtifactReport]:
         FileNotFoundError: If there is nothing at the path.
     """
     path.stat()
-    depths = ("", "*/", "*/*/")
-    directories = sorted(file.parent for depth in depths for file in path.glob(f"{depth}{ARTIFACT_FILE}"))
+    places = sorted({path, *path.glob("*/"), *path.glob("*/*/")})
+    # What says what an artifact is may be gone: its directory's name, or its manifest, gives it away.
+    marked = {place for place in places if (place / ARTIFACT_FILE).exists() or (place / MANIFEST_FILE).exists()}
+    named = {place for place in places if _ARTIFACT_NAME.fullmatch(place.name) and place.is_dir()}
+    directories = [place for place in places if place in marked | named and place.parent not in marked | named]
     reports = []
     for directory in directories:
         try:
@@ -161,6 +168,8 @@ def _aligned(row: Sequence[str], widths: Sequence[int]) -> str:
 def _details(report: ArtifactReport) -> list[str]:
     """List what is odd about an artifact, and what has changed since another of its name."""
     lines = [report.reason] if report.reason else []
+    if report.artifact.startswith(f"{TEXT_EMBEDDINGS}/") and report.state == UNFINISHED:
+        lines.append("not needed by finished pairs; mining makes what it needs of it again")
     if report.state != NOT_BEGUN:
         lines += [f"{odd.label}: {odd.state}, {odd.reason}" for odd in report.odd_units]
     lines += report.document_faults

@@ -3,18 +3,22 @@
 Exit codes: 0 done; 1 a run failed; 2 wrong arguments, settings or files; 130 interrupted by Ctrl-C.
 """
 
+import contextlib
 import difflib
+import functools
 import importlib.metadata
 import itertools
 import os
 import sys
 import textwrap
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any, TextIO, cast
 
-from flows.logging_setup import LEVELS, configure_logging
+from flows.logging_setup import LEVELS, VisibleStream, configure_logging
 from flows.subcommands import SUBCOMMANDS, Subcommand
+from pipeline.visible_text import visible
 
 FAILED, WRONG_INPUT, INTERRUPTED, BROKEN_PIPE = 1, 2, 130, 141
 
@@ -157,7 +161,7 @@ def _call(subcommand: Subcommand, arguments: Sequence[str]) -> int:
 
     try:
         code = tyro.cli(
-            subcommand.load(),
+            _printing_visibly(subcommand.load()),
             prog=f"ovseg {subcommand.name}",
             args=arguments,
             config=(tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes),
@@ -167,6 +171,17 @@ def _call(subcommand: Subcommand, arguments: Sequence[str]) -> int:
             sys.stdout.write("\n".join(["examples:", *(f"  {example}" for example in subcommand.examples), ""]))
         raise
     return code if isinstance(code, int) else 0
+
+
+def _printing_visibly(command: Callable[..., int | None]) -> Callable[..., int | None]:
+    """Keep control characters in names off the output of a command; its help has colours, which are such."""
+
+    @functools.wraps(command)
+    def run(*arguments: Any, **options: Any) -> int | None:
+        with contextlib.redirect_stdout(cast("TextIO", VisibleStream(sys.stdout))):
+            return command(*arguments, **options)
+
+    return run
 
 
 def _message_and_code(error: Exception) -> tuple[str, int]:
@@ -196,8 +211,8 @@ def _is_raised_in(error: Exception, package: str) -> bool:
 def _told(message: str, code: int, *, debug: bool) -> int:
     """Tell an error on stderr, its traceback only if asked for, and return its exit code."""
     if debug:
-        traceback.print_exc()
-    sys.stderr.write("".join(f"ovseg: {line}\n" for line in message.splitlines() or [""]))
+        sys.stderr.write(visible(traceback.format_exc()))
+    sys.stderr.write("".join(f"ovseg: {visible(line)}\n" for line in message.split("\n")))
     return code
 
 

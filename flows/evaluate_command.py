@@ -26,9 +26,11 @@ def evaluate(arguments: tyro.conf.OmitArgPrefixes[RunArguments], *, ablate: bool
     """
     from pipeline.evaluate.evaluate import evaluate as evaluate_all
     from pipeline.settings import writable_runs_dir
+    from pipeline.stages import chosen_stages
 
     settings = arguments.settings()
-    writable_runs_dir(settings.runs_dir)
+    if ablate or not next(chosen_stages(only="evaluate")).is_done(settings):
+        writable_runs_dir(settings.runs_dir)
     report = evaluate_all(settings, ablate=ablate)
     if report.units_done == 0:
         sys.stdout.write(f"all {report.units_skipped} units were done before; nothing to do\n")

@@ -2,6 +2,9 @@
 
 import logging
 import sys
+from typing import Any, TextIO
+
+from pipeline.visible_text import visible
 
 LEVELS = ("debug", "info", "warning", "error")
 
@@ -26,6 +29,7 @@ def configure_logging(level: str) -> None:
     for package in _OWN_PACKAGES:
         logging.getLogger(package).setLevel(level.upper())
     logging.captureWarnings(True)
+    logging.setLogRecordFactory(VisibleRecord)
 
 
 def _is_for_users(record: logging.LogRecord) -> bool:
@@ -38,10 +42,37 @@ def _is_for_users(record: logging.LogRecord) -> bool:
     return record.levelno >= logging.CRITICAL or not told_by_us
 
 
+class VisibleRecord(logging.LogRecord):
+    """A record whose message has no control characters, for every handler: Prefect's pages and files get it so too."""
+
+    def getMessage(self) -> str:  # noqa: N802 - the name that logging gives it
+        """Return the message."""
+        return visible(super().getMessage())
+
+
+class VisibleStream:
+    """A text stream without control characters, whatever names are printed on it.
+
+    Args:
+        stream: What is written to; all else of it stays.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """Write a text."""
+        self._stream.write(visible(text))
+        return len(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
 class OneLineFormatter(logging.Formatter):
     """Writes a message of several lines as one, so that a log can be read and searched line by line."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Format a record; the lines of a traceback, where there is one, stay lines."""
-        text = super().format(record)
+        text = visible(super().format(record))
         return text if record.exc_info else " | ".join(text.splitlines())

@@ -107,13 +107,12 @@ def prepare(  # noqa: PLR0913 - each is an option of the command
     from pipeline.executors import Compute
     from pipeline.prepare.prepare import prepare as prepare_data
     from pipeline.prepare.prepare import prepare_report
-    from pipeline.settings import writable_runs_dir
     from pipeline.shard_runner import Limits
     from storage_schemas.cards import card_facts
 
     artifact = prepare_data(
         settings,
-        writable_runs_dir(runs),
+        runs,
         compute=Compute(workers=work.workers),
         limits=Limits(max_failed_share=work.max_failed_share),
     ).artifact

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
+from pipeline.visible_text import visible
+
 if TYPE_CHECKING:
     from ovseg_models.segmentation import Segmentation
     from ovseg_models.segmenter import Segmenter
@@ -100,7 +102,7 @@ def segment(  # noqa: PLR0913 - each is an option of the command
         seconds = time.monotonic() - start_s
         logger.info("%s: %d x %d px, %.1f s: %s", path, *result.encoded.image.size, seconds, _shares(result))
     if failures:
-        sys.stderr.write("".join(f"ovseg: {failure}\n" for failure in failures))
+        sys.stderr.write("".join(f"ovseg: {visible(str(failure))}\n" for failure in failures))
         sys.stderr.write(f"ovseg: {_failed(len(failures), len(paths))} in {out}\n")
     return 1 if failures else 0
 

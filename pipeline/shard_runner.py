@@ -129,6 +129,12 @@ def run_stage(
     """
     started = time.monotonic()
     artifact = replace(artifact, directory=artifact.directory.absolute())  # a worker may run in another directory
+    if artifact.status().finished:  # nothing is written then, not even a lock: the directory may be read-only
+        manifest = artifact.manifest()
+        _check_failed_share(artifact, manifest, limits)
+        units = len(artifact.description.units)
+        logger.info("%s: all %d units were done before; already complete", _label(artifact), units)
+        return StageReport(artifact, manifest, 0, units, time.monotonic() - started)
     tally = _Tally(total=len(artifact.description.units))
     with _interrupts_told(artifact, tally), artifact.writing(wait_s=limits.wait_s):
         status = artifact.status()

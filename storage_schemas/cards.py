@@ -46,6 +46,22 @@ def write_card(artifact: Artifact, *, maker: str, facts: Mapping[str, Json], fil
         write_file(directory / FACTS_FILE, sealed_json(stated), artifact.disk)
 
 
+def card_faults(artifact: Artifact) -> tuple[str, ...]:
+    """Say how the files of an artifact's card differ from what it states; empty if they don't, or there is no card."""
+    directory = artifact.directory / CARD_DIRECTORY
+    if not directory.exists():
+        return ()
+    try:
+        data = (directory / FACTS_FILE).read_bytes()
+        stated = json.loads(data)
+        if sealed_json({key: value for key, value in stated.items() if key != "document_digest"}) != data:
+            return (f"{CARD_DIRECTORY}/{FACTS_FILE} is damaged",)
+        names = [name for name, of in stated["files"].items() if sha256_of_file(directory / name) != of]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        return (f"{CARD_DIRECTORY} cannot be read: {error}",)
+    return tuple(f"{CARD_DIRECTORY}/{name} is not what its card states" for name in names)
+
+
 def has_current_card(artifact: Artifact, *, maker: str) -> bool:
     """Tell whether a finished artifact has a whole card of this maker.
 

@@ -60,7 +60,6 @@ def finetune(settings: Settings) -> StageReport:
     started = time.monotonic()
     with joined(settings.compute.device, settings.compute.threads_per_worker) as processes:
         if processes.is_first:
-            writable_runs_dir(settings.runs_dir)
             finished_pairs(settings)  # what is missing is told before scenes are prepared in vain
             prepare_missing(settings, (settings.finetune.validation_dataset,))
         processes.wait()
@@ -101,6 +100,7 @@ def _train(settings: Settings, plan: AdaptedClipPlan, processes: Processes) -> N
     artifact = plan.artifact
     with contextlib.ExitStack() as held:
         if processes.is_first:
+            writable_runs_dir(settings.runs_dir)
             held.enter_context(artifact.writing(wait_s=settings.compute.wait_s))
         processes.wait()  # a run that is refused ends here
         materials = gather_materials(settings, plan, processes)

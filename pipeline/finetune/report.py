@@ -12,6 +12,7 @@ from pipeline.finetune.phases import Phase
 from pipeline.finetune.plan import REPORT, Inputs
 from pipeline.training.curves import Panel, Points, curves_picture
 from pipeline.training.metrics import read_metrics
+from pipeline.visible_text import visible
 from storage_schemas.artifact import Artifact
 from storage_schemas.digests import Json, canonical_json
 from storage_schemas.manifest import Sidecar
@@ -56,7 +57,7 @@ def write_report(course: Course, inputs: Inputs, base: LoadedClip, adapted: Mask
     """
     card = _card(course, inputs, base, adapted)
     with course.artifact.write_unit(REPORT) as unit:
-        unit.file("md").write(_markdown(card).encode())
+        unit.file("md").write(visible(_markdown(card)).encode())
         unit.file("curves.png").write(_curves(course))
         rows = sum(phase["steps"] for phase in card["phases"])
         return unit.commit(rows=rows, counts={OK: rows}, facts=card)

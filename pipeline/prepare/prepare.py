@@ -16,6 +16,7 @@ from pipeline.prepare.layout import LayoutError, text_digest
 from pipeline.prepare.report import report_of_artifact
 from pipeline.prepare.source import Found, SceneSource
 from pipeline.prepare.sources import open_source
+from pipeline.settings.directories import writable_runs_dir
 from pipeline.settings.prepare import PrepareSettings
 from pipeline.settings.result import result_settings
 from pipeline.shard_runner import Limits, StageReport, UnitPlan, run_stage
@@ -88,6 +89,8 @@ def prepare(
         StageError: If a shard could not be made, or too many scenes are faulty.
     """
     plan = plan_prepare(settings, runs)
+    if not plan.artifact.status().finished:
+        writable_runs_dir(runs)
     made = run_stage(plan.job, plan.artifact, compute=compute, limits=limits)
     _contents(settings, runs).keep()
     if not has_current_card(plan.artifact, maker=_REPORT_MAKER):

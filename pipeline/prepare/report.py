@@ -9,6 +9,7 @@ import pyarrow.compute as pc
 
 from pipeline.prepare.faults import FAULTS
 from pipeline.prepare.source import Found, PassedOver
+from pipeline.visible_text import visible
 from storage_schemas.artifact import Artifact
 from storage_schemas.digests import Json
 from storage_schemas.scenes import OK, ScenesAttributes, SceneShard
@@ -168,7 +169,7 @@ class PrepareReport:
             if findings:
                 lines += ["", f"{title + ':':<28}{'scenes':>8}  meaning, first examples"]
                 lines += [line for slug in sorted(findings) for line in _findings_lines(slug, findings[slug], meanings)]
-        return "\n".join([*lines, *self._class_lines()]) + "\n"
+        return visible("\n".join([*lines, *self._class_lines()]) + "\n")
 
     def to_markdown(self) -> str:
         """Return the report as Markdown, for pages that show an artifact."""

@@ -50,7 +50,6 @@ def train_proposals(settings: Settings) -> StageReport:
     started = time.monotonic()
     with joined(settings.compute.device, settings.compute.threads_per_worker) as processes:
         if processes.is_first:
-            writable_runs_dir(settings.runs_dir)
             section = settings.proposal_net
             check_held_out(settings)
             prepare_missing(settings, (section.dataset, section.validation_dataset))
@@ -75,6 +74,7 @@ def _train(settings: Settings, plan: ProposalNetPlan, processes: Processes) -> N
     """Train to the last step and finish the artifact."""
     with contextlib.ExitStack() as held:
         if processes.is_first:
+            writable_runs_dir(settings.runs_dir)
             held.enter_context(plan.artifact.writing(wait_s=settings.compute.wait_s))
         processes.wait()  # a run that is refused ends here
         task = proposal_task(settings, plan, processes)

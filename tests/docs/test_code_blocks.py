@@ -18,6 +18,7 @@ from tests.pipeline.prepare.layouts import (
     make_ade20k_150,
     make_ade20k_847,
     make_coco,
+    make_export,
     make_folder,
     make_pascal_context,
     make_pascal_voc,
@@ -50,6 +51,7 @@ def reader_directory(tmp_path_factory):
     make_pascal_context(tmp_path / "data" / "VOCdevkit" / "VOC2010")
     make_pascal_voc(tmp_path / "data" / "VOCdevkit" / "VOC2012")
     make_folder(tmp_path / "my_pictures")
+    make_export(tmp_path / "my_export")
     return tmp_path
 
 

@@ -14,6 +14,7 @@ from pipeline.settings import load_settings
 from pipeline.settings.prepare import DrawnWorldSettings, PrepareSettings
 from storage_schemas.artifact import Artifact
 from storage_schemas.manifest import Description, Identity
+from tests.pipeline.prepare.layouts import make_folder
 
 UNITS = tuple(f"shard-{number:05d}" for number in range(5))
 
@@ -231,3 +232,34 @@ def test_a_directory_without_artifacts(tmp_path, capsys):
     assert capsys.readouterr().err == (
         f"ovseg: {tmp_path}: holds no artifact; give a runs directory, or an artifact in it\n"
     )
+
+
+def test_an_artifact_whose_artifact_json_is_gone_or_unreadable_is_named(tmp_path, capsys):
+    make_folder(tmp_path / "data")
+    for split, harm in (("gone", "unlink"), ("empty", "write"), ("folder", "mkdir")):
+        artifact = prepare(PrepareSettings(dataset="folder", root=tmp_path / "data"), tmp_path / split).artifact
+        document = artifact.directory / "artifact.json"
+        document.unlink()
+        if harm == "write":
+            document.write_bytes(b"")
+        if harm == "mkdir":
+            document.mkdir()
+        for where in (tmp_path / split, tmp_path / split / "scenes", artifact.directory):
+            assert main(["status", str(where), "--json"]) == 0
+            (report,) = json.loads(capsys.readouterr().out)
+            assert (report["artifact"], report["state"]) == (f"scenes/{artifact.directory.name}", "unreadable")
+            assert "artifact.json" in report["reason"]
+
+
+def test_a_deep_status_covers_the_card(tmp_path, capsys):
+    make_folder(tmp_path / "data")
+    artifact = prepare(PrepareSettings(dataset="folder", root=tmp_path / "data"), tmp_path / "runs").artifact
+    page = artifact.directory / "card" / "prepared.md"
+    page.write_text(page.read_text().replace("pictures", "pictares"))
+    assert main(["status", str(tmp_path / "runs")]) == 0
+    assert "card" not in capsys.readouterr().out
+    assert main(["status", str(tmp_path / "runs"), "--deep"]) == 0
+    assert "card/prepared.md is not what its card states" in capsys.readouterr().out
+    (artifact.directory / "card" / "card.json").write_bytes(b"{}")
+    assert main(["status", str(tmp_path / "runs"), "--deep"]) == 0
+    assert "card/card.json is damaged" in capsys.readouterr().out

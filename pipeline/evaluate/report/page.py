@@ -14,6 +14,7 @@ from pipeline.evaluate.report.numbers import Numbers
 from pipeline.evaluate.report.paper import A150_SEEN, A150_UNSEEN, PAPER_ABLATIONS
 from pipeline.evaluate.report.pictures import ConfusionExample, PictureBook, PictureRow, spread
 from pipeline.evaluate.variants import Section
+from pipeline.visible_text import visible
 
 BARS_WHOLE, BARS_AT_EACH_END = 64, 24
 SAMPLE_ROWS, RANKED_ROWS, CONFUSION_EXAMPLES = 4, 3, 6
@@ -110,9 +111,17 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
+        finalize=_without_control_characters,
     )
     environment.filters["percent"] = percent
     return environment
+
+
+def _without_control_characters(value: object) -> object:
+    """Write out control characters of names in whatever a template shows."""
+    if isinstance(value, Markup):
+        return Markup(visible(str(value)))  # noqa: S704 - it was markup before
+    return visible(value) if isinstance(value, str) else value
 
 
 def _shown(dataset: Numbers, report: Numbers) -> dict[str, Any]:

@@ -175,6 +175,16 @@ def make_pascal_voc(root: Path, images: int = 3, labels: str = "SegmentationClas
         put(root / labels / f"{image_id}.png", encoded(palette))
 
 
+def make_export(root: Path, images: int = 2) -> None:
+    """Make an export of CVAT: pictures, and one JSON file with categories of its own."""
+    records = [{"id": number, "file_name": f"frame_{number}.jpg"} for number in range(1, images + 1)]
+    objects = [_instance(each["id"], each["id"], 1, 80.0, [[2, 2, 12, 2, 12, 10, 2, 10]]) for each in records]
+    for each in records:
+        put(root / "images" / each["file_name"], jpeg(seed=each["id"]))
+    document = {"images": records, "annotations": objects, "categories": [{"id": 1, "name": "weld seam"}]}
+    put(root / "annotations" / "instances_default.json", json.dumps(document))
+
+
 def make_folder(root: Path, images: int = 3) -> None:
     """Make a folder of three classes with labels and captions."""
     put(root / "classes.txt", "sky\noculus\nroad\n")

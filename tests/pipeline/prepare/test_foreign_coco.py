@@ -1,8 +1,10 @@
 """COCO JSON as CVAT, labelme, Roboflow, Label Studio, coco-annotator and others write it."""
 
+import errno
 import json
 import shutil
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import pytest
@@ -20,6 +22,7 @@ from pipeline.shard_runner import Limits
 from pipeline.train_proposals.train_proposals import train_proposals
 from storage_schemas.artifact import Artifact
 from storage_schemas.cards import card_facts
+from storage_schemas.commit import Disk
 from storage_schemas.scenes import Scene, SceneShard
 from tests.pipeline.evaluate.small_world import SMALL_CLIP
 from tests.pipeline.prepare.layouts import decoded, encoded, jpeg, make_coco, picture, put
@@ -419,7 +422,20 @@ def cvat(root: Path, *names: str) -> dict[str, object]:
     return {"dataset": "coco", "root": str(root), "images": "images", "annotations": files}
 
 
-def test_own_categories_go_through_all_four_stages(tmp_path):
+def refuse_writing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let every write below a runs directory fail as on a read-only disk."""
+
+    def refused(*_: object, **__: object) -> NoReturn:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    for name in ("create", "rename", "sync_directory"):
+        monkeypatch.setattr(Disk, name, refused)
+    monkeypatch.setattr("storage_schemas.artifact.held", refused)
+    monkeypatch.setattr("pipeline.settings.directories.tempfile.TemporaryFile", refused)
+    monkeypatch.setattr(Path, "mkdir", refused)
+
+
+def test_own_categories_go_through_all_four_stages(tmp_path, monkeypatch):
     train, val = cvat(tmp_path / "train", "boat", "duck"), cvat(tmp_path / "val", "boat", "duck")
     settings = four_stage_settings(tmp_path, train=train, val=val)
     train_proposals(settings)
@@ -430,6 +446,14 @@ def test_own_categories_go_through_all_four_stages(tmp_path):
     assert scored.manifest().counts == {"ok": 3}
     net = plan_of_proposal_net(settings)
     assert net.labels.class_names == ("boat", "duck")
+    refuse_writing(monkeypatch)  # what is finished is said to be complete, wherever it lies
+    for data_set in settings.datasets.values():
+        assert prepare(data_set, settings.runs_dir).units_done == 0
+    for stage in (train_proposals, mine, finetune, evaluate):
+        assert stage(settings).units_done == 0
+    monkeypatch.setattr("pipeline.settings.load_settings", lambda *_, **__: settings)
+    for command in ("train-proposals", "mine", "finetune", "evaluate", "run", "status"):
+        assert main([command, "--config", "own.toml"]) == 0, command
 
 
 def test_training_and_validation_with_other_categories_are_refused(tmp_path):
