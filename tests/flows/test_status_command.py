@@ -263,3 +263,15 @@ def test_a_deep_status_covers_the_card(tmp_path, capsys):
     (artifact.directory / "card" / "card.json").write_bytes(b"{}")
     assert main(["status", str(tmp_path / "runs"), "--deep"]) == 0
     assert "card/card.json is damaged" in capsys.readouterr().out
+
+
+def test_damaged_text_embeddings_are_called_unneeded(tmp_path, capsys):
+    identity = Identity(kind="text_embeddings", name="run", schema_version=1, recipe=1, settings={})
+    artifact = written(Artifact.planned(tmp_path / "runs", Description(identity=identity, units=UNITS)))
+    assert main(["status", str(tmp_path / "runs")]) == 0
+    assert "not needed" not in capsys.readouterr().out
+    (artifact.directory / "shard-00002.bin").write_bytes(b"damaged")
+    assert main(["status", str(tmp_path / "runs")]) == 0
+    told = capsys.readouterr().out
+    assert "not needed by finished pairs; mining makes what it needs of it again" in told
+    assert "shard-00002: corrupt" in told
