@@ -6,6 +6,7 @@ artifact alone, so a repeated run does nothing, and a killed one goes on where i
 
 import contextlib
 import logging
+import os
 import secrets
 import threading
 import time
@@ -129,7 +130,9 @@ def run_stage(
     """
     started = time.monotonic()
     artifact = replace(artifact, directory=artifact.directory.absolute())  # a worker may run in another directory
-    if artifact.status().finished:  # nothing is written then, not even a lock: the directory may be read-only
+    # Where nothing can be written, not even a lock, what is finished is complete. Elsewhere a run goes on to make sure
+    # that the last writes of one that was killed have reached the disk.
+    if artifact.directory.is_dir() and not os.access(artifact.directory, os.W_OK) and artifact.status().finished:
         manifest = artifact.manifest()
         _check_failed_share(artifact, manifest, limits)
         units = len(artifact.description.units)

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import NoReturn
@@ -431,6 +432,7 @@ def refuse_writing(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("create", "rename", "sync_directory"):
         monkeypatch.setattr(Disk, name, refused)
     monkeypatch.setattr("storage_schemas.artifact.held", refused)
+    monkeypatch.setattr("os.access", lambda _, mode: not mode & os.W_OK)
     monkeypatch.setattr("pipeline.settings.directories.tempfile.TemporaryFile", refused)
     monkeypatch.setattr(Path, "mkdir", refused)
 
