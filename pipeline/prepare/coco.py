@@ -88,7 +88,9 @@ class CocoSource:
             self._labels = StuffLabels(root, f"stuffthingmaps/{split}", stuff_values, hint)
         self._captions = annotations.captions
         hint = "give the directory of the pictures by --images, or the one that holds it by --root"
-        names = [name for name in root.tree(self._images, hint=hint) if name.lower().endswith(IMAGE_ENDINGS)]
+        files = root.tree(self._images, hint=hint)
+        names = [name for name in files if name.lower().endswith(IMAGE_ENDINGS)]
+        self._others = [name for name in files if not name.lower().endswith((*IMAGE_ENDINGS, ".json"))]
         found = _files_of_records(names, self._images, annotations)
         self._absent = sorted(set(annotations.file_names) - found.file_of.keys())
         self._by_base_name = found.by_base_name
@@ -132,6 +134,9 @@ class CocoSource:
         pictures = [entry for entry in self._entries.values() if entry.file_name]
         there = len(pictures) - (0 if self._present_only else len(self._absent))
         passed_over, no_label_used, labels = [], "", 0
+        if self._others:
+            reason = "files that are no pictures by their ending"
+            passed_over.append(PassedOver(len(self._others), f"{self._images}/{self._others[0]}", reason))
         if self._present_only and self._absent:
             reason = "annotated pictures that are not there (present_only)"
             passed_over.append(PassedOver(len(self._absent), f"image id {self._absent[0]}", reason))

@@ -253,3 +253,10 @@ def test_what_training_knew_of_a_data_set_follows_from_the_settings(tmp_path):
 def test_class_names_that_the_small_clip_does_not_know_are_warned_of(tmp_path, caplog):
     evaluated(tmp_path / "runs", tmp_path / "data")
     assert any("of 5 class names of mine have no word that drawn-world-small knows" in text for text in caplog.messages)
+
+
+def test_true_masks_with_true_names_are_the_100_percent_check_of_labels(tmp_path):
+    _, report = evaluated(tmp_path / "runs", tmp_path / "data", proposals="ground-truth", oracle_labels=True)
+    for entry in read_numbers(report.artifact)["datasets"]:
+        (main_variant,) = (each for each in entry["variants"] if each["name"] == entry["main_variant"])
+        assert main_variant["metrics"]["miou_present"] == 1.0, entry["dataset"]

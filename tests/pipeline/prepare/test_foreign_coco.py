@@ -310,6 +310,13 @@ def test_case_orphan_annotation(tmp_path):
     assert (unlisted.status, unlisted.captions) == ("ok", ())
 
 
+def test_files_that_are_no_pictures_are_counted_and_named(tmp_path):
+    export(tmp_path / "data", ["a.jpg"], [thing(1, 1, 1)], names_of("rust"))
+    put(tmp_path / "data/images/notes.txt", b"x")
+    (passed,) = card_facts(prepared(tmp_path / "data", tmp_path / "runs"))["passed_over"]
+    assert (passed["count"], passed["example"]) == (1, "images/notes.txt")
+
+
 def test_a_part_of_coco_takes_the_pictures_that_are_there(tmp_path):
     ids = make_coco(tmp_path / "data", images=5)
     for image_id in ids[2:]:
