@@ -1,7 +1,8 @@
 """COCO's three kinds of labels, each read for one image at a time: COCO-Stuff, panoptic, and instances."""
 
 from collections.abc import Mapping, Set
-from pathlib import PurePosixPath
+from functools import lru_cache
+from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -34,7 +35,7 @@ _NEVER_OFFICIAL = frozenset({11, 25, 28, 29, 44, 65, 67, 68, 70, 82, 90})
 """Ids less one that COCO-Stuff never gave to a class: such a value proves contiguous indices."""
 
 _NEVER_CONTIGUOUS = frozenset(range(171, 182))
-_PROBED_LABELS = 200
+_PROBED_LABELS = 50
 
 
 class CocoLabel(NamedTuple):
@@ -99,14 +100,9 @@ class StuffLabels:
         indices = official if values == "official" else {index: index for index in range(len(official))}
         self._table = ClassTable(indices, ignore_label=IGNORE_LABEL, ignored=frozenset(), others_ignored=True)
         self._impossible = _NEVER_OFFICIAL if values == "official" else _NEVER_CONTIGUOUS
-        for name in names[:: max(1, len(names) // _PROBED_LABELS)]:
-            try:
-                with Image.open(root.path(f"{directory}/{name}")) as png:
-                    found = self._of_the_other_kind(np.asarray(png)) if png.mode in {"L", "P"} else ""
-            except (SceneFault, OSError, SyntaxError, ValueError):
-                continue  # its scene will be a row that says why
-            if found:
-                raise LayoutError(f"{root.name}: {directory}/{name}: {found}")
+        odd = _first_with(root.directory / directory, tuple(names), self._impossible)
+        if odd is not None:
+            raise LayoutError(f"{root.name}: {directory}/{odd[0]}: {self._reason(odd[1])}")
 
     def labelled_ids(self) -> None:
         """Return None: labels belong to pictures by name."""
@@ -117,24 +113,39 @@ class StuffLabels:
             return None
         png = self._root.read(f"{self.directory}/{self._name_of[stem]}", "label_missing")
         values, grey = read_index_png(png, image, max_image_px=self._root.max_image_px)
-        found = self._of_the_other_kind(values)
-        if found:
-            raise SceneFault("label_outside_vocabulary", found)
+        odd = self._impossible.intersection(present_values(values).tolist())
+        if odd:
+            raise SceneFault("label_outside_vocabulary", self._reason(min(odd)))
         return CocoLabel(self._table.label_map(values, png if grey else None), None)
 
-    def _of_the_other_kind(self, values: npt.NDArray[Any]) -> str:
-        """Say which value only files of the other kind hold; empty if there is none."""
-        odd = sorted(set(np.unique(values).tolist()) & self._impossible)
-        if not odd:
-            return ""
+    def _reason(self, value: int) -> str:
+        """Say what a value means that only files of the other kind hold."""
         if self._values == "official":
             return (
-                f"holds the value {odd[0]}, which official files never hold: its values seem to be indices 0..170; "
+                f"holds the value {value}, which official files never hold: its values seem to be indices 0..170; "
                 'give --stuff-values contiguous (stuff_values = "contiguous") if they are'
             )
         return (
-            f"holds the value {odd[0]}, but contiguous indices end at 170; leave --stuff-values out for official files"
+            f"holds the value {value}, but contiguous indices end at 170; leave --stuff-values out for official files"
         )
+
+
+@lru_cache(maxsize=16)  # a data set is opened several times by one command
+def _first_with(directory: Path, names: tuple[str, ...], values: frozenset[int]) -> tuple[str, int] | None:
+    """Look into a sample of label files, spread evenly, for values that they should not hold.
+
+    Returns:
+        The first such file and value; None if there is none. A file that cannot be decoded becomes a row later.
+    """
+    for name in names[:: max(1, len(names) // _PROBED_LABELS)]:
+        try:
+            with Image.open(directory / name, formats=["PNG"]) as png:
+                found = values.intersection(np.unique(np.asarray(png)).tolist()) if png.mode in {"L", "P"} else ()
+        except (OSError, SyntaxError, ValueError):
+            continue
+        if found:
+            return name, min(found)
+    return None
 
 
 class PanopticLabels:

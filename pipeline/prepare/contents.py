@@ -10,10 +10,12 @@ it a picture that was replaced in place before is known by name and size again.
 """
 
 import hashlib
+import os
 import time
 from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
+from stat import S_ISREG
 
 from pipeline.prepare.faults import SceneFault
 from pipeline.prepare.layout import DataRoot, composed
@@ -39,7 +41,10 @@ class FileContents:
     def file(self, root: DataRoot, relative: str) -> str:
         """Return the sha256 of one file that is known to be there."""
         path = root.path(relative)
-        traits = traits_of(path.stat())
+        return self._sha256(path, relative, path.stat())
+
+    def _sha256(self, path: Path, relative: str, stat: os.stat_result) -> str:
+        traits = traits_of(stat)
         known = self._known.get(relative)
         if known is not None and known[:-1] == traits and known[-1]:
             return str(known[-1])
@@ -54,7 +59,9 @@ class FileContents:
         digest = hashlib.sha256()
         for relative in sorted(relatives):
             try:
-                content = self.file(root, relative) if root.path(relative).is_file() else "absent"
+                path = root.path(relative)
+                stat = path.stat()
+                content = self._sha256(path, relative, stat) if S_ISREG(stat.st_mode) else "absent"
             except (OSError, SceneFault):
                 content = "absent"
             digest.update(f"{composed(relative)}\0{content}\0".encode("utf-8", "surrogateescape"))

@@ -101,7 +101,7 @@ class PairedSource:
         """Return what lies there."""
         return Found(
             pictures=sum(bool(pair.image_path) for pair in self.pairs.values()),
-            labels=len(self.label_files),
+            labels=sum(is_label(name) for name in self.label_files) or len(self.label_files),
             captions=sum(len(pair.captions) for pair in self.pairs.values()),
             passed_over=(*self.passed_over, *labels_without_picture(self.label_files, self._used_labels())),
             no_label_used="" if self._used_labels() or not self.vocabulary.class_names else self._why_no_label(),
@@ -203,7 +203,14 @@ def pairs_of_files(
 def labels_without_picture(label_files: Sequence[str], used: Set[str]) -> list[PassedOver]:
     """Report the label files that belong to no picture."""
     unused = [name for name in label_files if name not in used]
-    return [PassedOver(len(unused), unused[0], "label files without a picture")] if unused else []
+    labels, others = [name for name in unused if is_label(name)], [name for name in unused if not is_label(name)]
+    reports = ((labels, "label files without a picture"), (others, "files beside labels that are no PNG"))
+    return [PassedOver(len(names), names[0], reason) for names, reason in reports if names]
+
+
+def is_label(name: str) -> bool:
+    """Return whether a file may be a label by its ending."""
+    return name.lower().endswith((".png", ".mat"))
 
 
 def why_no_label(pictures: Sequence[str], label_files: Sequence[str]) -> str:

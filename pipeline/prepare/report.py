@@ -124,7 +124,7 @@ class PrepareReport:
         warnings += [
             f"{passed.count} {passed.reason}, such as {passed.example}"
             for passed in self.found.passed_over
-            if "label" in passed.reason
+            if "label files" in passed.reason
         ]
         occurring = {index for index, scenes in self.labelled_scenes.items() if scenes}
         if self.ignored_values.keys() == {255} and occurring <= {0} and len(self.class_names) > 1:

@@ -230,6 +230,14 @@ def test_the_report_says_what_was_found_and_used(tmp_path, capsys):
     assert "value 255 in 2 label files" in captured.err
 
 
+def test_files_of_other_kinds_beside_labels_are_no_labels(tmp_path):
+    make_folder(tmp_path / "data")
+    put(tmp_path / "data/labels/shot_0.json", "{}")
+    facts = card_facts(prepared(tmp_path / "data", tmp_path / "runs"))
+    assert (facts["labels"]["found"], facts["warnings"]) == (3, [])
+    assert [each["reason"] for each in facts["passed_over"]] == ["files beside labels that are no PNG"]
+
+
 def test_a_check_ends_with_2_where_nothing_can_be_used(tmp_path, capsys):
     put(tmp_path / "images" / "a.jpg", b"x")
     assert main(["prepare", "folder", "--root", str(tmp_path), "--check"]) == 2
