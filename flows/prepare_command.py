@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import tyro
 
-from pipeline.prepare.options import CocoLabelKind, DataSetName, StuffValues, VocLabelDirectory
+from pipeline.data_set_options import CocoLabelKind, DataSetName, StuffValues, VocLabelDirectory
 
 if TYPE_CHECKING:
-    from pipeline.settings.model import SettingsModel
-    from pipeline.settings.prepare import PrepareSettings
+    from pipeline.settings import PrepareSettings, SettingsModel
 
 Section = TypeVar("Section", bound="SettingsModel")
 
@@ -75,9 +74,7 @@ def prepare(  # noqa: PLR0913 - each is an option of the command
         LayoutError: If the directory does not look as the data set's layout says, or nothing of it can be used.
         StageError: If too many scenes are faulty.
     """
-    from pipeline.settings import SettingsError
-    from pipeline.settings.compute import ComputeSettings
-    from pipeline.settings.prepare import PrepareSettings
+    from pipeline.settings import ComputeSettings, PrepareSettings, SettingsError
 
     options = {
         "dataset": dataset,

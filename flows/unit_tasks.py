@@ -22,7 +22,7 @@ from flows.stage_board import StageBoard
 from pipeline.errors import PipelineError
 from pipeline.executors import Executor, InlineExecutor, Outcome
 from pipeline.interrupts import held_back, let_through
-from pipeline.settings.compute import FlowSettings
+from pipeline.settings import FlowSettings
 from pipeline.supervision import may_pass
 from storage_schemas.artifact import Artifact
 

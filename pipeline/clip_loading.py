@@ -16,7 +16,7 @@ from ovseg_models.weights_digest import weights_digest
 from ovseg_models.word_tokenizer import WordTokenizer
 from pipeline import small_clip
 from pipeline.errors import PipelineError
-from pipeline.settings.clip import ClipSettings
+from pipeline.settings import ClipSettings
 
 logger = logging.getLogger(__name__)
 

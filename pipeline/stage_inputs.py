@@ -6,8 +6,7 @@ from functools import lru_cache
 
 from pipeline.errors import PipelineError
 from pipeline.prepare.prepare import plan_prepare, prepare
-from pipeline.settings import Settings, SettingsError
-from pipeline.settings.clip import ClipSettings
+from pipeline.settings import ClipSettings, Settings, SettingsError
 from pipeline.settings.runner import compute_of, limits_of
 from storage_schemas.artifact import Artifact
 from storage_schemas.errors import StorageError

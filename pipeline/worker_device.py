@@ -4,8 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
-from pipeline.settings.compute import ComputeSettings
-from pipeline.settings.model import Precision
+from pipeline.settings import ComputeSettings, Precision
 from pipeline.training.processes import chosen_device
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}

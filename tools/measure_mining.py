@@ -17,8 +17,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from pipeline.mine.mine import mine
-from pipeline.settings import load_settings
-from pipeline.settings.mine import Source
+from pipeline.settings import Source, load_settings
 from pipeline.stage_inputs import scenes_of
 from pipeline.train_proposals.train_proposals import train_proposals
 from storage_schemas.artifact import Artifact

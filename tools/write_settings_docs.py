@@ -10,8 +10,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from pipeline.settings import Settings
-from pipeline.settings.keys import ANY_ITEM, Setting, all_settings
-from pipeline.settings.result import changes_result, model_changes_result
+from pipeline.settings.model import ANY_ITEM, Setting, all_settings, changes_result, model_changes_result
 
 TARGET = Path(__file__).parents[1] / "docs" / "settings.md"
 

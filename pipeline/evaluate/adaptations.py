@@ -17,8 +17,7 @@ from pipeline.evaluate.report.pictures import PictureBook
 from pipeline.evaluate.report.report import plan_report
 from pipeline.evaluate.side_by_side import side_by_side
 from pipeline.planning import plans_of_scores
-from pipeline.settings import Settings
-from pipeline.settings.finetune import Mode
+from pipeline.settings import Mode, Settings
 from pipeline.stage_inputs import finished_digest
 from storage_schemas.artifact import Artifact
 from storage_schemas.digests import Json

@@ -23,8 +23,7 @@ from pipeline.clip_loading import LoadedClip, load_clip
 from pipeline.evaluate.decoding import LabelledImage
 from pipeline.evaluate.variants import GROUND_TRUTH, ORIGINAL, ClipView
 from pipeline.proposal_net_loading import load_proposal_net
-from pipeline.settings.clip import ClipSettings
-from pipeline.settings.model import Precision
+from pipeline.settings import ClipSettings, Precision
 from pipeline.worker_device import WorkerCompute, autocast, crops_at_once
 from storage_schemas.artifact import Artifact
 

@@ -15,9 +15,7 @@ from pipeline.evaluate.variants import (
     main_variant,
     views_of,
 )
-from pipeline.settings import Settings
-from pipeline.settings.evaluate import EvaluatedDatasetSettings
-from pipeline.settings.result import result_settings
+from pipeline.settings import EvaluatedDatasetSettings, Settings, result_settings
 from pipeline.shard_runner import UnitPlan
 from pipeline.worker_device import WorkerCompute
 from storage_schemas import branches, scores

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Final, Literal
 
-from pipeline.settings.evaluate import EvaluateSettings
+from pipeline.settings import EvaluateSettings
 from storage_schemas.digests import Json
 
 ORIGINAL: Final = "original"

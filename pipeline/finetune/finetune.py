@@ -26,8 +26,7 @@ from pipeline.finetune.samples import PairSamples
 from pipeline.finetune.task import FinetuneTask, ImageSide, accuracies
 from pipeline.finetune.validation import Validation, seen_groups
 from pipeline.planning import finished_pairs, plan_of_adapted_clip
-from pipeline.settings import Settings, writable_runs_dir
-from pipeline.settings.finetune import FinetuneSettings
+from pipeline.settings import FinetuneSettings, Settings, writable_runs_dir
 from pipeline.shard_runner import StageReport
 from pipeline.stage_inputs import prepare_missing
 from pipeline.training.loop import Plan, Trainer

@@ -6,7 +6,7 @@ from typing import cast
 
 from ovseg_models.finetuning_modes import FinetuningMode
 from pipeline.finetune.parameter_groups import Rate
-from pipeline.settings.finetune import FinetuneSettings, PhaseSettings
+from pipeline.settings import FinetuneSettings, PhaseSettings
 from pipeline.training.data_order import DataOrder, torch_seed
 from pipeline.training.schedules import WarmupCosine
 

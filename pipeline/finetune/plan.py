@@ -5,8 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.settings import result_settings
-from pipeline.settings.finetune import FinetuneSettings
+from pipeline.settings import FinetuneSettings, result_settings
 from pipeline.upright_scenes import turned_mark
 from storage_schemas.artifact import Artifact
 from storage_schemas.checkpoints import ADAPTED_CLIP, SCHEMA_VERSION

@@ -21,9 +21,7 @@ from pipeline.mine.full_batches import SparingModel, in_full_batches
 from pipeline.mine.regions import NetSize, RegionSource, SceneAndRegions, UndecodableError, net_picture
 from pipeline.mine.statuses import EMPTY_MASK, NOT_FINITE, UNDECODABLE
 from pipeline.ordered_threads import in_threads
-from pipeline.settings.clip import ClipSettings
-from pipeline.settings.mine import EmbedSettings
-from pipeline.settings.result import result_settings
+from pipeline.settings import ClipSettings, EmbedSettings, result_settings
 from pipeline.shard_runner import UnitPlan
 from pipeline.worker_device import WorkerCompute, autocast, crops_at_once
 from storage_schemas.artifact import Artifact

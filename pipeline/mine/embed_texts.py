@@ -16,7 +16,7 @@ import torch
 from ovseg_models.prompt_templates import prompt_templates
 from ovseg_models.text_classifier import TextClassifier
 from pipeline.clip_loading import load_clip
-from pipeline.settings.clip import ClipSettings
+from pipeline.settings import ClipSettings
 from pipeline.shard_runner import UnitPlan
 from pipeline.worker_device import WorkerCompute
 from storage_schemas.artifact import Artifact, artifacts_below

@@ -1,12 +1,10 @@
 """What mining's settings ask of a data set, and where they say that nouns come from."""
 
 from pipeline.mine.regions import NetSize
-from pipeline.mine.scene_nouns import CaptionNouns, ClassNouns, NounSource
+from pipeline.mine.scene_nouns import CaptionNouns, ClassNouns, NounSource, stop_words
 from pipeline.mine.tagger.sources import tagger_identity
 from pipeline.mine.word_lists import word_list
-from pipeline.settings import SettingsError
-from pipeline.settings.mine import MineSettings
-from pipeline.settings.result import result_settings
+from pipeline.settings import MineSettings, SettingsError, result_settings
 from storage_schemas.artifact import Artifact
 from storage_schemas.digests import Json, sha256_of_json
 from storage_schemas.scenes import ScenesAttributes
@@ -50,7 +48,7 @@ def noun_identity(settings: MineSettings) -> Json:
         return "class names"
     nouns = settings.nouns
     lists = {
-        "stop_words": sorted(nouns.all_stop_words),
+        "stop_words": sorted(stop_words(nouns)),
         "fixed_expressions": list(word_list("fixed_expressions")) if nouns.fixed_expressions else [],
         "no_nouns": list(word_list("no_nouns")),
     }

@@ -19,8 +19,7 @@ from pipeline.mine.regions import NetSize, RegionSource, SceneRegions, Undecodab
 from pipeline.mine.scene_nouns import NounSource, SceneNoun
 from pipeline.mine.statuses import AREA_BELOW_MIN, SCORE_BELOW_MIN, SCORE_NOT_FINITE, UNDECODABLE
 from pipeline.ordered_threads import in_threads
-from pipeline.settings.mine import PairSettings
-from pipeline.settings.result import result_settings
+from pipeline.settings import PairSettings, result_settings
 from pipeline.shard_runner import UnitPlan
 from storage_schemas.artifact import Artifact
 from storage_schemas.digests import Json

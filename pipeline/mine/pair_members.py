@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from pipeline.mine.regions import NetSize, net_picture
-from pipeline.settings.mine import PairSettings
+from pipeline.settings import PairSettings
 from storage_schemas.pairs import Pair
 from storage_schemas.rle import decode_masks
 from storage_schemas.scenes import Scene

@@ -23,9 +23,7 @@ from pipeline.mine.regions import NetSize, UndecodableError, net_picture
 from pipeline.mine.statuses import NO_CAPTION, NO_PROPOSALS, UNDECODABLE
 from pipeline.ordered_threads import in_threads
 from pipeline.proposal_net_loading import load_proposal_net
-from pipeline.settings.clip import ClipSettings
-from pipeline.settings.mine import ProposeSettings
-from pipeline.settings.result import result_settings
+from pipeline.settings import ClipSettings, ProposeSettings, result_settings
 from pipeline.shard_runner import UnitPlan
 from pipeline.worker_device import WorkerCompute, autocast
 from storage_schemas.artifact import Artifact

@@ -8,7 +8,8 @@ from typing import NamedTuple, Protocol
 from pipeline.mine.nouns import NounExtractor
 from pipeline.mine.regions import SceneRegions
 from pipeline.mine.statuses import NO_CAPTION, NO_NOUN
-from pipeline.settings.mine import NounSettings
+from pipeline.mine.word_lists import word_list
+from pipeline.settings import NounSettings
 from storage_schemas.artifact import Artifact
 from storage_schemas.scenes import OK, Caption, Scene, SceneShard
 
@@ -76,7 +77,7 @@ class CaptionNouns:
             tagger=settings.tagger,
             compound_nouns=settings.compound_nouns,
             fixed_expressions=settings.fixed_expressions,
-            stop_words=settings.all_stop_words,
+            stop_words=stop_words(settings),
             lemmas=settings.lemmas,
             lower_case=settings.lower_case,
         )
@@ -133,3 +134,8 @@ class ClassNouns:
         """Return all class names, whether a scene shows them or not."""
         del scenes
         return sorted({name.strip() for name in self.class_names})
+
+
+def stop_words(settings: NounSettings) -> frozenset[str]:
+    """Return the stop words of the settings, and of the shipped list where they ask for it."""
+    return frozenset({*settings.stop_words, *(word_list("stop_words") if settings.shipped_stop_words else ())})

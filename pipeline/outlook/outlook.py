@@ -18,8 +18,7 @@ from pipeline.planning import PlannedArtifact
 from pipeline.prepare.layout import LayoutError
 from pipeline.prepare.prepare import scene_keys
 from pipeline.prepare.sources import open_source
-from pipeline.settings import Settings, SettingsError
-from pipeline.settings.prepare import PrepareSettings
+from pipeline.settings import PrepareSettings, Settings, SettingsError
 from pipeline.stages import Stage
 from pipeline.train_proposals.held_out import check_held_out
 from storage_schemas.artifact import Artifact

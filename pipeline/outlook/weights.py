@@ -13,11 +13,10 @@ from ovseg_models.pretrained_clip import hub_files
 from ovseg_models.weights_file import WEIGHTS_SUFFIXES
 from pipeline.clip_loading import RANDOM, SHIPPED
 from pipeline.outlook.finding import Finding
-from pipeline.settings import Settings
-from pipeline.settings.clip import ClipSettings
-from pipeline.settings.proposal_net import NONE
-from pipeline.settings.proposal_net import RANDOM as RANDOM_BACKBONE
-from pipeline.settings.proposal_net import SHIPPED as SHIPPED_NET
+from pipeline.settings import ClipSettings, Settings
+from pipeline.settings.sections import NONE
+from pipeline.settings.sections import RANDOM as RANDOM_BACKBONE
+from pipeline.settings.sections import SHIPPED as SHIPPED_NET
 
 _TIMM_FILES = ("model.safetensors", "pytorch_model.bin")
 _OFFLINE = {"1", "ON", "YES", "TRUE"}

@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any, Literal
 
+from pipeline.data_set_options import CocoLabelKind, StuffValues
 from pipeline.prepare.coco_annotations import CocoAnnotations, read_coco_json
 from pipeline.prepare.coco_labels import CocoLabels, InstanceLabels, PanopticLabels, StuffLabels
 from pipeline.prepare.contents import FileContents
 from pipeline.prepare.faults import SceneFault
 from pipeline.prepare.images import IMAGE_ENDINGS, ImageFacts
 from pipeline.prepare.layout import Annotations, DataRoot, LayoutError, composed, failed_scene, scene_key
-from pipeline.prepare.options import CocoLabelKind, StuffValues
 from pipeline.prepare.paired import labels_without_picture, why_no_label
 from pipeline.prepare.source import Found, PassedOver
 from pipeline.prepare.vocabulary import Vocabulary, vocabulary_of_names

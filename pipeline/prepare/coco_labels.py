@@ -10,6 +10,7 @@ import numpy.typing as npt
 from PIL import Image
 from pycocotools import mask as coco_mask
 
+from pipeline.data_set_options import StuffValues
 from pipeline.prepare.coco_annotations import CocoAnnotations, Instance, PanopticMap, read_categories
 from pipeline.prepare.faults import SceneFault
 from pipeline.prepare.images import ImageFacts
@@ -24,7 +25,6 @@ from pipeline.prepare.label_maps import (
     read_rgb_png,
 )
 from pipeline.prepare.layout import DataRoot, LayoutError, composed
-from pipeline.prepare.options import StuffValues
 from pipeline.prepare.vocabulary import Vocabulary, load_vocabulary, vocabulary_of_names
 
 IGNORE_LABEL = 255

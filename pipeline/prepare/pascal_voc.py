@@ -4,9 +4,9 @@
 ``ROOT/SegmentationClass/*.png``, where ROOT is ``VOCdevkit/VOC2012``.
 """
 
+from pipeline.data_set_options import VocLabelDirectory
 from pipeline.prepare.label_maps import ClassTable
 from pipeline.prepare.layout import DataRoot
-from pipeline.prepare.options import VocLabelDirectory
 from pipeline.prepare.paired import PairedSource, pairs_of_list
 from pipeline.prepare.vocabulary import load_vocabulary
 

@@ -16,9 +16,7 @@ from pipeline.prepare.layout import LayoutError, text_digest
 from pipeline.prepare.report import report_of_artifact
 from pipeline.prepare.source import Found, SceneSource
 from pipeline.prepare.sources import open_source
-from pipeline.settings.directories import writable_runs_dir
-from pipeline.settings.prepare import PrepareSettings
-from pipeline.settings.result import result_settings
+from pipeline.settings import PrepareSettings, result_settings, writable_runs_dir
 from pipeline.shard_runner import Limits, StageReport, UnitPlan, run_stage
 from storage_schemas.artifact import Artifact
 from storage_schemas.cards import has_current_card, write_card

@@ -12,7 +12,7 @@ from pipeline.prepare.pascal_context import pascal_context_59, pascal_context_45
 from pipeline.prepare.pascal_voc import pascal_voc_20
 from pipeline.prepare.reference_resize import ReferenceResized
 from pipeline.prepare.source import SceneSource
-from pipeline.settings.prepare import PrepareSettings
+from pipeline.settings import PrepareSettings
 
 
 def open_source(settings: PrepareSettings) -> SceneSource:

@@ -1,14 +1,58 @@
-"""Settings of a run: the models, how they are loaded, and which of them enter a digest."""
+"""Settings of a run: ``sections`` lists them, ``loading`` reads them, ``model`` says which enter a digest."""
 
-from pipeline.settings.directories import writable_runs_dir
-from pipeline.settings.errors import SettingsError
-from pipeline.settings.loading import check_references, load_settings, settings_json, settings_toml
-from pipeline.settings.result import result_settings
-from pipeline.settings.root import Settings
+from pipeline.settings.faults import SettingsError
+from pipeline.settings.loading import check_references, load_settings, settings_json, settings_toml, writable_runs_dir
+from pipeline.settings.model import Precision, PromptTemplates, SettingsModel, result_settings
+from pipeline.settings.sections import (
+    AugmentationSettings,
+    ClipSettings,
+    ComputeSettings,
+    DrawnWorldSettings,
+    EmbedSettings,
+    EvaluatedDatasetSettings,
+    EvaluateSettings,
+    FinetuneSettings,
+    FlowSettings,
+    LossSettings,
+    MineSettings,
+    Mode,
+    NounSettings,
+    PairSettings,
+    PhaseSettings,
+    PrepareSettings,
+    ProposalNetSettings,
+    ProposalTrainingSettings,
+    ProposeSettings,
+    Settings,
+    Source,
+)
 
 __all__ = [
+    "AugmentationSettings",
+    "ClipSettings",
+    "ComputeSettings",
+    "DrawnWorldSettings",
+    "EmbedSettings",
+    "EvaluateSettings",
+    "EvaluatedDatasetSettings",
+    "FinetuneSettings",
+    "FlowSettings",
+    "LossSettings",
+    "MineSettings",
+    "Mode",
+    "NounSettings",
+    "PairSettings",
+    "PhaseSettings",
+    "Precision",
+    "PrepareSettings",
+    "PromptTemplates",
+    "ProposalNetSettings",
+    "ProposalTrainingSettings",
+    "ProposeSettings",
     "Settings",
     "SettingsError",
+    "SettingsModel",
+    "Source",
     "check_references",
     "load_settings",
     "result_settings",

@@ -1,16 +1,52 @@
-"""From pydantic's errors to the lines that a user reads: ``file: key: what (got value)``."""
+"""What is wrong with settings, in the lines that a user reads: ``file: key: what (got value)``."""
 
+import difflib
 import json
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from pipeline.settings.keys import Setting, all_settings, matches, suggestion
-from pipeline.settings.overrides import FLAG, Override
+from pipeline.errors import PipelineError
+from pipeline.settings.model import ANY_ITEM, Setting, all_settings, matches
+
+FLAG = "--set"
+"""What a fault names as its source where a flag gave the value."""
 
 _SHOWN_CHARACTERS = 60
+
+# A suggestion is made from this likeness (difflib's ratio) on; keys of the same table are preferred by the bonus.
+_LEAST_LIKENESS = 0.75
+_BONUS_BESIDE = 0.15
+
+
+class SettingsError(PipelineError):
+    """The settings cannot be used; the message has one line per fault.
+
+    Attributes:
+        faults: Each as ``file: key: what (got value)``, or ``file: what`` where no single key is at fault.
+    """
+
+    def __init__(self, faults: Sequence[str]) -> None:
+        self.faults = tuple(faults)
+        super().__init__("\n".join(self.faults))
+
+    def __reduce__(self) -> tuple[type["SettingsError"], tuple[tuple[str, ...]]]:
+        """Travel between processes with the faults, not with the message that is made of them."""
+        return type(self), (self.faults,)
+
+
+class Override(NamedTuple):
+    """One flag.
+
+    Attributes:
+        key: Parts of the dotted key; a number is a place in a list.
+        value: The value as TOML gives it.
+    """
+
+    key: tuple[str, ...]
+    value: Any
 
 
 def fault_lines(
@@ -96,3 +132,65 @@ def _what(details: ErrorDetails, key: tuple[str, ...], known: Sequence[Setting])
 def _got(details: ErrorDetails) -> str:
     """Tell the value that was found, where one value and not a section as a whole is at fault."""
     return "" if details["type"] in {"missing", "value_error"} else f" (got {shown(details['input'])})"
+
+
+_REFERENCES = (
+    ("proposal_net", "dataset"),
+    ("proposal_net", "validation_dataset"),
+    ("mine", "dataset"),
+    ("finetune", "validation_dataset"),
+    ("evaluate", "datasets", ANY_ITEM, "dataset"),
+    ("evaluate", "sweep", "validation_dataset"),
+)
+
+
+def reference_faults(document: Mapping[str, Any], *, source: str, overrides: Sequence[Override] = ()) -> list[str]:
+    """List the names of data sets that are not under ``datasets``, one line each.
+
+    Args:
+        document: Settings as read, valid or not, so that these faults are told together with all others.
+        source: Name of the settings file.
+        overrides: Flags that were laid over the file.
+    """
+    datasets = document.get("datasets")
+    known = sorted(datasets) if isinstance(datasets, Mapping) else []
+    lines = []
+    for reference in _REFERENCES:
+        for key, name in _values(document, reference):
+            if isinstance(name, str) and name and name not in known:
+                close = difflib.get_close_matches(name, known, n=1)
+                meant = f", did you mean '{close[0]}'?" if close else f"; there are {', '.join(known) or 'none'}"
+                what = f"is no name under 'datasets'{meant} (got {shown(name)})"
+                lines.append(fault_line(key, what, source=teller(key, source, overrides)))
+    return lines
+
+
+def _values(
+    document: object, key: Sequence[str], above: tuple[str, ...] = ()
+) -> Iterator[tuple[tuple[str, ...], object]]:
+    """Yield the values that lie at a key, each with its own key; none where the document has another form."""
+    if not key:
+        yield above, document
+    elif key[0] == ANY_ITEM and isinstance(document, list):
+        for place, item in enumerate(document):
+            yield from _values(item, key[1:], (*above, str(place)))
+    elif isinstance(document, Mapping) and key[0] in document:
+        yield from _values(document[key[0]], key[1:], (*above, key[0]))
+
+
+def suggestion(key: Sequence[str], known: Sequence[tuple[str, ...]]) -> str:
+    """Name the known key that an unknown one most likely stands for, beside it or elsewhere; empty if none is like it.
+
+    Args:
+        key: The unknown key.
+        known: All known keys.
+    """
+    *parents, leaf = key
+    best, best_likeness = "", _LEAST_LIKENESS
+    for name in known:
+        beside = matches(name[:-1], parents)
+        likeness = difflib.SequenceMatcher(None, leaf, name[-1]).ratio() + (_BONUS_BESIDE if beside else 0)
+        if likeness > best_likeness:
+            best = ".".join([*parents, name[-1]] if beside else name)
+            best_likeness = likeness
+    return best

@@ -2,6 +2,7 @@
 
 import json
 import re
+import tempfile
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,12 +11,10 @@ from typing import Any
 import tomli_w
 from pydantic import ValidationError
 
-from pipeline.settings.errors import SettingsError
-from pipeline.settings.faults import fault_lines
-from pipeline.settings.overrides import FLAG, overlaid, parse_overrides
-from pipeline.settings.references import reference_faults
-from pipeline.settings.root import Settings
+from pipeline.settings.faults import FLAG, Override, SettingsError, fault_lines, reference_faults
+from pipeline.settings.sections import Settings
 
+_KEY = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
 _PLACE_IN_TOML = re.compile(r"^(?P<what>.*) \((?:at )?(?P<place>line \d+, column \d+|end of document)\)$")
 
 
@@ -87,3 +86,65 @@ def _read_toml(path: Path) -> dict[str, Any]:
         found = _PLACE_IN_TOML.match(str(error))
         what = f"{found['place']}: {found['what']}" if found else str(error)
         raise SettingsError([f"{path}: {what}; mend the TOML there"]) from error
+
+
+def parse_overrides(flags: Sequence[str]) -> tuple[list[Override], list[str]]:
+    """Read the flags; return the good ones, and a line for each of the others."""
+    overrides, faults = [], []
+    for flag in flags:
+        key, equals, text = flag.partition("=")
+        key = key.strip()
+        if not equals or not _KEY.fullmatch(key):
+            faults.append(f"{FLAG}: key=value is wanted, such as mine.pair.min_score=0.2 (got {flag!r})")
+        else:
+            overrides.append(Override(tuple(key.split(".")), parse_value(text)))
+    return overrides, faults
+
+
+def parse_value(text: str) -> Any:
+    """Read a value as TOML, or as a plain string if it isn't any (``runs_dir=/tmp/runs`` needs no quotes)."""
+    try:
+        document = tomllib.loads(f"value = {text}")
+    except tomllib.TOMLDecodeError:
+        return text
+    return document["value"] if document.keys() == {"value"} else text
+
+
+def overlaid(document: dict[str, Any], overrides: Sequence[Override]) -> dict[str, Any]:
+    """Return a settings document with the flags laid over it, later ones over earlier ones."""
+    for override in overrides:
+        document = _replaced(document, override.key, override.value)
+    return document
+
+
+def _replaced(current: Any, key: tuple[str, ...], value: Any) -> Any:
+    """Return a copy of a value in which one place below it has another value."""
+    if not key:
+        return value
+    first, rest = key[0], key[1:]
+    if isinstance(current, list) and first.isdigit() and int(first) < len(current):
+        place = int(first)
+        return [*current[:place], _replaced(current[place], rest, value), *current[place + 1 :]]
+    table = current if isinstance(current, dict) else {}
+    return {**table, first: _replaced(table.get(first), rest, value)}
+
+
+def writable_runs_dir(path: Path) -> Path:
+    """Make the runs directory if it is not there, and try it by writing a file that vanishes at once.
+
+    Returns:
+        The path as it was given.
+
+    Raises:
+        SettingsError: If it cannot be made, is no directory, or cannot be written to.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            return path
+    except (FileExistsError, NotADirectoryError) as error:
+        message = f"runs_dir: should be a directory, a file is in its place; choose another (got {path})"
+        raise SettingsError([message]) from error
+    except OSError as error:
+        message = f"runs_dir: cannot be written to ({error.strerror}); make it writable or choose another (got {path})"
+        raise SettingsError([message]) from error

@@ -1,9 +1,17 @@
 """What every settings model shares: frozen, no unknown keys, finite numbers; and the mark of what changes no result."""
 
-from typing import Annotated, Literal
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.config import JsonDict
+from pydantic.fields import FieldInfo
+
+from storage_schemas.digests import Json
+
+ANY_ITEM = "*"
+"""Represents in a key the place in a list, or a name that the user gives."""
 
 CHANGES_NO_RESULT: JsonDict = {"changes_result": False}
 """``json_schema_extra`` of a setting, or of a whole model, that says how the work is done, not what comes out."""
@@ -19,7 +27,6 @@ MaskThreshold = Annotated[float, Field(ge=0, lt=1)]
 
 Precision = Literal["fp32", "bf16", "fp16"]
 """Arithmetic of a model on CUDA; a CPU always computes in fp32."""
-
 
 PromptTemplates = Literal["bare", "single", "vild", "imagenet"]
 """Sentences that a noun or class name is put into: the name alone, one sentence, ViLD's 14, CLIP's 80 for ImageNet."""
@@ -45,3 +52,93 @@ def check_sides(*, short_side_px: int, max_side_px: int, prefix: str = "") -> No
     if max_side_px < short_side_px:
         message = f"{prefix}max_side_px {max_side_px} should be at least {prefix}short_side_px {short_side_px}"
         raise ValueError(message)
+
+
+def result_settings(model: BaseModel) -> dict[str, Json]:
+    """Return the settings that change the result, as JSON values; a stage puts them into its artifact's digest.
+
+    Left out is what is marked with ``CHANGES_NO_RESULT``: a field, or a model as a whole; and a field marked with
+    ``ADDED_LATER`` that has its default, so that artifacts of before keep their digests.
+    """
+    if not model_changes_result(type(model)):
+        return {}
+    pruned: dict[str, Json] = _pruned(model, model.model_dump(mode="json"))
+    return pruned
+
+
+def changes_result(field: FieldInfo) -> bool:
+    """Tell whether a setting changes the result, as far as its own mark says."""
+    return not _is_marked(field.json_schema_extra)
+
+
+def model_changes_result(model: type[BaseModel]) -> bool:
+    """Tell whether a section of settings changes the result, as far as its own mark says."""
+    return not _is_marked(model.model_config.get("json_schema_extra"))
+
+
+def _is_marked(extra: object) -> bool:
+    return isinstance(extra, Mapping) and extra.get("changes_result") is False
+
+
+def _pruned(value: object, dumped: Any) -> Any:
+    """Walk a value beside its JSON form and leave out what changes no result."""
+    if isinstance(value, BaseModel):
+        return {
+            name: _pruned(getattr(value, name), dumped[name])
+            for name, field in type(value).model_fields.items()
+            if changes_result(field) and not _is_left_out(field, getattr(value, name))
+        }
+    if isinstance(value, Mapping):
+        return {key: _pruned(item, dumped[str(key)]) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_pruned(item, dumped_item) for item, dumped_item in zip(value, dumped, strict=True)]
+    return dumped
+
+
+def _is_left_out(field: FieldInfo, value: object) -> bool:
+    if isinstance(value, BaseModel):
+        return not model_changes_result(type(value))
+    extra = field.json_schema_extra
+    return isinstance(extra, Mapping) and extra.get("added_later") is True and value == field.default
+
+
+class Setting(NamedTuple):
+    """One setting, or one section of settings.
+
+    Attributes:
+        key: Its place (``("evaluate", "datasets", "*", "dataset")``).
+        field: What its model says of it.
+        section: The models of which its value is made; empty for a plain value.
+    """
+
+    key: tuple[str, ...]
+    field: FieldInfo
+    section: tuple[type[BaseModel], ...]
+
+
+def all_settings(model: type[BaseModel], above: tuple[str, ...] = ()) -> Iterator[Setting]:
+    """Walk all settings of a model in order, each section before what it holds."""
+    for name, field in model.model_fields.items():
+        key = (*above, name)
+        sections, items = _models_in(field.annotation)
+        yield Setting(key, field, sections)
+        for section in sections:
+            yield from all_settings(section, (*key, ANY_ITEM) if items else key)
+
+
+def matches(known: Sequence[str], key: Sequence[str]) -> bool:
+    """Tell whether a known key, which may hold ``ANY_ITEM``, stands for a key."""
+    return len(known) == len(key) and all(mine in {ANY_ITEM, theirs} for mine, theirs in zip(known, key, strict=True))
+
+
+def _models_in(annotation: object) -> tuple[tuple[type[BaseModel], ...], bool]:
+    """Return the models of which an annotation is made, and whether they are items of a list or table."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return (annotation,), False
+    found: list[type[BaseModel]] = []
+    items = typing.get_origin(annotation) in {list, tuple, dict}
+    for argument in typing.get_args(annotation):
+        models, inner_items = _models_in(argument)
+        found.extend(models)
+        items = items or inner_items
+    return tuple(found), items

@@ -1,7 +1,7 @@
 """From settings to what the shard runner takes."""
 
 from pipeline.executors import Compute
-from pipeline.settings.root import Settings
+from pipeline.settings.sections import Settings
 from pipeline.shard_runner import Limits
 
 

@@ -16,7 +16,7 @@ from ovseg_models.weights_digest import text_tower_weights
 from ovseg_models.weights_file import read_weights_file
 from pipeline.clip_loading import LoadedClip
 from pipeline.errors import PipelineError
-from pipeline.settings.proposal_net import ProposalNetSettings
+from pipeline.settings import ProposalNetSettings
 from pipeline.train_proposals.plan import initial_weights_file
 from pipeline.training.data_order import torch_seed
 

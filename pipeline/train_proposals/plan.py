@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.proposal_net_loading import WEIGHTS
-from pipeline.settings import SettingsError, result_settings
-from pipeline.settings.proposal_net import NONE, RANDOM, SHIPPED, ProposalNetSettings
+from pipeline.settings import ProposalNetSettings, SettingsError, result_settings
+from pipeline.settings.sections import NONE, RANDOM, SHIPPED
 from pipeline.small_proposal_net import WEIGHTS_FILE
 from pipeline.train_proposals.held_out import held_out_indices
 from pipeline.upright_scenes import turned_mark

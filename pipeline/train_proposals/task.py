@@ -13,7 +13,7 @@ from ovseg_models.matching import LossWeights
 from ovseg_models.proposal_losses import proposal_losses, total_query_weight
 from ovseg_models.proposal_net import ProposalNet
 from ovseg_models.targets import Targets
-from pipeline.settings.proposal_net import LossSettings, ProposalTrainingSettings
+from pipeline.settings import LossSettings, ProposalTrainingSettings
 from pipeline.train_proposals.parameter_groups import parameter_groups
 from pipeline.train_proposals.samples import ProposalBatch, ProposalSamples
 from pipeline.train_proposals.validation import Counts, Validation

@@ -12,8 +12,7 @@ import torch
 from pipeline.clip_loading import load_clip
 from pipeline.planning import plan_of_proposal_net
 from pipeline.proposal_net_loading import WEIGHTS, write_proposal_net
-from pipeline.settings import Settings, writable_runs_dir
-from pipeline.settings.proposal_net import AugmentationSettings, ProposalNetSettings
+from pipeline.settings import AugmentationSettings, ProposalNetSettings, Settings, writable_runs_dir
 from pipeline.shard_runner import StageReport
 from pipeline.stage_inputs import prepare_missing
 from pipeline.train_proposals.augmentation import Augmentation

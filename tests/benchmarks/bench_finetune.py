@@ -26,7 +26,7 @@ from pipeline.finetune.augmentation import WindowAugmentation
 from pipeline.finetune.phases import phases_of
 from pipeline.finetune.samples import PairBatch, PairSamples
 from pipeline.finetune.task import FinetuneTask
-from pipeline.settings.finetune import FinetuneSettings
+from pipeline.settings import FinetuneSettings
 from pipeline.training.data_order import Draw
 from pipeline.training.loop import Plan, StepContext, Trainer
 from pipeline.training.processes import Processes

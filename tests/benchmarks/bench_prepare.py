@@ -18,7 +18,7 @@ from PIL import Image
 from pipeline.prepare.faults import SceneFault
 from pipeline.prepare.images import inspect_image
 from pipeline.prepare.prepare import prepare
-from pipeline.settings.prepare import PrepareSettings
+from pipeline.settings import PrepareSettings
 
 SAMPLE = Path(__file__).parents[2] / ".." / "shared" / "data" / "coco-sample"
 MAX_IMAGE_PX = 89_478_485

@@ -9,7 +9,7 @@ from flows import command
 from flows.command import main
 from flows.logging_setup import VisibleRecord, configure_logging
 from pipeline.prepare.prepare import prepare
-from pipeline.settings.prepare import PrepareSettings
+from pipeline.settings import PrepareSettings
 from storage_schemas.status import CARD_DIRECTORY
 from tests.pipeline.prepare.layouts import make_folder, put
 

@@ -12,7 +12,7 @@ from flows.segment_command import segment
 from ovseg_models import image_input
 from ovseg_models.segmenter import Segmenter
 from pipeline.errors import PipelineError
-from pipeline.settings.prepare import PrepareSettings
+from pipeline.settings import PrepareSettings
 from storage_schemas.rle import decode_masks
 from tests.tiny_segmenter import CLASS_NAMES, picture, tiny_segmenter
 

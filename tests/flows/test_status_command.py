@@ -10,8 +10,7 @@ from PIL import Image
 from flows.artifact_report import ArtifactReport, OddUnits, as_text, report_of, reports_below
 from flows.command import main
 from pipeline.prepare.prepare import plan_prepare, prepare
-from pipeline.settings import load_settings
-from pipeline.settings.prepare import DrawnWorldSettings, PrepareSettings
+from pipeline.settings import DrawnWorldSettings, PrepareSettings, load_settings
 from storage_schemas.artifact import Artifact
 from storage_schemas.manifest import Description, Identity
 from tests.pipeline.prepare.layouts import make_folder

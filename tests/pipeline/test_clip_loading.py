@@ -17,7 +17,7 @@ from pipeline.prepare.drawn_world.splits import split_indices
 from pipeline.prepare.drawn_world.things import THING_NOUNS
 from pipeline.prepare.drawn_world.words import NOUNS, PROMPT_TEMPLATES, WORDS
 from pipeline.prepare.drawn_world.world import DrawnWorld
-from pipeline.settings.clip import ClipSettings
+from pipeline.settings import ClipSettings
 
 SHIPPED = ClipSettings(architecture="drawn-world-small", pretrained="shipped")
 

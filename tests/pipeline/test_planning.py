@@ -7,8 +7,7 @@ import pytest
 from pipeline.planning import plan_of_proposal_net, planned_artifacts
 from pipeline.prepare.drawn_world.words import NOUNS
 from pipeline.prepare.prepare import plan_prepare
-from pipeline.settings import Settings, SettingsError, load_settings
-from pipeline.settings.prepare import PrepareSettings
+from pipeline.settings import PrepareSettings, Settings, SettingsError, load_settings
 from pipeline.stage_inputs import MissingInputError, prepare_missing
 
 DRAWN = "datasets.drawn={dataset='drawn-world', split='val', drawn_world={scenes=3}, scenes_per_shard=2}"

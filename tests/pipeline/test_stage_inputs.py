@@ -5,8 +5,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.clip_loading import load_clip
-from pipeline.settings import Settings, SettingsError, load_settings
-from pipeline.settings.clip import ClipSettings
+from pipeline.settings import ClipSettings, Settings, SettingsError, load_settings
 from pipeline.stage_inputs import MissingInputError, clip_digest, finished_digest, prepare_missing, scenes_of
 
 

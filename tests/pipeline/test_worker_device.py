@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from pipeline.errors import PipelineError
-from pipeline.settings.compute import ComputeSettings
+from pipeline.settings import ComputeSettings
 from pipeline.worker_device import WorkerCompute, autocast, gpu_of_worker
 
 

@@ -13,8 +13,7 @@ from pipeline.clip_loading import load_clip
 from pipeline.evaluate.plan import Inputs
 from pipeline.prepare.prepare import prepare
 from pipeline.proposal_net_loading import WEIGHTS, write_proposal_net
-from pipeline.settings import Settings
-from pipeline.settings.prepare import PrepareSettings
+from pipeline.settings import PrepareSettings, Settings
 from pipeline.shard_runner import Limits
 from storage_schemas.artifact import Artifact
 from storage_schemas.checkpoints import PROPOSAL_NET, SCHEMA_VERSION

@@ -22,8 +22,7 @@ from pipeline.evaluate.predicting import LiveBranches, Predictor
 from pipeline.evaluate.variants import main_variant
 from pipeline.executors import Compute
 from pipeline.proposal_net_loading import load_proposal_net
-from pipeline.settings import Settings
-from pipeline.settings.evaluate import EvaluateSettings
+from pipeline.settings import EvaluateSettings, Settings
 from pipeline.shard_runner import Limits, StageReport, run_stage
 from storage_schemas.artifact import Artifact
 from storage_schemas.scenes import SceneShard

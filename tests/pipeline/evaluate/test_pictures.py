@@ -16,7 +16,7 @@ from pipeline.evaluate.jobs import LabelledScenes
 from pipeline.evaluate.report.page import pictures_of
 from pipeline.evaluate.report.pictures import SIDE_PX, PictureBook, drawing_url, photo_url, spread
 from pipeline.prepare.prepare import prepare
-from pipeline.settings.prepare import PrepareSettings
+from pipeline.settings import PrepareSettings
 from tests.pipeline.evaluate.small_world import folder_settings, make_folder, settings_of
 from tests.pipeline.evaluate.test_jobs import planned, predictions_of, run
 

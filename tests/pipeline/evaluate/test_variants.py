@@ -3,7 +3,7 @@
 import pytest
 
 from pipeline.evaluate.variants import ablation_variants, main_variant, views_of
-from pipeline.settings.evaluate import EvaluateSettings
+from pipeline.settings import EvaluateSettings
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,7 @@ from ovseg_models.masked_crops import masked_crops
 from pipeline.clip_loading import load_clip
 from pipeline.mine.embed import Embedder
 from pipeline.mine.regions import NetSize, SceneAndRegions, SceneRegions
-from pipeline.settings.clip import ClipSettings
-from pipeline.settings.mine import EmbedSettings
+from pipeline.settings import ClipSettings, EmbedSettings
 from storage_schemas.rle import areas_px, boxes_xyxy, encode_masks
 from storage_schemas.scenes import Scene
 

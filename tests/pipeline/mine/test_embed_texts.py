@@ -9,7 +9,7 @@ from ovseg_models.text_classifier import TextClassifier
 from pipeline.clip_loading import load_clip
 from pipeline.mine import embed_texts
 from pipeline.mine.embed_texts import NOUNS_PER_UNIT, plan_text_embeddings, vectors_of
-from pipeline.settings.clip import ClipSettings
+from pipeline.settings import ClipSettings
 from pipeline.shard_runner import run_stage
 from pipeline.worker_device import WorkerCompute
 

@@ -10,7 +10,7 @@ from pipeline.errors import StageError
 from pipeline.mine.pair import EmbeddedScene, Pairer, PairJob
 from pipeline.mine.regions import NetSize, SceneAndRegions, SceneRegions
 from pipeline.mine.scene_nouns import CaptionNouns, ClassNouns
-from pipeline.settings.mine import NounSettings, PairSettings
+from pipeline.settings import NounSettings, PairSettings
 from storage_schemas.artifact import Artifact
 from storage_schemas.embeddings import KIND, SCHEMA_VERSION, EmbeddingShardWriter, SceneEmbeddings
 from storage_schemas.manifest import Description, Identity

@@ -9,7 +9,7 @@ from PIL import Image
 
 from ovseg_models.encoded_image import upsampled_mask_probs
 from pipeline.mine.propose import Proposer, distinct_masks
-from pipeline.settings.mine import ProposeSettings
+from pipeline.settings import ProposeSettings
 from storage_schemas.rle import decode_masks, encode_masks
 from storage_schemas.scenes import Caption, Scene
 from tests.pipeline.mine.mining_world import QUERIES, random_net

@@ -6,7 +6,7 @@ import numpy as np
 
 from pipeline.mine.regions import SceneRegions
 from pipeline.mine.scene_nouns import CaptionNouns, ClassNouns
-from pipeline.settings.mine import NounSettings
+from pipeline.settings import NounSettings
 from storage_schemas.scenes import Caption, Scene
 
 NO_REGIONS = SceneRegions.none("no_label", "")

@@ -9,7 +9,7 @@ from pipeline.prepare.faults import FAULTS
 from pipeline.prepare.report import ODDITIES
 from pipeline.prepare.source import PassedOver
 from pipeline.prepare.sources import open_source
-from pipeline.settings.prepare import DrawnWorldSettings, PrepareSettings
+from pipeline.settings import DrawnWorldSettings, PrepareSettings
 from tests.pipeline.prepare.layouts import (
     Image,
     encoded,

@@ -4,9 +4,9 @@ import re
 from pathlib import Path
 from typing import get_args
 
+from pipeline.data_set_options import DataSetName
 from pipeline.prepare.faults import FAULTS
 from pipeline.prepare.vocabulary import VOCABULARY_NAMES, load_vocabulary
-from pipeline.settings.prepare import DataSetName
 
 TEXT = (Path(__file__).parents[3] / "docs" / "data_preparation.md").read_text(encoding="utf-8")
 

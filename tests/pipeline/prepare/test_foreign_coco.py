@@ -17,8 +17,7 @@ from pipeline.mine.mine import mine
 from pipeline.planning import plan_of_proposal_net
 from pipeline.prepare.layout import LayoutError
 from pipeline.prepare.prepare import prepare
-from pipeline.settings import Settings, SettingsError
-from pipeline.settings.prepare import PrepareSettings
+from pipeline.settings import PrepareSettings, Settings, SettingsError
 from pipeline.shard_runner import Limits
 from pipeline.train_proposals.train_proposals import train_proposals
 from storage_schemas.artifact import Artifact
@@ -440,7 +439,7 @@ def refuse_writing(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(Disk, name, refused)
     monkeypatch.setattr("storage_schemas.artifact.held", refused)
     monkeypatch.setattr("os.access", lambda _, mode: not mode & os.W_OK)
-    monkeypatch.setattr("pipeline.settings.directories.tempfile.TemporaryFile", refused)
+    monkeypatch.setattr("pipeline.settings.loading.tempfile.TemporaryFile", refused)
     monkeypatch.setattr(Path, "mkdir", refused)
 
 

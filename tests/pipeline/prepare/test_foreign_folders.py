@@ -20,8 +20,7 @@ from pipeline.prepare.contents import FileContents, file_contents
 from pipeline.prepare.layout import DataRoot, LayoutError
 from pipeline.prepare.paired import why_no_label
 from pipeline.prepare.prepare import plan_prepare, prepare
-from pipeline.settings import Settings, SettingsError, load_settings
-from pipeline.settings.prepare import PrepareSettings
+from pipeline.settings import PrepareSettings, Settings, SettingsError, load_settings
 from pipeline.shard_runner import Limits
 from pipeline.stages import STAGES
 from pipeline.train_proposals.train_proposals import train_proposals

@@ -15,7 +15,7 @@ from pipeline.errors import StageError
 from pipeline.executors import Compute
 from pipeline.prepare.layout import LayoutError
 from pipeline.prepare.prepare import plan_prepare, prepare
-from pipeline.settings.prepare import DrawnWorldSettings, PrepareSettings
+from pipeline.settings import DrawnWorldSettings, PrepareSettings
 from pipeline.shard_runner import Limits, StageReport
 from storage_schemas.artifact import Artifact
 from storage_schemas.scenes import Scene, ScenesAttributes, SceneShard
@@ -194,7 +194,7 @@ KILLED_AT_A_SYNC = """
 import itertools, os, signal, sys
 from pathlib import Path
 from pipeline.prepare.prepare import prepare
-from pipeline.settings.prepare import PrepareSettings
+from pipeline.settings import PrepareSettings
 
 sync, numbers = os.fsync, itertools.count(1)
 

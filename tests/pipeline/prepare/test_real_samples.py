@@ -11,7 +11,7 @@ from pycocotools.coco import COCO
 
 from pipeline.prepare.prepare import prepare
 from pipeline.prepare.vocabulary import load_vocabulary
-from pipeline.settings.prepare import PrepareSettings
+from pipeline.settings import PrepareSettings
 from storage_schemas.scenes import Scene, SceneShard
 from tests.pipeline.prepare.layouts import SHARED_DATA, decoded
 

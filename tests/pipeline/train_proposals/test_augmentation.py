@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from pipeline.prepare.prepare import prepare
-from pipeline.settings.prepare import PrepareSettings
+from pipeline.settings import PrepareSettings
 from pipeline.train_proposals.augmentation import PADDING_LEVEL, Augmentation, jitter_colours
 from pipeline.train_proposals.samples import ProposalSamples
 from pipeline.training.data_order import Draw

@@ -12,7 +12,7 @@ from ovseg_models.matching import LossWeights
 from ovseg_models.proposal_losses import proposal_losses
 from ovseg_models.proposal_presets import build_proposal_net
 from ovseg_models.targets import Targets, present_classes
-from pipeline.settings.proposal_net import LossSettings, ProposalTrainingSettings
+from pipeline.settings import LossSettings, ProposalTrainingSettings
 from pipeline.train_proposals.augmentation import Augmentation
 from pipeline.train_proposals.samples import ProposalBatch, ProposalSamples
 from pipeline.train_proposals.task import ProposalTask, Vocabulary, loss_weights

@@ -12,7 +12,7 @@ import pytest
 from pipeline.prepare.vocabulary import load_vocabulary
 from pipeline.settings import load_settings
 
-CONFIGS = Path(__file__).parents[2] / "flows" / "configs"
+CONFIGS = Path(__file__).parents[3] / "flows" / "configs"
 NAMES = ("ovseg_r101c_vitb16", "ovseg_swinb_vitl14")
 
 # key: value for R101c with ViT-B/16, value for Swin-B with ViT-L/14

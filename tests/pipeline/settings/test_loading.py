@@ -15,9 +15,9 @@ from pipeline.settings import (
     load_settings,
     writable_runs_dir,
 )
-from pipeline.settings.overrides import overlaid, parse_overrides, parse_value
+from pipeline.settings.loading import overlaid, parse_overrides, parse_value
 
-CONFIGS = Path(__file__).parents[2] / "flows" / "configs"
+CONFIGS = Path(__file__).parents[3] / "flows" / "configs"
 DRAWN = "[datasets.drawn]\ndataset = 'drawn-world'\nsplit = 'val'\n"
 
 

@@ -4,7 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def test_the_page_is_up_to_date():
@@ -21,7 +21,7 @@ def test_the_page_is_up_to_date():
 
 def test_every_setting_is_described():
     from pipeline.settings import Settings
-    from pipeline.settings.keys import all_settings
+    from pipeline.settings.model import all_settings
 
     page = (ROOT / "docs" / "settings.md").read_text(encoding="utf-8")
     for setting in all_settings(Settings):

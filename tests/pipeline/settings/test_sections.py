@@ -10,12 +10,19 @@ from ovseg_models.prompt_templates import PROMPT_TEMPLATE_NAMES
 from ovseg_models.proposal_presets import PRESETS, ProposalNetArguments
 from ovseg_models.segmenter_settings import SegmenterSettings
 from pipeline.executors import Compute
-from pipeline.settings import Settings, SettingsError, load_settings, result_settings, settings_json, settings_toml
-from pipeline.settings.model import PromptTemplates
+from pipeline.settings import (
+    PromptTemplates,
+    Settings,
+    SettingsError,
+    load_settings,
+    result_settings,
+    settings_json,
+    settings_toml,
+)
 from pipeline.settings.runner import compute_of, limits_of
 from pipeline.shard_runner import Limits
 
-CONFIGS = Path(__file__).parents[2] / "flows" / "configs"
+CONFIGS = Path(__file__).parents[3] / "flows" / "configs"
 
 # Written beside a result
 

@@ -3,8 +3,7 @@
 import pytest
 from pydantic import ValidationError
 
-from pipeline.settings.prepare import PrepareSettings
-from pipeline.settings.result import result_settings
+from pipeline.settings import PrepareSettings, result_settings
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,778 @@
+"""Every table of a settings file, in the order of the file, and ``Settings``, which holds them all."""
+
+import unicodedata
+from collections import Counter
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import ConfigDict, Field, JsonValue, field_validator, model_validator
+
+from ovseg_models.image_input import PIXELS_MAX
+from pipeline.data_set_options import CocoLabelKind, DataSetName, StuffValues, VocLabelDirectory
+from pipeline.settings.model import (
+    ADDED_LATER,
+    CHANGES_NO_RESULT,
+    MaskThreshold,
+    Precision,
+    PromptTemplates,
+    SettingsModel,
+    Share,
+    check_sides,
+)
+
+# Data sets
+
+
+_OWN_OPTIONS = {
+    "labels": "coco",
+    "captions": "coco",
+    "annotations": "coco",
+    "images": "coco",
+    "present_only": "coco",
+    "stuff_values": "coco",
+    "voc_labels": "pascal-voc-20",
+    "reference_resize": "ade20k-847",
+    "drawn_world": "drawn-world",
+}
+
+
+class DrawnWorldSettings(SettingsModel):
+    """The generated data set."""
+
+    scenes: int = Field(default=1000, ge=1, le=10_000_000, description="Number of scenes to draw.")
+    seed: int = Field(default=0, ge=0, description="Chooses the world; splits of one seed never overlap.")
+    size_px: int = Field(default=96, ge=32, le=1024, description="Side of the pictures [px].")
+    context: Share = Field(default=0.85, description="Share of things that stand on their home stuff.")
+    captions_per_scene: int = Field(default=5, ge=0, le=5, description="Captions of each scene, at most.")
+
+
+class PrepareSettings(SettingsModel):
+    """Which data set to prepare, and how."""
+
+    dataset: DataSetName = Field(description="Name of the data set.")
+    root: Path = Field(
+        default=Path(),
+        description="Directory of the data set in its official layout; the drawn world needs none.",
+        json_schema_extra=CHANGES_NO_RESULT,
+    )
+    split: str = Field(
+        default="",
+        pattern=r"^[A-Za-z0-9_-]{0,40}$",
+        description="'train2017' or 'val2017' of COCO, 'train' or 'val' elsewhere; a folder may do without.",
+    )
+    labels: CocoLabelKind = Field(
+        default="stuff",
+        description="COCO: labels of COCO-Stuff (171 classes), panoptic (133), instances (80 things), or none. Files "
+        "under 'annotations' say themselves what they hold, and their categories are the classes.",
+    )
+    captions: bool = Field(default=True, description="COCO: take the captions.")
+    annotations: tuple[str, ...] = Field(
+        default=(),
+        description="COCO's format: JSON files of your own, relative to the root, such as "
+        "['annotations/instances_default.json'] of CVAT; in place of the official ones.",
+    )
+    images: str = Field(
+        default="",
+        description="COCO's format: directory of the pictures, relative to the root; sub-folders are entered. Empty = "
+        "the split's.",
+    )
+    present_only: bool = Field(
+        default=False,
+        description="COCO: take only the pictures that are there, as in a part of COCO with the official files; "
+        "annotations of others are counted and passed over.",
+    )
+    stuff_values: StuffValues = Field(
+        default="official",
+        description="COCO: what values of stuffthingmaps mean: 'official' = a category's id less one, 'contiguous' = "
+        "the index 0..170, as other tools write it.",
+    )
+    voc_labels: VocLabelDirectory = Field(
+        default="SegmentationClassAug", description="Pascal VOC: directory of the labels."
+    )
+    reference_resize: bool = Field(
+        default=False,
+        description="ADE20K-847: shrink to short side 512 px and save as JPEG of quality 75, as the reference does.",
+    )
+    drawn_world: DrawnWorldSettings = Field(default=DrawnWorldSettings(), description="Drawn world: its options.")
+    scenes_per_shard: int = Field(default=1000, ge=1, le=100_000, description="Scenes of one unit of work.")
+    limit: int | None = Field(default=None, ge=1, description="Take the first scenes only, for a trial; none = all.")
+    max_image_px: int = Field(
+        default=PIXELS_MAX,
+        ge=1,
+        le=PIXELS_MAX,
+        description="Width times height of an image at most [px]; larger ones are taken for decompression bombs. The "
+        "default is where Pillow begins to warn.",
+    )
+
+    @model_validator(mode="after")
+    def _options_fit_the_data_set(self) -> Self:
+        """Refuse options of another data set, and a split where there must or must not be one."""
+        faults = [
+            f"{option}: is an option of {owner} only (got it for {self.dataset})"
+            for option, owner in _OWN_OPTIONS.items()
+            if self.dataset != owner and getattr(self, option) != type(self).model_fields[option].default
+        ]
+        if not self.split and self.dataset != "folder" and not (self.annotations and self.images):
+            faults.append(f"split: should be named for {self.dataset} (got nothing)")
+        if faults:
+            raise ValueError("; ".join(faults))
+        return self
+
+
+# CLIP
+
+
+class ClipSettings(SettingsModel):
+    """The CLIP that scores proposals, is adapted, and gives the proposal net its text embeddings."""
+
+    architecture: str = Field(
+        default="ViT-B-16",
+        min_length=1,
+        description="Name of an open_clip architecture, path of an open_clip model JSON, or 'drawn-world-small', the "
+        "small CLIP that this project ships.",
+    )
+    pretrained: str = Field(
+        default="openai",
+        min_length=1,
+        description="Weights: an open_clip tag, the path of a weight file, 'shipped' (of 'drawn-world-small'), or "
+        "'random'. The digest covers the weights themselves, not this name alone.",
+    )
+    quick_gelu: Literal["auto", "on", "off"] = Field(
+        default="auto",
+        description="Whether the activation is x * sigmoid(1.702 x), as OpenAI's weights want it; 'auto' = as the "
+        "weights say, else as the architecture says.",
+    )
+    seed: int = Field(default=0, ge=0, description="Seed of random weights.")
+    random_if_unavailable: bool = Field(
+        default=False,
+        description="Use random weights when a tag cannot be downloaded, to try the pipeline without network.",
+    )
+
+
+# Training, of stages 1 and 3
+
+
+class CheckpointSettings(SettingsModel):
+    """When a training saves its state; a run resumes exactly, so none of this changes the result."""
+
+    model_config = ConfigDict(json_schema_extra=CHANGES_NO_RESULT)
+
+    every_steps: int = Field(
+        default=1000,
+        ge=1,
+        description="Steps from one checkpoint to the next; the last step always has one.",
+    )
+    keep_last: int = Field(
+        default=2,
+        ge=1,
+        description="Checkpoints that are kept, the newest; the best one is kept besides.",
+    )
+
+
+# Stage 1: the proposal net (OVSeg, section 3.1 and appendix)
+
+
+NONE, RANDOM, SHIPPED = "none", "random", "shipped"
+SideLength = Annotated[int, Field(ge=16, le=8192)]
+
+
+class BackboneSettings(SettingsModel):
+    """What turns the image into feature maps at strides 4, 8, 16 and 32."""
+
+    name: str = Field(
+        default="r101c",
+        min_length=1,
+        description="'r101c' or 'swin_base_patch4_window12_384' as in the paper, or any timm model with such maps.",
+    )
+    pretrained: str = Field(
+        default=RANDOM,
+        min_length=1,
+        description="Weights to start from: a timm tag, the path of a weight file, or 'random'. The digest covers "
+        "the file's bytes, not its path alone.",
+    )
+    freeze_at: int = Field(
+        default=0,
+        ge=0,
+        le=5,
+        description="Stages that are not trained: 0 = none, 1 = the stem, 2 = the stem and the first stage, and so on; "
+        "0 for a Swin.",
+    )
+    frozen_batch_norm: bool = Field(
+        default=False, description="Keep the statistics and weights of all batch norms as they are; off for a Swin."
+    )
+    drop_path_rate: float = Field(
+        default=0.0, ge=0, lt=1, description="Share of residual paths dropped in the last block; 0 but for a Swin."
+    )
+    timm_arguments: dict[str, JsonValue] = Field(
+        default={}, description="Further arguments of the timm model, such as channels = [24, 48, 72, 96] of a ResNet."
+    )
+
+    @model_validator(mode="after")
+    def _fits_the_kind(self) -> "BackboneSettings":
+        if self.is_swin and (self.freeze_at or self.frozen_batch_norm):
+            message = f"freeze_at should be 0 and frozen_batch_norm false for the Swin {self.name!r}"
+            raise ValueError(message)
+        if self.drop_path_rate and not self.is_swin:
+            message = f"drop_path_rate {self.drop_path_rate} should be 0 for {self.name!r}, which is no Swin"
+            raise ValueError(message)
+        if self.timm_arguments and self.name == "r101c":
+            message = "timm_arguments should be empty for 'r101c', whose form is fixed"
+            raise ValueError(message)
+        return self
+
+    @property
+    def is_swin(self) -> bool:
+        """Whether the backbone is a Swin Transformer."""
+        return self.name.startswith("swin_")
+
+    def arguments(self) -> dict[str, Any]:
+        """Return what the backbone's builder takes beside name and weights."""
+        if self.is_swin:
+            kind: dict[str, Any] = {"drop_path_rate": self.drop_path_rate}
+        else:
+            kind = {"freeze_at": self.freeze_at, "frozen_batch_norm": self.frozen_batch_norm}
+        return kind | ({"timm_arguments": self.timm_arguments} if self.timm_arguments else {})
+
+
+class ArchitectureSettings(SettingsModel):
+    """A MaskFormer whose class head gives an embedding in CLIP's space for each query."""
+
+    backbone: BackboneSettings = Field(default=BackboneSettings(), description="What sees the image.")
+    queries: int = Field(default=100, ge=1, le=1000, description="Number of proposals per image.")
+    encoder_layers: int = Field(default=0, ge=0, le=12, description="Self-attention layers among stride-32 pixels.")
+    decoder_layers: int = Field(default=6, ge=1, le=12, description="Layers of the query decoder; each is supervised.")
+    hidden_dim: int = Field(
+        default=256,
+        ge=4,
+        description="Width of queries and pixel decoder; a multiple of 4, of heads and of norm_groups.",
+    )
+    mask_dim: int = Field(default=256, ge=1, description="Channels of mask features and mask embeddings.")
+    norm_groups: int = Field(default=32, ge=1, description="Groups of the pixel decoder's norms.")
+    heads: int = Field(default=8, ge=1, description="Heads of each attention.")
+    feedforward_dim: int = Field(default=2048, ge=1, description="Hidden width of the feed-forward parts.")
+    dropout: float = Field(default=0.1, ge=0, lt=1, description="Dropout in encoder and decoder.")
+    query_source: Literal["res3", "res4", "res5"] = Field(
+        default="res5",
+        description="The backbone's map that encoder and decoder read: stride 8, 16 or 32. The paper's is res5; of a "
+        "small picture that is a few pixels only.",
+    )
+    embedding_hidden_dim: int = Field(default=1024, ge=1, description="Hidden width of the proposal-embedding head.")
+
+    @model_validator(mode="after")
+    def _hidden_dim_divides(self) -> "ArchitectureSettings":
+        for divisor, label in ((4, "4"), (self.heads, "heads"), (self.norm_groups, "norm_groups")):
+            if self.hidden_dim % divisor:
+                message = f"hidden_dim {self.hidden_dim} should be a multiple of {label}"
+                raise ValueError(message if label == "4" else f"{message} {divisor}")
+        return self
+
+    def arguments(self) -> dict[str, Any]:
+        """Return what ``ovseg_models``' builder takes beside the two numbers that follow from CLIP."""
+        sizes = self.model_dump(exclude={"backbone"})
+        weights = False if self.backbone.pretrained == RANDOM else self.backbone.pretrained
+        return {
+            "backbone": self.backbone.name,
+            "backbone_arguments": self.backbone.arguments(),
+            "pretrained": weights,
+            **sizes,
+        }
+
+
+class LossSettings(SettingsModel):
+    """Weights of the proposal net's losses, the same in matching and training."""
+
+    class_weight: float = Field(default=1.0, ge=0, description="Weight of the classification loss.")
+    mask_weight: float = Field(default=20.0, ge=0, description="Weight of the focal mask loss.")
+    dice_weight: float = Field(default=1.0, ge=0, description="Weight of the dice mask loss.")
+    no_object_weight: float = Field(
+        default=0.1, ge=0, le=1, description="Weight of queries without an object within the classification loss."
+    )
+    unlabelled_pixels: Literal["background", "left_out"] = Field(
+        default="background",
+        json_schema_extra=ADDED_LATER,
+        description="What pixels without a label, or of held-out classes, are to a mask: 'background', as published, "
+        "or 'left_out' of matching and losses, so that masks of what has no label are not unlearned.",
+    )
+
+
+class AugmentationSettings(SettingsModel):
+    """Resize to a random short side, crop, jitter colours, flip, pad to the crop's size, in this order."""
+
+    short_sides_px: tuple[SideLength, ...] = Field(
+        default=(512,), min_length=1, description="Short sides [px] of which one is drawn for each sample."
+    )
+    max_side_px: SideLength = Field(default=2048, description="Upper limit of the long side after resizing [px].")
+    crop_px: SideLength = Field(default=512, description="Side of the square crop [px].")
+    colours: bool = Field(default=True, description="Vary brightness, contrast, saturation and hue.")
+
+
+class ProposalTrainingSettings(SettingsModel):
+    """AdamW with a polynomial schedule; one step is one global batch, over any number of processes."""
+
+    seed: int = Field(default=0, ge=0, description="Seed of initial weights, data order and augmentation.")
+    steps: int = Field(default=120_000, ge=1, description="Optimizer steps.")
+    batch_images: int = Field(default=32, ge=1, description="Images per step, over all processes together.")
+    accumulation_steps: int = Field(
+        default=1, ge=1, description="Parts into which a process's share of the batch is cut to save memory."
+    )
+    learning_rate: float = Field(default=2e-4, gt=0, description="Learning rate after the warm-up.")
+    backbone_rate_factor: float = Field(default=0.1, ge=0, description="Factor on the backbone's learning rate.")
+    weight_decay: float = Field(default=1e-4, ge=0, description="Decay of weights; norms and embeddings have none.")
+    warmup_steps: int = Field(default=1500, ge=0, description="Steps of linear warm-up.")
+    warmup_factor: float = Field(default=1e-6, ge=0, le=1, description="Factor on the learning rate at step 0.")
+    poly_power: float = Field(default=0.9, gt=0, description="Exponent of the fall to 0 at the last step.")
+    gradient_clip_norm: float = Field(
+        default=0.01, gt=0, description="Upper limit of the L2 norm of the whole model's gradient."
+    )
+    precision: Precision = Field(default="fp32", description="Arithmetic on CUDA; fp16 scales the loss.")
+    augmentation: AugmentationSettings = Field(default=AugmentationSettings(), description="How samples are varied.")
+    loss: LossSettings = Field(default=LossSettings(), description="Weights of the losses.")
+    checkpoints: CheckpointSettings = Field(default=CheckpointSettings(), description="When to save, what to keep.")
+
+
+class ProposalNetSettings(SettingsModel):
+    """Stage 1, ``ovseg train-proposals``: scenes with labels in, ``proposal_net`` out."""
+
+    dataset: str = Field(default="", description="Data set to train on, by its name; it needs labels.")
+    held_out_classes: tuple[str, ...] = Field(
+        default=(),
+        description="Classes of the data set that are not shown: their pixels are ignored (15 of COCO-Stuff's 171 in "
+        "SimBaseline and ZegFormer).",
+    )
+    validation_dataset: str = Field(default="", description="Labelled data set for validation; empty = no validation.")
+    validation_every_steps: int = Field(default=5000, ge=1, description="Steps from one validation to the next.")
+    validation_short_side_px: SideLength = Field(default=512, description="Short side at validation [px].")
+    validation_max_side_px: SideLength = Field(default=2048, description="Upper limit of the long side there [px].")
+    prompt_templates: PromptTemplates = Field(default="vild", description="Sentences around class names.")
+    architecture: ArchitectureSettings = Field(default=ArchitectureSettings(), description="What is trained.")
+    initial_weights: str = Field(
+        default=NONE,
+        min_length=1,
+        description="Weights of a whole proposal net to start from, of the same architecture: the path of a weight "
+        "file, 'shipped' (the small net of the drawn world, as demo.toml has it), or 'none'. The digest covers the "
+        "file's bytes, not its path.",
+    )
+    training: ProposalTrainingSettings = Field(default=ProposalTrainingSettings(), description="How it is trained.")
+
+    @model_validator(mode="after")
+    def _sides_fit(self) -> "ProposalNetSettings":
+        check_sides(
+            short_side_px=self.validation_short_side_px,
+            max_side_px=self.validation_max_side_px,
+            prefix="validation_",
+        )
+        return self
+
+
+# Stage 2: mining (OVSeg, section 3.2)
+
+
+Source = Literal["masks-classes", "masks-1-caption", "proposals-1-caption", "proposals-5-captions"]
+"""Where masks and texts of pairs come from, the four rows of the paper's Table 2; 'masks' are ground truth."""
+
+
+class ProposeSettings(SettingsModel):
+    """First step: scenes and the proposal net give proposals. A change here redoes all three steps."""
+
+    short_side_px: int = Field(default=512, ge=16, le=8192, description="Short side of the net's input [px].")
+    max_side_px: int = Field(default=2048, ge=16, le=8192, description="Upper limit of the input's long side [px].")
+    mask_threshold: MaskThreshold = Field(
+        default=0.5, description="Mask probability above which a pixel is in the mask."
+    )
+    duplicate_iou: float = Field(
+        default=1.0,
+        gt=0,
+        le=1,
+        description="IoU with an earlier query's mask above which a proposal is dropped; 1 = none is.",
+    )
+    precision: Precision = Field(default="fp32", description="Arithmetic on CUDA.")
+    batch_images: int = Field(
+        default=1, ge=1, description="Images per forward pass.", json_schema_extra=CHANGES_NO_RESULT
+    )
+
+    @model_validator(mode="after")
+    def _sides_fit(self) -> "ProposeSettings":
+        check_sides(short_side_px=self.short_side_px, max_side_px=self.max_side_px)
+        return self
+
+
+class EmbedSettings(SettingsModel):
+    """Second step: the original CLIP gives one embedding per masked crop. No noun or caption plays a part."""
+
+    precision: Precision = Field(default="fp32", description="Arithmetic on CUDA.")
+    batch_crops: int | None = Field(
+        default=None,
+        ge=1,
+        description="Crops per forward pass, of many images; halved when the memory does not suffice. "
+        "By default 256 on a GPU, 64 on a CPU.",
+        json_schema_extra=CHANGES_NO_RESULT,
+    )
+
+
+class NounSettings(SettingsModel):
+    """Which words of a caption count as nouns. A change here redoes the third step alone."""
+
+    tagger: Literal["embedded", "nltk", "spacy"] = Field(
+        default="embedded",
+        description="'embedded' = the caption tagger in this package, 'nltk' = NLTK's own averaged perceptron (to be "
+        "downloaded), 'spacy' = spaCy (an extra to be installed).",
+    )
+    compound_nouns: bool = Field(default=False, description="Keep 'traffic light' together, not 'traffic' and 'light'.")
+    fixed_expressions: bool = Field(
+        default=False,
+        description="Keep the expressions of the shipped list together: 'hot dog' is no 'dog', 'teddy bear' no bear.",
+    )
+    stop_words: tuple[str, ...] = Field(
+        default=(),
+        description="Lemmas that make no pair, such as 'photo' or 'view'; 'picture of' is 'picture' where 'of' "
+        "follows. None in the paper.",
+    )
+    shipped_stop_words: bool = Field(
+        default=False,
+        description="Add the shipped list of words that name no region to stop_words: photo, view, side, group, ...",
+    )
+    lemmas: bool = Field(
+        default=True, description="Bring nouns to their dictionary form; false = as written, 'dogs' and 'dog' differ."
+    )
+    lower_case: bool = Field(
+        default=True, description="Write nouns in lower case; false, only where lemmas is, keeps their capitals."
+    )
+
+    @field_validator("stop_words")
+    @classmethod
+    def _written_as_lemmas(cls, stop_words: tuple[str, ...]) -> tuple[str, ...]:
+        for word in stop_words:
+            lemma = " ".join(unicodedata.normalize("NFC", word.lower()).split())
+            if word != lemma or not word:
+                message = f"stop word {word!r} should be in lower case, with single blanks between words, as lemmas are"
+                raise ValueError(message)
+        return stop_words
+
+    @model_validator(mode="after")
+    def _lemmas_are_lower_case(self) -> "NounSettings":
+        if self.lemmas and not self.lower_case:
+            message = "lower_case should be true where lemmas is, as lemmas are lower case"
+            raise ValueError(message)
+        return self
+
+
+class PairSettings(SettingsModel):
+    """Third step: each noun gets the proposal whose embedding is nearest. A change here redoes this step alone."""
+
+    prompt_templates: PromptTemplates = Field(default="vild", description="Sentences around nouns.")
+    min_score: float = Field(
+        default=-1.0, ge=-1, le=1, description="Cosine below which a pair is not kept; -1 = all are, as in the paper."
+    )
+    min_area_share: Share = Field(
+        default=0.0, description="Share of the image below which a mask makes no pair; 0 = none, as in the paper."
+    )
+    crop_format: Literal["png", "jpg"] = Field(
+        default="png",
+        description="File format of the crops: 'png' is lossless, 'jpg' takes about a fifth of the space.",
+    )
+    jpeg_quality: int = Field(default=95, ge=50, le=100, description="Quality of crops of format 'jpg'.")
+
+
+class MineSettings(SettingsModel):
+    """Stage 2, ``ovseg mine``: scenes with captions, the proposal net and CLIP in, ``pairs`` out."""
+
+    dataset: str = Field(default="", description="Data set to mine, by its name.")
+    source: Source = Field(
+        default="proposals-1-caption",
+        description="Table 2 of the paper: ground-truth masks with their classes or with the nouns of one caption, or "
+        "proposals with the nouns of one caption (the one with the lowest id) or of five.",
+    )
+    propose: ProposeSettings = Field(default=ProposeSettings(), description="Step 1.")
+    embed: EmbedSettings = Field(default=EmbedSettings(), description="Step 2.")
+    nouns: NounSettings = Field(default=NounSettings(), description="Words of captions, for step 3.")
+    pair: PairSettings = Field(default=PairSettings(), description="Step 3.")
+
+    @property
+    def uses_ground_truth_masks(self) -> bool:
+        """Whether masks come from the labels; the half of ``source`` that steps 1 and 2 depend on."""
+        return self.source.startswith("masks")
+
+    @property
+    def captions_per_image(self) -> int:
+        """Captions of an image whose nouns are taken, the lowest ids first; 0 = class names instead of captions."""
+        return {"classes": 0, "1-caption": 1, "5-captions": 5}[self.source.partition("-")[2]]
+
+
+# Stage 3: CLIP's adaptation (OVSeg, sections 3.2 and 3.3)
+
+
+Mode = Literal["ft", "mpt", "ft-then-mpt", "mpt-then-ft", "ft+mpt"]
+
+
+class PhaseSettings(SettingsModel):
+    """AdamW with linear warm-up and a cosine to 0; one step is one global batch, over any number of processes."""
+
+    epochs: int = Field(default=5, ge=1, description="Times each pair is shown.")
+    batch_pairs: int = Field(
+        default=256, ge=2, description="Pairs per step, over all processes; each is a negative of all the others."
+    )
+    learning_rate: float = Field(default=5e-6, gt=0, description="Learning rate after the warm-up.")
+    weight_decay: float = Field(default=0.2, ge=0, description="Decay of weights; norms, biases and gains have none.")
+    warmup_steps: int = Field(default=100, ge=0, description="Steps of linear warm-up.")
+
+
+class PromptPhaseSettings(PhaseSettings):
+    """As for 'ft', with another learning rate and no decay."""
+
+    learning_rate: float = Field(default=2e-2, gt=0, description="Learning rate after the warm-up.")
+    weight_decay: float = Field(default=0.0, ge=0, description="Decay of the prompt tokens.")
+
+
+class CropAugmentationSettings(SettingsModel):
+    """A random window of each crop, resized to CLIP's input size."""
+
+    min_scale: float = Field(
+        default=0.9, gt=0, le=1, description="Smallest share of the crop's area in the window; the largest is 1."
+    )
+    max_aspect: float = Field(
+        default=4 / 3, ge=1, description="Largest width to height of the window; the smallest is its inverse."
+    )
+
+
+class FinetuneSettings(SettingsModel):
+    """Stage 3, ``ovseg finetune``: pairs and CLIP in, ``adapted_clip`` out; no mode trains the text tower."""
+
+    mode: Mode = Field(
+        default="ft-then-mpt",
+        description="FT trains the image tower, MPT the mask prompt tokens alone; 'ft+mpt' trains both at once with "
+        "batch, epochs and warm-up of 'ft', and learning rate and decay of 'mpt' for the prompts.",
+    )
+    pairs_dir: str = Field(
+        default="",
+        description="Directory of an artifact of pairs to train on, such as one mined elsewhere; empty = those that "
+        "stage 2 makes of these settings.",
+        json_schema_extra=CHANGES_NO_RESULT,  # their digest does
+    )
+    seed: int = Field(default=0, ge=0, description="Seed of prompt tokens, data order and augmentation.")
+    prompt_depth: int = Field(default=3, ge=1, le=64, description="Transformer layers that get mask prompt tokens.")
+    train_logit_scale: bool = Field(
+        default=True, description="Train the logit scale too, up to ln 100, as the reference does in FT and MPT."
+    )
+    loss: Literal["contrastive", "noun-aware"] = Field(
+        default="contrastive",
+        description="'contrastive' = CLIP's own, where equal nouns in a batch are negatives of each other; "
+        "'noun-aware' = equal nouns are positives.",
+    )
+    prompt_templates: PromptTemplates = Field(
+        default="bare", description="Sentences around nouns; 'bare' is the noun itself."
+    )
+    ft: PhaseSettings = Field(default=PhaseSettings(), description="The phase that trains the image tower.")
+    mpt: PromptPhaseSettings = Field(default=PromptPhaseSettings(), description="The phase that trains the prompts.")
+    augmentation: CropAugmentationSettings = Field(
+        default=CropAugmentationSettings(), description="How crops are varied."
+    )
+    precision: Precision = Field(default="fp32", description="Arithmetic on CUDA; fp16 scales the loss.")
+    accumulation_steps: int = Field(
+        default=1,
+        ge=1,
+        description="Parts into which a process's share of the batch is cut to save memory; embeddings are cached, so "
+        "that the contrastive batch stays whole.",
+        json_schema_extra=CHANGES_NO_RESULT,
+    )
+    gradient_checkpointing: bool = Field(
+        default=False, description="Recompute activations to save memory.", json_schema_extra=CHANGES_NO_RESULT
+    )
+    validation_dataset: str = Field(
+        default="",
+        description="Labelled data set whose masked ground-truth crops are classified after each epoch; empty = none.",
+    )
+    checkpoints: CheckpointSettings = Field(default=CheckpointSettings(), description="When to save, what to keep.")
+
+    @property
+    def phases(self) -> tuple[str, ...]:
+        """What is trained after what: each is 'ft', 'mpt' or 'ft+mpt'."""
+        return tuple(self.mode.split("-then-"))
+
+
+# Stage 4: zero-shot evaluation and ablations (OVSeg, sections 3.4 and 4)
+
+
+class EvaluatedDatasetSettings(SettingsModel):
+    """One labelled data set to be evaluated on."""
+
+    dataset: str = Field(min_length=1, description="Name of the data set; it needs labels.")
+    ensemble_weight: Share = Field(
+        default=0.7, description="Lambda in p^(1-lambda) p_hat^lambda: 0 = proposal net only, 1 = CLIP only."
+    )
+
+
+class SweepSettings(SettingsModel):
+    """Values that ``ovseg evaluate --ablate`` goes through."""
+
+    ensemble_weights: tuple[Share, ...] = Field(
+        default=(0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.65, 0.7, 0.75, 0.8, 0.9, 1.0),
+        description="Ensemble weights; no model runs again for them.",
+    )
+    mask_thresholds: tuple[MaskThreshold, ...] = Field(
+        default=(0.35, 0.4, 0.45, 0.5), description="Mask thresholds; the CLIP branch runs for each."
+    )
+    finetune_modes: tuple[Mode, ...] = Field(
+        default=(),
+        description="Other modes of stage 3, such as 'ft', whose CLIPs are compared with the original and the adapted "
+        "one (Tables 3 and 6); each is to be made before, by 'ovseg finetune --set finetune.mode=ft'.",
+    )
+    validation_dataset: str = Field(
+        default="",
+        description="Data set whose mined pairs choose an ensemble weight without any test label; it is to be mined "
+        "before, by 'ovseg mine --set mine.dataset=NAME'; empty = no choice.",
+    )
+    validation_pairs: int = Field(
+        default=2000, ge=1, description="Pairs at most that are named for that choice; the first ones in order."
+    )
+
+
+class EvaluateSettings(SettingsModel):
+    """Stage 4, ``ovseg evaluate``: labelled scenes, the proposal net and the adapted CLIP in, ``scores`` out."""
+
+    datasets: tuple[EvaluatedDatasetSettings, ...] = Field(
+        default=(), description="What to evaluate on, in order; each data set once."
+    )
+    clip: Literal["adapted", "original"] = Field(
+        default="adapted", description="CLIP as stage 3 adapted it, or 'original' = as it was before: the baseline."
+    )
+    short_side_px: int = Field(default=512, ge=16, le=8192, description="Short side of the net's input [px].")
+    max_side_px: int = Field(default=2048, ge=16, le=8192, description="Upper limit of the input's long side [px].")
+    mask_threshold: MaskThreshold = Field(
+        default=0.5, description="Mask probability above which a pixel is in the crop."
+    )
+    prompt_templates: PromptTemplates = Field(default="vild", description="Sentences around class names.")
+    precision: Precision = Field(default="fp32", description="Arithmetic on CUDA.")
+    use_mask_prompts: bool = Field(default=True, description="Give masked patches their prompt tokens (Table 3).")
+    masked_crops: bool = Field(default=True, description="Fill crops outside the mask; off = the box as it is.")
+    proposals: Literal["net", "ground-truth"] = Field(
+        default="net", description="'ground-truth' = masks of the labels with CLIP as the classifier (Figure 1(c))."
+    )
+    oracle_labels: bool = Field(
+        default=False, description="Give each proposal the class of the ground truth that it covers best (Figure 1(c))."
+    )
+    sweep: SweepSettings = Field(default=SweepSettings(), description="What --ablate goes through.")
+    bootstrap_rounds: int = Field(
+        default=1000, ge=1, le=1_000_000, description="Resamplings of images for the 95 % intervals."
+    )
+    batch_crops: int | None = Field(
+        default=None,
+        ge=1,
+        description="Crops per forward pass of CLIP. By default 256 on a GPU, 64 on a CPU.",
+        json_schema_extra=CHANGES_NO_RESULT,
+    )
+
+    @field_validator("datasets")
+    @classmethod
+    def _each_once(cls, datasets: tuple[EvaluatedDatasetSettings, ...]) -> tuple[EvaluatedDatasetSettings, ...]:
+        name, times = Counter(each.dataset for each in datasets).most_common(1)[0] if datasets else ("", 0)
+        if times > 1:
+            message = f"data set {name!r} should be there once, not {times} times"
+            raise ValueError(message)
+        return datasets
+
+    @model_validator(mode="after")
+    def _sides_fit(self) -> "EvaluateSettings":
+        check_sides(short_side_px=self.short_side_px, max_side_px=self.max_side_px)
+        return self
+
+
+# How the work is done; none of it changes a result
+
+
+class ComputeSettings(SettingsModel):
+    """Processes, devices, and how much may go wrong before a stage gives up."""
+
+    model_config = ConfigDict(json_schema_extra=CHANGES_NO_RESULT)
+
+    workers: int = Field(
+        default=0, ge=0, le=1024, description="Processes on this machine that share the units; 0 = this process alone."
+    )
+    threads_per_worker: int = Field(
+        default=1, ge=1, le=1024, description="Threads of torch per process, in training too."
+    )
+    device: str = Field(
+        default="auto",
+        pattern=r"^(auto|cpu|cuda(:\d+)?)$",
+        description="'cpu', 'cuda', 'cuda:N', or 'auto' = CUDA where there is one.",
+    )
+    loader_workers: int = Field(
+        default=2,
+        ge=0,
+        le=256,
+        description="Processes that read samples for one training process; 0 = the training process itself.",
+    )
+    channels_last: bool = Field(default=False, description="Keep images channels-last in memory.")
+    compile: bool = Field(default=False, description="Compile models with torch.compile.")
+    max_failed_units: int = Field(default=10, ge=0, description="Units that may fail before no more are begun.")
+    max_failed_share: Share = Field(
+        default=0.01, description="Share of rows that may have failed in a finished artifact."
+    )
+    wait_s: float = Field(
+        default=0.0,
+        ge=0,
+        description="Wait for another process that writes the artifact [s]; 0 = give up at once.",
+    )
+
+
+class DaskSettings(SettingsModel):
+    """The Dask cluster that units are sent to."""
+
+    model_config = ConfigDict(json_schema_extra=CHANGES_NO_RESULT)
+
+    address: str = Field(
+        default="",
+        pattern=r"^$|^[a-z]+://\S+$",
+        description="Scheduler to use, such as 'tcp://10.0.0.1:8786', whose workers take the place of compute.workers; "
+        "empty = none.",
+    )
+    connect_limit_s: float = Field(
+        default=30.0, gt=0, description="Wait for that scheduler, and then for its workers [s]."
+    )
+    dashboard_port: int = Field(
+        default=0, ge=0, le=65535, description="Port of the dashboard of workers on this machine; 0 = any free one."
+    )
+
+
+class FlowSettings(SettingsModel):
+    """The Prefect flow, ``ovseg run``."""
+
+    model_config = ConfigDict(json_schema_extra=CHANGES_NO_RESULT)
+
+    retries: int = Field(default=2, ge=0, le=100, description="Times a unit is tried again after an I/O error.")
+    retry_delay_s: float = Field(
+        default=5.0, ge=0, description="Wait before the first retry [s]; it doubles with each further one."
+    )
+    server_start_limit_s: int = Field(default=120, ge=1, description="Wait for Prefect's own server to start [s].")
+
+
+# All together
+
+
+DatasetKey = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
+"""Name of a data set in the settings; no dot, so that flags can reach it."""
+
+
+class Settings(SettingsModel):
+    """All settings of a run; relative paths are relative to the directory in which the command is given."""
+
+    name: str = Field(
+        default="run",
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$",
+        description="Name of the run's artifacts; letters, digits, '_' and '-'.",
+    )
+    runs_dir: Path = Field(
+        default=Path("runs"),
+        description="Directory of all artifacts.",
+        json_schema_extra=CHANGES_NO_RESULT,
+    )
+    datasets: dict[DatasetKey, PrepareSettings] = Field(
+        default={}, description="Data sets by the names that the stages know them by, such as [datasets.coco-train]."
+    )
+    clip: ClipSettings = Field(default=ClipSettings(), description="The CLIP of all stages.")
+    proposal_net: ProposalNetSettings = Field(default=ProposalNetSettings(), description="Stage 1.")
+    mine: MineSettings = Field(default=MineSettings(), description="Stage 2.")
+    finetune: FinetuneSettings = Field(default=FinetuneSettings(), description="Stage 3.")
+    evaluate: EvaluateSettings = Field(default=EvaluateSettings(), description="Stage 4.")
+    compute: ComputeSettings = Field(default=ComputeSettings(), description="Workers and devices.")
+    dask: DaskSettings = Field(default=DaskSettings(), description="The Dask cluster.")
+    flow: FlowSettings = Field(default=FlowSettings(), description="The Prefect flow.")
