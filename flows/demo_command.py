@@ -23,7 +23,7 @@ def demo(arguments: RunArguments, *, picture: Path | None = None) -> None:
         PipelineError: If a stage fails, or Prefect's server does not start or goes away.
     """
     from flows.flow_commands import run_missing
-    from pipeline.evaluate.adaptations import (
+    from pipeline.adaptations import (
         ADAPTATIONS,
         AFTER,
         adaptation_picture,
@@ -36,9 +36,9 @@ def demo(arguments: RunArguments, *, picture: Path | None = None) -> None:
 
     settings = arguments.settings()
     if not settings.evaluate.datasets:
-        message = "evaluate.datasets: at least one data set is wanted; name one (got [])"
+        message = "evaluate.datasets: at least one data set is expected; name one (got [])"
         raise SettingsError([message])
-    run_missing([row.settings_of(settings) for row in ADAPTATIONS])
+    run_missing({row.title: row.settings_of(settings) for row in ADAPTATIONS})
     target = picture or settings.runs_dir / f"{settings.name}.png"
     write_picture(adaptation_picture(settings, images=SHOWN_IMAGES), target)
     for table in adaptation_tables(settings):

@@ -24,16 +24,14 @@ def evaluate(arguments: tyro.conf.OmitArgPrefixes[RunArguments], *, ablate: bool
         SettingsError: If the settings are wrong.
         StageError: If a data set could not be scored.
     """
-    from pipeline.evaluate.evaluate import evaluate as evaluate_all
-    from pipeline.settings import writable_runs_dir
-    from pipeline.stages import chosen_stages
+    from pipeline.stages import run
+    from storage_schemas.reports import html_path
+    from storage_schemas.scores import KIND as SCORES
 
     settings = arguments.settings()
-    if ablate or not next(chosen_stages(only="evaluate")).is_done(settings):
-        writable_runs_dir(settings.runs_dir)
-    report = evaluate_all(settings, ablate=ablate)
-    if report.units_done == 0:
-        sys.stdout.write(f"all {report.units_skipped} units were done before; nothing to do\n")
-    for name, stage in report.scores.items():
-        sys.stdout.write(f"scores of {name}: {stage.artifact.directory}\n")
-    sys.stdout.write(f"report: {report.page}\n")
+    done = run("evaluate", settings, ablate=ablate)
+    if done.units_done == 0:
+        sys.stdout.write(f"all {done.units_skipped} units were complete before; nothing to do\n")
+    for dataset, scores in zip(settings.evaluate.datasets, done.of_kind(SCORES), strict=True):
+        sys.stdout.write(f"scores of {dataset.dataset}: {scores.artifact.directory}\n")
+    sys.stdout.write(f"report: {html_path(done.artifact)}\n")

@@ -20,7 +20,6 @@ def finetune(run: RunArguments) -> None:
         MissingInputError: If the pairs are not finished.
         StageError: If the loss is not finite, or the device's memory runs out.
     """
-    from pipeline.finetune.finetune import finetune as adapt
+    from pipeline.stages import run as run_stage
 
-    report = adapt(run.settings())
-    sys.stdout.write(f"{report.artifact.directory}\n")
+    sys.stdout.write(f"{run_stage('finetune', run.settings()).artifact.directory}\n")

@@ -2,14 +2,14 @@
 
 import contextlib
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
 from flows.arguments import RunArguments
-from pipeline.stage_names import StageName
+from pipeline.graph import StageName
 
 if TYPE_CHECKING:
     from pipeline.settings import Settings
@@ -52,15 +52,17 @@ def run(
         raise SettingsError([message])
     if dry_run:
         return _dry_run(settings, from_stage, only)
-    run_missing([settings], from_stage, only)
+    run_missing({"": settings}, from_stage, only)
     return 0
 
 
-def run_missing(wanted: Sequence["Settings"], from_stage: StageName = "prepare", only: StageName | None = None) -> None:
-    """Run the flow for those of several settings for which something is to be done, all on one server.
+def run_missing(
+    variants: Mapping[str, "Settings"], from_stage: StageName = "prepare", only: StageName | None = None
+) -> None:
+    """Run the flow for those of several variants for which something is to be done, all on one server.
 
     Args:
-        wanted: One or more, which share their runs directory.
+        variants: Settings by a name that runs and log lines carry; they share their runs directory.
         from_stage: Begin with this stage.
         only: Run this stage alone.
 
@@ -69,38 +71,43 @@ def run_missing(wanted: Sequence["Settings"], from_stage: StageName = "prepare",
     """
     from flows.prefect_environment import prefect_home, set_prefect_environment
     from flows.prefect_server import prefect_server
+    from pipeline.dataflow import dataflow
     from pipeline.settings import writable_runs_dir
-    from pipeline.stages import chosen_stages
+    from pipeline.stages import chosen_stages, is_complete
 
-    stages = list(chosen_stages(from_stage, only))
-    to_do = [settings for settings in wanted if not all(stage.is_done(settings) for stage in stages)]
+    stages, to_do = chosen_stages(from_stage, only), {}
+    for variant, settings in variants.items():
+        graph = dataflow(settings)
+        if not all(is_complete(graph, stage) for stage in stages):
+            to_do[variant] = settings
     if not to_do:
-        logger.info("%s: done before; nothing to do", ", ".join(stage.name for stage in stages))
+        named = (stage for stage in stages if graph.of_stage(stage))
+        logger.info("%s: already complete; nothing to do", ", ".join(named))
         return
-    first = to_do[0]
+    first = next(iter(to_do.values()))
     home = prefect_home(writable_runs_dir(first.runs_dir))
     set_prefect_environment(home, server_start_limit_s=first.flow.server_start_limit_s)
     with _interrupts_told(), prefect_server(home, start_limit_s=first.flow.server_start_limit_s):
         from flows.flow_run import run_flow
 
-        for settings in to_do:
-            run_flow(settings, from_stage, only)
+        for variant, settings in to_do.items():
+            run_flow(settings, from_stage, only, variant)
 
 
 def _dry_run(settings: "Settings", from_stage: StageName, only: StageName | None) -> int:
     """Print what a run would do, and return the exit status."""
     import sys
 
-    from flows.dry_run import as_text
-    from pipeline.outlook.outlook import outlook
+    from flows.dry_run_text import dry_run_text
+    from pipeline.dry_run.dry_run import dry_run
     from pipeline.settings import SettingsError
     from pipeline.stages import chosen_stages
 
     try:
-        found = outlook(settings, tuple(chosen_stages(from_stage, only)))
+        found = dry_run(settings, chosen_stages(from_stage, only))
     except ValueError as error:
         raise SettingsError([str(error)]) from error
-    sys.stdout.write(as_text(found))
+    sys.stdout.write(dry_run_text(found))
     return 0 if found.is_all_there else 2
 
 

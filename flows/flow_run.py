@@ -13,9 +13,9 @@ from prefect.types.entrypoint import EntrypointType
 
 from flows.ovseg_flow import ovseg_flow
 from pipeline.errors import StageError
+from pipeline.graph import StageName
 from pipeline.interrupts import held_back
 from pipeline.settings import Settings
-from pipeline.stage_names import StageName
 
 _SEND_LIMIT_S = 10.0
 
@@ -27,7 +27,7 @@ _IMMEDIATE_ATTEMPTS = 2
 _UNREACHED = "Failed to reach API"
 
 
-def run_flow(settings: Settings, from_stage: StageName, only_stage: StageName | None) -> None:
+def run_flow(settings: Settings, from_stage: StageName, only_stage: StageName | None, variant: str = "") -> None:
     """Run the flow, and wait until the server has been told all of it.
 
     Raises:
@@ -38,7 +38,7 @@ def run_flow(settings: Settings, from_stage: StageName, only_stage: StageName | 
     with held_back():  # the flow lets it through where that does no harm
         try:
             with _server_errors_told():
-                ovseg_flow(settings, from_stage, only_stage)
+                ovseg_flow(settings, from_stage, only_stage, variant)
         finally:
             APILogWorker.drain_all(timeout=_SEND_LIMIT_S)
             EventsWorker.drain_all(timeout=_SEND_LIMIT_S)

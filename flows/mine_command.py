@@ -20,7 +20,6 @@ def mine(run: RunArguments) -> None:
         SettingsError: If the settings are wrong, or don't fit the data set.
         StageError: If a unit could not be made, too many rows failed, or there is no pair at all.
     """
-    from pipeline.mine.mine import mine as mine_pairs
+    from pipeline.stages import run as run_stage
 
-    report = mine_pairs(run.settings())
-    sys.stdout.write(f"{report.artifact.directory}\n")
+    sys.stdout.write(f"{run_stage('mine', run.settings()).artifact.directory}\n")

@@ -1,13 +1,7 @@
-"""The Prefect flow: the stages in the order of the dataflow, each of them as far as it is not done.
-
-    official data sets ─ prepare ─────────► scenes
-    scenes(labels) ───── train-proposals ─► proposal_net
-    scenes, net, CLIP ── mine ────────────► proposals, embeddings, pairs
-    pairs, CLIP ──────── finetune ────────► adapted_clip
-    scenes, both nets ── evaluate ────────► scores, report
+"""The Prefect flow: one subflow per stage, in the order of ``pipeline.dataflow``, whose units are its task runs.
 
 What is done is read from the artifacts' manifests, not from Prefect; so the flow can be killed at any moment, on any
-machine, and begun again. The order, what each stage reads and how it is run are told by ``pipeline.stages``.
+machine, and begun again.
 """
 
 import contextlib
@@ -16,69 +10,104 @@ from collections.abc import Iterator
 
 from prefect import Flow, flow
 from prefect.logging.handlers import APILogHandler
+from prefect.runtime import flow_run
 
+import pipeline.dataflow
 from flows.stage_board import StageBoard, show_run
-from flows.unit_tasks import UnitTasks
+from flows.unit_tasks import TaskRunExecutor
+from pipeline.executors import Executor
+from pipeline.graph import Graph, StageName, summary
 from pipeline.interrupts import let_through
 from pipeline.settings import Settings, check_references
-from pipeline.stage_names import StageName
-from pipeline.stages import Stage, chosen_stages
-from pipeline.supervision import supervised_by
+from pipeline.shard_runner import Execution
+from pipeline.stages import chosen_stages, is_complete, run_stage_of
+from storage_schemas.artifact import Artifact
 
 logger = logging.getLogger(__name__)
 
 _OWN_PACKAGES = ("storage_schemas", "pipeline", "flows")
 
 
-@flow(name="ovseg", flow_run_name="{settings.name}", persist_result=False)
-def ovseg_flow(settings: Settings, from_stage: StageName = "prepare", only_stage: StageName | None = None) -> None:
+def _titled() -> str:
+    """Name a run after its settings and its variant."""
+    given = flow_run.parameters
+    return f"{given['settings'].name} {given.get('variant', '')}".rstrip()
+
+
+@flow(name="ovseg", flow_run_name=_titled, persist_result=False)
+def ovseg_flow(
+    settings: Settings,
+    from_stage: StageName = "prepare",
+    only_stage: StageName | None = None,
+    variant: str = "",
+) -> None:
     """Do all that is not done, from data sets to scores.
 
     Args:
         settings: Of the run; docs/settings.md explains each of them.
         from_stage: The stage to begin with; those before it have to be done.
         only_stage: The one stage to run.
+        variant: A name for runs that share artifacts but differ in settings, such as "baseline"; shown with the run.
 
     Raises:
         SettingsError: If the settings name data sets that they don't describe.
         PipelineError: If a stage fails, or has not what it reads.
     """
-    with _log_shown():
+    with _log_shown(variant):
         check_references(settings)
-        stages = list(chosen_stages(from_stage, only_stage))
+        graph = pipeline.dataflow.dataflow(settings)
+        stages = [stage for stage in chosen_stages(from_stage, only_stage) if graph.of_stage(stage)]
         try:
             for stage in stages:
                 with let_through():
-                    done = stage.is_done(settings)
-                if done:
-                    logger.info("%s: done before", stage.name)
+                    complete = is_complete(graph, stage)
+                if complete:
+                    logger.info("%s: already complete", stage)
                 else:
-                    _stage_flow(stage)(settings)
+                    _stage_flow(stage, graph, variant)(settings)
         finally:
-            show_run(stages, settings)
+            show_run((node for stage in stages for node in graph.of_stage(stage)), settings.name, variant)
 
 
-def _stage_flow(stage: Stage) -> Flow[[Settings], None]:
-    """Make the flow of one stage, whose units are its task runs."""
+def _stage_flow(stage: StageName, graph: Graph, variant: str) -> Flow[[Settings], None]:
+    """Make the subflow of one stage."""
 
     def run_stage(settings: Settings) -> None:
         with let_through():
-            board = StageBoard(stage, settings)
+            board = StageBoard(graph, stage, variant)
+
+        def as_task_runs(artifact: Artifact, executor: Executor) -> Executor:
+            return TaskRunExecutor(executor, artifact, settings.flow, board)
+
         try:
-            with supervised_by(UnitTasks(settings.flow, board)), let_through():
-                stage.run(settings)
+            with let_through():
+                run_stage_of(graph, stage, Execution.of(settings, as_task_runs))
         finally:
             board.close()
 
-    make_flow = flow(name=f"ovseg {stage.name}", flow_run_name=f"{stage.name} {{settings.name}}", persist_result=False)
+    make_flow = flow(
+        name=f"ovseg {stage}",
+        flow_run_name=f"{stage} {graph.name} {variant}".rstrip(),
+        description=summary(graph.of_stage(stage)),
+        persist_result=False,
+    )
     return make_flow(run_stage)
 
 
 @contextlib.contextmanager
-def _log_shown() -> Iterator[None]:
-    """Send the project's log to Prefect, too, for the runs in which its lines are written."""
+def _log_shown(variant: str) -> Iterator[None]:
+    """Send the project's log to Prefect, too, for the runs in which its lines are written; each carries the variant."""
     handler = APILogHandler()
     loggers = [logging.getLogger(package) for package in _OWN_PACKAGES]
+
+    def marked(record: logging.LogRecord) -> bool:
+        if variant and not getattr(record, "variant", ""):
+            record.msg, record.variant = f"[{variant}] {record.msg}", variant
+        return True
+
+    handlers = [handler, *(each for each in logging.getLogger().handlers)]
+    for each in handlers:
+        each.addFilter(marked)
     for package_logger in loggers:
         package_logger.addHandler(handler)
         if package_logger.level == logging.NOTSET:  # in runs that are started from the pages
@@ -86,5 +115,7 @@ def _log_shown() -> Iterator[None]:
     try:
         yield
     finally:
+        for each in handlers:
+            each.removeFilter(marked)
         for package_logger in loggers:
             package_logger.removeHandler(handler)

@@ -104,15 +104,11 @@ def prepare(  # noqa: PLR0913 - each is an option of the command
     from pipeline.executors import Compute
     from pipeline.prepare.prepare import prepare as prepare_data
     from pipeline.prepare.prepare import prepare_report
-    from pipeline.shard_runner import Limits
+    from pipeline.shard_runner import Execution, Limits
     from storage_schemas.cards import card_facts
 
-    artifact = prepare_data(
-        settings,
-        runs,
-        compute=Compute(workers=work.workers),
-        limits=Limits(max_failed_share=work.max_failed_share),
-    ).artifact
+    execution = Execution(Compute(workers=work.workers), Limits(max_failed_share=work.max_failed_share))
+    artifact = prepare_data(settings, runs, execution=execution).artifact
     if json:
         report = {"artifact": str(artifact.directory), **card_facts(artifact)}
         sys.stdout.write(json_format.dumps(report, indent=2) + "\n")

@@ -9,6 +9,7 @@ import re
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import cast
 from uuid import UUID
 
@@ -20,13 +21,15 @@ from prefect.artifacts import (
 )
 
 from flows.pages import Pages
-from pipeline.exhibits import Exhibit, Page, Picture, UnitCounts, exhibits_of, state_table
-from pipeline.settings import Settings
-from pipeline.stages import Stage
+from flows.state_table import PAGE_COLUMNS, row
+from pipeline.graph import Graph, Node, StageName, summary
+from pipeline.states import state_of_node
 from storage_schemas.artifact import Artifact
+from storage_schemas.files_for_people import PAGES, PICTURES, FileForPeople, files_for_people
 
 _SECONDS_BETWEEN_UPDATES = 2.0
 _MAX_PICTURE_BYTES = 3_000_000
+_MEDIA_TYPES = {"png": "image/png", "jpg": "image/jpeg", "svg": "image/svg+xml"}
 
 
 @dataclass(slots=True)
@@ -39,7 +42,8 @@ class _Bar:
         todo: Units to do in this run.
         ended: Units of these that ended, well or not.
         begun_s: When the first began, on the monotonic clock [s].
-        updated_s: When the UI was last told [s].
+        updated_s: When it was last shown [s].
+        failed: Units that failed.
     """
 
     shown: UUID | None
@@ -48,17 +52,18 @@ class _Bar:
     ended: int = 0
     begun_s: float = 0.0
     updated_s: float = 0.0
+    failed: int = 0
 
     @property
     def percent(self) -> float:
         """Units that are done or failed, out of all."""
         return 100.0 * (self.total - self.todo + self.ended) / max(1, self.total)
 
-    def told(self, label: str) -> str:
+    def text(self, label: str) -> str:
         """Say how far it is, how fast it goes and how long it will take."""
         seconds = time.monotonic() - self.begun_s
         skipped = self.total - self.todo
-        text = f"{label}: {self.ended} of {self.todo} units, {skipped} were done before"
+        text = f"{label}: {self.ended} of {self.todo} units, {skipped} were complete before"
         if not self.ended:
             return text
         left_s = seconds / self.ended * (self.todo - self.ended)
@@ -66,87 +71,104 @@ class _Bar:
 
 
 class StageBoard:
-    """Shows one run of a stage."""
+    """Shows one run of a stage.
 
-    def __init__(self, stage: Stage, settings: Settings) -> None:
+    Args:
+        graph: The dataflow.
+        stage: Whose artifacts are made.
+        variant: Of the run, such as ``"FT"``; keys carry it, so that variants don't overwrite each other's pages.
+    """
+
+    def __init__(self, graph: Graph, stage: StageName, variant: str = "") -> None:
+        self._nodes = graph.of_stage(stage)
         self._stage = stage
-        self._settings = settings
-        self._counts = UnitCounts()
-        self._counts.look_before(stage.artifacts(settings))
-        self._bars: dict[str, _Bar] = {}
+        self._variant = variant
+        self._bars: dict[Path, _Bar] = {}
         self._pages = Pages()
 
     def begun(self, artifact: Artifact, *, todo: int) -> None:
         """Show that the units of an artifact are begun."""
-        total = len(artifact.description.units)
-        self._counts.done_before[artifact.directory.absolute()] = total - todo
-        bar = _Bar(shown=None, total=total, todo=todo, begun_s=time.monotonic())
+        bar = _Bar(shown=None, total=len(artifact.description.units), todo=todo, begun_s=time.monotonic())
         label = _label(artifact)
-        shown = self._pages.show(
-            lambda: create_progress_artifact(bar.percent, key=_key(label, "progress"), description=bar.told(label))
-        )
+        key, text = _key(self._variant, label, "progress"), bar.text(self._titled(label))
+        shown = self._pages.show(lambda: create_progress_artifact(bar.percent, key=key, description=text))
         bar.shown = cast("UUID | None", shown)  # where no event loop runs it is no coroutine
-        self._bars[label] = bar
+        self._bars[artifact.directory.absolute()] = bar
 
     def ended(self, artifact: Artifact, *, failed: bool) -> None:
-        """Show that a unit ended; the UI is told every few seconds, and of the last one."""
-        if failed:
-            place = artifact.directory.absolute()
-            self._counts.failed[place] = self._counts.failed.get(place, 0) + 1
-        label = _label(artifact)
-        bar, now = self._bars[label], time.monotonic()
+        """Show that a unit ended; the page is updated every few seconds, and with the last one."""
+        bar, now = self._bars[artifact.directory.absolute()], time.monotonic()
         bar.ended += 1
-        shown = bar.shown
+        bar.failed += failed
+        shown, text = bar.shown, bar.text(self._titled(_label(artifact)))
         if shown is not None and (bar.ended == bar.todo or now - bar.updated_s > _SECONDS_BETWEEN_UPDATES):
             bar.updated_s = now
-            self._pages.show(lambda: update_progress_artifact(shown, progress=bar.percent, description=bar.told(label)))
+            self._pages.show(lambda: update_progress_artifact(shown, progress=bar.percent, description=text))
 
     def close(self) -> None:
-        """Show what the stage has done: the table of counts, and what its finished artifacts have to show."""
-        planned = self._stage.artifacts(self._settings)
-        table, title = self._counts.table(planned), f"{self._stage.name}: {self._stage.dataflow}"
-        self._pages.show(lambda: create_table_artifact(table, key=_key(self._stage.name, "units"), description=title))
-        finished = [plan.artifact for plan in planned if plan.artifact is not None]
-        for artifact in finished:
-            if artifact.status().finished:
-                self._show(artifact)
+        """Show what the stage has done: the table of counts, and the pictures and texts of its finished artifacts."""
+        self._table([self._row(node) for node in self._nodes], self._stage, "units", summary(self._nodes))
+        for node in self._nodes:
+            if node.is_complete():
+                self._show(node.artifact)
+
+    def _row(self, node: Node) -> dict[str, object]:
+        """Return the artifact's row with what became of its units."""
+        state = state_of_node(node)
+        bar = None if state.reason else self._bars.get(node.artifact.directory.absolute())
+        cells = row(state, PAGE_COLUMNS)
+        if bar is not None:
+            skipped, failed = bar.total - bar.todo, bar.failed
+            done = state.units["done"]
+            todo = bar.total - done - failed
+            cells |= {"skipped": skipped, "made": done - skipped, "failed": failed, "to do": todo}
+        return cells
 
     def _show(self, artifact: Artifact) -> None:
         """Show the pictures and texts of an artifact, and where it lies."""
         label = _label(artifact)
         pages = []
-        for exhibit in exhibits_of(artifact):
-            if isinstance(exhibit, Page):
-                pages.append(exhibit)
-                continue
-            self._write(_markdown(exhibit), key=_key(label, exhibit.title), description=f"{label}: {exhibit.title}")
+        for file in files_for_people(artifact):
+            if file.suffix in PAGES:
+                path = file.path.absolute()
+                pages.append(f"* {file.title}: [{path}]({path.as_uri()})")
+            else:
+                self._write(_markdown(file), label, file.title)
         folder = artifact.directory.absolute()
-        lines = [f"* {page.title}: [{page.path}]({page.path.as_uri()})" for page in pages]
-        text = "\n".join([*lines, f"* folder: [{folder}]({folder.as_uri()})"])
+        text = "\n".join([*pages, f"* folder: [{folder}]({folder.as_uri()})"])
         hint = "Browsers open links to files only from a new tab: copy the address."
-        self._write(f"{text}\n\n{hint}\n", key=_key(label, "links"), description=f"{label}: where it lies")
+        self._write(f"{text}\n\n{hint}\n", label, "links")
 
-    def _write(self, markdown: str, *, key: str, description: str) -> None:
+    def _write(self, markdown: str, label: str, title: str) -> None:
         """Show a text, with the pictures in it."""
+        key, description = _key(self._variant, label, title), f"{self._titled(label)}: {title}"
         self._pages.show(lambda: create_markdown_artifact(markdown, key=key, description=description))
 
+    def _table(self, rows: list[dict[str, object]], label: str, what: str, title: str) -> None:
+        key, description = _key(self._variant, label, what), f"{self._titled(label)}: {title}"
+        self._pages.show(lambda: create_table_artifact(rows, key=key, description=description))
 
-def show_run(stages: Iterable[Stage], settings: Settings) -> None:
-    """Show how far the stages of a run have come, as one table."""
-    rows = [row for stage in stages for row in state_table(stage.artifacts(settings))]
-    description = f"{settings.name}: all artifacts"
-    Pages().show(lambda: create_table_artifact(rows, key="run", description=description))
+    def _titled(self, label: str) -> str:
+        return f"{label} ({self._variant})" if self._variant else label
 
 
-def _markdown(exhibit: Exhibit) -> str:
+def show_run(nodes: Iterable[Node], name: str, variant: str = "") -> None:
+    """Show how far the artifacts of a run have come, as one table."""
+    rows = [row(state_of_node(node), ("stage", *PAGE_COLUMNS)) for node in nodes]
+    title = f"{name} ({variant})" if variant else name
+    key, description = _key("run", variant), f"{title}: all artifacts"
+    Pages().show(lambda: create_table_artifact(rows, key=key, description=description))
+
+
+def _markdown(file: FileForPeople) -> str:
     """Write a picture or a text as Markdown that needs no other file."""
-    if not isinstance(exhibit, Picture):
-        return exhibit.markdown if not isinstance(exhibit, Page) else ""
-    if len(exhibit.content) > _MAX_PICTURE_BYTES:
-        size, limit = len(exhibit.content) / 1e6, _MAX_PICTURE_BYTES / 1e6
-        return f"{exhibit.title}: {size:.1f} MB, more than the {limit:.0f} MB that are shown here; open the file itself"
-    encoded = base64.b64encode(exhibit.content).decode()
-    return f"![{exhibit.title}](data:{exhibit.media_type};base64,{encoded})"
+    content = file.read()
+    if file.suffix not in PICTURES:
+        return content.decode("utf-8", errors="replace")
+    if len(content) > _MAX_PICTURE_BYTES:
+        size, limit = len(content) / 1e6, _MAX_PICTURE_BYTES / 1e6
+        return f"{file.title}: {size:.1f} MB, more than the {limit:.0f} MB that are shown here; open the file itself"
+    return f"![{file.title}](data:{_MEDIA_TYPES[file.suffix]};base64,{base64.b64encode(content).decode()})"
 
 
 def _label(artifact: Artifact) -> str:

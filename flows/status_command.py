@@ -11,7 +11,7 @@ import tyro
 from flows.arguments import Overrides
 
 if TYPE_CHECKING:
-    from flows.artifact_report import ArtifactReport
+    from pipeline.states import ArtifactState
 
 
 def status(
@@ -24,14 +24,14 @@ def status(
     deep: bool = False,
     json: bool = False,
 ) -> None:
-    """Tell which units of which artifacts are done, stale, missing or corrupt, and why.
+    """Show which units of which artifacts are done, stale, missing or corrupt, and why.
 
     With --config: the artifacts that its settings imply, made or not, and the setting that changed where one of the
     same name was made with others. With directories: all artifacts found there.
 
     Args:
         paths: Runs directories, or artifacts in them.
-        config: Settings file (TOML) whose artifacts are wanted.
+        config: Settings file (TOML) whose artifacts are shown.
         overrides: Setting that takes the place of the file's, such as runs_dir=/data/runs; may be given many times.
         deep: Hash every file, also those that nobody has touched since they were last hashed.
         json: Print JSON instead of a table.
@@ -40,38 +40,40 @@ def status(
         SettingsError: If neither a settings file nor a directory is given, or the settings are wrong.
         FileNotFoundError: If a directory is not there.
     """
-    from flows.artifact_report import as_text
+    from flows.state_table import STATUS_COLUMNS, as_text
     from pipeline.settings import SettingsError
 
     if config is None and not paths:
         message = "status: neither settings nor a directory is given; add --config FILE, or a runs directory"
         raise SettingsError([message])
-    reports = [*(_planned(config, overrides, deep=deep) if config else ()), *_found(paths, deep=deep)]
+    states = _states_of_settings(config, overrides, deep=deep) if config else []
+    states += [state for path in paths for state in _states_in(path, deep=deep)]
     if json:
-        sys.stdout.write(json_format.dumps([report.to_json() for report in reports], indent=2) + "\n")
+        sys.stdout.write(json_format.dumps([state.to_json() for state in states], indent=2) + "\n")
     else:
-        sys.stdout.write(as_text(reports))
+        sys.stdout.write(as_text(states, STATUS_COLUMNS, details=True))
 
 
-def _planned(config: Path, overrides: Iterable[str], *, deep: bool) -> "list[ArtifactReport]":
-    """Report on the artifacts that settings imply."""
-    from flows.artifact_report import reports_of_plans
-    from pipeline.planning import planned_artifacts
+def _states_of_settings(config: Path, overrides: Iterable[str], *, deep: bool) -> "list[ArtifactState]":
+    """Find out what is known of the artifacts that settings imply."""
+    from pipeline.dataflow import dataflow
     from pipeline.settings import load_settings
+    from pipeline.states import states_of
 
-    return reports_of_plans(planned_artifacts(load_settings(config, tuple(overrides))), deep=deep)
+    return states_of(dataflow(load_settings(config, tuple(overrides))).nodes, deep=deep)
 
 
-def _found(paths: Iterable[Path], *, deep: bool) -> "list[ArtifactReport]":
-    """Report on the artifacts that lie in directories."""
-    from flows.artifact_report import reports_below
+def _states_in(path: Path, *, deep: bool) -> "list[ArtifactState]":
+    """Find out what is known of the artifacts that lie in a directory.
+
+    Raises:
+        SettingsError: If there is none.
+    """
     from pipeline.settings import SettingsError
+    from pipeline.states import states_below
 
-    reports = []
-    for path in paths:
-        found = reports_below(path, deep=deep)
-        if not found:
-            message = f"{path}: holds no artifact; give a runs directory, or an artifact in it"
-            raise SettingsError([message])
-        reports.extend(found)
-    return reports
+    found = states_below(path, deep=deep)
+    if not found:
+        message = f"{path}: holds no artifact; give a runs directory, or an artifact in it"
+        raise SettingsError([message])
+    return found

@@ -20,8 +20,8 @@ def train_proposals(run: RunArguments) -> None:
         SettingsError: If the settings are wrong.
         StageError: If the loss is not finite, or the device's memory runs out.
     """
-    from pipeline.train_proposals.train_proposals import train_proposals as train
+    from pipeline.stages import run as run_stage
 
-    report = train(run.settings())
+    report = run_stage("train-proposals", run.settings())
     if os.environ.get("RANK", "0") == "0":  # of torchrun's processes one speaks
         sys.stdout.write(f"{report.artifact.directory}\n")

@@ -19,11 +19,10 @@ from prefect.client.schemas.objects import State, TaskRun
 from prefect.futures import PrefectFuture
 
 from flows.stage_board import StageBoard
-from pipeline.errors import PipelineError
+from pipeline.errors import PipelineError, may_pass
 from pipeline.executors import Executor, InlineExecutor, Outcome
 from pipeline.interrupts import held_back, let_through
 from pipeline.settings import FlowSettings
-from pipeline.supervision import may_pass
 from storage_schemas.artifact import Artifact
 
 logger = logging.getLogger(__name__)
@@ -32,25 +31,15 @@ Result = TypeVar("Result")
 Unit = str
 
 
-class UnitTasks:
-    """The supervisor of a stage's units.
+class TaskRunExecutor:
+    """Runs each unit by another executor, within a task run whose name says kind, artifact and unit.
 
     Args:
+        inner: What runs units.
+        artifact: Whose units they are.
         settings: How often to try a unit again, and when.
         board: Where progress is shown.
     """
-
-    def __init__(self, settings: FlowSettings, board: StageBoard) -> None:
-        self._settings = settings
-        self._board = board
-
-    def supervise(self, artifact: Artifact, executor: Executor) -> Executor:
-        """Return an executor that makes task runs."""
-        return TaskRunExecutor(executor, artifact, self._settings, self._board)
-
-
-class TaskRunExecutor:
-    """Runs each unit by another executor, within a task run whose name says kind, artifact and unit."""
 
     def __init__(self, inner: Executor, artifact: Artifact, settings: FlowSettings, board: StageBoard) -> None:
         self._inner = inner

@@ -4,9 +4,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from PIL import Image
-from torch.nn import functional
 
 IndexMap = TypeVar("IndexMap", bound=npt.NDArray[Any])
 
@@ -67,6 +65,9 @@ def nearest_resized(label_map: IndexMap, height_px: int, width_px: int) -> Index
         height_px: Wanted height.
         width_px: Wanted width.
     """
+    import torch  # planning imports this module, and no torch
+    from torch.nn import functional
+
     doubles = torch.from_numpy(label_map.astype(np.float64))[None, None]
     resized: Any = functional.interpolate(doubles, size=(height_px, width_px), mode="nearest")[0, 0].numpy()
     values: IndexMap = resized.astype(label_map.dtype)

@@ -151,6 +151,16 @@ def hub_files(entry: Mapping[str, Any]) -> tuple[str, tuple[str, ...]]:
     return repository, (HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME)
 
 
+def downloaded_file(model: str, tag: str) -> Path | None:
+    """Return where the weights of an open_clip tag lie, if they were downloaded before; None if they were not."""
+    entry = open_clip.get_pretrained_cfg(model, tag)
+    found = _in_hub_cache(entry) if entry else None
+    if found is None and entry and not hub_files(entry)[0]:
+        file = Path.home() / ".cache" / "clip" / Path(str(entry.get("url", ""))).name
+        found = file if file.is_file() else None
+    return found
+
+
 def _in_hub_cache(entry: Mapping[str, Any]) -> Path | None:
     """Find a tag's file among those that were downloaded before.
 

@@ -18,9 +18,8 @@ from ovseg_models.checkpoint_keys.key_report import take_tensors
 from ovseg_models.mask_adapted_clip import MaskAdaptedClip
 from pipeline.clip_loading import LoadedClip
 from pipeline.errors import PipelineError
-from pipeline.finetune.plan import IMAGE_TOWER, MASK_PROMPTS
 from storage_schemas.artifact import Artifact
-from storage_schemas.checkpoints import ADAPTED_CLIP, read_weights, write_weights
+from storage_schemas.checkpoints import ADAPTED_CLIP, IMAGE_TOWER, MASK_PROMPTS, read_weights, write_weights
 from storage_schemas.digests import Json
 from storage_schemas.manifest import Manifest, Sidecar
 
@@ -64,7 +63,7 @@ def write_adapted_clip(
     """Write the units of weights that the artifact names, and finish it.
 
     Args:
-        artifact: Held for writing; its units of weights come from ``pipeline.finetune.plan``.
+        artifact: Held for writing; its description names its units of weights.
         adapted: What was trained.
         base: The CLIP that it was trained from.
         facts: What else is to be known, such as the mode.

@@ -12,12 +12,11 @@ from ovseg_models.segmenter import Segmenter
 from ovseg_models.segmenter_settings import SegmenterSettings
 from pipeline.adapted_clip_loading import load_adapted_clip, stock_mask_adapted_clip
 from pipeline.clip_loading import load_clip
+from pipeline.dataflow import dataflow
 from pipeline.errors import PipelineError
-from pipeline.finetune.plan import IMAGE_TOWER
-from pipeline.planning import plan_of_adapted_clip, plan_of_proposal_net
 from pipeline.proposal_net_loading import load_proposal_net
 from pipeline.settings import Settings
-from pipeline.stage_inputs import finished_digest
+from storage_schemas.checkpoints import IMAGE_TOWER
 from storage_schemas.commit import Disk, write_file
 
 
@@ -34,15 +33,15 @@ def bundle(settings: Settings, folder: Path, *, ensemble_weight: float = 0.7, or
         MissingInputError: If stage 1 or stage 3 is not finished.
         PipelineError: If the folder is there already, or the nets don't go together.
     """
-    net_artifact = plan_of_proposal_net(settings).artifact
-    finished_digest(net_artifact, made_by="ovseg train-proposals")
+    graph = dataflow(settings)
+    net_node, clip_node = graph.only("proposal_net"), graph.only("adapted_clip")
+    net_node.manifest()
     base = load_clip(settings.clip)
     if original_clip:
         clip = stock_mask_adapted_clip(base)
     else:
-        clip_artifact = plan_of_adapted_clip(settings).artifact
-        finished_digest(clip_artifact, made_by="ovseg finetune")
-        clip = load_adapted_clip(clip_artifact, base)
+        clip_node.manifest()
+        clip = load_adapted_clip(clip_node.artifact, base)
     section = settings.evaluate
     try:
         segmenter_settings = SegmenterSettings(
@@ -53,7 +52,7 @@ def bundle(settings: Settings, folder: Path, *, ensemble_weight: float = 0.7, or
             max_side_px=section.max_side_px,
             prompt_templates=prompt_templates(section.prompt_templates),
         )
-        net = load_proposal_net(net_artifact)
+        net = load_proposal_net(net_node.artifact)
         Segmenter(net, clip, tokenizer=base.words, settings=segmenter_settings).save(folder)
     except (ValueError, OSError) as error:
         message = f"bundle: {error}"
@@ -80,8 +79,9 @@ def export_open_clip(settings: Settings, file: Path) -> Path:
         found = f"{taken[0]} is there already" if taken else f"{file} does not end in .safetensors"
         message = f"export-clip: {found}; choose another name"
         raise PipelineError(message)
-    artifact = plan_of_adapted_clip(settings).artifact
-    finished_digest(artifact, made_by="ovseg finetune")
+    node = dataflow(settings).only("adapted_clip")
+    node.manifest()
+    artifact = node.artifact
     if IMAGE_TOWER not in artifact.description.units:
         message = (
             f"{artifact.directory}: holds mask prompts alone, without them it is the original CLIP; "

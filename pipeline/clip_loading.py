@@ -17,14 +17,13 @@ from ovseg_models.word_tokenizer import WordTokenizer
 from pipeline import small_clip
 from pipeline.errors import PipelineError
 from pipeline.settings import ClipSettings
+from pipeline.small_clip import RANDOM, SHIPPED, SMALL
 
 logger = logging.getLogger(__name__)
 
 _UNAVAILABLE: set[tuple[str, str]] = set()
 """Architecture and tag of weights in whose stead this process took random ones: a network that comes back must not
 change a run's CLIP under it, and a download that fails takes half a minute and more of the hub's retries."""
-
-SMALL, SHIPPED, RANDOM = "drawn-world-small", "shipped", "random"
 
 
 @dataclass(frozen=True)

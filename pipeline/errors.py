@@ -1,5 +1,7 @@
 """Errors that a user of the pipeline can meet, told without a traceback."""
 
+from storage_schemas.errors import WriteError
+
 
 class PipelineError(Exception):
     """Base of every error that this package raises on purpose."""
@@ -7,3 +9,17 @@ class PipelineError(Exception):
 
 class StageError(PipelineError):
     """A stage ended without finishing its artifact; what is done of it stays done."""
+
+
+_LASTING = (FileNotFoundError, FileExistsError, PermissionError, IsADirectoryError, NotADirectoryError)
+
+
+def may_pass(error: BaseException) -> bool:
+    """Return whether an error may be gone when the unit is tried again a little later.
+
+    Those of devices and networks may. Wrong settings, inputs and code stay wrong, and so does a path that is not there
+    or that nobody may read.
+    """
+    if isinstance(error, WriteError):  # what the operating system said is its cause, which is lost between processes
+        return not isinstance(error.__cause__, _LASTING)
+    return isinstance(error, OSError) and not isinstance(error, _LASTING)

@@ -9,12 +9,9 @@ from ovseg_models.proposal_net import ProposalNet
 from ovseg_models.proposal_presets import build_proposal_net
 from pipeline.errors import PipelineError
 from storage_schemas.artifact import Artifact
-from storage_schemas.checkpoints import PROPOSAL_NET, read_weights, write_weights
+from storage_schemas.checkpoints import PROPOSAL_NET, WEIGHTS, read_weights, write_weights
 from storage_schemas.digests import Json
 from storage_schemas.manifest import Sidecar
-
-WEIGHTS = "weights"
-"""Unit of the artifact that holds the net's tensors."""
 
 
 def write_proposal_net(artifact: Artifact, net: ProposalNet, facts: Mapping[str, Json]) -> Sidecar:

@@ -16,9 +16,9 @@ from functools import partial
 from typing import Any, Generic, Protocol, TypeVar
 
 from pipeline.errors import PipelineError, StageError
-from pipeline.executors import Compute, Outcome, executor_for
+from pipeline.executors import Compute, Executor, Outcome, executor_for
 from pipeline.progress import Progress
-from pipeline.supervision import supervised
+from pipeline.settings import Settings
 from storage_schemas.artifact import Artifact
 from storage_schemas.errors import StorageError
 from storage_schemas.manifest import Manifest, Sidecar
@@ -58,6 +58,10 @@ class UnitPlan(Generic[Job_co]):
     job: Job_co
 
 
+Hook = Callable[[Artifact, Executor], Executor]
+"""Puts something of the caller's around the executor of an artifact's units, such as a Prefect task run per unit."""
+
+
 @dataclass(frozen=True, slots=True)
 class Limits:
     """When a run gives up.
@@ -95,6 +99,59 @@ class StageReport:
 
 
 @dataclass(frozen=True, slots=True)
+class Execution:
+    """How the stages of one command run; it is handed from node to node.
+
+    Attributes:
+        compute: Where units run.
+        limits: When to give up.
+        hook: Put around the executor of each artifact; None for nothing.
+        reports: What was done so far, in order.
+    """
+
+    compute: Compute = Compute()
+    limits: Limits = Limits()
+    hook: Hook | None = None
+    reports: list[StageReport] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, settings: Settings, hook: Hook | None = None) -> "Execution":
+        """Return what the settings say."""
+        compute = Compute(
+            workers=settings.compute.workers,
+            dask_address=settings.dask.address,
+            connect_limit_s=settings.dask.connect_limit_s,
+            dashboard_port=settings.dask.dashboard_port,
+        )
+        limits = Limits(
+            max_failed_units=settings.compute.max_failed_units,
+            max_failed_share=settings.compute.max_failed_share,
+            wait_s=settings.compute.wait_s,
+        )
+        return cls(compute, limits, hook)
+
+    def run(
+        self, job: UnitJob[Any], artifact: Artifact, *, expected: frozenset[str] = frozenset(), inline: bool = False
+    ) -> StageReport:
+        """Make the units of an artifact that are not done; see `run_stage`.
+
+        Args:
+            job: What to do with a unit.
+            artifact: Where to put it.
+            expected: Row statuses that are no failures.
+            inline: Run in this process, whatever the workers: for a single unit that is quickly made.
+        """
+        compute = Compute() if inline else self.compute
+        limits = replace(self.limits, expected=expected)
+        return self.noted(run_stage(job, artifact, compute=compute, limits=limits, hook=self.hook))
+
+    def noted(self, report: StageReport) -> StageReport:
+        """Add what was done."""
+        self.reports.append(report)
+        return report
+
+
+@dataclass(frozen=True, slots=True)
 class UnitResult:
     """What a worker sends back of one unit."""
 
@@ -108,6 +165,7 @@ def run_stage(
     *,
     compute: Compute = Compute(),
     limits: Limits = Limits(),
+    hook: Hook | None = None,
     on_unit: Callable[[Outcome[UnitResult]], None] | None = None,
 ) -> StageReport:
     """Make every unit of an artifact that is not done, then its manifest.
@@ -120,6 +178,7 @@ def run_stage(
         artifact: Where to put it.
         compute: Where the units run.
         limits: When to give up.
+        hook: Put around the executor; None for nothing.
         on_unit: Called in this process with each outcome.
 
     Raises:
@@ -143,7 +202,7 @@ def run_stage(
         status = artifact.status()
         tally.todo = status.todo
         if status.todo:
-            _run_units(job, artifact, status, tally, compute, limits, on_unit)
+            _run_units(job, artifact, status, tally, compute, limits, hook, on_unit)
             status = artifact.status()
             _check_kept(artifact, status)
         else:
@@ -208,6 +267,7 @@ def _run_units(
     tally: _Tally,
     compute: Compute,
     limits: Limits,
+    hook: Hook | None,
     on_unit: Callable[[Outcome[UnitResult]], None] | None,
 ) -> None:
     """Run the units that are not done and count them off.
@@ -226,7 +286,9 @@ def _run_units(
         progress.event(state="started", todo=len(status.todo), skipped=tally.skipped)
         with (
             executor_for(compute, waiting=partial(_interrupts_told, artifact, tally)) as executor,
-            contextlib.closing(supervised(artifact, executor).outcomes(work, status.todo)) as outcomes,
+            contextlib.closing(
+                (hook(artifact, executor) if hook else executor).outcomes(work, status.todo)
+            ) as outcomes,
             _interrupts_told(artifact, tally),  # before the workers are stopped, which takes seconds
         ):
             for outcome in outcomes:

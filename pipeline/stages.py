@@ -1,134 +1,83 @@
-"""The stages as a run goes through them: what each writes, whether that is done, and what does it.
+"""Running the stages: each makes those of its artifacts that are not done, in the order of the dataflow."""
 
-The functions are named and imported only when they are called, so that a run in which all is done loads no model code.
-"""
-
-import importlib
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
-from pipeline.planning import (
-    PlannedArtifact,
-    Planner,
-    plan_of_pairs,
-    plan_scenes,
-    plan_stage_1,
-    plan_stage_2,
-    plan_stage_3,
-    plan_stage_4,
-)
+from pipeline.dataflow import dataflow
+from pipeline.graph import STAGE_NAMES, Graph, StageName
 from pipeline.settings import Settings
-from pipeline.stage_names import STAGE_NAMES, StageName
-from storage_schemas.cards import has_current_card
+from pipeline.shard_runner import Execution, StageReport
+from storage_schemas.artifact import Artifact
+from storage_schemas.manifest import Manifest
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Stage:
-    """One stage of a run.
+@dataclass(frozen=True, slots=True)
+class StageRun:
+    """What a run of a stage did.
 
     Attributes:
-        name: What the user calls it.
-        dataflow: What it reads and writes, for people.
-        planner: What finds its artifacts.
-        function: ``module:function`` that makes them, as far as they are not done.
-        beside: ``module:function`` that tells whether what is made beside finished artifacts is there, too; empty if
-            nothing is.
+        reports: Of all its artifacts, in order; of what lies between them too, such as embeddings of nouns.
     """
 
-    name: StageName
-    dataflow: str
-    planner: Planner
-    function: str
-    beside: str = ""
+    reports: tuple[StageReport, ...]
 
-    def artifacts(self, settings: Settings) -> list[PlannedArtifact]:
-        """Plan what the stage writes; nothing if the settings don't ask for the stage."""
-        return list(self.planner(settings))
+    @property
+    def artifact(self) -> Artifact:
+        """The last artifact, for which the stage is run."""
+        return self.reports[-1].artifact
 
-    def run(self, settings: Settings) -> None:
-        """Do what is not done.
+    @property
+    def manifest(self) -> Manifest:
+        """What that artifact states of itself."""
+        return self.reports[-1].manifest
 
-        Raises:
-            PipelineError: If an input is not finished, or the stage fails.
-        """
-        _imported(self.function)(settings)
+    @property
+    def units_done(self) -> int:
+        """Units made by this run, over all artifacts."""
+        return sum(report.units_done for report in self.reports)
 
-    def is_done(self, settings: Settings) -> bool:
-        """Tell whether there is nothing to do."""
-        planned = self.artifacts(settings)
-        done = all(is_done(plan) for plan in planned)
-        return done and (not planned or not self.beside or bool(_imported(self.beside)(settings)))
+    @property
+    def units_skipped(self) -> int:
+        """Units that were complete before, over all artifacts."""
+        return sum(report.units_skipped for report in self.reports)
 
-
-def _imported(function: str) -> Callable[[Settings], Any]:
-    """Import ``module:function``."""
-    module, _, name = function.partition(":")
-    imported: Callable[[Settings], Any] = getattr(importlib.import_module(module), name)
-    return imported
+    def of_kind(self, kind: str) -> list[StageReport]:
+        """Return the reports of one kind of artifact, in order."""
+        return [report for report in self.reports if report.artifact.identity.kind == kind]
 
 
-def is_done(planned: PlannedArtifact) -> bool:
-    """Tell whether an artifact is finished and its files are what was written."""
-    return planned.artifact is not None and planned.artifact.status().finished
+def run(stage: StageName, settings: Settings, *, ablate: bool = False) -> StageRun:
+    """Run one stage, as far as that is not done; data sets that are missing are prepared first.
 
-
-def prepare_all(settings: Settings) -> None:
-    """Prepare every data set of the settings.
+    Args:
+        stage: Which.
+        settings: Of all stages.
+        ablate: Score the paper's ablations too.
 
     Raises:
-        PipelineError: If a data set cannot be read, or too many scenes are faulty.
+        MissingInputError: If what another stage makes is not finished.
+        SettingsError: If the settings name nothing to do, or don't fit the data.
+        StageError: If a unit could not be made, too many rows failed, or a training diverged.
     """
-    from pipeline.stage_inputs import prepare_missing
-
-    prepare_missing(settings, settings.datasets)
+    return run_stage_of(dataflow(settings, ablate=ablate), stage, Execution.of(settings))
 
 
-def have_pairs_a_card(settings: Settings) -> bool:
-    """Tell whether finished pairs have their data card and contact sheet."""
-    from pipeline.mine.card import MAKER
-
-    return has_current_card(plan_of_pairs(settings).artifact, maker=MAKER)
-
-
-STAGES = (
-    Stage(
-        name="prepare",
-        dataflow="official data sets -> scenes",
-        planner=plan_scenes,
-        function="pipeline.stages:prepare_all",
-    ),
-    Stage(
-        name="train-proposals",
-        dataflow="scenes (labels) -> proposal_net",
-        planner=plan_stage_1,
-        function="pipeline.train_proposals.train_proposals:train_proposals",
-    ),
-    Stage(
-        name="mine",
-        dataflow="scenes + proposal_net + CLIP -> proposals, embeddings, pairs",
-        planner=plan_stage_2,
-        function="pipeline.mine.mine:mine",
-        beside="pipeline.stages:have_pairs_a_card",
-    ),
-    Stage(
-        name="finetune",
-        dataflow="pairs + CLIP -> adapted_clip",
-        planner=plan_stage_3,
-        function="pipeline.finetune.finetune:finetune",
-    ),
-    Stage(
-        name="evaluate",
-        dataflow="scenes (labels) + proposal_net + adapted_clip -> scores, reports",
-        planner=plan_stage_4,
-        function="pipeline.evaluate.evaluate:evaluate",
-    ),
-)
+def run_stage_of(graph: Graph, stage: StageName, execution: Execution) -> StageRun:
+    """Run one stage of a dataflow; see `run`."""
+    # Where the settings name nothing to do, the node that they leave out says what is missing.
+    nodes = graph.of_stage(stage) or [node for node in graph.others if node.step.stage == stage]
+    for node in nodes:
+        node.step.check(node)
+    first = len(execution.reports)
+    for node in nodes:
+        node.make(execution)
+    return StageRun(tuple(execution.reports[first:]))
 
 
-def chosen_stages(first: StageName = "prepare", only: StageName | None = None) -> Iterator[Stage]:
-    """Yield the stages of a run in order: one alone, or all from one on."""
-    wanted = {only} if only is not None else set(STAGE_NAMES[STAGE_NAMES.index(first) :])
-    for stage in STAGES:
-        if stage.name in wanted:
-            yield stage
+def is_complete(graph: Graph, stage: StageName) -> bool:
+    """Return whether a stage has nothing to do."""
+    return all(node.is_complete() for node in graph.of_stage(stage))
+
+
+def chosen_stages(first: StageName = "prepare", only: StageName | None = None) -> tuple[StageName, ...]:
+    """Return the stages of a run in order: one alone, or all from one on."""
+    return (only,) if only is not None else STAGE_NAMES[STAGE_NAMES.index(first) :]

@@ -11,9 +11,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from ovseg_models.image_input import stored_rgb
-from storage_schemas.artifact import Artifact
-from storage_schemas.digests import Json
-from storage_schemas.scenes import Scene, turned_scenes
+from storage_schemas.scenes import Scene
 
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -53,15 +51,3 @@ def upright_labels(png: bytes, exif_orientation: int) -> npt.NDArray[np.int32]:
         stored = np.asarray(image).astype(np.int32)
     turn = _TURNS.get(exif_orientation)
     return stored if turn is None else np.array(Image.fromarray(stored).transpose(turn))
-
-
-def turned_mark(*scenes: Artifact | None) -> dict[str, Json]:
-    """Return what a training's identity says of scenes whose pictures have to be turned; nothing where none has.
-
-    Trainings once took such pictures as stored. So their results are others now, while those of all other scenes are
-    the same bytes as ever and keep their digests.
-
-    Args:
-        scenes: Finished, to train or to measure on; None for nothing.
-    """
-    return {"turned_pictures": "upright"} if any(turned_scenes(some) for some in scenes if some is not None) else {}

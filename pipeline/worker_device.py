@@ -1,13 +1,14 @@
 """Where a worker of the shard runner computes: one model per worker, one worker per GPU."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import torch
+from pipeline.errors import PipelineError
+from pipeline.settings import ComputeSettings
+from pipeline.settings.model import Precision
 
-from pipeline.settings import ComputeSettings, Precision
-from pipeline.training.processes import chosen_device
-
-_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+if TYPE_CHECKING:  # jobs carry a `WorkerCompute`, and planning imports no torch
+    import torch
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,14 +28,39 @@ class WorkerCompute:
         """Return what the settings say."""
         return cls(settings.device, settings.threads_per_worker)
 
-    def begin(self) -> torch.device:
+    def begin(self) -> "torch.device":
         """Set this process's threads and return its device.
 
         Raises:
             PipelineError: If CUDA is asked for and there is none.
         """
+        import torch
+
         torch.set_num_threads(self.threads)
         return chosen_device(self.device, gpu_of_worker(_worker_number(), torch.cuda.device_count()))
+
+
+def chosen_device(device: str, local_rank: int | None = None) -> "torch.device":
+    """Return the device that a setting names; with several processes, the one of this process's number.
+
+    Raises:
+        PipelineError: If CUDA is asked for and there is none, or none of that number.
+    """
+    import torch
+
+    available = torch.cuda.is_available()
+    if device == "cpu" or (device == "auto" and not available):
+        return torch.device("cpu")
+    if not available:
+        message = f"compute.device: {device!r}, but torch sees no CUDA device; set it to 'auto' or 'cpu'"
+        raise PipelineError(message)
+    if device in {"auto", "cuda"} and local_rank is not None:
+        return torch.device("cuda", local_rank)
+    chosen = torch.device("cuda" if device == "auto" else device)
+    if (chosen.index or 0) >= torch.cuda.device_count():
+        message = f"compute.device: {device!r}, but torch sees {torch.cuda.device_count()} CUDA devices, from cuda:0 on"
+        raise PipelineError(f"{message}; choose one of them")
+    return chosen
 
 
 def gpu_of_worker(worker: int | None, gpus: int) -> int | None:
@@ -42,15 +68,17 @@ def gpu_of_worker(worker: int | None, gpus: int) -> int | None:
     return None if worker is None or gpus < 2 else worker % gpus
 
 
-def crops_at_once(setting: int | None, device: torch.device) -> int:
+def crops_at_once(setting: int | None, device: "torch.device") -> int:
     """Return how many crops CLIP takes at a time; by default what the device is fastest with."""
     return setting or (64 if device.type == "cpu" else 256)
 
 
-def autocast(device: torch.device, precision: Precision) -> torch.autocast:
+def autocast(device: "torch.device", precision: Precision) -> "torch.autocast":
     """Return the context in which a model computes in a precision; on a CPU always the single one."""
-    enabled = device.type == "cuda" and precision != "fp32"
-    return torch.autocast(device.type, dtype=_DTYPES.get(precision), enabled=enabled)
+    import torch
+
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
+    return torch.autocast(device.type, dtype=dtype, enabled=device.type == "cuda" and precision != "fp32")
 
 
 def _worker_number() -> int | None:

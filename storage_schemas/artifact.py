@@ -160,13 +160,16 @@ class Artifact:
         remove_temporaries(self.directory, self.disk)  # of workers that died while the others went on
         self._write_if_changed(MANIFEST_FILE, manifest.to_json())
 
-    def manifest(self) -> Manifest:
+    def manifest(self, status: ArtifactStatus | None = None) -> Manifest:
         """Return the manifest of a finished artifact, its files checked.
+
+        Args:
+            status: What was found of it just before; by default its files are checked now.
 
         Raises:
             ArtifactError: If the artifact is not finished, or a file is not what its sidecar states.
         """
-        status = self.status()
+        status = status or self.status()
         if not status.has_manifest:
             message = f"{self.directory / MANIFEST_FILE}: is not there; run the stage that makes it"
             raise ArtifactError(message)

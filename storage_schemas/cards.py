@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from storage_schemas.artifact import Artifact
 from storage_schemas.commit import make_directories, remove_temporaries, write_file
 from storage_schemas.digests import Json, sealed_json, sha256_of_file
+from storage_schemas.manifest import Manifest
 from storage_schemas.status import CARD_DIRECTORY
 
 FACTS_FILE = "card.json"
@@ -62,8 +63,13 @@ def card_faults(artifact: Artifact) -> tuple[str, ...]:
     return tuple(f"{CARD_DIRECTORY}/{name} is not what its card states" for name in names)
 
 
-def has_current_card(artifact: Artifact, *, maker: str) -> bool:
-    """Tell whether a finished artifact has a whole card of this maker.
+def has_current_card(artifact: Artifact, *, maker: str, manifest: Manifest | None = None) -> bool:
+    """Return whether a finished artifact has a whole card of this maker.
+
+    Args:
+        artifact: Which.
+        maker: Name and version of what makes the card.
+        manifest: Of the artifact, if it is known; by default its files are checked now.
 
     Raises:
         ArtifactError: If the artifact is not finished.
@@ -73,7 +79,7 @@ def has_current_card(artifact: Artifact, *, maker: str) -> bool:
         data = (directory / FACTS_FILE).read_bytes()
         stated = json.loads(data)
         whole = sealed_json({key: value for key, value in stated.items() if key != "document_digest"}) == data
-        same = (stated["maker"], stated["manifest"]) == (maker, artifact.manifest().digest())
+        same = (stated["maker"], stated["manifest"]) == (maker, (manifest or artifact.manifest()).digest())
         return whole and same and all(sha256_of_file(directory / name) == of for name, of in stated["files"].items())
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return False

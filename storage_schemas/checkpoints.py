@@ -30,11 +30,25 @@ PROPOSAL_NET = "proposal_net"
 ADAPTED_CLIP = "adapted_clip"
 SCHEMA_VERSION = 1
 
+WEIGHTS, IMAGE_TOWER, MASK_PROMPTS = "weights", "image_tower", "mask_prompts"
+"""Units that hold tensors: of a proposal net; of an adapted CLIP, each where a phase trained it."""
+
+REPORT = "report"
+"""Unit that holds metrics, curves and pictures."""
+
 _DIVERGED = (
     "the training diverged and nothing was written: lower the learning rate, or use precision 'fp32' or 'bf16'; "
     "it goes on from the checkpoint before"
 )
 Tensors = Mapping[str, npt.NDArray[Any]]
+
+_WEIGHT_BYTES = 4
+_TRAINED_BYTES = 3 * _WEIGHT_BYTES  # each weight and AdamW's two moments
+
+
+def checkpoint_bytes(parameters: int, keep_last: int) -> int:
+    """Estimate what a training leaves: finished weights, the kept checkpoints, and the best one."""
+    return parameters * (_WEIGHT_BYTES + (keep_last + 1) * _TRAINED_BYTES)
 
 
 def write_weights(artifact: Artifact, unit: str, tensors: Tensors, facts: Mapping[str, Json]) -> Sidecar:

@@ -23,10 +23,10 @@ from ovseg_models.prompt_templates import VILD
 from ovseg_models.text_classifier import TextClassifier
 from ovseg_models.zero_shot import ZeroShotCounts
 from pipeline.clip_loading import LoadedClip, load_clip
-from pipeline.finetune.finetune import Materials, gather_materials, run_phases, task_of
+from pipeline.dataflow import dataflow
 from pipeline.finetune.phases import phases_of
-from pipeline.finetune.plan import Inputs, plan_adapted_clip
 from pipeline.finetune.task import ImageSide
+from pipeline.finetune.training import gather_inputs, run_phases
 from pipeline.prepare.drawn_world.words import NOUNS, UNSEEN_NOUNS
 from pipeline.settings import Settings
 from pipeline.training.processes import Processes
@@ -159,25 +159,20 @@ def measured(image_side: ImageSide, texts: torch.Tensor, regions: TestRegions, k
     return {name: 100 * value for name, value in counts.accuracies(GROUPS).items()}
 
 
-def materials_of(pairs: Artifact, settings: Settings, processes: Processes) -> tuple[Materials, Artifact]:
-    """Load everything new for one course; runs that courses share lie in one artifact, which is never finished."""
-    digest = pairs.manifest().digest()
-    clip_digest = load_clip(settings.clip).digest
-    inputs = Inputs(pairs=pairs, pairs_digest=digest, validation=None, validation_digest="", clip_digest=clip_digest)
-    plan = plan_adapted_clip(settings.finetune, inputs, name=settings.name, runs=settings.runs_dir)
-    return gather_materials(settings, plan, processes), plan.artifact
-
-
 def adapted_by(course: Course, pairs: Artifact, trial: Trial) -> ImageSide:
-    """Train a course, or what is left of it."""
+    """Train a course, or what is left of it; runs that courses share lie in one artifact, which is never finished."""
     settings = settings_of(trial, course.loss)
+    finetuning = settings.finetune.model_copy(update={"pairs_dir": str(pairs.directory)})
+    node = dataflow(settings.model_copy(update={"finetune": finetuning})).only("adapted_clip")
     processes = Processes(0, 1, torch.device("cpu"))
     phases = phases_of(settings.finetune, course.phases)
-    materials, artifact = materials_of(pairs, settings, processes)
-    with artifact.writing():
-        run_phases(phases, materials, settings, artifact, processes)
-    uses_prompts = bool(phases) and task_of(phases[-1], materials, settings, processes).phase.uses_prompts
-    return ImageSide(materials.adapted, uses_prompts=uses_prompts)
+    inputs = gather_inputs(finetuning, node, processes)
+    with node.artifact.writing():
+        run_phases(phases, inputs, finetuning, settings.compute, node.artifact, processes)
+    uses_prompts = (
+        bool(phases) and task_of(phases[-1], inputs, finetuning, settings.compute, processes).phase.uses_prompts
+    )
+    return ImageSide(inputs.adapted, uses_prompts=uses_prompts)
 
 
 def run_trial(trial: Trial, courses: Sequence[Course]) -> Iterator[dict[str, Any]]:

@@ -16,10 +16,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from pipeline.mine.mine import mine
+from pipeline.dataflow import dataflow
 from pipeline.settings import Source, load_settings
-from pipeline.stage_inputs import scenes_of
-from pipeline.train_proposals.train_proposals import train_proposals
+from pipeline.stages import run
 from storage_schemas.artifact import Artifact
 from storage_schemas.pairs import read_index
 from storage_schemas.rle import decode_masks
@@ -46,9 +45,9 @@ def main() -> None:
     for source in get_args(Source):
         settings = load_settings(options.config, [*options.overrides, f"mine.source={source}"])
         if not settings.mine.uses_ground_truth_masks:
-            train_proposals(settings)
-        pairs = mine(settings).artifact
-        scenes = scenes_of(settings, settings.mine.dataset)
+            run("train-proposals", settings)
+        pairs = run("mine", settings).artifact
+        scenes = dataflow(settings).scenes(settings.mine.dataset).artifact
         tally = tally_of(pairs, scenes)
         per_image = tally.pairs / scenes.manifest().rows
         shares = (f"{tally.right / whole:.1%}" for whole in (tally.pairs, max(1, tally.named)))

@@ -22,24 +22,18 @@ from typing import Any, NamedTuple
 import torch
 
 from pipeline import small_clip, small_proposal_net
-from pipeline.evaluate import plan as scores
-from pipeline.evaluate.adaptations import GROUPS
-from pipeline.evaluate.evaluate import evaluate
-from pipeline.finetune import plan as adapted_clip
-from pipeline.finetune.finetune import finetune
-from pipeline.mine import embed, embed_texts, pair, propose
+from pipeline.adaptations import GROUPS
+from pipeline.dataflow import dataflow
 from pipeline.mine import filter_pairs as filtering
+from pipeline.mine.embed_texts import EmbedTexts
 from pipeline.mine.filter_pairs import PairRule, filter_pairs
-from pipeline.mine.mine import mine
 from pipeline.mine.tagger.sources import TaggerName, tagger_identity
-from pipeline.prepare import prepare
 from pipeline.prepare.drawn_world.words import UNSEEN_NOUNS
 from pipeline.settings import Settings, load_settings, result_settings
-from pipeline.stage_inputs import scenes_of
-from pipeline.train_proposals import plan as proposal_net
-from pipeline.train_proposals.train_proposals import train_proposals
+from pipeline.stages import run
 from storage_schemas.artifact import Artifact
 from storage_schemas.digests import Json, sha256_of_file, sha256_of_json
+from storage_schemas.reports import KIND as REPORTS
 from storage_schemas.reports import read_numbers
 from tools.measure_mining import tally_of
 from tools.paper_tables_page import in_short, page
@@ -56,7 +50,6 @@ SHIPPED_NET = (
     "proposal_net.validation_dataset=''",
     "datasets.drawn-train.drawn_world.scenes=16",
 )
-STAGES = (prepare, proposal_net, propose, embed, embed_texts, pair, filtering, adapted_clip, scores)
 ORIGINAL = "evaluate.clip='original'"
 UNPROMPTED = "evaluate.use_mask_prompts=false"
 DATASET = "evaluate.datasets.0"
@@ -132,7 +125,11 @@ def made_by(row: Row, seed: int, scale: float) -> str:
     decisive: dict[str, Json] = {
         "settings": result_settings(settings),
         "without_nouns": sorted(UNSEEN_NOUNS) if row.seen_only else [],
-        "recipes": [stage.RECIPE for stage in STAGES],
+        "recipes": {
+            **{node.step.kind: node.step.recipe for node in dataflow(settings).nodes if node.step.kind != REPORTS},
+            EmbedTexts.kind: EmbedTexts.recipe,
+            "filtered pairs": filtering.RECIPE,
+        },
         "weights": _shipped_weights(settings.mine.nouns.tagger),
     }
     return sha256_of_json(decisive)[:16]
@@ -165,18 +162,18 @@ def pairs_and_right(pairs: Path, scenes: Path) -> tuple[int, float]:
 def measured(row: Row, seed: int, runs: Path, scale: float) -> dict[str, Any]:
     """Run the stages for a row, as far as they are not done, and read its numbers from the report [percent]."""
     settings = settings_of(row, seed, runs, scale)
-    train_proposals(settings)
-    pairs = mine(settings).artifact
+    run("train-proposals", settings)
+    pairs = run("mine", settings).artifact
     if row.seen_only:
         rule = PairRule(without_nouns=tuple(sorted(UNSEEN_NOUNS)))
         pairs = filter_pairs(pairs, rule, runs / "seen-pairs" / str(seed)).artifact
         finetuning = settings.finetune.model_copy(update={"pairs_dir": str(pairs.directory)})
         settings = settings.model_copy(update={"finetune": finetuning})
     if settings.evaluate.clip == "adapted":
-        finetune(settings)
-    (dataset,) = read_numbers(evaluate(settings).artifact)["datasets"]
+        run("finetune", settings)
+    (dataset,) = read_numbers(run("evaluate", settings).artifact)["datasets"]
     metrics = dataset["variants"][0]["metrics"]
-    count, right = pairs_and_right(pairs.directory, scenes_of(settings, settings.mine.dataset).directory)
+    count, right = pairs_and_right(pairs.directory, dataflow(settings).scenes(settings.mine.dataset).artifact.directory)
     return {
         "seed": seed,
         "row": row.name,

@@ -4,7 +4,7 @@ import statistics
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from pipeline.evaluate.adaptations import GROUPS
+from pipeline.adaptations import GROUPS
 from tools.seed_results import half_width, with_interval
 
 Results = Sequence[dict[str, Any]]

@@ -24,7 +24,7 @@ from pipeline.prepare.drawn_world.world import DrawnWorld
 from pipeline.proposal_net_loading import load_proposal_net
 from pipeline.settings import load_settings
 from pipeline.small_proposal_net import PRETRAINING, WEIGHTS_FILE
-from pipeline.train_proposals.train_proposals import train_proposals
+from pipeline.stages import run
 from pipeline.train_proposals.validation import MASK_THRESHOLD, ious_with_regions
 from storage_schemas.artifact import Artifact
 
@@ -84,11 +84,11 @@ def figures(net: ProposalNet, *, split: str, scenes: int) -> dict[str, dict[str,
 
 def trained(runs: Path) -> Artifact:
     """Train from random weights, then again from what came of that, with the learning rate falling anew each time."""
-    artifact = train_proposals(load_settings(PRETRAINING, [f"runs_dir={runs}"])).artifact
+    artifact = run("train-proposals", load_settings(PRETRAINING, [f"runs_dir={runs}"])).artifact
     for steps in LATER_STEPS:
         start = artifact.directory / "weights.safetensors"
         later = [f"proposal_net.initial_weights={start}", f"proposal_net.training.steps={steps}"]
-        artifact = train_proposals(load_settings(PRETRAINING, [f"runs_dir={runs}", *later])).artifact
+        artifact = run("train-proposals", load_settings(PRETRAINING, [f"runs_dir={runs}", *later])).artifact
     return artifact
 
 

@@ -33,7 +33,7 @@ class NetSources:
     """Where nets come from and how they are run; picklable.
 
     Attributes:
-        proposal_net: The proposal net, finished.
+        proposal_net: The proposal net, finished; None where none has a say.
         clip: The original CLIP.
         adapted: Adapted ones by the names that views have for them, finished.
         class_names: The vocabulary.
@@ -45,7 +45,7 @@ class NetSources:
         compute: Where.
     """
 
-    proposal_net: Artifact
+    proposal_net: Artifact | None
     clip: ClipSettings
     adapted: Mapping[str, Artifact] = field(default_factory=dict)
     class_names: tuple[str, ...]
@@ -102,7 +102,13 @@ class Nets:
 
     @cached_property
     def proposal_net(self) -> ProposalNet:
-        """The proposal net."""
+        """The proposal net.
+
+        Raises:
+            ValueError: If these nets were planned without one.
+        """
+        if self.sources.proposal_net is None:
+            raise ValueError("nets: the proposal net is asked for, and no variant needs one; name it among the sources")
         return load_proposal_net(self.sources.proposal_net, self.device)
 
     @cached_property

@@ -3,238 +3,76 @@
 Reads ``pairs``, CLIP, and labelled ``scenes`` to measure on; writes ``adapted_clip``.
 """
 
-import contextlib
-import logging
-import time
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
-import torch
-from torch import Tensor
-
-from ovseg_models.mask_adapted_clip import MaskAdaptedClip
-from ovseg_models.prompt_templates import VILD, prompt_templates
-from ovseg_models.text_classifier import TextClassifier
-from pipeline.adapted_clip_loading import new_mask_adapted_clip, write_adapted_clip
-from pipeline.clip_loading import LoadedClip, load_clip
-from pipeline.errors import PipelineError
-from pipeline.finetune.augmentation import WindowAugmentation
-from pipeline.finetune.phases import Phase, phases_of
-from pipeline.finetune.plan import MASK_PROMPTS, AdaptedClipPlan
-from pipeline.finetune.report import Course, write_report
-from pipeline.finetune.samples import PairSamples
-from pipeline.finetune.task import FinetuneTask, ImageSide, accuracies
-from pipeline.finetune.validation import Validation, seen_groups
-from pipeline.planning import finished_pairs, plan_of_adapted_clip
-from pipeline.settings import FinetuneSettings, Settings, writable_runs_dir
-from pipeline.shard_runner import StageReport
-from pipeline.stage_inputs import prepare_missing
-from pipeline.training.loop import Plan, Trainer
-from pipeline.training.processes import Processes, joined
-from storage_schemas.artifact import Artifact
-from storage_schemas.checkpoints import Checkpoint, CheckpointStore
-from storage_schemas.pair_collection import PairCollection
-from storage_schemas.scene_collection import SceneCollection
-from storage_schemas.scenes import ScenesAttributes
-
-logger = logging.getLogger(__name__)
-
-_START = "start"
-_NOUN_EMBEDDINGS = "noun_embeddings"
+from pipeline.graph import Node, ParameterCounts, StageName, Step
+from pipeline.settings import ComputeSettings, FinetuneSettings, result_settings
+from pipeline.shard_runner import Execution, StageReport
+from storage_schemas.checkpoints import (
+    ADAPTED_CLIP,
+    IMAGE_TOWER,
+    MASK_PROMPTS,
+    REPORT,
+    SCHEMA_VERSION,
+    checkpoint_bytes,
+)
+from storage_schemas.digests import Json
 
 
-def finetune(settings: Settings) -> StageReport:
-    """Adapt the CLIP of the settings, as far as that is not done.
-
-    Validation scenes that are missing are prepared first. Started by ``torchrun``, all its processes train together;
-    the first writes. A run that was stopped goes on from its newest checkpoint, in whichever phase that is.
-
-    Raises:
-        MissingInputError: If the pairs are not finished.
-        PipelineError: If the settings don't fit the pairs, or weights or devices are not to be had.
-        StageError: If the loss is not finite, or the device's memory runs out.
-        HeldError: If another process holds the artifact.
-        WriteError: If the artifact's directory cannot be written to.
-    """
-    started = time.monotonic()
-    with joined(settings.compute.device, settings.compute.threads_per_worker) as processes:
-        if processes.is_first:
-            finished_pairs(settings)  # what is missing is told before scenes are prepared in vain
-            prepare_missing(settings, (settings.finetune.validation_dataset,))
-        processes.wait()
-        plan = plan_of_adapted_clip(settings)
-        units = len(plan.artifact.description.units)
-        status = plan.artifact.status()
-        todo = 0 if status.finished else max(1, len(status.todo))
-        processes.wait()  # no process looks after another has begun to write
-        if todo:
-            _train(settings, plan, processes)
-        elif processes.is_first:
-            logger.info("adapted_clip %s: was trained before; nothing to do", settings.name)
-    return StageReport(plan.artifact, plan.artifact.manifest(), todo, units - todo, time.monotonic() - started)
-
-
-class Materials(NamedTuple):
-    """What all phases share.
+@dataclass(frozen=True, kw_only=True)
+class Finetune(Step):
+    """Adapts CLIP.
 
     Attributes:
-        base: Stock CLIP, on the CPU.
-        adapted: What is trained, on its device.
-        pairs: To train on.
-        validation: To measure on; None for nothing.
-        noun_embeddings: One L2-normalised row per noun of the pairs [noun dim], on the device.
-        before: Accuracies of stock CLIP on the validation scenes; empty without.
+        settings: Of stage 3.
+        compute: Where.
     """
 
-    base: LoadedClip
-    adapted: MaskAdaptedClip
-    pairs: PairCollection
-    validation: Validation | None
-    noun_embeddings: Tensor
-    before: Mapping[str, float]
+    settings: FinetuneSettings
+    compute: ComputeSettings
+
+    kind = ADAPTED_CLIP
+    schema_version = SCHEMA_VERSION
+    recipe = 3
+    stage: StageName = "finetune"
+    trains = True
+    labels_of = ("validation",)
+
+    def fingerprint(self, node: Node) -> Mapping[str, Json]:
+        """Return the settings that change the result; those of a part that no phase trains are none of them."""
+        options: dict[str, Any] = result_settings(self.settings)
+        del options["validation_dataset"]  # its scenes' digest is an input
+        trained = self.units(node)
+        if MASK_PROMPTS not in trained:
+            del options["mpt"], options["prompt_depth"]
+        if IMAGE_TOWER not in trained:
+            del options["ft"]
+        return {"options": options}
+
+    def units(self, node: Node) -> tuple[str, ...]:
+        """Return the units of the weights that a phase trains, and the report."""
+        del node
+        return (*units_of_phases(self.settings.phases), REPORT)
+
+    def make(self, node: Node, execution: Execution) -> StageReport:
+        """Adapt CLIP; see `pipeline.finetune.training.train`."""
+        from pipeline.finetune.training import train
+
+        return train(self.settings, self.compute, node, execution)
+
+    def unit_count(self, node: Node) -> int:
+        """Return the number of units, which no input decides."""
+        return len(self.units(node))
+
+    def size_bytes(self, counts: ParameterCounts, scenes: int) -> int:
+        """Return what the weights and the kept checkpoints take."""
+        del scenes
+        return checkpoint_bytes(counts.image_tower + counts.mask_prompts, self.settings.checkpoints.keep_last)
 
 
-def _train(settings: Settings, plan: AdaptedClipPlan, processes: Processes) -> None:
-    """Train all phases to their last steps and finish the artifact."""
-    artifact = plan.artifact
-    with contextlib.ExitStack() as held:
-        if processes.is_first:
-            writable_runs_dir(settings.runs_dir)
-            held.enter_context(artifact.writing(wait_s=settings.compute.wait_s))
-        processes.wait()  # a run that is refused ends here
-        materials = gather_materials(settings, plan, processes)
-        phases = phases_of(settings.finetune)
-        run_phases(phases, materials, settings, artifact, processes)
-        if processes.is_first:
-            course = Course(artifact=artifact, phases=phases, pairs=materials.pairs, before=materials.before)
-            report = write_report(course, plan.inputs, materials.base, materials.adapted)
-            facts = {"mode": settings.finetune.mode}
-            write_adapted_clip(artifact, materials.adapted, materials.base, facts, written={report.unit: report})
-        processes.wait()
-
-
-def run_phases(
-    phases: tuple[Phase, ...], materials: Materials, settings: Settings, artifact: Artifact, processes: Processes
-) -> None:
-    """Train one phase after another; those that are done only have their weights loaded.
-
-    A phase ends with a checkpoint of all that it trained, and the next one begins with these weights and a new
-    optimizer, so that a stop at the switch is a stop like any other.
-
-    Raises:
-        PipelineError: If the pairs don't fill a batch.
-        StageError: If the loss is not finite, or the device's memory runs out.
-    """
-    for phase in phases:
-        task = task_of(phase, materials, settings, processes)
-        plan = loop_plan(phase, task, settings)
-        if processes.is_first:
-            logger.info("phase %d of %d: %s, %d steps", phase.number, len(phases), phase.mode, plan.steps)
-        Trainer(task, plan, artifact, processes, run=phase.run).run()
-
-
-def gather_materials(settings: Settings, plan: AdaptedClipPlan, processes: Processes) -> Materials:
-    """Load CLIP and the pairs, and embed their nouns once; a run that goes on reads these embeddings back.
-
-    Raises:
-        PipelineError: If CLIP is not to be had, or cannot take the prompts.
-    """
-    section = settings.finetune
-    base = load_clip(settings.clip)
-    depth = section.prompt_depth if MASK_PROMPTS in plan.artifact.description.units else 0
-    adapted = new_mask_adapted_clip(base, prompt_depth=depth, prompt_seed=section.seed).to(processes.device)
-    adapted.set_grad_checkpointing(section.gradient_checkpointing)
-    pairs = PairCollection(plan.inputs.pairs)
-    classifier = TextClassifier(adapted.clip, base.tokenize)
-    validation = _validation(plan, classifier, adapted)
-    start = _start(plan.artifact, section, pairs, classifier, validation, processes, adapted)
-    nouns = torch.from_numpy(start.tensors[_NOUN_EMBEDDINGS]).to(processes.device)
-    before: Any = start.facts["validation"]
-    return Materials(base, adapted, pairs, validation, nouns, before)
-
-
-def task_of(phase: Phase, materials: Materials, settings: Settings, processes: Processes) -> FinetuneTask:
-    """Put together what the training loop trains in one phase."""
-    section, adapted = settings.finetune, materials.adapted
-    augmentation = WindowAugmentation(section.augmentation.min_scale, section.augmentation.max_aspect)
-    samples = PairSamples(materials.pairs, augmentation, phase.seed, adapted.crop_px, adapted.patch_px)
-    return FinetuneTask(
-        adapted=adapted,
-        phase=phase,
-        samples=samples,
-        noun_embeddings=materials.noun_embeddings,
-        loss=section.loss,
-        train_logit_scale=section.train_logit_scale,
-        validation=materials.validation,
-        processes=processes,
-        loader_workers=settings.compute.loader_workers,
-    )
-
-
-def loop_plan(phase: Phase, task: FinetuneTask, settings: Settings) -> Plan:
-    """Return the numbers of a phase's run that the loop needs.
-
-    Raises:
-        PipelineError: If the pairs don't fill a batch.
-    """
-    section, pairs = settings.finetune, len(task.samples.pairs)
-    try:
-        order = phase.order(pairs)
-    except ValueError as error:
-        message = f"finetune.{'mpt' if phase.mode == 'mpt' else 'ft'}.batch_pairs: {error}, or mine more scenes"
-        raise PipelineError(message) from error
-    return Plan(
-        steps=phase.steps(pairs),
-        seed=phase.seed,
-        schedule=phase.schedule(pairs),
-        accumulation_parts=section.accumulation_steps,
-        precision=section.precision,
-        compile=settings.compute.compile,
-        checkpoint_every=section.checkpoints.every_steps,
-        keep_last=section.checkpoints.keep_last,
-        validate_every=order.steps_per_epoch if task.validation is not None else 0,
-        lower_on_memory_error="batch_pairs, set gradient_checkpointing",
-    )
-
-
-def _validation(plan: AdaptedClipPlan, classifier: TextClassifier, adapted: MaskAdaptedClip) -> Validation | None:
-    """Return what is measured on: the reference's 14 sentences around the class names of a labelled data set."""
-    if plan.inputs.validation is None:
-        return None
-    labels = ScenesAttributes.of(plan.inputs.validation)
-    return Validation(
-        scenes=SceneCollection(plan.inputs.validation, labelled=True),
-        text_embeddings=classifier.text_embeddings(labels.class_names, VILD),
-        groups=seen_groups(labels.seen),
-        crop_px=adapted.crop_px,
-        patch_px=adapted.patch_px,
-    )
-
-
-def _start(
-    artifact: Artifact,
-    section: FinetuneSettings,
-    pairs: PairCollection,
-    classifier: TextClassifier,
-    validation: Validation | None,
-    processes: Processes,
-    adapted: MaskAdaptedClip,
-) -> Checkpoint:
-    """Return what is known before the first step: embeddings of all nouns, and the accuracies of stock CLIP."""
-    store = CheckpointStore(artifact, _START)
-    known = store.latest() if processes.is_first else None
-    if processes.from_first(int(known is not None)):
-        return known or store.load(0)
-    before = {}
-    if validation is not None:
-        before = accuracies(validation, ImageSide(adapted, uses_prompts=False).eval(), processes)
-    if processes.is_first:
-        embeddings = classifier.text_embeddings(pairs.nouns, prompt_templates(section.prompt_templates)).cpu().numpy()
-        store.prepare()
-        store.save(Checkpoint(step=0, tensors={_NOUN_EMBEDDINGS: embeddings}, facts={"validation": before}))
-        told = ", ".join(f"{name} {value:.4f}" for name, value in before.items())
-        logger.info(
-            "%d pairs of %d nouns; validation before training: %s", len(pairs), len(pairs.nouns), told or "none"
-        )
-    processes.wait()
-    return store.load(0)
+def units_of_phases(phases: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the units of weights from what is trained, each phase ``"ft"``, ``"mpt"`` or ``"ft+mpt"``."""
+    parts = {part for phase in phases for part in phase.split("+")}
+    return tuple(unit for unit, part in ((IMAGE_TOWER, "ft"), (MASK_PROMPTS, "mpt")) if part in parts)

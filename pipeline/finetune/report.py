@@ -9,11 +9,12 @@ from ovseg_models.mask_adapted_clip import MaskAdaptedClip
 from ovseg_models.weights_digest import image_tower_weights, text_tower_weights, weights_digest
 from pipeline.clip_loading import LoadedClip
 from pipeline.finetune.phases import Phase
-from pipeline.finetune.plan import REPORT, Inputs
+from pipeline.graph import Node
 from pipeline.training.curves import Panel, Points, curves_picture
 from pipeline.training.metrics import read_metrics
 from pipeline.visible_text import visible
 from storage_schemas.artifact import Artifact
+from storage_schemas.checkpoints import REPORT
 from storage_schemas.digests import Json, canonical_json
 from storage_schemas.manifest import Sidecar
 from storage_schemas.pair_collection import PairCollection
@@ -23,7 +24,7 @@ _TAIL_STEPS, _TAIL_SHARE = 20, 4  # the last loss is averaged over so many steps
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Course:
+class Training:
     """A finished training.
 
     Attributes:
@@ -43,30 +44,31 @@ class Course:
         return read_metrics(self.artifact.local_directory / phase.run / "metrics.jsonl", group)
 
 
-def write_report(course: Course, inputs: Inputs, base: LoadedClip, adapted: MaskAdaptedClip) -> Sidecar:
+def write_report(training: Training, node: Node, base: LoadedClip, adapted: MaskAdaptedClip) -> Sidecar:
     """Write ``report.md`` and ``report.curves.png`` as one unit, with the card as facts of its sidecar.
 
     Args:
-        course: What was done.
-        inputs: What was read.
+        training: What was done.
+        node: What was read.
         base: The CLIP before.
         adapted: The CLIP after.
 
     Raises:
         WriteError: If the operating system refuses.
     """
-    card = _card(course, inputs, base, adapted)
-    with course.artifact.write_unit(REPORT) as unit:
+    card = _card(training, node, base, adapted)
+    with training.artifact.write_unit(REPORT) as unit:
         unit.file("md").write(visible(_markdown(card)).encode())
-        unit.file("curves.png").write(_curves(course))
+        unit.file("curves.png").write(_curves(training))
         rows = sum(phase["steps"] for phase in card["phases"])
         return unit.commit(rows=rows, counts={OK: rows}, facts=card)
 
 
-def _card(course: Course, inputs: Inputs, base: LoadedClip, adapted: MaskAdaptedClip) -> dict[str, Any]:
+def _card(training: Training, node: Node, base: LoadedClip, adapted: MaskAdaptedClip) -> dict[str, Any]:
     """Collect what the card says, as JSON."""
-    identity = course.artifact.identity
-    nouns = course.pairs.nouns
+    identity = training.artifact.identity
+    pairs, validation = node["pairs"], node.get("validation")
+    nouns = training.pairs.nouns
     prompts = 0 if adapted.mask_prompts is None else adapted.mask_prompts.numel()
     parameters = sum(parameter.numel() for parameter in adapted.clip.parameters())
     towers = {
@@ -77,22 +79,22 @@ def _card(course: Course, inputs: Inputs, base: LoadedClip, adapted: MaskAdapted
         "name": identity.name,
         "options": identity.settings["options"],
         "clip_digest": base.digest,
-        "pairs": {"name": inputs.pairs.identity.name, "digest": inputs.pairs_digest, "pairs": len(course.pairs)},
+        "pairs": {"name": pairs.artifact.identity.name, "digest": pairs.digest(), "pairs": len(training.pairs)},
         "nouns": len(nouns),
-        "validation": "" if inputs.validation is None else inputs.validation.identity.name,
-        "validation_digest": inputs.validation_digest,
+        "validation": "" if validation is None else validation.artifact.identity.name,
+        "validation_digest": "" if validation is None else validation.digest(),
         "clip_parameters": parameters,
         "prompt_parameters": prompts,
         "logit_scale": {"before": base.clip.logit_scale.item(), "after": adapted.logit_scale.item()},
         "towers": towers,
-        "before": dict(course.before),
-        "phases": [_phase_card(course, phase) for phase in course.phases],
+        "before": dict(training.before),
+        "phases": [_phase_card(training, phase) for phase in training.phases],
     }
 
 
-def _phase_card(course: Course, phase: Phase) -> dict[str, Json]:
+def _phase_card(training: Training, phase: Phase) -> dict[str, Json]:
     """Say what one phase did and came to."""
-    steps = course.metrics(phase, "train")
+    steps = training.metrics(phase, "train")
     tail = steps[-max(1, min(_TAIL_STEPS, len(steps) // _TAIL_SHARE)) :]
     return {
         "mode": phase.mode,
@@ -104,7 +106,7 @@ def _phase_card(course: Course, phase: Phase) -> dict[str, Json]:
         "last_loss_steps": len(tail),
         "validation": [
             {name: value for name, value in line.items() if name != "group"}
-            for line in course.metrics(phase, "validation")
+            for line in training.metrics(phase, "validation")
         ],
     }
 
@@ -162,16 +164,16 @@ def _validation_table(card: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _curves(course: Course) -> bytes:
+def _curves(training: Training) -> bytes:
     """Draw losses and accuracies over the steps of all phases."""
     panels, first = [], 0
-    shown = [name for name in course.before if name != "top5"]
-    accuracy: dict[str, list[tuple[float, float]]] = {name: [(0, 100 * course.before[name])] for name in shown}
-    for phase in course.phases:
-        lines = course.metrics(phase, "train")
+    shown = [name for name in training.before if name != "top5"]
+    accuracy: dict[str, list[tuple[float, float]]] = {name: [(0, 100 * training.before[name])] for name in shown}
+    for phase in training.phases:
+        lines = training.metrics(phase, "train")
         loss: Points = [(line["step"], line["loss"]) for line in lines]
         panels.append(Panel(f"phase {phase.number}, {phase.mode}: contrastive loss", {"loss": loss}, noisy=True))
-        for line in course.metrics(phase, "validation"):
+        for line in training.metrics(phase, "validation"):
             for name, points in accuracy.items():
                 points.append((first + line["step"], 100 * line[name]))
         first += len(lines)

@@ -8,7 +8,6 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from ovseg_models.masked_crops import CLIP_MEAN_RGB
 from pipeline.pair_pictures import pair_pictures
 from storage_schemas.artifact import Artifact
 from storage_schemas.pairs import PairMembers, read_index, read_members
@@ -83,6 +82,8 @@ def _draw_cell(sheet: Image.Image, pair: _Drawn, x: int, y: int) -> None:
 
     Boxes are brought to one size, so that the share of the picture alone tells a few pixels from a large region.
     """
+    from ovseg_models.masked_crops import CLIP_MEAN_RGB  # imports torch
+
     crop, inside = pair_pictures(pair.members)
     fill = np.array([round(255 * part) for part in CLIP_MEAN_RGB], np.uint8)
     for number, pixels in enumerate((crop, np.where(inside[..., None], crop, fill))):

@@ -3,35 +3,71 @@
 Reads ``scenes`` and either their ``proposals`` or their labels; writes ``embeddings``.
 """
 
-from collections.abc import Iterator
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING
 
-import numpy as np
-import torch
-from jaxtyping import Float, Int
-from torch import Tensor
-from torch.nn import functional
-
-from ovseg_models.mask_adapted_clip import MaskAdaptedClip
-from ovseg_models.masked_crops import masked_crops
-from pipeline.clip_loading import load_clip
-from pipeline.mine.full_batches import SparingModel, in_full_batches
-from pipeline.mine.regions import NetSize, RegionSource, SceneAndRegions, UndecodableError, net_picture
-from pipeline.mine.statuses import EMPTY_MASK, NOT_FINITE, UNDECODABLE
+from pipeline.graph import Node, ParameterCounts, StageName, Step
+from pipeline.mine.inputs import check_scenes, net_size, regions_of
+from pipeline.mine.regions import RegionSource
+from pipeline.mine.statuses import EXPECTED
 from pipeline.ordered_threads import in_threads
-from pipeline.settings import ClipSettings, EmbedSettings, result_settings
-from pipeline.shard_runner import UnitPlan
-from pipeline.worker_device import WorkerCompute, autocast, crops_at_once
+from pipeline.settings import ClipSettings, ComputeSettings, EmbedSettings, MineSettings, result_settings
+from pipeline.worker_device import WorkerCompute
 from storage_schemas.artifact import Artifact
-from storage_schemas.embeddings import KIND, SCHEMA_VERSION, EmbeddingShardWriter, SceneEmbeddings
-from storage_schemas.manifest import Description, Identity, Sidecar
-from storage_schemas.rle import decode_masks
-from storage_schemas.scenes import OK
+from storage_schemas.digests import Json
+from storage_schemas.embeddings import KIND, SCHEMA_VERSION, EmbeddingShardWriter
+from storage_schemas.manifest import Sidecar
 
-RECIPE = 2
-"""Raise it when the same settings and inputs come to mean other embeddings."""
+if TYPE_CHECKING:
+    from pipeline.mine.embedder import Embedder
+
+
+@dataclass(frozen=True, kw_only=True)
+class Embed(Step):
+    """Makes embeddings of regions.
+
+    Attributes:
+        mining: How.
+        queries: Regions per scene at most, for estimates.
+        compute: Where.
+    """
+
+    mining: MineSettings
+    queries: int
+    compute: ComputeSettings
+
+    kind = KIND
+    schema_version = SCHEMA_VERSION
+    recipe = 2
+    stage: StageName = "mine"
+    expected = EXPECTED
+
+    def fingerprint(self, node: Node) -> Mapping[str, Json]:
+        """Return the settings of step 2, and the size at which crops are cut.
+
+        Raises:
+            SettingsError: If the scenes lack what pairs are made of.
+        """
+        check_scenes(node["scenes"], self.mining)
+        return {"options": result_settings(self.mining.embed), "size": net_size(self.mining)._asdict()}
+
+    def units(self, node: Node) -> tuple[str, ...]:
+        """Return the shards of the scenes."""
+        return node["scenes"].artifact.description.units
+
+    def job(self, node: Node) -> "EmbedJob":
+        """Return what makes a shard."""
+        return EmbedJob(
+            regions=regions_of(node, self.mining),
+            clip=node.clip.settings,
+            settings=self.mining.embed,
+            compute=WorkerCompute.of(self.compute),
+        )
+
+    def size_bytes(self, counts: ParameterCounts, scenes: int) -> int:
+        """Estimate from half-precision embeddings of all queries of all scenes."""
+        return scenes * self.queries * 2 * counts.embedding_dim
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,26 +75,22 @@ class EmbedJob:
     """Makes shards of embeddings.
 
     Attributes:
-        units: Names of the shards, those of the scenes.
-        regions: Where scenes and their regions come from.
-        size: At which size crops are cut.
+        regions: Where scenes and their regions come from, and at which size crops are cut.
         clip: What embeds them.
         settings: How.
         compute: Where.
     """
 
-    units: tuple[str, ...]
     regions: RegionSource
-    size: NetSize
     clip: ClipSettings
     settings: EmbedSettings
     compute: WorkerCompute
 
     def open(self) -> "Embedder":
-        """Load CLIP; without mask prompts it is the original one."""
-        device = self.compute.begin()
-        clip = MaskAdaptedClip(load_clip(self.clip).clip, prompt_depth=0).eval().to(device)
-        return Embedder(clip, self.settings, self.size)
+        """Load CLIP."""
+        from pipeline.mine.embedder import Embedder
+
+        return Embedder.loaded(self.clip, self.settings, self.regions.size, self.compute.begin())
 
     def run(self, state: "Embedder", artifact: Artifact, unit: str) -> Sidecar:
         """Make one shard; rows are written by a thread beside the forward pass."""
@@ -67,127 +99,3 @@ class EmbedJob:
             for _ in in_threads(writer.add, state.embeddings(self.regions.read(unit)), threads=1):
                 pass
             return writer.commit()
-
-
-def plan_embeddings(
-    job: EmbedJob, inputs: dict[str, str], *, clip_digest: str, name: str, runs: Path
-) -> UnitPlan[EmbedJob]:
-    """Find out what step 2 will do; reads and makes nothing.
-
-    Args:
-        job: What makes the shards.
-        inputs: Digests of its inputs: ``scenes``, and ``proposals`` unless the regions are the labels'.
-        clip_digest: Of CLIP's weights.
-        name: Of the artifact.
-        runs: Runs directory.
-    """
-    identity = Identity(
-        kind=KIND,
-        name=name,
-        schema_version=SCHEMA_VERSION,
-        recipe=RECIPE,
-        settings={"options": result_settings(job.settings), "size": job.size._asdict(), "clip": clip_digest},
-        inputs=inputs,
-    )
-    return UnitPlan(Artifact.planned(runs, Description(identity=identity, units=job.units)), job)
-
-
-class _CutScene(NamedTuple):
-    """A scene whose crops are cut, or why there are none.
-
-    Attributes:
-        of: The scene.
-        crop_of_region: Which crop shows each region [region]; equal masks share one, -1 is an empty mask.
-        status: ``"ok"``, else a slug of what went wrong with the scene.
-        reason: The same in words.
-    """
-
-    of: SceneAndRegions
-    crop_of_region: Int[np.ndarray, "region"]
-    status: str = OK
-    reason: str = ""
-
-
-class Embedder:
-    """CLIP at work: decoding, cropping and encoding run in threads beside its forward pass.
-
-    Args:
-        clip: The original CLIP, in evaluation mode.
-        settings: How.
-        size: At which size crops are cut.
-    """
-
-    def __init__(self, clip: MaskAdaptedClip, settings: EmbedSettings, size: NetSize) -> None:
-        self._clip = clip
-        self._settings = settings
-        self._size = size
-        self._batch_crops = crops_at_once(settings.batch_crops, clip.logit_scale.device)
-        self._model = SparingModel(self._forward, where="embed")
-
-    @property
-    def embedding_dim(self) -> int:
-        """Length of the embeddings."""
-        dim: int = self._clip.clip.visual.output_dim
-        return dim
-
-    def embeddings(self, scenes: Iterator[SceneAndRegions]) -> Iterator[SceneEmbeddings]:
-        """Embed every region of scenes, in their order; what could not be embedded is told, not left out."""
-        cut = in_threads(self._cut, scenes)
-        return in_threads(_rows, in_full_batches(cut, self._model, size=self._batch_crops), threads=1)
-
-    @torch.inference_mode()
-    def _forward(self, crops: Float[Tensor, "crop 3 side side"]) -> Float[Tensor, "crop dim"]:
-        with autocast(crops.device, self._settings.precision):
-            embeddings = self._clip.encode_image(crops)
-        return functional.normalize(embeddings.float(), dim=-1)  # half precision leaves their lengths off by a percent
-
-    @torch.inference_mode()
-    def _cut(self, of: SceneAndRegions) -> tuple[_CutScene, Float[Tensor, "crop 3 side side"]]:
-        """Decode a scene's picture and masks, and cut the crops, on CLIP's device."""
-        device, side = self._clip.logit_scale.device, self._clip.crop_px
-        nothing = np.zeros(0, np.int64), torch.zeros(0, 3, side, side, device=device)
-        regions = of.regions
-        if regions.status != OK:
-            return _CutScene(of, nothing[0], regions.status, regions.reason), nothing[1]
-        try:
-            picture = net_picture(of.scene, self._size)
-        except UndecodableError as error:
-            return _CutScene(of, nothing[0], UNDECODABLE, str(error)), nothing[1]
-        pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1).contiguous().to(device)
-        distinct: dict[bytes, int] = {}  # equal run lengths are equal masks, and need one crop
-        of_region = [distinct.setdefault(counts, len(distinct)) for counts in regions.mask_counts]
-        masks = torch.from_numpy(decode_masks(list(distinct), regions.height_px, regions.width_px)).to(device)
-        cut = masked_crops(pixels, masks, crop_px=side)
-        crop_of_mask = np.full(len(distinct), -1)
-        crop_of_mask[cut.kept_rows.cpu().numpy()] = np.arange(len(cut.kept_rows))
-        return _CutScene(of, crop_of_mask[np.array(of_region, np.int64)]), cut.crops
-
-
-def _rows(embedded: tuple[_CutScene, Float[Tensor, "crop dim"]]) -> SceneEmbeddings:
-    """Turn a scene's embeddings into what is stored, on the CPU."""
-    cut, embeddings = embedded
-    key = cut.of.scene.key
-    if cut.status != OK:
-        return SceneEmbeddings(
-            key=key,
-            regions=np.zeros(0, np.int32),
-            statuses=(),
-            reasons=(),
-            embeddings=np.zeros((0, 1), np.float16),
-            scene_status=cut.status,
-            scene_reason=cut.reason,
-        )
-    indices = cut.of.regions.indices
-    told = [(EMPTY_MASK, "the mask has no pixel")] * len(indices)
-    stored = np.zeros((len(indices), embeddings.shape[1]), np.float16)
-    vectors = embeddings.cpu().numpy()
-    for row, crop in enumerate(cut.crop_of_region.tolist()):
-        if crop < 0:
-            continue
-        vector = vectors[crop]
-        if np.isfinite(vector).all():
-            stored[row], told[row] = vector.astype(np.float16), (OK, "")
-        else:
-            told[row] = (NOT_FINITE, "CLIP's embedding of the crop is not finite")
-    statuses, reasons = zip(*told, strict=True)
-    return SceneEmbeddings(key=key, regions=indices, statuses=statuses, reasons=reasons, embeddings=stored)

@@ -4,24 +4,21 @@ Reads nouns; writes ``text_embeddings``. Vectors of nouns that are known from an
 templates are copied: a noun is embedded alone, so its vector has the same bits whatever other nouns there are.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from ovseg_models.prompt_templates import prompt_templates
-from ovseg_models.text_classifier import TextClassifier
-from pipeline.clip_loading import load_clip
-from pipeline.settings import ClipSettings
-from pipeline.shard_runner import UnitPlan
+from pipeline.graph import Node, StageName, Step
+from pipeline.settings import ClipSettings, ComputeSettings
 from pipeline.worker_device import WorkerCompute
 from storage_schemas.artifact import Artifact, artifacts_below
-from storage_schemas.digests import sha256_of_json
-from storage_schemas.manifest import Description, Identity, Sidecar
+from storage_schemas.digests import Json, sha256_of_json
+from storage_schemas.manifest import Sidecar
 from storage_schemas.text_embeddings import (
     KIND,
     SCHEMA_VERSION,
@@ -30,12 +27,71 @@ from storage_schemas.text_embeddings import (
     write_text_embeddings,
 )
 
-RECIPE = 2
-"""Raise it when the same nouns and templates come to mean other vectors."""
+if TYPE_CHECKING:
+    from ovseg_models.text_classifier import TextClassifier
 
 NOUNS_PER_UNIT = 1000
 
 Vector = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class EmbedTexts(Step):
+    """Makes embeddings of nouns; its nouns are known when pairs are about to be made.
+
+    Attributes:
+        nouns: Ascending, each once.
+        prompt_templates: Name of the sentences around them.
+        compute: Where.
+    """
+
+    nouns: tuple[str, ...]
+    prompt_templates: str
+    compute: ComputeSettings
+
+    kind = KIND
+    schema_version = SCHEMA_VERSION
+    recipe = 3
+    stage: StageName = "mine"
+
+    def fingerprint(self, node: Node) -> Mapping[str, Json]:
+        """Return the sentences, and the digest of the nouns."""
+        del node
+        return {
+            "templates": list(prompt_templates(self.prompt_templates)),
+            "nouns": sha256_of_json(list(self.nouns)),
+        }
+
+    def units(self, node: Node) -> tuple[str, ...]:
+        """Return a name for every thousand nouns."""
+        del node
+        return tuple(f"nouns-{number:05d}" for number in range(-(-len(self.nouns) // NOUNS_PER_UNIT)))
+
+    def job(self, node: Node) -> "EmbedTextsJob":
+        """Return what makes a unit, with finished artifacts of the same CLIP and sentences, whose vectors are copied.
+
+        Warns of nouns without a word that CLIP knows.
+        """
+        from pipeline.clip_loading import warn_of_unknown
+
+        warn_of_unknown(node.clip.settings, self.nouns, "nouns")
+        own = node.artifact.identity
+        known = tuple(
+            other
+            for other in artifacts_below(node.runs, KIND)
+            if other.directory != node.artifact.directory
+            and (other.identity.schema_version, other.identity.recipe) == (own.schema_version, own.recipe)
+            and other.identity.settings.get("templates") == own.settings["templates"]
+            and other.identity.inputs == own.inputs
+            and other.status().finished
+        )
+        return EmbedTextsJob(
+            nouns=self.nouns,
+            templates=self.prompt_templates,
+            clip=node.clip.settings,
+            known=known,
+            compute=WorkerCompute.of(self.compute),
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,40 +123,6 @@ class EmbedTextsJob:
         return write_text_embeddings(artifact, unit, nouns, np.stack([state.vector(noun) for noun in nouns]))
 
 
-def plan_text_embeddings(
-    nouns: Sequence[str],
-    *,
-    templates: str,
-    clip: ClipSettings,
-    clip_digest: str,
-    compute: WorkerCompute,
-    name: str,
-    runs: Path,
-) -> UnitPlan[EmbedTextsJob]:
-    """Find out which nouns are to be embedded, and where some of them are known; reads manifests and makes nothing."""
-    ordered = tuple(sorted(set(nouns)))
-    decisive = {"clip": clip_digest, "templates": list(prompt_templates(templates))}
-    identity = Identity(
-        kind=KIND,
-        name=name,
-        schema_version=SCHEMA_VERSION,
-        recipe=RECIPE,
-        settings={**decisive, "nouns": sha256_of_json(list(ordered))},
-    )
-    units = tuple(f"nouns-{number:05d}" for number in range(-(-len(ordered) // NOUNS_PER_UNIT)))
-    artifact = Artifact.planned(runs, Description(identity=identity, units=units))
-    known = tuple(
-        other
-        for other in artifacts_below(runs, KIND)
-        if other.directory != artifact.directory
-        and (other.identity.schema_version, other.identity.recipe) == (SCHEMA_VERSION, RECIPE)
-        and {key: other.identity.settings.get(key) for key in decisive} == decisive
-        and other.status().finished
-    )
-    job = EmbedTextsJob(nouns=ordered, templates=templates, clip=clip, known=known, compute=compute)
-    return UnitPlan(artifact, job)
-
-
 class NounEmbedder:
     """Knows vectors of nouns, and computes new ones."""
 
@@ -113,6 +135,8 @@ class NounEmbedder:
 
     def vector(self, noun: str) -> Vector:
         """Return the vector of a noun [dim], L2-normalised."""
+        import torch
+
         if noun not in self._known:
             with torch.inference_mode():
                 embedding = self._classifier.text_embeddings([noun], self._templates)[0]
@@ -120,8 +144,11 @@ class NounEmbedder:
         return self._known[noun]
 
     @cached_property
-    def _classifier(self) -> TextClassifier:
+    def _classifier(self) -> "TextClassifier":
         """The text tower at work."""
+        from ovseg_models.text_classifier import TextClassifier
+        from pipeline.clip_loading import load_clip
+
         device = self._job.compute.begin()
         loaded = load_clip(self._job.clip)
         return TextClassifier(loaded.clip.to(device), loaded.tokenize, name_by_name=True)

@@ -1,34 +1,42 @@
 """What mining's settings ask of a data set, and where they say that nouns come from."""
 
-from pipeline.mine.regions import NetSize
+from pipeline.graph import Node
+from pipeline.mine.regions import LabelRegions, NetSize, ProposalRegions, RegionSource
 from pipeline.mine.scene_nouns import CaptionNouns, ClassNouns, NounSource, stop_words
 from pipeline.mine.tagger.sources import tagger_identity
 from pipeline.mine.word_lists import word_list
 from pipeline.settings import MineSettings, SettingsError, result_settings
-from storage_schemas.artifact import Artifact
 from storage_schemas.digests import Json, sha256_of_json
 from storage_schemas.scenes import ScenesAttributes
 
 
-def checked_scenes(scenes: Artifact, settings: MineSettings) -> None:
+def check_scenes(scenes: Node, settings: MineSettings) -> None:
     """Check that scenes have what the source of pairs is made of.
 
     Raises:
-        SettingsError: If no scene has labels, or no scene has a caption, and they are wanted.
+        SettingsError: If no scene has labels, or no scene has a caption, and they are needed.
     """
     sidecars = scenes.manifest().units
-    for fact, what, wanted in (
+    for fact, what, needed in (
         ("labelled", "labels", settings.uses_ground_truth_masks),
         ("captions", "captions", settings.captions_per_image > 0),
     ):
-        if wanted and not any(sidecar.facts.get(fact) for sidecar in sidecars):
-            message = f"mine.source: {what} are wanted, no scene of {scenes.identity.name!r} has any"
+        if needed and not any(sidecar.facts.get(fact) for sidecar in sidecars):
+            message = f"mine.source: {what} are expected, no scene of {scenes.name!r} has any"
             raise SettingsError([f"{message}; choose another source or data set (got {settings.source!r})"])
 
 
 def net_size(settings: MineSettings) -> NetSize:
     """Return the size at which pictures are seen, and their regions lie."""
     return NetSize(settings.propose.short_side_px, settings.propose.max_side_px)
+
+
+def regions_of(node: Node, settings: MineSettings) -> RegionSource:
+    """Return where the regions of a step's node come from."""
+    scenes, size = node["scenes"].artifact, net_size(settings)
+    if "proposals" in node:
+        return ProposalRegions(scenes, node["proposals"].artifact, size)
+    return LabelRegions(scenes, size)
 
 
 def noun_source(settings: MineSettings, labels: ScenesAttributes) -> NounSource:

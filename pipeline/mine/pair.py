@@ -4,33 +4,140 @@ Reads ``scenes`` (captions and pictures), ``embeddings``, the regions that they 
 ``text_embeddings``; writes ``pairs``. No picture goes through a model.
 """
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from pipeline.errors import StageError
+from pipeline.graph import Node, ParameterCounts, StageName, Step
 from pipeline.mine.best_regions import BestRegion, best_regions, cosine_scores
-from pipeline.mine.embed_texts import Vector, vectors_of
+from pipeline.mine.card import MAKER, make_card
+from pipeline.mine.embed_texts import EmbedTexts, Vector, vectors_of
+from pipeline.mine.inputs import check_scenes, net_size, noun_identity, noun_source, regions_of
 from pipeline.mine.pair_members import RegionCutter
 from pipeline.mine.regions import NetSize, RegionSource, SceneRegions, UndecodableError
 from pipeline.mine.scene_nouns import NounSource, SceneNoun
-from pipeline.mine.statuses import AREA_BELOW_MIN, SCORE_BELOW_MIN, SCORE_NOT_FINITE, UNDECODABLE
+from pipeline.mine.statuses import AREA_BELOW_MIN, EXPECTED, SCORE_BELOW_MIN, SCORE_NOT_FINITE, UNDECODABLE
+from pipeline.mine.tagger.sources import load_tagger
 from pipeline.ordered_threads import in_threads
-from pipeline.settings import PairSettings, result_settings
-from pipeline.shard_runner import UnitPlan
+from pipeline.settings import ComputeSettings, MineSettings, PairSettings, result_settings
+from pipeline.shard_runner import Execution, StageReport
 from storage_schemas.artifact import Artifact
+from storage_schemas.cards import has_current_card
 from storage_schemas.digests import Json
 from storage_schemas.embeddings import SceneEmbeddings, read_embeddings
 from storage_schemas.embeddings import embedding_dim_of as image_embedding_dim_of
-from storage_schemas.manifest import Description, Identity, Sidecar
+from storage_schemas.manifest import Sidecar
 from storage_schemas.pairs import KIND, SCHEMA_VERSION, Pair, PairShardWriter
-from storage_schemas.scenes import OK, Scene
+from storage_schemas.scenes import OK, Scene, ScenesAttributes
 
-RECIPE = 3
-"""Raise it when the same settings and inputs come to mean other pairs."""
+logger = logging.getLogger(__name__)
+
+_PAIR_BYTES = 110_000  # a crop as PNG, of a net input of 512 px, and its mask; docs/reproduce.md
+_PAIRS_PER_SCENE = 3.74  # of the paper, for one caption
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairNouns(Step):
+    """Makes pairs of regions and nouns.
+
+    Attributes:
+        mining: How.
+        compute: Where nouns are embedded.
+    """
+
+    mining: MineSettings
+    compute: ComputeSettings
+
+    kind = KIND
+    schema_version = SCHEMA_VERSION
+    recipe = 3
+    stage: StageName = "mine"
+    expected = EXPECTED
+
+    def fingerprint(self, node: Node) -> Mapping[str, Json]:
+        """Return the settings of step 3 and what decides the nouns; their embeddings follow from these and CLIP.
+
+        Raises:
+            SettingsError: If the scenes lack what pairs are made of.
+            TaggerMissingError: If what the tagger needs is not installed.
+        """
+        check_scenes(node["scenes"], self.mining)
+        return {
+            "options": result_settings(self.mining.pair),
+            "nouns": noun_identity(self.mining),
+            "size": net_size(self.mining)._asdict(),
+        }
+
+    def units(self, node: Node) -> tuple[str, ...]:
+        """Return the shards of the scenes."""
+        return node["scenes"].artifact.description.units
+
+    def attributes(self, node: Node) -> Mapping[str, Json]:
+        """Return where the pairs come from, for their card."""
+        scenes = node["scenes"].artifact
+        proposals = node["proposals"].digest() if "proposals" in node else ""
+        return {
+            "source": self.mining.source,
+            "dataset": scenes.identity.name,
+            "licence": ScenesAttributes.of(scenes).licence,
+            "models": {"clip": node.clip.digest(), "proposals": proposals},
+        }
+
+    def check(self, node: Node) -> None:
+        """Load the tagger, before any picture goes through a model.
+
+        Raises:
+            TaggerMissingError: If what the tagger needs is not installed.
+        """
+        if self.mining.captions_per_image:
+            load_tagger(self.mining.nouns.tagger)
+
+    def job(self, node: Node) -> "PairJob":
+        """Return what makes a shard; the nouns' embeddings are still missing."""
+        labels = ScenesAttributes.of(node["scenes"].artifact)
+        return PairJob(
+            regions=regions_of(node, self.mining),
+            embeddings=node["embeddings"].artifact,
+            nouns=noun_source(self.mining, labels),
+            texts=None,
+            settings=self.mining.pair,
+        )
+
+    def make(self, node: Node, execution: Execution) -> StageReport:
+        """Embed the nouns, unless all pairs are made; then make pairs and their card.
+
+        Raises:
+            StageError: If there is no pair at all.
+        """
+        job = self.job(node)
+        if not node.status().finished:
+            nouns = job.nouns.vocabulary(job.regions.scenes)
+            logger.info("pairs %s: %d different nouns", node.name, len(nouns))
+            if nouns:
+                step = EmbedTexts(tuple(nouns), self.mining.pair.prompt_templates, self.compute)
+                texts = Node(step, node.name, node.runs, {"clip": node.clip})
+                texts.make(execution)
+                job = replace(job, texts=texts.artifact)
+        report = execution.run(job, node.artifact, expected=self.expected)
+        counts = report.manifest.counts
+        if not counts.get(OK):
+            message = f"{node.artifact.directory}: holds no pair, its rows are {counts}; see their reasons"
+            raise StageError(message)
+        make_card(node.artifact)
+        return report
+
+    def is_complete(self, node: Node) -> bool:
+        """Return whether the pairs have their data card and contact sheet."""
+        return has_current_card(node.artifact, maker=MAKER, manifest=node.manifest())
+
+    def size_bytes(self, counts: ParameterCounts, scenes: int) -> int:
+        """Estimate from the paper's pairs per scene."""
+        del counts
+        return round(scenes * _PAIRS_PER_SCENE * max(1, self.mining.captions_per_image)) * _PAIR_BYTES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +150,6 @@ class PairJob:
         nouns: Where nouns come from.
         texts: Embeddings of all those nouns; finished when the job is opened.
         settings: How.
-        size: At which size regions lie.
     """
 
     regions: RegionSource
@@ -51,12 +157,11 @@ class PairJob:
     nouns: NounSource
     texts: Artifact | None
     settings: PairSettings
-    size: NetSize
 
     def open(self) -> "Pairer":
         """Read the nouns' embeddings."""
         vectors = vectors_of(self.texts) if self.texts is not None else {}
-        return Pairer(self.nouns, vectors, self.settings, self.size)
+        return Pairer(self.nouns, vectors, self.settings, self.regions.size)
 
     def run(self, state: "Pairer", artifact: Artifact, unit: str) -> Sidecar:
         """Make one shard."""
@@ -82,41 +187,10 @@ class PairJob:
             if scene.key != found.key or found.regions.tolist() not in ([], regions.indices.tolist()):
                 message = (
                     f"{self.embeddings.directory}: {unit} has {len(found.regions)} embeddings of {found.key!r} where "
-                    f"{len(regions.indices)} regions of {scene.key!r} are wanted; run 'ovseg mine' again"
+                    f"{len(regions.indices)} regions of {scene.key!r} are expected; run 'ovseg mine' again"
                 )
                 raise StageError(message)
             yield EmbeddedScene(scene, regions, found)
-
-
-def plan_pairs(
-    job: PairJob,
-    inputs: dict[str, str],
-    *,
-    decisive: Mapping[str, Json],
-    attributes: Mapping[str, Json],
-    name: str,
-    runs: Path,
-) -> UnitPlan[PairJob]:
-    """Find out what step 3 will do; reads and makes nothing.
-
-    Args:
-        job: What makes the shards.
-        inputs: Digests of its inputs: ``scenes``, ``embeddings``, and ``proposals`` unless regions are the labels'.
-        decisive: What else decides the result: source, noun rule, digest of CLIP.
-        attributes: What readers need beside the rows.
-        name: Of the artifact.
-        runs: Runs directory.
-    """
-    identity = Identity(
-        kind=KIND,
-        name=name,
-        schema_version=SCHEMA_VERSION,
-        recipe=RECIPE,
-        settings={**decisive, "options": result_settings(job.settings), "size": job.size._asdict()},
-        inputs=inputs,
-    )
-    description = Description(identity=identity, units=job.embeddings.description.units, attributes=attributes)
-    return UnitPlan(Artifact.planned(runs, description), job)
 
 
 class EmbeddedScene(NamedTuple):

@@ -149,6 +149,11 @@ class RegionSource(Protocol):
         """The scenes, finished."""
         ...
 
+    @property
+    def size(self) -> NetSize:
+        """The size at which the regions lie."""
+        ...
+
     def read(self, unit: str) -> Iterator[SceneAndRegions]:
         """Read the scenes of a shard with their regions, in key order, failed ones included."""
         ...
@@ -161,10 +166,12 @@ class ProposalRegions:
     Attributes:
         scenes: The scenes, finished.
         proposals: Their proposals, finished; of the same shards.
+        size: At which they were made.
     """
 
     scenes: Artifact
     proposals: Artifact
+    size: NetSize
 
     def read(self, unit: str) -> Iterator[SceneAndRegions]:
         """Read the scenes of a shard with their proposals.

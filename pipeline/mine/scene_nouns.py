@@ -3,15 +3,17 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from pipeline.mine.nouns import NounExtractor
 from pipeline.mine.regions import SceneRegions
 from pipeline.mine.statuses import NO_CAPTION, NO_NOUN
 from pipeline.mine.word_lists import word_list
 from pipeline.settings import NounSettings
 from storage_schemas.artifact import Artifact
 from storage_schemas.scenes import OK, Caption, Scene, SceneShard
+
+if TYPE_CHECKING:
+    from pipeline.mine.nouns import NounExtractor
 
 _CAPTIONS_AT_ONCE = 10_000
 
@@ -71,7 +73,9 @@ class CaptionNouns:
     captions_per_image: int
 
     @cached_property
-    def _extractor(self) -> NounExtractor:
+    def _extractor(self) -> "NounExtractor":
+        from pipeline.mine.nouns import NounExtractor  # imports nltk, which takes seconds
+
         settings = self.settings
         return NounExtractor(
             tagger=settings.tagger,

@@ -1,9 +1,5 @@
 """Why a row of mining holds no result, as the slugs that stand in its column ``status``."""
 
-from dataclasses import replace
-
-from pipeline.shard_runner import Limits
-
 UNDECODABLE = "image_undecodable"
 NO_CAPTION = "no_caption"
 NO_NOUN = "no_noun"
@@ -17,9 +13,4 @@ SCORE_BELOW_MIN = "score_below_min"
 AREA_BELOW_MIN = "area_below_min"
 
 EXPECTED = frozenset({NO_CAPTION, NO_NOUN, NO_PROPOSALS, NO_LABEL, NO_CLASS, SCORE_BELOW_MIN, AREA_BELOW_MIN})
-"""What is no failure: the data or the settings want it so."""
-
-
-def mining_limits(limits: Limits) -> Limits:
-    """Return the limits of a run under which expected statuses are no failures."""
-    return replace(limits, expected=EXPECTED)
+"""What is no failure: the data or the settings ask for it."""

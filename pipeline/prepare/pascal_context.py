@@ -9,7 +9,6 @@ import re
 from collections.abc import Sequence
 
 import numpy as np
-import scipy.io
 
 from pipeline.prepare.faults import SceneFault
 from pipeline.prepare.images import ImageFacts, refuse_too_large
@@ -73,6 +72,8 @@ def decode_mat(data: bytes, image: ImageFacts, max_image_px: int) -> DecodedLabe
     Raises:
         SceneFault: If it is broken, or of another size than the image.
     """
+    import scipy.io  # takes long, and planning does not need it
+
     try:
         shapes = {name: shape for name, shape, _ in scipy.io.whosmat(io.BytesIO(data))}  # type: ignore[arg-type]  # the stubs know paths only
         if _VARIABLE not in shapes or len(shapes[_VARIABLE]) != 2:

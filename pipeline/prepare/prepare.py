@@ -10,14 +10,14 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.executors import Compute
+from pipeline.graph import Node, ParameterCounts, StageName, Step
 from pipeline.prepare.contents import FileContents, file_contents
 from pipeline.prepare.layout import LayoutError, text_digest
 from pipeline.prepare.report import report_of_artifact
 from pipeline.prepare.source import Found, SceneSource
 from pipeline.prepare.sources import open_source
 from pipeline.settings import PrepareSettings, result_settings, writable_runs_dir
-from pipeline.shard_runner import Limits, StageReport, UnitPlan, run_stage
+from pipeline.shard_runner import Execution, StageReport, UnitPlan
 from storage_schemas.artifact import Artifact
 from storage_schemas.cards import has_current_card, write_card
 from storage_schemas.manifest import Description, Identity, Sidecar
@@ -29,6 +29,18 @@ logger = logging.getLogger(__name__)
 RECIPE = 2
 """Raise it when the same settings and data come to mean other scenes."""
 
+OFFICIAL_SCENES = {
+    ("coco", "train2017"): 118_287,
+    ("coco", "val2017"): 5000,
+    ("ade20k-150", "val"): 2000,
+    ("ade20k-847", "val"): 2000,
+    ("pascal-context-59", "val"): 5105,
+    ("pascal-context-459", "val"): 5105,
+    ("pascal-voc-20", "val"): 1449,
+}
+"""Pictures of official splits, for data that is not there yet."""
+
+_SCENE_BYTES = 186_000  # of COCO; docs/reproduce.md says where measured sizes are from
 _READERS = 2
 _REPORT_MAKER = "prepare 1"
 _REPORT_FILE = "prepared.md"
@@ -41,11 +53,13 @@ class PrepareJob:
     Attributes:
         settings: Which data set, and how.
         keys_digest: Digest of the keys for which the work was planned.
+        scenes: How many keys these are.
         found: What lay there then, for the report.
     """
 
     settings: PrepareSettings
     keys_digest: str
+    scenes: int
     found: Found
 
     def open(self) -> SceneSource:
@@ -71,25 +85,106 @@ class PrepareJob:
             return writer.commit()
 
 
+class Prepare(Step):
+    """Makes the scenes of a data set.
+
+    Args:
+        settings: Which data set, and how.
+    """
+
+    kind = KIND
+    schema_version = SCHEMA_VERSION
+    recipe = RECIPE
+    stage: StageName = "prepare"
+    on_demand = True
+    computes = False
+
+    def __init__(self, settings: PrepareSettings) -> None:
+        self.settings = settings
+        self._planned: UnitPlan[PrepareJob] | LayoutError | None = None
+
+    def plan(self, runs: Path) -> UnitPlan[PrepareJob]:
+        """Plan the preparation, once; see `plan_prepare`.
+
+        Raises:
+            LayoutError: If the data set's directory does not look as its layout says.
+        """
+        if self._planned is None:
+            try:
+                self._planned = plan_prepare(self.settings, runs)
+            except LayoutError as error:
+                self._planned = error
+        if isinstance(self._planned, LayoutError):
+            raise self._planned
+        return self._planned
+
+    def artifact(self, node: Node) -> Artifact:
+        """Return where the scenes lie or will lie.
+
+        Raises:
+            LayoutError: If the data set's directory does not look as its layout says.
+        """
+        return self.plan(node.runs).artifact
+
+    def make(self, node: Node, execution: Execution) -> StageReport:
+        """Make the scenes that are not made, and the report of what was used."""
+        return prepare(self.settings, node.runs, execution=execution, plan=self.plan(node.runs))
+
+    def unit_count(self, node: Node) -> int | None:
+        """Return the shards of an official split that is not here; None if the number of its scenes is unknown."""
+        scenes = self.scene_count(node)
+        return None if scenes is None else -(-scenes // self.settings.scenes_per_shard)
+
+    def scene_count(self, node: Node) -> int | None:
+        """Return how many scenes there are, or will be of an official split that is not here; None if unknown."""
+        try:
+            return self.plan(node.runs).job.scenes
+        except LayoutError:
+            number = OFFICIAL_SCENES.get((self.settings.dataset, self.settings.split))
+            return number if number is None or self.settings.limit is None else min(number, self.settings.limit)
+
+    def label_count(self, node: Node) -> int | None:
+        """Return how many labels there are; None if the data set is not here."""
+        try:
+            plan = self.plan(node.runs)
+        except LayoutError:
+            return None
+        return plan.job.found.labels if ScenesAttributes.of(plan.artifact).class_names else 0
+
+    def size_bytes(self, counts: ParameterCounts, scenes: int) -> int:
+        """Estimate from COCO's pictures."""
+        del counts
+        return scenes * _SCENE_BYTES
+
+
+def scenes_name(settings: PrepareSettings) -> str:
+    """Return the name of the scenes of a data set."""
+    return f"{settings.dataset}-{settings.split}".removesuffix("-")
+
+
 def prepare(
-    settings: PrepareSettings, runs: Path, *, compute: Compute = Compute(), limits: Limits = Limits()
+    settings: PrepareSettings,
+    runs: Path,
+    *,
+    execution: Execution | None = None,
+    plan: UnitPlan[PrepareJob] | None = None,
 ) -> StageReport:
     """Prepare a data set, as far as that is not done, and write the report of what was used beside it.
 
     Args:
         settings: Which data set, and how.
         runs: Runs directory.
-        compute: Where shards are made.
-        limits: When to give up.
+        execution: Where shards are made, and when to give up; by default in this process.
+        plan: What `plan_prepare` returned just before.
 
     Raises:
         LayoutError: If the data set's directory does not look as its layout says, or none of its labels can be used.
         StageError: If a shard could not be made, or too many scenes are faulty.
     """
-    plan = plan_prepare(settings, runs)
+    plan = plan or plan_prepare(settings, runs)
     if not plan.artifact.status().finished:
         writable_runs_dir(runs)
-    made = run_stage(plan.job, plan.artifact, compute=compute, limits=limits)
+    made = (execution or Execution()).run(plan.job, plan.artifact)
     _contents(settings, runs).keep()
     if not has_current_card(plan.artifact, maker=_REPORT_MAKER):
         report = report_of_artifact(plan.artifact, plan.job.found)
@@ -132,7 +227,7 @@ def plan_prepare(settings: PrepareSettings, runs: Path) -> UnitPlan[PrepareJob]:
     description = Description(
         identity=Identity(
             kind=KIND,
-            name=f"{settings.dataset}-{settings.split}".removesuffix("-"),
+            name=scenes_name(settings),
             schema_version=SCHEMA_VERSION,
             recipe=RECIPE,
             settings={"options": result_settings(settings), "data": dict(source.identity(contents))},
@@ -141,7 +236,9 @@ def plan_prepare(settings: PrepareSettings, runs: Path) -> UnitPlan[PrepareJob]:
         attributes=attributes_of(source).to_json(),
     )
     contents.keep()
-    return UnitPlan(Artifact.planned(runs, description), PrepareJob(settings, text_digest(list(keys)), found))
+    return UnitPlan(
+        Artifact.planned(runs, description), PrepareJob(settings, text_digest(list(keys)), len(keys), found)
+    )
 
 
 def _contents(settings: PrepareSettings, runs: Path) -> FileContents:

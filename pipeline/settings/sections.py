@@ -588,6 +588,10 @@ class FinetuneSettings(SettingsModel):
         """What is trained after what: each is 'ft', 'mpt' or 'ft+mpt'."""
         return tuple(self.mode.split("-then-"))
 
+    def in_mode(self, mode: Mode) -> "FinetuneSettings":
+        """Return the same settings with another mode, for the ablations that compare modes."""
+        return self.model_copy(update={"mode": mode})
+
 
 # Stage 4: zero-shot evaluation and ablations (OVSeg, sections 3.4 and 4)
 

@@ -1,20 +1,6 @@
-"""Classes that the proposal net must not learn: their indices, and whether they are classes of the data set at all."""
+"""Classes that the proposal net must not learn: their indices."""
 
-from pipeline.prepare.sources import open_source
-from pipeline.settings import Settings, SettingsError
-
-
-def check_held_out(settings: Settings) -> None:
-    """Check the names of held-out classes; the data set tells its classes before any scene of it is made.
-
-    Raises:
-        SettingsError: If a name is no class of the data set, or no class is left.
-        LayoutError: If the data set's directory does not look as its layout says.
-    """
-    section = settings.proposal_net
-    if section.held_out_classes and section.dataset in settings.datasets:
-        vocabulary = open_source(settings.datasets[section.dataset]).vocabulary
-        held_out_indices(section.held_out_classes, vocabulary.class_names)
+from pipeline.settings import SettingsError
 
 
 def held_out_indices(names: tuple[str, ...], class_names: tuple[str, ...]) -> tuple[int, ...]:

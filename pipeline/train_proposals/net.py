@@ -17,7 +17,7 @@ from ovseg_models.weights_file import read_weights_file
 from pipeline.clip_loading import LoadedClip
 from pipeline.errors import PipelineError
 from pipeline.settings import ProposalNetSettings
-from pipeline.train_proposals.plan import initial_weights_file
+from pipeline.train_proposals.initial_weights import initial_weights_file
 from pipeline.training.data_order import torch_seed
 
 

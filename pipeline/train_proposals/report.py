@@ -1,15 +1,16 @@
 """What a training run leaves for people to look at: its metrics, their curves, and a sheet of proposals."""
 
 import io
+from collections.abc import Collection
 
 from PIL import Image
 
-from pipeline.train_proposals.plan import REPORT, ProposalNetPlan
 from pipeline.train_proposals.proposal_sheet import proposal_sheet
 from pipeline.train_proposals.task import ProposalTask
 from pipeline.training.curves import Panel, Points, curves_picture
 from pipeline.training.metrics import METRICS_FILE, read_metrics
 from storage_schemas.artifact import Artifact
+from storage_schemas.checkpoints import REPORT
 from storage_schemas.manifest import Sidecar
 from storage_schemas.scene_collection import SceneCollection
 from storage_schemas.scenes import OK, ScenesAttributes
@@ -17,13 +18,16 @@ from storage_schemas.scenes import OK, ScenesAttributes
 _SCENES_SHOWN = 8
 
 
-def write_report(artifact: Artifact, task: ProposalTask, plan: ProposalNetPlan) -> Sidecar:
+def write_report(
+    artifact: Artifact, task: ProposalTask, trained_on: Artifact, held_out_classes: Collection[str]
+) -> Sidecar:
     """Write ``report.metrics.jsonl``, ``report.curves.png`` and ``report.proposals.png`` as one unit.
 
     Args:
         artifact: Held for writing; its metrics lie in ``_local``.
         task: What was trained; the net is left in evaluation mode.
-        plan: What it was trained and measured on; the sheet shows scenes of the latter if there are any.
+        trained_on: Scenes; the sheet shows those of the validation, if there are any.
+        held_out_classes: Names of classes that it must not learn.
     """
     metrics = artifact.local_directory / METRICS_FILE
     train, validation = read_metrics(metrics, "train"), read_metrics(metrics, "validation")
@@ -39,7 +43,7 @@ def write_report(artifact: Artifact, task: ProposalTask, plan: ProposalNetPlan) 
     with artifact.write_unit(REPORT) as unit:
         unit.file("metrics.jsonl").write(metrics.read_bytes())
         unit.file("curves.png").write(_png(curves_picture(panels)))
-        unit.file("proposals.png").write(_png(_sheet(task, plan)))
+        unit.file("proposals.png").write(_png(_sheet(task, trained_on, held_out_classes)))
         rows = len(train) + len(validation)
         return unit.commit(rows=rows, counts={OK: rows})
 
@@ -48,12 +52,11 @@ def _curves(lines: list[dict[str, float]], *names: str) -> dict[str, Points]:
     return {name: [(line["step"], line[name]) for line in lines] for name in names}
 
 
-def _sheet(task: ProposalTask, plan: ProposalNetPlan) -> Image.Image:
+def _sheet(task: ProposalTask, trained_on: Artifact, held_out_classes: Collection[str]) -> Image.Image:
     """Show scenes at even distances through the validation's, or the training's."""
     validation = task.validation
-    scenes = validation.scenes if validation is not None else SceneCollection(plan.scenes, labelled=True)
+    scenes = validation.scenes if validation is not None else SceneCollection(trained_on, labelled=True)
     labels = ScenesAttributes.of(scenes.artifact)
-    held_out_names = {plan.labels.class_names[index] for index in plan.held_out}
     augmentation = task.settings.augmentation
     shown = min(_SCENES_SHOWN, len(scenes))
     return proposal_sheet(
@@ -61,7 +64,7 @@ def _sheet(task: ProposalTask, plan: ProposalNetPlan) -> Image.Image:
         scenes,
         [place * len(scenes) // shown for place in range(shown)],
         class_names=labels.class_names,
-        held_out=[index for index, name in enumerate(labels.class_names) if name in held_out_names],
+        held_out=[index for index, name in enumerate(labels.class_names) if name in held_out_classes],
         ignore_label=labels.ignore_label,
         short_side_px=validation.short_side_px if validation is not None else augmentation.crop_px,
         max_side_px=validation.max_side_px if validation is not None else 4 * augmentation.crop_px,

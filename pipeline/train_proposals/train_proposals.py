@@ -3,172 +3,113 @@
 Reads ``scenes`` with labels and CLIP's text tower; writes ``proposal_net``.
 """
 
-import contextlib
-import logging
-import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any
 
-import torch
-
-from pipeline.clip_loading import load_clip
-from pipeline.planning import plan_of_proposal_net
-from pipeline.proposal_net_loading import WEIGHTS, write_proposal_net
-from pipeline.settings import AugmentationSettings, ProposalNetSettings, Settings, writable_runs_dir
-from pipeline.shard_runner import StageReport
-from pipeline.stage_inputs import prepare_missing
-from pipeline.train_proposals.augmentation import Augmentation
-from pipeline.train_proposals.held_out import check_held_out
-from pipeline.train_proposals.net import TextTower, initial_net
-from pipeline.train_proposals.plan import REPORT, ProposalNetPlan
-from pipeline.train_proposals.report import write_report
-from pipeline.train_proposals.samples import ProposalSamples
-from pipeline.train_proposals.task import ProposalTask, Vocabulary
-from pipeline.train_proposals.validation import Validation
-from pipeline.training.loop import Plan, Trainer
-from pipeline.training.metrics import METRICS_FILE, read_metrics
-from pipeline.training.processes import Processes, joined
-from pipeline.training.schedules import WarmupPoly
+from pipeline.graph import Node, ParameterCounts, StageName, Step
+from pipeline.settings import ComputeSettings, ProposalNetSettings, SettingsError, result_settings
+from pipeline.settings.sections import RANDOM
+from pipeline.shard_runner import Execution, StageReport
+from pipeline.train_proposals.held_out import held_out_indices
+from pipeline.train_proposals.initial_weights import file_digest, initial_weights_file
+from storage_schemas.checkpoints import PROPOSAL_NET, REPORT, SCHEMA_VERSION, WEIGHTS, checkpoint_bytes
 from storage_schemas.digests import Json
-from storage_schemas.scene_collection import SceneCollection
 from storage_schemas.scenes import ScenesAttributes
 
-logger = logging.getLogger(__name__)
+
+@dataclass(frozen=True, kw_only=True)
+class TrainProposals(Step):
+    """Trains the proposal net.
+
+    Attributes:
+        settings: Of stage 1.
+        compute: Where.
+    """
+
+    settings: ProposalNetSettings
+    compute: ComputeSettings
+
+    kind = PROPOSAL_NET
+    schema_version = SCHEMA_VERSION
+    recipe = 2
+    stage: StageName = "train-proposals"
+    trains = True
+    labels_of = ("scenes", "validation")
+
+    def fingerprint(self, node: Node) -> Mapping[str, Json]:
+        """Return the settings that change the net.
+
+        Raises:
+            SettingsError: If a held-out class is none of the scenes', all are held out, a file of weights is not there,
+                or the validation scenes have other classes.
+            ArtifactError: If an input is no artifact of scenes.
+        """
+        labels = ScenesAttributes.of(node["scenes"].artifact)
+        held_out_indices(self.settings.held_out_classes, labels.class_names)
+        if "validation" in node:
+            _check_same_classes(labels, ScenesAttributes.of(node["validation"].artifact))
+        return {"options": _options(self.settings)}
+
+    def units(self, node: Node) -> tuple[str, ...]:
+        """Return the two units."""
+        del node
+        return WEIGHTS, REPORT
+
+    def check(self, node: Node) -> None:
+        """Check the held-out classes: a data set tells its classes before any scene of it is made.
+
+        Raises:
+            SettingsError: If a name is no class of the data set, or no class is left.
+            LayoutError: If the data set's directory does not look as its layout says.
+        """
+        if self.settings.held_out_classes:
+            labels = ScenesAttributes.of(node["scenes"].artifact)
+            held_out_indices(self.settings.held_out_classes, labels.class_names)
+
+    def make(self, node: Node, execution: Execution) -> StageReport:
+        """Train; see `pipeline.train_proposals.training.train`."""
+        from pipeline.train_proposals.training import train
+
+        return train(self.settings, self.compute, node, execution)
+
+    def unit_count(self, node: Node) -> int:
+        """Return 2."""
+        return len(self.units(node))
+
+    def size_bytes(self, counts: ParameterCounts, scenes: int) -> int:
+        """Return what the weights and the kept checkpoints take."""
+        del scenes
+        return checkpoint_bytes(counts.proposal_net, self.settings.training.checkpoints.keep_last)
 
 
-def train_proposals(settings: Settings) -> StageReport:
-    """Train the proposal net of the settings, as far as that is not done.
-
-    Scenes that are missing are prepared first. Started by ``torchrun``, all its processes train together; the first
-    writes. A run that was stopped goes on from its newest checkpoint.
+def _check_same_classes(labels: ScenesAttributes, other: ScenesAttributes) -> None:
+    """Refuse validation on a list of the same name with other classes; another vocabulary is a zero-shot measure.
 
     Raises:
-        PipelineError: If the settings don't fit the data, or weights or devices are not to be had.
-        StageError: If the loss is not finite, or the device's memory runs out.
-        HeldError: If another process holds the artifact.
-        WriteError: If the artifact's directory cannot be written to.
+        SettingsError: If the lists differ.
     """
-    started = time.monotonic()
-    with joined(settings.compute.device, settings.compute.threads_per_worker) as processes:
-        if processes.is_first:
-            section = settings.proposal_net
-            check_held_out(settings)
-            prepare_missing(settings, (section.dataset, section.validation_dataset))
-        processes.wait()
-        plan = plan_of_proposal_net(settings)
-        units = len(plan.artifact.description.units)
-        todo = processes.from_first(_todo(plan) if processes.is_first else 0)
-        if todo:
-            _train(settings, plan, processes)
-        elif processes.is_first:
-            logger.info("proposal_net %s: was trained before; nothing to do", settings.name)
-    return StageReport(plan.artifact, plan.artifact.manifest(), todo, units - todo, time.monotonic() - started)
-
-
-def _todo(plan: ProposalNetPlan) -> int:
-    """Count the units that are not done; at least 1 where the artifact is not finished."""
-    status = plan.artifact.status()
-    return 0 if status.finished else max(1, len(status.todo))
-
-
-def _train(settings: Settings, plan: ProposalNetPlan, processes: Processes) -> None:
-    """Train to the last step and finish the artifact."""
-    with contextlib.ExitStack() as held:
-        if processes.is_first:
-            writable_runs_dir(settings.runs_dir)
-            held.enter_context(plan.artifact.writing(wait_s=settings.compute.wait_s))
-        processes.wait()  # a run that is refused ends here
-        task = proposal_task(settings, plan, processes)
-        Trainer(task, loop_plan(settings), plan.artifact, processes).run()
-        if processes.is_first:
-            _finish(plan, task)
-        processes.wait()
-
-
-def proposal_task(settings: Settings, plan: ProposalNetPlan, processes: Processes) -> ProposalTask:
-    """Build the net and what it is trained and measured on.
-
-    Raises:
-        PipelineError: If CLIP, the backbone or weights to start from are not to be had, or do not fit.
-    """
-    section = settings.proposal_net
-    tower = TextTower.of(load_clip(settings.clip))
-    embeddings = tower.embeddings(plan.labels.class_names, section.prompt_templates).to(processes.device)
-    net = initial_net(section, embedding_dim=embeddings.shape[1], text_width=tower.width).to(processes.device)
-    if settings.compute.channels_last:
-        net = net.to(memory_format=torch.channels_last)
-    validation, held_out = _validation(plan, section, tower, processes)
-    return ProposalTask(
-        net=net,
-        settings=section.training,
-        samples=ProposalSamples(
-            SceneCollection(plan.scenes, labelled=True),
-            _augmentation(section.training.augmentation, plan.labels.ignore_label),
-            section.training.seed,
-            plan.held_out,
-        ),
-        vocabulary=Vocabulary.without(plan.held_out, embeddings),
-        validation=validation,
-        held_out=held_out,
-        processes=processes,
-        loader_workers=settings.compute.loader_workers,
-        channels_last=settings.compute.channels_last,
+    if other.vocabulary != labels.vocabulary or other.class_names == labels.class_names:
+        return
+    pairs = zip_longest(labels.class_names, other.class_names, fillvalue="nothing")
+    place, (trained, measured) = next((place, pair) for place, pair in enumerate(pairs) if pair[0] != pair[1])
+    message = (
+        f"its classes differ from those of proposal_net.dataset, first at {place}: {measured!r}, there {trained!r}; "
+        "give both data sets the same categories"
     )
+    raise SettingsError([f"proposal_net.validation_dataset: {message}"])
 
 
-def _augmentation(settings: AugmentationSettings, ignore_label: int) -> Augmentation:
-    """Return how samples are varied."""
-    return Augmentation(settings.short_sides_px, settings.max_side_px, settings.crop_px, ignore_label, settings.colours)
-
-
-def _validation(
-    plan: ProposalNetPlan, settings: ProposalNetSettings, tower: TextTower, processes: Processes
-) -> tuple[Validation | None, tuple[int, ...]]:
-    """Return what the net is measured on, and which of its classes are held out, by their names."""
-    if plan.validation is None:
-        return None, ()
-    labels = ScenesAttributes.of(plan.validation)
-    embeddings = tower.embeddings(labels.class_names, settings.prompt_templates).to(processes.device)
-    names = {plan.labels.class_names[index] for index in plan.held_out}
-    held_out = tuple(index for index, name in enumerate(labels.class_names) if name in names)
-    scenes = SceneCollection(plan.validation, labelled=True)
-    validation = Validation(
-        scenes, embeddings, labels.ignore_label, settings.validation_short_side_px, settings.validation_max_side_px
-    )
-    return validation, held_out
-
-
-def loop_plan(settings: Settings) -> Plan:
-    """Return the numbers of the run that the loop needs."""
-    training = settings.proposal_net.training
-    schedule = WarmupPoly(training.steps, training.warmup_steps, training.warmup_factor, training.poly_power)
-    validated = bool(settings.proposal_net.validation_dataset)
-    return Plan(
-        steps=training.steps,
-        seed=training.seed,
-        schedule=schedule,
-        gradient_clip_norm=training.gradient_clip_norm,
-        accumulation_parts=training.accumulation_steps,
-        precision=training.precision,
-        compile=settings.compute.compile,
-        checkpoint_every=training.checkpoints.every_steps,
-        keep_last=training.checkpoints.keep_last,
-        validate_every=settings.proposal_net.validation_every_steps if validated else 0,
-        best_by="miou" if validated else "",
-        lower_on_memory_error="proposal_net.training.batch_images or augmentation.crop_px",
-    )
-
-
-def _finish(plan: ProposalNetPlan, task: ProposalTask) -> None:
-    """Write weights and report of a trained net, then the manifest."""
-    artifact, metrics = plan.artifact, plan.artifact.local_directory / METRICS_FILE
-    validations = read_metrics(metrics, "validation")
-    facts: dict[str, Json] = {
-        "steps": task.settings.steps,
-        "class_names": list(plan.labels.class_names),
-        "held_out_classes": [plan.labels.class_names[index] for index in plan.held_out],
-        "validation": {name: value for name, value in validations[-1].items() if name != "group"}
-        if validations
-        else {},
-    }
-    sidecars = {WEIGHTS: write_proposal_net(artifact, task.net, facts), REPORT: write_report(artifact, task, plan)}
-    artifact.finish(artifact.manifest_of(sidecars))
-    logger.info("proposal_net %s: trained over %d steps", artifact.identity.name, task.settings.steps)
+def _options(settings: ProposalNetSettings) -> Mapping[str, Json]:
+    """Return the settings that change the result; names of data sets and paths of files become what they represent."""
+    options: dict[str, Any] = result_settings(settings)
+    del options["dataset"], options["validation_dataset"]
+    start = initial_weights_file(settings)
+    if start is not None:
+        options["initial_weights"] = file_digest("initial_weights", start)
+    backbone = options["architecture"]["backbone"]
+    if backbone["pretrained"] != RANDOM and Path(backbone["pretrained"]).suffix:
+        backbone["pretrained"] = file_digest("architecture.backbone.pretrained", Path(backbone["pretrained"]))
+    return options

@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from pipeline.errors import PipelineError
+from pipeline.worker_device import chosen_device
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,24 +86,3 @@ def joined(device: str, threads: int) -> Iterator[Processes]:
         yield Processes(dist.get_rank(), dist.get_world_size(), chosen)
     finally:
         dist.destroy_process_group()
-
-
-def chosen_device(device: str, local_rank: int | None = None) -> torch.device:
-    """Return the device that a setting names; with several processes, the one of this process's number.
-
-    Raises:
-        PipelineError: If CUDA is asked for and there is none, or none of that number.
-    """
-    available = torch.cuda.is_available()
-    if device == "cpu" or (device == "auto" and not available):
-        return torch.device("cpu")
-    if not available:
-        message = f"compute.device: {device!r}, but torch sees no CUDA device; set it to 'auto' or 'cpu'"
-        raise PipelineError(message)
-    if device in {"auto", "cuda"} and local_rank is not None:
-        return torch.device("cuda", local_rank)
-    chosen = torch.device("cuda" if device == "auto" else device)
-    if (chosen.index or 0) >= torch.cuda.device_count():
-        message = f"compute.device: {device!r}, but torch sees {torch.cuda.device_count()} CUDA devices, from cuda:0 on"
-        raise PipelineError(f"{message}; choose one of them")
-    return chosen

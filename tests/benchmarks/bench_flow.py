@@ -5,14 +5,15 @@ import tempfile
 import time
 from pathlib import Path
 
-import pipeline.stages
+import pipeline.dataflow
 from flows.logging_setup import configure_logging
 from flows.prefect_environment import prefect_home, set_prefect_environment
 from flows.prefect_server import prefect_server
 from pipeline.settings import Settings
 from pipeline.shard_runner import run_stage
+from pipeline.stages import is_complete
 from tests.flows import flow_stages
-from tests.flows.flow_stages import STAGES, Plan
+from tests.flows.flow_stages import Plan, small_dataflow
 from tests.pipeline.runner_jobs import WriteFiles, planned
 
 UNITS = 1000
@@ -50,13 +51,13 @@ def through_the_flow(settings: Settings) -> float:
 def look(settings: Settings) -> float:
     """Find out that all is done, as ``ovseg run`` does before it starts anything."""
     start = time.perf_counter()
-    assert STAGES[0].is_done(settings)
+    assert is_complete(pipeline.dataflow.dataflow(settings), "prepare")
     return seconds_since(start)
 
 
 def main() -> None:
     configure_logging("error")  # else Prefect writes to the terminal
-    pipeline.stages.STAGES = STAGES
+    pipeline.dataflow.dataflow = small_dataflow
     flow_stages.CURRENT = Plan(units=UNITS, job=JOB)
     with tempfile.TemporaryDirectory() as directory:
         folder = Path(directory).absolute()

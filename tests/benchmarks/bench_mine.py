@@ -17,14 +17,13 @@ import torch
 from ovseg_models.mask_adapted_clip import MaskAdaptedClip
 from ovseg_models.masked_crops import masked_crops
 from pipeline.clip_loading import load_clip
-from pipeline.mine.mine import MineReport, mine
 from pipeline.mine.regions import NetSize, net_picture
-from pipeline.planning import plan_of_embeddings, plan_of_proposals
 from pipeline.settings import Settings
-from pipeline.shard_runner import run_stage
-from pipeline.stage_inputs import clip_digest
+from pipeline.shard_runner import Execution
+from pipeline.stages import StageRun, run
 from storage_schemas.rle import decode_masks
 from tests.pipeline.mine.mining_world import mining_settings, pair_rows, random_net, with_net
+from tests.pipeline.planned import node_of
 
 IMAGES, QUERIES, BATCH, NAIVE_CROPS, PAPER_QUERIES = 4, 16, 16, 4, 100
 SIZE = NetSize(480, 480)
@@ -70,29 +69,28 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
         runs = Path(folder)
         settings = with_net(settings_of(runs), random_net(queries=QUERIES, embedding_dim=512))
-        clip_digest(settings.clip)  # planning asks for it in every run, and loads CLIP the first time
+        node_of(settings, "embeddings").clip.digest()  # loads CLIP the first time, and is remembered
         load = cpu_s(lambda: load_clip(settings.clip))
-        proposing = plan_of_proposals(settings)
-        propose = cpu_s(lambda: run_stage(proposing.job, proposing.artifact))
+        propose = cpu_s(lambda: node_of(settings, "proposals").make(Execution()))
         embed = embedding(settings, load)
-        one = mine(settings)
-        reports: list[MineReport] = []
-        five = cpu_s(lambda: reports.append(mine(settings_of(runs, "mine.source=proposals-5-captions"))))
+        one = run("mine", settings)
+        reports: list[StageRun] = []
+        five = cpu_s(lambda: reports.append(run("mine", settings_of(runs, "mine.source=proposals-5-captions"))))
         another = settings_of(runs, "mine.source=proposals-5-captions", "mine.pair.min_score=-0.99")
-        known = cpu_s(lambda: mine(another))
+        known = cpu_s(lambda: run("mine", another))
         new = nouns_of(reports[0]) - nouns_of(one)
     compare(Seconds(load, propose, embed, five, known, len(new)))
 
 
-def nouns_of(report: MineReport) -> set[str]:
+def nouns_of(report: StageRun) -> set[str]:
     return {row["noun"] for row in pair_rows(report.artifact)}
 
 
 def embedding(settings: Settings, load: float) -> float:
     """Time step 2 as a whole and in parts, next to the bare forward pass before and after it, and the naive form."""
     clip = MaskAdaptedClip(load_clip(settings.clip).clip, prompt_depth=0).eval()
-    plan = plan_of_embeddings(settings)
-    regions = plan.job.regions
+    node = node_of(settings, "embeddings")
+    regions = node.step.job(node).regions
     scenes = [of for unit in regions.scenes.description.units for of in regions.read(unit)]
     ready = torch.cat([crops_of(clip, of) for of in scenes])
     clip.encode_image(ready[:BATCH])
@@ -111,7 +109,7 @@ def embedding(settings: Settings, load: float) -> float:
 
     before = bare()
     MaskAdaptedClip.encode_image = noted
-    embed = cpu_s(lambda: run_stage(plan.job, plan.artifact))
+    embed = cpu_s(lambda: node.make(Execution()))
     MaskAdaptedClip.encode_image = original
     alone = (before + bare()) / 2
 

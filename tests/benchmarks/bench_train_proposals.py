@@ -13,15 +13,14 @@ from pathlib import Path
 import psutil
 import torch
 
-from pipeline.planning import plan_of_proposal_net
 from pipeline.settings import Settings, load_settings
-from pipeline.stage_inputs import prepare_missing
 from pipeline.train_proposals.samples import ProposalBatch
 from pipeline.train_proposals.task import ProposalTask
-from pipeline.train_proposals.train_proposals import loop_plan, proposal_task
+from pipeline.train_proposals.training import loop_plan, proposal_task
 from pipeline.training.data_order import Draw
 from pipeline.training.loop import Trainer
 from pipeline.training.processes import Processes
+from tests.pipeline.planned import artifact_of, node_of, prepare_scenes
 
 CONFIG = Path(__file__).parents[2] / "flows" / "configs" / "demo.toml"
 STEPS, WARM = 24, 4
@@ -55,7 +54,7 @@ class TimedTask(ProposalTask):
 
 
 def task_of(settings: Settings, held: list[ProposalBatch] | None = None) -> TimedTask:
-    made = proposal_task(settings, plan_of_proposal_net(settings), ONE)
+    made = proposal_task(settings.proposal_net, settings.compute, node_of(settings, "proposal_net"), ONE)
     task = TimedTask(**{name: getattr(made, name) for name in made.__dataclass_fields__})
     for name, value in {"held": held, "moments": [], "resident_bytes": []}.items():
         object.__setattr__(task, name, value)
@@ -65,10 +64,10 @@ def task_of(settings: Settings, held: list[ProposalBatch] | None = None) -> Time
 def steps_per_s(settings: Settings, held: list[ProposalBatch] | None, runs: Path) -> float:
     """Run the loop without checkpoints on the way; the first steps don't count."""
     task = task_of(settings, held)
-    artifact = plan_of_proposal_net(settings).artifact
+    artifact = artifact_of(settings, "proposal_net")
     elsewhere = replace(artifact, directory=runs / artifact.directory.name)
     with elsewhere.writing():
-        Trainer(task, loop_plan(settings), elsewhere, ONE).run()
+        Trainer(task, loop_plan(settings.proposal_net, settings.compute), elsewhere, ONE).run()
     return (len(task.moments) - WARM) / (task.moments[-1] - task.moments[WARM - 1])
 
 
@@ -119,9 +118,9 @@ def memory(runs: Path) -> None:
         runs, f"proposal_net.training.steps={MEMORY_STEPS}", "proposal_net.training.batch_images=2", TINY
     )
     task = task_of(settings)
-    artifact = plan_of_proposal_net(settings).artifact
+    artifact = artifact_of(settings, "proposal_net")
     with artifact.writing():
-        Trainer(task, loop_plan(settings), artifact, ONE).run()
+        Trainer(task, loop_plan(settings.proposal_net, settings.compute), artifact, ONE).run()
     sizes = [size / 2**20 for size in task.resident_bytes]
     told = ", ".join(f"{size:.0f}" for size in sizes)
     print(f"resident memory at every {MEMORY_EVERY}th of {MEMORY_STEPS} steps: {told} MiB")
@@ -132,7 +131,7 @@ def main() -> None:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as directory:
         runs = Path(directory)
-        prepare_missing(settings_of(runs), ["drawn-train"])
+        prepare_scenes(settings_of(runs), ["drawn-train"])
         decode_rate(runs)
         loader_tax(runs)
         memory(runs)

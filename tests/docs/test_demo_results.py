@@ -4,7 +4,7 @@ import json
 
 from PIL import Image
 
-from pipeline.evaluate.adaptations import ADAPTATIONS, AdaptationTable
+from pipeline.adaptations import ADAPTATIONS, AdaptationTable
 from tools.seed_results import between_marks
 from tools.write_demo_results import PICTURE, README, RESULTS, shown
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.mine.mine import mine
+from pipeline.stages import run
 from tests.docs.pages import ROOT, blocks_of, words_of
 from tests.pipeline.mine.mining_world import mining_settings, pair_rows
 
@@ -32,12 +32,12 @@ TINY_MODEL = {
 def reader(tmp_path_factory):
     """A directory with ``pairs`` in it, and what its rows say."""
     folder = tmp_path_factory.mktemp("reader")
-    artifact = mine(mining_settings(folder / "runs", "mine.source=masks-1-caption", scenes=6)).artifact
+    artifact = run("mine", mining_settings(folder / "runs", "mine.source=masks-1-caption", scenes=6)).artifact
     (folder / "pairs").symlink_to(artifact.directory)
     return folder, pair_rows(artifact)
 
 
-def run(folder, program: str, *arguments: str) -> str:
+def run_python(folder, program: str, *arguments: str) -> str:
     """Run Python in the reader's directory, in a process of its own: webdataset leaves files open."""
     command = [sys.executable, "-c", program, *arguments]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=240, check=False)
@@ -51,7 +51,7 @@ def shown(reader) -> str:
     folder, _ = reader
     snippets = [block.text for block in BLOCKS if block.language == "python"]
     program = f"for snippet in {snippets!r}: exec(snippet, {{'__name__': '__main__'}})"
-    return run(folder, program)
+    return run_python(folder, program)
 
 
 def test_every_snippet_runs_and_reads_all_pairs(reader, shown):
@@ -97,7 +97,7 @@ def test_open_clip_trains_on_the_shards(reader, line):
         "open_clip.add_model_config('tiny-model.json')\n"
         "from open_clip_train.main import main; main(sys.argv[1:])"
     )
-    run(folder, program, *arguments, "--workers", "0")
+    run_python(folder, program, *arguments, "--workers", "0")
     name = arguments[arguments.index("--name") + 1]
     assert "Train Epoch: 0" in (folder / "logs" / name / "out.log").read_text()
     assert (folder / "logs" / name / "checkpoints" / "epoch_1.pt").is_file()

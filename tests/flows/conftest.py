@@ -55,7 +55,7 @@ def finish(prefect_api: str, monkeypatch: pytest.MonkeyPatch, settings_file: Pat
     from flows.command import main
     from tests.flows import flow_stages
 
-    monkeypatch.setattr("pipeline.stages.STAGES", flow_stages.STAGES)
+    monkeypatch.setattr("pipeline.dataflow.dataflow", flow_stages.small_dataflow)
     monkeypatch.setattr(flow_stages, "CURRENT", flow_stages.Plan(units=UNITS))
 
     def run() -> list[str]:

@@ -2,11 +2,11 @@
 
 import sys
 
-import pipeline.stages
+import pipeline.dataflow
 from flows.command import main
 from tests.flows import flow_stages
 
 if __name__ == "__main__":
-    pipeline.stages.STAGES = flow_stages.STAGES
+    pipeline.dataflow.dataflow = flow_stages.small_dataflow
     flow_stages.from_environment()
     sys.exit(main())

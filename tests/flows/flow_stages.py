@@ -1,16 +1,13 @@
 """Two small stages that stand for the real ones in tests of the flow: the second reads what the first wrote."""
 
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pipeline.planning import PlannedArtifact
+from pipeline.clip_weights import ClipWeights
+from pipeline.graph import Graph, Node, StageName, Step
 from pipeline.settings import Settings
-from pipeline.settings.runner import compute_of, limits_of
-from pipeline.shard_runner import UnitJob, run_stage
-from pipeline.stage_inputs import finished_digest
-from pipeline.stages import Stage
+from pipeline.shard_runner import UnitJob
 from storage_schemas.artifact import Artifact
 from storage_schemas.manifest import Sidecar
 from tests.pipeline.runner_jobs import WriteFiles, planned
@@ -32,38 +29,39 @@ class Plan:
 CURRENT = Plan()
 
 
-def first_artifact(settings: Settings) -> Artifact:
-    return planned(settings.runs_dir, CURRENT.units, of="first")
+class First(Step):
+    """Reads nothing."""
+
+    kind = "test"
+    stage: StageName = "prepare"
+
+    def artifact(self, node: Node) -> Artifact:
+        return planned(node.runs, CURRENT.units, of="first")
+
+    def job(self, node: Node) -> UnitJob[str]:
+        return CURRENT.job
 
 
-def second_artifact(settings: Settings) -> Artifact:
-    digest = finished_digest(first_artifact(settings), made_by="ovseg run --only prepare")
-    return planned(settings.runs_dir, 2, of=f"second, of {digest}")
+class Second(Step):
+    """Reads what the first wrote."""
+
+    kind = "test"
+    stage: StageName = "evaluate"
+
+    def artifact(self, node: Node) -> Artifact:
+        return planned(node.runs, 2, of=f"second, of {node['first'].digest()}")
+
+    def job(self, node: Node) -> UnitJob[str]:
+        return WriteReport()
 
 
-def plan_first(settings: Settings) -> Iterator[PlannedArtifact]:
-    yield PlannedArtifact(label="test/first", artifact=first_artifact(settings))
+def small_dataflow(settings: Settings, *, ablate: bool = False) -> Graph:
+    """Return the dataflow of the tests."""
+    graph = Graph(settings.runs_dir, settings.name, ClipWeights(settings.clip, settings.runs_dir))
+    first = graph.add(First(), name="small", command="ovseg run --only prepare")
+    graph.add(Second(), {"first": first}, name="small")
+    return graph
 
-
-def plan_second(settings: Settings) -> Iterator[PlannedArtifact]:
-    try:
-        yield PlannedArtifact(label="test/second", artifact=second_artifact(settings))
-    except Exception as error:  # as planning does
-        yield PlannedArtifact(label="test/second", artifact=None, reason=str(error))
-
-
-def run_first(settings: Settings) -> None:
-    run_stage(CURRENT.job, first_artifact(settings), compute=compute_of(settings), limits=limits_of(settings))
-
-
-def run_second(settings: Settings) -> None:
-    run_stage(WriteReport(), second_artifact(settings), compute=compute_of(settings), limits=limits_of(settings))
-
-
-STAGES = (
-    Stage(name="prepare", dataflow="nothing -> first", planner=plan_first, function=f"{__name__}:run_first"),
-    Stage(name="evaluate", dataflow="first -> second", planner=plan_second, function=f"{__name__}:run_second"),
-)
 
 # One red pixel.
 PNG = bytes.fromhex(

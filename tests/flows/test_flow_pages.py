@@ -27,7 +27,7 @@ def pages(prefect_api: str, tmp_path_factory: pytest.TempPathFactory) -> Pages:
     """Run the two small stages once."""
     folder, known = tmp_path_factory.mktemp("run"), Pages(prefect_api)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pipeline.stages.STAGES", flow_stages.STAGES)
+        patch.setattr("pipeline.dataflow.dataflow", flow_stages.small_dataflow)
         patch.setattr(flow_stages, "CURRENT", Plan())
         assert main(["run", "--config", str(settings_in(folder))]) == 0
     return known

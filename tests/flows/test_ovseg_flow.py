@@ -17,7 +17,7 @@ from tests.pipeline.runner_jobs import WriteFiles, planned, snapshot
 
 @pytest.fixture(autouse=True)
 def small_stages(monkeypatch: pytest.MonkeyPatch) -> Plan:
-    monkeypatch.setattr("pipeline.stages.STAGES", flow_stages.STAGES)
+    monkeypatch.setattr("pipeline.dataflow.dataflow", flow_stages.small_dataflow)
     monkeypatch.setattr(flow_stages, "CURRENT", Plan())
     return flow_stages.CURRENT
 
@@ -48,7 +48,7 @@ def test_a_run_makes_task_runs_and_shows_what_it_made(pages: Pages, settings_fil
         (2, 0, 2, 0, 4)
     ]
     assert shown["test-small-progress"]["data"] == 100.0
-    assert "2 of 2 units, 0 were done before; " in shown["test-small-progress"]["description"]
+    assert "2 of 2 units, 0 were complete before; " in shown["test-small-progress"]["description"]
     assert base64.b64encode(PNG).decode() in shown["test-small-shard-00000-sheet"]["data"]
     assert "All is **well**" in shown["test-small-shard-00000-card"]["data"]
     assert f"{settings_file.parent}/runs/test/small-" in shown["test-small-links"]["data"]
@@ -63,7 +63,7 @@ def test_a_second_run_starts_nothing(pages: Pages, settings_file: Path, capsys: 
     known = Pages(pages.api)
     capsys.readouterr()
     assert run(settings_file) == 0
-    assert "prepare, evaluate: done before; nothing to do" in capsys.readouterr().err
+    assert "prepare, evaluate: already complete; nothing to do" in capsys.readouterr().err
     assert known.flow_runs() == {}
 
 

@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from flows.artifact_report import ArtifactReport, OddUnits, as_text, report_of, reports_below
 from flows.command import main
+from flows.state_table import STATUS_COLUMNS, as_text
 from pipeline.prepare.prepare import plan_prepare, prepare
 from pipeline.settings import DrawnWorldSettings, PrepareSettings, load_settings
+from pipeline.states import ArtifactState, OddUnits, state_of, states_below
 from storage_schemas.artifact import Artifact
 from storage_schemas.manifest import Description, Identity
 from tests.pipeline.prepare.layouts import make_folder
@@ -48,22 +49,24 @@ def spoilt(tmp_path: Path) -> Artifact:
 
 def test_a_finished_artifact(tmp_path):
     artifact = written(planned(tmp_path))
-    report = report_of(artifact)
-    assert report == ArtifactReport(
+    report = state_of(artifact)
+    assert report == ArtifactState(
         artifact=f"scenes/{artifact.directory.name}",
         state="finished",
         units={"done": 5, "stale": 0, "missing": 0, "corrupt": 0},
+        rows=5,
+        todo=0,
     )
 
 
 def test_an_artifact_that_is_not_begun(tmp_path):
-    report = report_of(planned(tmp_path))
+    report = state_of(planned(tmp_path))
     assert (report.state, report.units["missing"]) == ("not begun", 5)
-    assert len(as_text([report]).splitlines()) == 2
+    assert len(as_text([report], STATUS_COLUMNS, details=True).splitlines()) == 2
 
 
 def test_every_odd_unit_has_its_reason(spoilt):
-    report = report_of(spoilt)
+    report = state_of(spoilt)
     assert (report.state, report.units) == ("unfinished", {"done": 1, "stale": 1, "missing": 2, "corrupt": 1})
     assert [(odd.label, odd.state) for odd in report.odd_units] == [
         ("shard-00001", "stale"),
@@ -79,7 +82,7 @@ def test_every_odd_unit_has_its_reason(spoilt):
 
 def test_the_field_that_changed_is_named(tmp_path):
     earlier = written(planned(tmp_path, size=1))
-    report = report_of(planned(tmp_path, size=2, fast=True))
+    report = state_of(planned(tmp_path, size=2, fast=True))
     assert report.changes == {
         f"scenes/{earlier.directory.name}": ("settings.fast: absent -> true", "settings.size: 1 -> 2")
     }
@@ -87,12 +90,12 @@ def test_the_field_that_changed_is_named(tmp_path):
 
 def test_a_finished_artifact_is_not_compared_with_others_of_its_name(tmp_path):
     written(planned(tmp_path, size=1))
-    assert report_of(written(planned(tmp_path, size=2))).changes == {}
+    assert state_of(written(planned(tmp_path, size=2))).changes == {}
 
 
 def test_the_table_tells_all_of_it(spoilt):
     written(planned(spoilt.directory.parents[1], size=1))
-    lines = as_text([report_of(spoilt)]).splitlines()
+    lines = as_text([state_of(spoilt)], STATUS_COLUMNS, details=True).splitlines()
     assert lines[0].split() == ["artifact", "state", "done", "stale", "missing", "corrupt"]
     assert lines[1].split() == [f"scenes/{spoilt.directory.name}", "unfinished", "1", "1", "2", "1"]
     assert lines[4] == "    shard-00003 to shard-00004 (2): missing, it has no sidecar"
@@ -110,13 +113,13 @@ def test_units_are_gathered_only_in_a_row_and_for_one_reason():
 def test_artifacts_are_found_in_a_runs_directory_a_kind_or_their_own(tmp_path, depth):
     artifact = written(planned(tmp_path))
     directory = [artifact.directory, *artifact.directory.parents][depth]
-    assert [report.artifact for report in reports_below(directory)] == [f"scenes/{artifact.directory.name}"]
+    assert [report.artifact for report in states_below(directory)] == [f"scenes/{artifact.directory.name}"]
 
 
 def test_a_damaged_artifact_does_not_hide_the_others(tmp_path):
     damaged, sound = written(planned(tmp_path, "a")), written(planned(tmp_path, "b"))
     (damaged.directory / "artifact.json").write_text("{")
-    first, second = reports_below(tmp_path)
+    first, second = states_below(tmp_path)
     assert (first.state, second.state) == ("unreadable", "finished")
     assert "artifact.json: cannot be read" in first.reason
     assert sound.directory.name in second.artifact
@@ -132,7 +135,7 @@ def test_an_artifact_that_may_not_be_read_does_not_hide_the_others(tmp_path, mon
         return status(artifact, deep=deep)
 
     monkeypatch.setattr(Artifact, "status", refusing)
-    first, second = reports_below(tmp_path)
+    first, second = states_below(tmp_path)
     assert (first.state, first.reason) == ("unreadable", f"{hidden.directory}/shard-00000.json: Permission denied")
     assert (second.state, second.artifact) == ("finished", f"scenes/{sound.directory.name}")
 
@@ -140,17 +143,17 @@ def test_an_artifact_that_may_not_be_read_does_not_hide_the_others(tmp_path, mon
 def test_a_damaged_artifact_of_the_same_name_is_told(tmp_path):
     damaged = written(planned(tmp_path, size=1))
     (damaged.directory / "artifact.json").write_text("{")
-    (reason,) = report_of(planned(tmp_path, size=2)).changes[f"scenes/{damaged.directory.name}"]
+    (reason,) = state_of(planned(tmp_path, size=2)).changes[f"scenes/{damaged.directory.name}"]
     assert str(damaged.directory) in reason
 
 
 def test_a_damaged_manifest_is_told(tmp_path):
     artifact = written(planned(tmp_path))
     (artifact.directory / "manifest.json").write_text("{}")
-    report = report_of(artifact)
+    report = state_of(artifact)
     assert report.state == "unfinished"
     assert report.document_faults == ("manifest.json is not what the units and settings call for",)
-    assert "    manifest.json is not what" in as_text([report])
+    assert "    manifest.json is not what" in as_text([report], STATUS_COLUMNS, details=True)
 
 
 # The command
@@ -170,7 +173,7 @@ def test_status_of_a_configuration(tmp_path, capsys):
     assert main(["status", "--config", str(config), "--json"]) == 0
     drawn, absent = json.loads(capsys.readouterr().out)
     assert (drawn["state"], drawn["units"]["done"]) == ("finished", 2)
-    assert (absent["artifact"], absent["state"]) == ("scenes/absent", "waiting")
+    assert (absent["artifact"], absent["dataset"], absent["state"]) == ("scenes/folder", "absent", "waiting")
     assert f"{tmp_path}/absent is no directory" in absent["reason"]
 
     assert main(["status", "--config", str(config), "--set", "datasets.drawn.scenes_per_shard=1"]) == 0
@@ -214,14 +217,14 @@ def test_status_of_directories(spoilt, capsys):
 def test_deep_status_finds_what_a_quick_one_believes(tmp_path, monkeypatch, capsys):
     artifact = written(planned(tmp_path))
     monkeypatch.setattr("storage_schemas.verification.SETTLED_AFTER_NS", -1)
-    report_of(artifact)
+    state_of(artifact)
     memory = artifact.local_directory / "verified.json"
     (artifact.directory / "shard-00000.bin").write_bytes(b"kontent of shard-00000")
     stat = (artifact.directory / "shard-00000.bin").stat()
     document = json.loads(memory.read_text())
     document["shard-00000.bin"][:4] = [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
     memory.write_text(json.dumps(document))
-    assert report_of(artifact).state == "finished"
+    assert state_of(artifact).state == "finished"
     assert main(["status", "--deep", str(tmp_path)]) == 0
     assert "shard-00000: corrupt, shard-00000.bin has sha256" in capsys.readouterr().out
 

@@ -14,7 +14,7 @@ from pipeline.adapted_clip_loading import (
 )
 from pipeline.clip_loading import LoadedClip, load_clip
 from pipeline.errors import PipelineError
-from pipeline.finetune.plan import units_of_phases
+from pipeline.finetune.finetune import units_of_phases
 from pipeline.settings import ClipSettings
 from storage_schemas.artifact import Artifact
 from storage_schemas.checkpoints import ADAPTED_CLIP, PROPOSAL_NET, read_weights, write_weights

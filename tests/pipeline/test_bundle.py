@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 
 import open_clip
 import pytest
@@ -10,21 +9,21 @@ import torch
 
 from ovseg_models.proposal_presets import build_proposal_net
 from ovseg_models.segmenter import Segmenter
-from pipeline import bundle as bundle_module
 from pipeline.adapted_clip_loading import load_adapted_clip
 from pipeline.bundle import bundle, export_open_clip
 from pipeline.clip_loading import load_clip
 from pipeline.errors import PipelineError
-from pipeline.finetune.finetune import finetune
-from pipeline.planning import plan_of_adapted_clip
-from pipeline.proposal_net_loading import WEIGHTS, write_proposal_net
+from pipeline.graph import MissingInputError
+from pipeline.proposal_net_loading import write_proposal_net
 from pipeline.settings import Settings
-from pipeline.stage_inputs import MissingInputError
+from pipeline.stages import run
+from pipeline.train_proposals.train_proposals import TrainProposals
 from storage_schemas.artifact import Artifact
-from storage_schemas.checkpoints import PROPOSAL_NET
+from storage_schemas.checkpoints import PROPOSAL_NET, WEIGHTS
 from storage_schemas.manifest import Description, Identity
 from tests.pipeline.finetune.finetune_run import small_settings
 from tests.pipeline.finetune.made_pairs import made_pairs
+from tests.pipeline.planned import artifact_of
 from tests.tiny_segmenter import PROPOSAL_NET as NET_SIZES
 from tests.tiny_segmenter import picture
 
@@ -34,7 +33,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     """Return settings whose stage 3 is done."""
     runs = tmp_path_factory.mktemp("runs")
     settings = small_settings(runs, made_pairs(runs, scenes=4).directory)
-    finetune(settings)
+    run("finetune", settings)
     return settings
 
 
@@ -46,7 +45,7 @@ def trained_net(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Art
     with artifact.writing():
         sidecar = write_proposal_net(artifact, build_proposal_net(**NET_SIZES), {})
         artifact.finish(artifact.manifest_of({WEIGHTS: sidecar}))
-    monkeypatch.setattr(bundle_module, "plan_of_proposal_net", lambda _: SimpleNamespace(artifact=artifact))
+    monkeypatch.setattr(TrainProposals, "artifact", lambda *_: artifact)
     return artifact
 
 
@@ -59,7 +58,7 @@ def crops_with_masks(side: int = 16, patches: int = 16) -> tuple[torch.Tensor, t
 def test_the_bundle_is_a_segmenter_with_the_adapted_clip(settings: Settings, tmp_path: Path) -> None:
     bundle(settings, tmp_path / "model", ensemble_weight=0.6)
     segmenter = Segmenter.load(tmp_path / "model", short_side_px=48)
-    adapted = load_adapted_clip(plan_of_adapted_clip(settings).artifact, load_clip(settings.clip))
+    adapted = load_adapted_clip(artifact_of(settings, "adapted_clip"), load_clip(settings.clip))
     crops, masks = crops_with_masks()
     with torch.no_grad():
         assert torch.equal(segmenter.clip.encode_image(crops, masks), adapted.encode_image(crops, masks))
@@ -97,7 +96,7 @@ def test_open_clip_loads_the_exported_file_and_computes_the_same(settings: Setti
     open_clip.add_model_config(config)
     clip = open_clip.create_model("adapted", pretrained=str(file)).eval()
     base = load_clip(settings.clip)
-    adapted = load_adapted_clip(plan_of_adapted_clip(settings).artifact, base)
+    adapted = load_adapted_clip(artifact_of(settings, "adapted_clip"), base)
     crops, _ = crops_with_masks()
     tokens = base.tokenize(["a boat", "a photo of a tree"])
     with torch.no_grad():
@@ -118,6 +117,6 @@ def test_an_export_that_cannot_be_is_refused(settings: Settings, tmp_path: Path)
 
 def test_prompts_alone_make_no_plain_clip(settings: Settings, tmp_path: Path) -> None:
     prompts = settings.model_copy(update={"finetune": settings.finetune.model_copy(update={"mode": "mpt"})})
-    finetune(prompts)
+    run("finetune", prompts)
     with pytest.raises(PipelineError, match="holds mask prompts alone, without them it is the original CLIP"):
         export_open_clip(prompts, tmp_path / "clip.safetensors")

@@ -7,9 +7,9 @@ import torch
 
 from ovseg_models.proposal_presets import build_proposal_net
 from pipeline.errors import PipelineError
-from pipeline.proposal_net_loading import WEIGHTS, load_proposal_net, write_proposal_net
+from pipeline.proposal_net_loading import load_proposal_net, write_proposal_net
 from storage_schemas.artifact import Artifact
-from storage_schemas.checkpoints import PROPOSAL_NET, SCHEMA_VERSION
+from storage_schemas.checkpoints import PROPOSAL_NET, SCHEMA_VERSION, WEIGHTS
 from storage_schemas.errors import ArtifactError
 from storage_schemas.manifest import Description, Identity
 from tests.tiny_segmenter import PROPOSAL_NET as TINY

@@ -1,65 +1,114 @@
-"""The table of stages: whole, in the order of the dataflow, and with functions that are there."""
+"""Running a stage: what is made on demand, what is refused, and in which order."""
 
-import importlib
-import inspect
-import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
-from pipeline.planning import PLANNERS, PlannedArtifact
-from pipeline.settings import Settings, load_settings
-from pipeline.shard_runner import run_stage
-from pipeline.stage_names import STAGE_NAMES
-from pipeline.stages import STAGES, Stage, chosen_stages, prepare_all
-from tests.pipeline.runner_jobs import WriteFiles, planned
-
-ROOT = Path(__file__).parents[2]
-
-
-def test_the_table_has_every_stage_and_planner_in_order():
-    assert tuple(stage.name for stage in STAGES) == STAGE_NAMES
-    assert tuple(stage.planner for stage in STAGES) == PLANNERS
+from pipeline.dataflow import dataflow
+from pipeline.graph import STAGE_NAMES, MissingInputError, Node, summary
+from pipeline.settings import Settings, SettingsError, load_settings
+from pipeline.shard_runner import Execution
+from pipeline.stages import chosen_stages, is_complete, run
+from storage_schemas.artifact import artifacts_below
+from tests.flows import flow_stages
+from tests.flows.flow_stages import small_dataflow
+from tests.pipeline.planned import prepare_scenes, scenes_of
 
 
-@pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.name)
-def test_what_the_table_names_takes_settings(stage: Stage):
-    for function in filter(None, (stage.function, stage.beside)):
-        module, _, name = function.partition(":")
-        first = next(iter(inspect.signature(getattr(importlib.import_module(module), name)).parameters))
-        assert first == "settings"
+def settings_in(runs: Path, *overrides: str) -> Settings:
+    drawn = "{dataset='drawn-world', split='%s', drawn_world={scenes=2, size_px=48}}"
+    data_sets = [f"datasets.one={drawn % 'train'}", f"datasets.other={drawn % 'val'}"]
+    return load_settings(None, [f"runs_dir={runs}", *data_sets, *overrides])
 
 
 def test_stages_are_chosen_from_one_on_or_alone():
-    assert [stage.name for stage in chosen_stages()] == list(STAGE_NAMES)
-    assert [stage.name for stage in chosen_stages("finetune")] == ["finetune", "evaluate"]
-    assert [stage.name for stage in chosen_stages(only="mine")] == ["mine"]
-
-
-def test_a_stage_is_done_when_its_artifacts_and_what_lies_beside_them_are(tmp_path: Path, monkeypatch):
-    artifact = planned(tmp_path, 2)
-    plans = [PlannedArtifact(label="test/small", artifact=artifact)]
-    card = {"is there": True}
-    monkeypatch.setitem(sys.modules, "cards", SimpleNamespace(look=lambda _: card["is there"]))
-    stage = Stage(name="mine", dataflow="a -> b", planner=lambda _: plans, function="a:b", beside="cards:look")
-    assert not stage.is_done(Settings())
-    run_stage(WriteFiles(), artifact)
-    assert stage.is_done(Settings())
-    card["is there"] = False
-    assert not stage.is_done(Settings())
-    plans.clear()  # the settings don't ask for the stage
-    assert stage.is_done(Settings())
+    assert chosen_stages() == STAGE_NAMES
+    assert chosen_stages("finetune") == ("finetune", "evaluate")
+    assert chosen_stages(only="mine") == ("mine",)
 
 
 def test_every_data_set_of_the_settings_is_prepared(tmp_path: Path):
-    file = tmp_path / "settings.toml"
-    file.write_text(
-        f'runs_dir = "{tmp_path}"\n'
-        '[datasets.a]\ndataset = "drawn-world"\nsplit = "train"\ndrawn_world = { scenes = 2 }\n'
-        '[datasets.b]\ndataset = "drawn-world"\nsplit = "val"\ndrawn_world = { scenes = 2 }\n'
-    )
-    settings = load_settings(file)
-    prepare_all(settings)
-    assert STAGES[0].is_done(settings)
+    settings = settings_in(tmp_path)
+    assert run("prepare", settings).units_done == 2
+    assert is_complete(dataflow(settings), "prepare")
     assert len(list(tmp_path.glob("scenes/*/manifest.json"))) == 2
+
+
+def test_scenes_are_prepared_when_they_are_missing_and_only_those_named(tmp_path: Path):
+    settings = settings_in(tmp_path)
+    prepare_scenes(settings, ["one", "one"])
+    assert scenes_of(settings, "one").status().finished
+    assert not scenes_of(settings, "other").directory.exists()
+    written = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("shard-*")}
+    prepare_scenes(settings, ["one"])
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("shard-*")} == written
+
+
+def test_the_digest_of_an_input_is_that_of_its_manifest(tmp_path: Path):
+    settings = settings_in(tmp_path)
+    prepare_scenes(settings, ["one"])
+    node = dataflow(settings).scenes("one")
+    assert node.digest() == node.artifact.manifest().digest()
+    shard = next(node.artifact.directory.glob("*.tar"))
+    shard.write_bytes(shard.read_bytes()[:-1])
+    with pytest.raises(MissingInputError, match=r"run 'ovseg prepare' first .*is corrupt"):
+        dataflow(settings).scenes("one").digest()
+
+
+def test_an_input_that_is_not_finished_names_the_command(tmp_path: Path):
+    with pytest.raises(MissingInputError, match="is not finished; run 'ovseg prepare' first"):
+        dataflow(settings_in(tmp_path)).scenes("other").digest()
+
+
+@pytest.mark.parametrize("stage", STAGE_NAMES[1:4])
+def test_a_stage_of_which_the_settings_name_nothing_says_what_is_missing(stage, tmp_path: Path):
+    with pytest.raises(SettingsError, match=r"one of one, other; name it in the stage's settings \(got ''\)"):
+        run(stage, settings_in(tmp_path))
+    assert list(artifacts_below(tmp_path)) == []
+
+
+def test_an_evaluation_on_nothing_is_refused(tmp_path: Path):
+    with pytest.raises(SettingsError, match=r"evaluate\.datasets: at least one data set is expected"):
+        run("evaluate", settings_in(tmp_path))
+
+
+def test_nothing_is_prepared_in_vain(tmp_path: Path):
+    settings = settings_in(tmp_path, "proposal_net.dataset=one", "mine.dataset=other")
+    with pytest.raises(MissingInputError, match="run 'ovseg train-proposals' first"):
+        run("mine", settings)
+    assert list(artifacts_below(tmp_path)) == []
+
+
+def small_node(runs: Path) -> Node:
+    return small_dataflow(Settings(runs_dir=runs)).nodes[0]
+
+
+def test_what_a_command_made_is_known_to_it(tmp_path: Path):
+    graph = small_dataflow(Settings(runs_dir=tmp_path))
+    first, second = graph.nodes
+    assert not is_complete(graph, "prepare")
+    with pytest.raises(MissingInputError, match="run 'ovseg run --only prepare' first"):
+        second.digest()
+    execution = Execution()
+    first.make(execution)
+    assert is_complete(graph, "prepare")
+    second.make(execution)
+    assert [report.artifact for report in execution.reports] == [first.artifact, second.artifact]
+
+
+def test_an_artifact_is_complete_with_what_lies_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    small_node(tmp_path).make(Execution())
+    assert small_node(tmp_path).is_complete()
+    monkeypatch.setattr(flow_stages.First, "is_complete", lambda *_: False)
+    assert not small_node(tmp_path).is_complete()
+
+
+def test_a_summary_names_what_is_read_and_written():
+    graph = dataflow(load_settings(Path(__file__).parents[2] / "flows" / "configs" / "demo.toml"))
+    assert [summary(graph.of_stage(stage)) for stage in STAGE_NAMES] == [
+        "data sets -> scenes",
+        "scenes -> proposal_net",
+        "scenes, proposal_net -> proposals, embeddings, pairs",
+        "pairs, scenes -> adapted_clip",
+        "scenes, proposal_net, adapted_clip -> scores, reports",
+    ]

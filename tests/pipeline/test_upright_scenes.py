@@ -9,19 +9,16 @@ import pytest
 import torch
 from PIL import Image
 
-from pipeline.finetune.plan import Inputs as FinetuneInputs
-from pipeline.finetune.plan import plan_adapted_clip
 from pipeline.finetune.validation import Validation
-from pipeline.planning import plan_of_proposal_net
 from pipeline.prepare.images import inspect_image
 from pipeline.settings import Settings, load_settings
-from pipeline.stage_inputs import prepare_missing, scenes_of
 from pipeline.train_proposals.augmentation import Augmentation
 from pipeline.train_proposals.samples import ProposalSamples
 from pipeline.train_proposals.validation import read_labelled
 from pipeline.training.data_order import Draw
-from pipeline.upright_scenes import turned_mark, upright_labels, upright_picture
+from pipeline.upright_scenes import upright_labels, upright_picture
 from storage_schemas.scenes import Scene
+from tests.pipeline.planned import prepare_scenes
 
 STORED = np.zeros((20, 40), np.uint8)
 STORED[2:9, 3:30] = 1
@@ -158,19 +155,5 @@ def folder_settings(runs: Path, orientation: int) -> Settings:
             "proposal_net.dataset=own",
         ],
     )
-    prepare_missing(settings, ["own"])
+    prepare_scenes(settings, ["own"])
     return settings
-
-
-def test_digests_tell_of_turned_pictures_and_leave_all_others_alone(tmp_path: Path) -> None:
-    plain, turned = folder_settings(tmp_path / "plain", 1), folder_settings(tmp_path / "turned", 6)
-    assert "turned_pictures" not in plan_of_proposal_net(plain).artifact.identity.settings
-    assert plan_of_proposal_net(turned).artifact.identity.settings["turned_pictures"] == "upright"
-    measured = {name: scenes_of(settings, "own") for name, settings in (("plain", plain), ("turned", turned))}
-    assert turned_mark(measured["plain"], None) == {}
-    for name, scenes in measured.items():
-        inputs = FinetuneInputs(
-            pairs=scenes, pairs_digest="", validation=scenes, validation_digest=name, clip_digest=""
-        )
-        planned = plan_adapted_clip(plain.finetune, inputs, name="run", runs=tmp_path).artifact
-        assert ("turned_pictures" in planned.identity.settings) == (name == "turned")

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -18,14 +18,13 @@ from ovseg_models.segmentation_metrics import (
     top_confusions,
 )
 from pipeline.evaluate.counts import ImageCountTable, Scores
-from pipeline.evaluate.plan import ScoresPlan
 from pipeline.evaluate.report.paper import paper_miou
+from pipeline.evaluate.score import Score
 from pipeline.evaluate.variants import Variant
+from pipeline.graph import Node
 from pipeline.settings import Settings, result_settings
-from pipeline.stage_inputs import clip_is_random, scenes_of
 from storage_schemas.digests import Json
 from storage_schemas.scenes import ScenesAttributes
-from storage_schemas.scores import ScoresAttributes
 
 CONFUSIONS = 20
 _SWEPT = frozenset({"weights", "thresholds"})
@@ -34,17 +33,24 @@ Numbers = dict[str, Any]
 
 
 def report_numbers(
-    settings: Settings, plans: Sequence[ScoresPlan], choices: Mapping[str, Json] | None = None
+    settings: Settings,
+    evaluations: Sequence[Node],
+    choices: Mapping[str, Json] | None = None,
+    *,
+    clip_is_random: bool = False,
 ) -> Numbers:
     """Compute the numbers of a report.
 
     Args:
         settings: Of all stages.
-        plans: Evaluations, each finished.
+        evaluations: Scores, one node per data set, each finished.
         choices: What mined validation pairs say of the ensemble weight; None if they were not asked.
+        clip_is_random: Whether CLIP's weights are random, whatever the settings name, as none could be downloaded: no
+            report passes them off as those that are named.
     """
     given = settings
-    settings = _as_loaded(given)
+    if clip_is_random:
+        settings = given.model_copy(update={"clip": given.clip.model_copy(update={"pretrained": "random"})})
     return {
         "name": settings.name,
         "clip": settings.evaluate.clip,
@@ -54,75 +60,66 @@ def report_numbers(
             "proposal_net": settings.proposal_net.architecture.backbone.name,
         },
         "bootstrap_rounds": settings.evaluate.bootstrap_rounds,
-        "datasets": [dataset_numbers(settings, plan) for plan in plans],
+        "datasets": [dataset_numbers(settings, node) for node in evaluations],
         "weight_choice": choices,
         "settings": result_settings(given),
     }
 
 
-def _as_loaded(settings: Settings) -> Settings:
-    """Say of CLIP's weights that they are random where they had to be: no report passes them off as those named."""
-    if not clip_is_random(settings.clip):
-        return settings
-    return settings.model_copy(update={"clip": settings.clip.model_copy(update={"pretrained": "random"})})
-
-
-def dataset_numbers(settings: Settings, plan: ScoresPlan) -> Numbers:
+def dataset_numbers(settings: Settings, node: Node) -> Numbers:
     """Compute the numbers of one data set."""
-    scores = Scores(plan.artifact)
+    scores = Scores(node.artifact)
     attributes = scores.attributes
     table = scores.counts(attributes.main_variant)
     boot = _bootstrapped(table, attributes.seen, settings.evaluate.bootstrap_rounds)
-    identity = plan.artifact.identity
+    identity = node.artifact.identity
+    step = cast("Score", node.step)
     return {
         "dataset": attributes.dataset,
         "vocabulary": attributes.vocabulary,
         "main_variant": attributes.main_variant,
-        "training_overlap": training_overlap(settings, attributes),
+        "training_overlap": training_overlap(settings, node),
         "images": len(table.keys),
         "failed": scores.failures(),
         "classes_total": scores.class_count,
-        "variants": [_variant_numbers(settings, scores, variant, boot) for variant in plan.job.variants],
+        "variants": [_variant_numbers(settings, scores, variant, boot) for variant in step.variants],
         "classes": _class_numbers(attributes.class_names, attributes.seen, table.counts.summed(), boot),
         "confusions": _confusion_numbers(scores, attributes.class_names),
         "per_image": _image_numbers(table),
         "digests": {
             "scores": identity.digest(),
-            "clip": plan.inputs.clip_digest,
-            **{role: digest for role, digest in plan.inputs.digests.items() if role in identity.inputs},
+            **identity.inputs,
         },
     }
 
 
-def training_overlap(settings: Settings, evaluated: ScoresAttributes) -> str:
+def training_overlap(settings: Settings, node: Node) -> str:
     """Say in one sentence what training knew of a data set: its very scenes, some of its classes, or nothing.
 
     Args:
         settings: Of all stages.
-        evaluated: The data set and its classes.
+        node: Scores of the data set; its inputs lead back to all that the nets were trained on.
     """
-    learned = settings.proposal_net.dataset
-    adapts = settings.evaluate.clip == "adapted"
-    own = scenes_of(settings, evaluated.dataset).directory
+    own, class_names = node["scenes"].artifact, ScenesAttributes.of(node["scenes"].artifact).class_names
     parts = []
-    if not learned:
-        parts.append("what the proposal net was trained on is not in these settings")
-    elif (trained := scenes_of(settings, learned)).directory == own:
-        parts.append("not zero-shot: the proposal net was trained on labels of these very scenes")
-    else:
-        taught = set(ScenesAttributes.of(trained).class_names) - set(settings.proposal_net.held_out_classes)
-        known = sum(name in taught for name in evaluated.class_names)
-        whose = (
-            f"of its {len(evaluated.class_names)} classes {known} have the name of one that the proposal net learned"
-        )
-        parts.append(f"no label of these scenes was used in training; {whose} (on {learned})")
-    if adapts and settings.finetune.pairs_dir:
-        parts.append("what CLIP's pairs were mined from is not in these settings")
-    elif adapts and settings.mine.dataset and scenes_of(settings, settings.mine.dataset).directory == own:
-        parts.append("CLIP was adapted to pairs that were mined from these very scenes")
-    if adapts and settings.mine.source == "masks-classes":
-        parts.append(f"CLIP was adapted to the labelled classes of {settings.mine.dataset}")
-    sentence = "; ".join(parts)
+    if "proposal_net" in node:
+        trained = node["proposal_net"]["scenes"].artifact
+        if trained.directory == own.directory:
+            parts.append("not zero-shot: the proposal net was trained on labels of these very scenes")
+        else:
+            taught = set(ScenesAttributes.of(trained).class_names) - set(settings.proposal_net.held_out_classes)
+            known = sum(name in taught for name in class_names)
+            whose = f"of its {len(class_names)} classes {known} have the name of one that the proposal net learned"
+            parts.append(f"no label of these scenes was used in training; {whose} (on {settings.proposal_net.dataset})")
+    if "adapted" in node:
+        pairs = node["adapted"]["pairs"]
+        if "scenes" not in pairs:
+            parts.append("what CLIP's pairs were mined from is not in these settings")
+        elif pairs["scenes"].artifact.directory == own.directory:
+            parts.append("CLIP was adapted to pairs that were mined from these very scenes")
+        if settings.mine.source == "masks-classes":
+            parts.append(f"CLIP was adapted to the labelled classes of {settings.mine.dataset}")
+    sentence = "; ".join(parts) or "no net that was trained has a say"
     return f"{sentence[0].upper()}{sentence[1:]}."
 
 

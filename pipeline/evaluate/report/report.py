@@ -1,79 +1,106 @@
 """The report as an artifact: reads ``scores`` and the scenes that they are of; writes ``reports``."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from pipeline.evaluate.counts import Scores
-from pipeline.evaluate.plan import ScoresPlan
-from pipeline.evaluate.report.numbers import report_numbers
-from pipeline.evaluate.report.page import html_page, markdown_page, pictures_of
-from pipeline.evaluate.report.pictures import PictureBook
-from pipeline.evaluate.weight_choice import WeightChoice
-from pipeline.settings import Settings, result_settings
-from pipeline.shard_runner import UnitPlan
-from pipeline.stage_inputs import finished_digest
+from pipeline.graph import Node, ParameterCounts, StageName, Step
+from pipeline.settings import Settings, SettingsError, result_settings
+from pipeline.shard_runner import Execution, StageReport
 from storage_schemas.artifact import Artifact
 from storage_schemas.digests import Json
-from storage_schemas.manifest import Description, Identity, Sidecar
+from storage_schemas.manifest import Sidecar
 from storage_schemas.reports import KIND, SCHEMA_VERSION, UNIT, write_report
+from storage_schemas.scores import KIND as SCORES
+from storage_schemas.weight_choices import KIND as WEIGHT_CHOICES
 
-RECIPE = 5
-"""Raise it when the same scores come to be shown otherwise."""
+_REPORT_BYTES = 5_000_000
 
 
-@dataclass(frozen=True, slots=True)
-class ReportJob:
+@dataclass(frozen=True)
+class Report(Step):
     """Writes the report.
 
     Attributes:
         settings: Of all stages.
-        plans: Evaluations, each finished.
-        weight_choice: What mined validation pairs say of the ensemble weight, or None.
     """
 
     settings: Settings
-    plans: tuple[ScoresPlan, ...]
-    weight_choice: Mapping[str, Json] | None = None
+
+    kind = KIND
+    schema_version = SCHEMA_VERSION
+    recipe = 6
+    stage: StageName = "evaluate"
+    computes = False
+
+    def fingerprint(self, node: Node) -> Mapping[str, Json]:
+        """Return all settings, which the report shows.
+
+        Raises:
+            SettingsError: If they name nothing to evaluate on.
+        """
+        names: list[Json] = [scores.name for scores in node.inputs if scores.step.kind == SCORES]
+        if not names:
+            message = "evaluate.datasets: at least one data set is expected; name it (got [])"
+            raise SettingsError([message])
+        return {"settings": result_settings(self.settings), "datasets": names}
+
+    def units(self, node: Node) -> tuple[str, ...]:
+        """Return the one unit."""
+        del node
+        return (UNIT,)
+
+    def job(self, node: Node) -> "ReportJob":
+        """Return what writes the report."""
+        return ReportJob(self.settings, node)
+
+    def make(self, node: Node, execution: Execution) -> StageReport:
+        """Write the report, in this process."""
+        return execution.run(self.job(node), node.artifact, inline=True)
+
+    def unit_count(self, node: Node) -> int:
+        """Return 1."""
+        return len(self.units(node))
+
+    def size_bytes(self, counts: ParameterCounts, scenes: int) -> int:
+        """Return what a report with its pictures takes."""
+        del counts, scenes
+        return _REPORT_BYTES
+
+
+@dataclass(frozen=True, slots=True)
+class ReportJob:
+    """Writes the report; runs in the process that planned it.
+
+    Attributes:
+        settings: Of all stages.
+        node: The report, whose inputs are finished.
+    """
+
+    settings: Settings
+    node: Node
 
     def open(self) -> None:
         """Nothing is shared between units, of which there is one."""
 
     def run(self, state: None, artifact: Artifact, unit: str) -> Sidecar:
         """Write the report."""
-        numbers = report_numbers(self.settings, self.plans, self.weight_choice)
+        from pipeline.evaluate.counts import Scores
+        from pipeline.evaluate.report.numbers import report_numbers  # imports torch, as the pages do
+        from pipeline.evaluate.report.page import html_page, markdown_page, pictures_of
+        from pipeline.evaluate.report.pictures import PictureBook
+        from pipeline.evaluate.score import labelled_scenes_of
+        from pipeline.evaluate.weight_choice import choice_numbers
+        from storage_schemas.weight_choices import read_weight_choice
+
+        evaluations = [node for node in self.node.inputs if node.step.kind == SCORES]
+        choices = [node for node in self.node.inputs if node.step.kind == WEIGHT_CHOICES]
+        choice = choice_numbers(read_weight_choice(choices[0].artifact).to_pylist()) if choices else None
+        is_random = evaluations[0].clip.is_random()
+        numbers = report_numbers(self.settings, evaluations, choice, clip_is_random=is_random)
         pictures = [
-            pictures_of(dataset, PictureBook(Scores(plan.artifact), plan.job.scenes))
-            for dataset, plan in zip(numbers["datasets"], self.plans, strict=True)
+            pictures_of(dataset, PictureBook(Scores(node.artifact), labelled_scenes_of(node)))
+            for dataset, node in zip(numbers["datasets"], evaluations, strict=True)
         ]
         return write_report(
             artifact, html=html_page(numbers, pictures), markdown=markdown_page(numbers), numbers=numbers
         )
-
-
-def plan_report(
-    settings: Settings, plans: Sequence[ScoresPlan], *, ablate: bool = False, choice: WeightChoice | None = None
-) -> UnitPlan[ReportJob]:
-    """Find out where the report of finished evaluations lies; reads their manifests, and makes nothing.
-
-    Args:
-        settings: Of all stages.
-        plans: One per data set.
-        ablate: Whether they hold the ablations.
-        choice: What mined validation pairs say of the ensemble weight, or None.
-
-    Raises:
-        MissingInputError: If an evaluation is not finished.
-    """
-    inputs = {plan.artifact.identity.name: finished_digest(plan.artifact, made_by="ovseg evaluate") for plan in plans}
-    if choice is not None:
-        inputs["weight_choice"] = choice.report.manifest.digest()
-    identity = Identity(
-        kind=KIND,
-        name=f"{settings.name}-ablation" if ablate else settings.name,
-        schema_version=SCHEMA_VERSION,
-        recipe=RECIPE,
-        settings={"settings": result_settings(settings), "datasets": [plan.artifact.identity.name for plan in plans]},
-        inputs=inputs,
-    )
-    artifact = Artifact.planned(settings.runs_dir, Description(identity=identity, units=(UNIT,)))
-    return UnitPlan(artifact, ReportJob(settings, tuple(plans), None if choice is None else choice.numbers))

@@ -11,12 +11,12 @@ from collections.abc import Callable, Sequence
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal, Protocol, get_args
-
-import nltk
-from nltk.tag.perceptron import PerceptronTagger
+from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
 
 from pipeline.errors import PipelineError
+
+if TYPE_CHECKING:  # nltk takes seconds to import, and planning needs the digest of the embedded weights alone
+    from nltk.tag.perceptron import PerceptronTagger
 
 TaggerName = Literal["embedded", "nltk", "spacy"]
 """``embedded``: weights in this folder, made from captions; ``nltk``: NLTK's weights, made from newspapers and to be
@@ -49,7 +49,7 @@ class PerceptronWordTagger:
         lower_case: True for weights that were trained on lower-case words.
     """
 
-    def __init__(self, tagger: PerceptronTagger, *, lower_case: bool) -> None:
+    def __init__(self, tagger: "PerceptronTagger", *, lower_case: bool) -> None:
         self._tagger = tagger
         self._lower_case = lower_case
 
@@ -93,7 +93,7 @@ def load_tagger(name: TaggerName) -> WordTagger:
     }
     if name not in loaders:
         wanted = ", ".join(repr(known) for known in get_args(TaggerName))
-        raise ValueError(f"nouns: tagger is {name!r}, one of {wanted} is wanted; correct the setting.")
+        raise ValueError(f"mine.nouns.tagger: tagger is {name!r}, one of {wanted} is expected; correct the setting.")
     return loaders[name]()
 
 
@@ -109,6 +109,8 @@ def tagger_identity(name: TaggerName) -> str:
     if name == "spacy":
         packages = ("spacy", SPACY_MODEL.replace("_", "-"))
         return ", ".join(f"{package} {importlib.metadata.version(package)}" for package in packages)
+    import nltk
+
     folder = Path(str(nltk.data.find(f"taggers/{NLTK_RESOURCE}")))
     return hashlib.sha256(b"".join(path.read_bytes() for path in sorted(folder.glob("*.json")))).hexdigest()
 
@@ -124,23 +126,27 @@ def _embedded_weights() -> bytes:
         return files(__package__).joinpath(EMBEDDED_MODEL_FILE).read_bytes()
     except FileNotFoundError as error:
         raise TaggerMissingError(
-            f"nouns: tagger 'embedded' needs the package's file '{EMBEDDED_MODEL_FILE}', which is not installed; "
-            "install the package again or set another tagger."
+            f"mine.nouns.tagger: tagger 'embedded' needs the package's file '{EMBEDDED_MODEL_FILE}', which is not "
+            "installed; install the package again or set another tagger."
         ) from error
 
 
 def unpacked(content: bytes) -> WordTagger:
     """Make a tagger of the content of a file such as the embedded one, trained on lower-case words."""
+    from nltk.tag.perceptron import PerceptronTagger
+
     return PerceptronWordTagger(PerceptronTagger.decode_json_obj(json.loads(gzip.decompress(content))), lower_case=True)
 
 
 def _load_nltk() -> WordTagger:
     """Read the weights that NLTK offers for download."""
+    from nltk.tag.perceptron import PerceptronTagger
+
     try:
         return PerceptronWordTagger(PerceptronTagger(), lower_case=False)
     except LookupError as error:
         raise TaggerMissingError(
-            f"nouns: tagger 'nltk' needs NLTK's resource '{NLTK_RESOURCE}', which is not installed; "
+            f"mine.nouns.tagger: tagger 'nltk' needs NLTK's resource '{NLTK_RESOURCE}', which is not installed; "
             f"run 'python -m nltk.downloader {NLTK_RESOURCE}' or set the tagger to 'embedded'."
         ) from error
 
@@ -154,7 +160,7 @@ def _load_spacy() -> WordTagger:
         return SpacyWordTagger(spacy.load(SPACY_MODEL, exclude=unneeded))
     except (ImportError, OSError) as error:
         raise TaggerMissingError(
-            f"nouns: tagger 'spacy' needs spaCy and its model '{SPACY_MODEL}', which are not installed; "
+            f"mine.nouns.tagger: tagger 'spacy' needs spaCy and its model '{SPACY_MODEL}', which are not installed; "
             "run 'pip install ovseg-pipeline[spacy]' or set the tagger to 'embedded'."
         ) from error
 

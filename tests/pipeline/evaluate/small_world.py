@@ -10,27 +10,30 @@ from PIL import Image
 from ovseg_models.proposal_net import ProposalNet
 from ovseg_models.proposal_presets import build_proposal_net
 from pipeline.clip_loading import load_clip
-from pipeline.evaluate.plan import Inputs
-from pipeline.prepare.prepare import prepare
-from pipeline.proposal_net_loading import WEIGHTS, write_proposal_net
+from pipeline.dataflow import dataflow
+from pipeline.graph import Node
+from pipeline.proposal_net_loading import write_proposal_net
 from pipeline.settings import PrepareSettings, Settings
-from pipeline.shard_runner import Limits
+from pipeline.shard_runner import Execution, Limits
+from pipeline.stages import StageRun
 from storage_schemas.artifact import Artifact
-from storage_schemas.checkpoints import PROPOSAL_NET, SCHEMA_VERSION
-from storage_schemas.manifest import Description, Identity
+from storage_schemas.checkpoints import WEIGHTS
 from tests.tiny_segmenter import PROPOSAL_NET as TINY_NET
 from tests.tiny_segmenter import _spread_outputs
 
 SMALL_CLIP = {"architecture": "drawn-world-small", "pretrained": "shipped"}
+LENIENT = Execution(limits=Limits(max_failed_share=0.9))
 DRAWN = {"dataset": "drawn-world", "split": "test", "drawn_world": {"scenes": 5}, "scenes_per_shard": 2}
 
 
-def settings_of(runs: Path, *, datasets: dict[str, Any] | None = None, **evaluate: Any) -> Settings:
+def settings_of(
+    runs: Path, *, datasets: dict[str, Any] | None = None, ensemble_weight: float = 0.7, **evaluate: Any
+) -> Settings:
     """Settings of an evaluation on five drawn scenes in three shards, or on other data sets."""
     datasets = datasets or {"drawn": DRAWN}
     section = {
         "clip": "original",
-        "datasets": [{"dataset": name} for name in datasets],
+        "datasets": [{"dataset": name, "ensemble_weight": ensemble_weight} for name in datasets],
         "short_side_px": 64,
         "max_side_px": 128,
         "bootstrap_rounds": 50,
@@ -70,20 +73,24 @@ def write_net(artifact: Artifact, net: ProposalNet) -> Artifact:
     return artifact
 
 
-def net_artifact(runs: Path, net: ProposalNet) -> Artifact:
-    """Write a net under an identity of the test's own."""
-    identity = Identity(kind=PROPOSAL_NET, name="tiny", schema_version=SCHEMA_VERSION, recipe=1, settings={"seed": 0})
-    return write_net(Artifact.planned(runs, Description(identity=identity, units=(WEIGHTS,))), net)
+def scores_of(settings: Settings, *, net: ProposalNet | None = None, ablate: bool = False) -> Node:
+    """Prepare the first data set, write a net, and return the scores of an evaluation, not made yet."""
+    graph = dataflow(settings, ablate=ablate)
+    node = graph.of_kind("scores")[0]
+    if not node["scenes"].is_complete():
+        node["scenes"].make(LENIENT)
+    place = graph.only("proposal_net").artifact
+    if not place.status().finished:
+        dim = load_clip(settings.clip).clip.text_projection.shape[1]
+        write_net(place, net or small_net(dim))
+    return node
 
 
-def inputs_of(settings: Settings, name: str = "drawn", net: ProposalNet | None = None) -> Inputs:
-    """Prepare a data set, write a net, and return what an evaluation reads."""
-    scenes = prepare(settings.datasets[name], settings.runs_dir, limits=Limits(max_failed_share=0.9)).artifact
-    loaded = load_clip(settings.clip)
-    dim = loaded.clip.text_projection.shape[1]
-    proposal_net = net_artifact(settings.runs_dir, net or small_net(dim))
-    digests = {"scenes": scenes.manifest().digest(), "proposal_net": proposal_net.manifest().digest()}
-    return Inputs(scenes=scenes, proposal_net=proposal_net, digests=digests, clip_digest=loaded.digest)
+def scores_on(run: StageRun, name: str) -> Artifact:
+    """Return the scores on a data set that a run made or found."""
+    reports = run.of_kind("scores")
+    (found,) = [one.artifact for one in reports if one.artifact.description.attributes["dataset"] == name]
+    return found
 
 
 def make_folder(root: Path, class_names: list[str], *, images: int = 3, size: tuple[int, int] = (40, 56)) -> None:

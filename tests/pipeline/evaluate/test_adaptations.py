@@ -8,7 +8,7 @@ from PIL import Image
 
 from flows.command import main
 from ovseg_models.palette import palette
-from pipeline.evaluate.adaptations import (
+from pipeline.adaptations import (
     ADAPTATIONS,
     AFTER,
     BEFORE,
@@ -19,10 +19,10 @@ from pipeline.evaluate.adaptations import (
     report_of,
 )
 from pipeline.evaluate.compare import compare_runs
-from pipeline.evaluate.evaluate import evaluate
 from pipeline.evaluate.side_by_side import CELL_PX, named_map, write_picture
+from pipeline.graph import MissingInputError
 from pipeline.settings import Settings, settings_toml
-from pipeline.stage_inputs import MissingInputError
+from pipeline.stages import run
 from storage_schemas.reports import read_numbers
 from tests.pipeline.evaluate.test_adapted_clip import adapted_settings, write_adapted
 
@@ -35,7 +35,7 @@ def settings(tmp_path_factory) -> Settings:
         write_adapted(adapted_settings(runs, mode=mode), seed=seed)
     settings = adapted_settings(runs)
     for row in ADAPTATIONS:
-        evaluate(row.settings_of(settings))
+        run("evaluate", row.settings_of(settings))
     return settings
 
 
@@ -120,7 +120,7 @@ def test_a_second_demo_does_nothing_and_shows_the_same(settings, tmp_path, capsy
     picture = tmp_path / "picture.png"
     assert main(["demo", "--config", str(config), "--picture", str(picture)]) == 0
     told = capsys.readouterr()
-    assert "prepare, train-proposals, mine, finetune, evaluate: done before; nothing to do" in told.err
+    assert "prepare, train-proposals, mine, finetune, evaluate: already complete; nothing to do" in told.err
     (table,) = adaptation_tables(settings)
     page = report_of(AFTER.settings_of(settings)).directory / "report.html"
     assert told.out == f"{table.text()}\nreport:  {page}\npicture: {picture}\n"
@@ -132,4 +132,4 @@ def test_a_demo_without_a_data_set_is_told(tmp_path, capsys):
     config = tmp_path / "settings.toml"
     config.write_text("")
     assert main(["demo", "--config", str(config)]) == 2
-    assert "evaluate.datasets: at least one data set is wanted; name one (got [])" in capsys.readouterr().err
+    assert "evaluate.datasets: at least one data set is expected; name one (got [])" in capsys.readouterr().err

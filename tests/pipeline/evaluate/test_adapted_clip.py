@@ -9,22 +9,22 @@ from ovseg_models.segmenter import Segmenter
 from ovseg_models.segmenter_settings import SegmenterSettings
 from pipeline.adapted_clip_loading import load_adapted_clip, new_mask_adapted_clip, write_adapted_clip
 from pipeline.clip_loading import load_clip
-from pipeline.evaluate.evaluate import evaluate
-from pipeline.planning import plan_of_adapted_clip, plan_of_proposal_net
+from pipeline.graph import MissingInputError
 from pipeline.proposal_net_loading import load_proposal_net
 from pipeline.settings import Settings
-from pipeline.stage_inputs import MissingInputError, prepare_missing
+from pipeline.stages import run
 from storage_schemas.reports import read_numbers
-from tests.pipeline.evaluate.small_world import settings_of, small_net, write_net
+from tests.pipeline.evaluate.small_world import scores_on, settings_of, small_net, write_net
 from tests.pipeline.evaluate.test_jobs import images_of, predictions_of
 from tests.pipeline.evaluate.test_weight_choice import mined
+from tests.pipeline.planned import artifact_of, prepare_scenes
 
 
 def adapted_settings(runs, mode: str = "mpt", **evaluate_settings) -> Settings:
     """Settings whose pairs are there, and whose proposal net is random."""
     settings = settings_of(runs, clip="adapted", **evaluate_settings)
-    prepare_missing(settings, ["drawn"])
-    net = plan_of_proposal_net(settings).artifact
+    prepare_scenes(settings, ["drawn"])
+    net = artifact_of(settings, "proposal_net")
     if not net.status().finished:
         write_net(net, small_net())
     pairs, _ = mined(runs)
@@ -40,7 +40,7 @@ def write_adapted(settings: Settings, seed: int) -> MaskAdaptedClip:
         adapted.mask_prompts.data.mul_(60)
     if "ft" in settings.finetune.mode:
         adapted.clip.visual.ln_post.weight.data.mul_(-1)
-    artifact = plan_of_adapted_clip(settings).artifact
+    artifact = artifact_of(settings, "adapted_clip")
     with artifact.writing():
         others = {}
         for unit in set(artifact.description.units) - {"image_tower", "mask_prompts"}:
@@ -56,11 +56,11 @@ def test_predictions_are_those_of_a_segmenter_with_that_clip(tmp_path, monkeypat
     monkeypatch.setattr(region_embedding, "masked_crops", lambda *given, **how: calls.append(1) or cut(*given, **how))
     settings = adapted_settings(tmp_path)
     adapted = write_adapted(settings, seed=1)
-    report = evaluate(settings)
+    report = run("evaluate", settings)
     measured = len(calls)
     assert measured > 0  # evaluation embeds regions by the segmenter's own code
-    scores = report.scores["drawn"].artifact
-    net = load_proposal_net(plan_of_proposal_net(settings).artifact)
+    scores = scores_on(report, "drawn")
+    net = load_proposal_net(artifact_of(settings, "proposal_net"))
     segmenter = Segmenter(
         net,
         adapted,
@@ -74,8 +74,8 @@ def test_predictions_are_those_of_a_segmenter_with_that_clip(tmp_path, monkeypat
         assert np.array_equal(predictions[scene.key], segmenter.segment(scene.image, names).label_map.numpy())
     assert len(calls) == 2 * measured
     original = settings.evaluate.model_copy(update={"clip": "original"})
-    baseline = evaluate(settings.model_copy(update={"evaluate": original}))
-    others = predictions_of(baseline.scores["drawn"].artifact)
+    baseline = run("evaluate", settings.model_copy(update={"evaluate": original}))
+    others = predictions_of(scores_on(baseline, "drawn"))
     assert any(not np.array_equal(others[key], predictions[key]) for key in predictions)
     assert baseline.artifact.directory != report.artifact.directory
 
@@ -85,9 +85,9 @@ def test_the_ablation_compares_modes_and_switches_prompts_off(tmp_path):
     settings = adapted_settings(tmp_path, sweep=sweep)
     write_adapted(settings, seed=1)
     with pytest.raises(MissingInputError, match=r"run 'ovseg finetune --set finetune\.mode=ft' first"):
-        evaluate(settings, ablate=True)
+        run("evaluate", settings, ablate=True)
     write_adapted(adapted_settings(tmp_path, mode="ft"), seed=2)
-    report = evaluate(settings, ablate=True)
+    report = run("evaluate", settings, ablate=True)
     (drawn,) = read_numbers(report.artifact)["datasets"]
     miou = {variant["name"]: variant["metrics"]["miou"] for variant in drawn["variants"]}
     assert miou["ensemble"] == miou["adapted-ensemble"] != miou["no-mask-prompts"]
@@ -98,4 +98,4 @@ def test_the_ablation_compares_modes_and_switches_prompts_off(tmp_path):
 
 def test_a_clip_that_is_not_adapted_yet_is_told(tmp_path):
     with pytest.raises(MissingInputError, match="is not finished; run 'ovseg finetune' first"):
-        evaluate(adapted_settings(tmp_path))
+        run("evaluate", adapted_settings(tmp_path))

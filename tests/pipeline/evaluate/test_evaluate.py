@@ -10,26 +10,28 @@ import pytest
 from PIL import Image
 
 from flows.command import main
+from pipeline.dataflow import dataflow
 from pipeline.errors import PipelineError
 from pipeline.evaluate.compare import compare_runs
 from pipeline.evaluate.counts import Scores
-from pipeline.evaluate.evaluate import EvaluateReport, evaluate
 from pipeline.evaluate.report.numbers import number
-from pipeline.planning import plan_of_proposal_net, planned_artifacts
+from pipeline.graph import MissingInputError
 from pipeline.settings import Settings, SettingsError, settings_toml
-from pipeline.stage_inputs import MissingInputError, prepare_missing
+from pipeline.stages import StageRun, run
 from storage_schemas.artifact import Artifact
-from storage_schemas.reports import read_numbers
+from storage_schemas.reports import html_path, read_numbers
 from tests.pipeline.evaluate.chromium import CHROMIUM, layout_of, screenshot
 from tests.pipeline.evaluate.small_world import (
     DRAWN,
     files_of,
     folder_settings,
     make_folder,
+    scores_on,
     settings_of,
     small_net,
     write_net,
 )
+from tests.pipeline.planned import artifact_of, prepare_scenes
 
 NAMES = [
     "sky",
@@ -41,20 +43,20 @@ NAMES = [
 LOADED = re.compile(r"(?:src|href)\s*=(?![\"']?(?:data:|#))|@import|url\(", re.IGNORECASE)
 
 
-def evaluated(runs: Path, data: Path, *, ablate: bool = False, **evaluate_settings) -> tuple[Settings, EvaluateReport]:
+def evaluated(runs: Path, data: Path, *, ablate: bool = False, **evaluate_settings) -> tuple[Settings, StageRun]:
     """Evaluate a random net on drawn scenes and on a folder."""
     if not data.exists():
         make_folder(data, NAMES, images=4)
     settings = settings_of(runs, datasets={"drawn": DRAWN, "mine": folder_settings(data)}, **evaluate_settings)
-    prepare_missing(settings, ["drawn"])
-    net = plan_of_proposal_net(settings).artifact
+    prepare_scenes(settings, ["drawn"])
+    net = artifact_of(settings, "proposal_net")
     if not net.status().finished:
         write_net(net, small_net())
-    return settings, evaluate(settings, ablate=ablate)
+    return settings, run("evaluate", settings, ablate=ablate)
 
 
 @pytest.fixture(scope="module")
-def ablated(tmp_path_factory) -> tuple[Settings, EvaluateReport]:
+def ablated(tmp_path_factory) -> tuple[Settings, StageRun]:
     folder = tmp_path_factory.mktemp("ablated")
     sweep = {"ensemble_weights": [0.0, 0.5, 1.0], "mask_thresholds": [0.5, 0.6]}
     return evaluated(folder / "runs", folder / "data", ablate=True, sweep=sweep)
@@ -65,7 +67,7 @@ def test_the_numbers_are_those_of_the_stored_counts(ablated):
     numbers = read_numbers(report.artifact)
     assert [entry["dataset"] for entry in numbers["datasets"]] == ["drawn", "mine"]
     for entry, name in zip(numbers["datasets"], ("drawn", "mine"), strict=True):
-        scores = Scores(report.scores[name].artifact)
+        scores = Scores(scores_on(report, name))
         confusion = scores.confusion("ensemble")
         union = confusion.sum(0) + confusion.sum(1) - np.diag(confusion)
         ious = np.diag(confusion)[union > 0] / union[union > 0]
@@ -98,14 +100,14 @@ def test_perfect_classifiers_and_perfect_masks_score_higher(ablated):
 def test_a_second_run_does_nothing_and_says_the_same(ablated):
     settings, report = ablated
     before = files_of(report.artifact)
-    again = evaluate(settings, ablate=True)
+    again = run("evaluate", settings, ablate=True)
     assert again.units_done == 0
     assert again.artifact.directory == report.artifact.directory
     assert files_of(again.artifact) == before
 
 
 def test_the_page_stands_alone_and_takes_no_name_for_markup(ablated):
-    page = ablated[1].page.read_text(encoding="utf-8")
+    page = html_path(ablated[1].artifact).read_text(encoding="utf-8")
     assert not LOADED.search(page)
     assert "<script" not in page
     assert "&lt;script&gt;document.body" in page
@@ -130,8 +132,8 @@ def test_the_page_stands_alone_and_takes_no_name_for_markup(ablated):
 
 def test_markdown_and_json_say_what_the_page_says(ablated):
     report = ablated[1]
-    markdown = report.page.with_suffix(".md").read_text(encoding="utf-8")
-    page = report.page.read_text(encoding="utf-8")
+    markdown = html_path(report.artifact).with_suffix(".md").read_text(encoding="utf-8")
+    page = html_path(report.artifact).read_text(encoding="utf-8")
     for entry in read_numbers(report.artifact)["datasets"]:
         value = f"{100 * entry['variants'][0]['metrics']['miou']:.1f}"
         assert re.search(rf"\| {entry['dataset']} \| {value} \|", markdown)
@@ -144,7 +146,7 @@ def test_markdown_and_json_say_what_the_page_says(ablated):
 @pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed; apt-get install chromium")
 @pytest.mark.parametrize("width", [1400, 1280, 390])
 def test_a_browser_shows_the_page_without_overflow(ablated, tmp_path, width):
-    page = ablated[1].page
+    page = html_path(ablated[1].artifact)
     layout = layout_of(page, tmp_path, width)
     assert layout.window == width
     assert layout.content <= width
@@ -159,7 +161,7 @@ def test_a_browser_shows_the_page_without_overflow(ablated, tmp_path, width):
 
 def test_comparing_says_better_only_where_the_images_do(ablated, tmp_path, capsys):
     _, report = ablated
-    directory = report.scores["drawn"].artifact.directory
+    directory = scores_on(report, "drawn").directory
     same = compare_runs(directory, directory, rounds=50)
     assert {found.verdict for found in same[0].differences.values()} == {"cannot tell"}
     arguments = [str(directory), str(directory), "--variant-b", "oracle-labels", "--rounds", "50"]
@@ -176,7 +178,7 @@ def test_comparing_says_better_only_where_the_images_do(ablated, tmp_path, capsy
 
 def test_what_cannot_be_compared_is_refused(ablated, capsys):
     _, report = ablated
-    drawn, mine = (report.scores[name].artifact.directory for name in ("drawn", "mine"))
+    drawn, mine = (scores_on(report, name).directory for name in ("drawn", "mine"))
     with pytest.raises(PipelineError, match="were scored on different scenes; evaluate both on the same data set"):
         compare_runs(drawn, mine)
     with pytest.raises(PipelineError, match="has no variant 'x'; it has clip-only, ensemble"):
@@ -190,7 +192,7 @@ def test_what_cannot_be_compared_is_refused(ablated, capsys):
 
 def test_a_report_whose_scores_are_gone_says_so(tmp_path):
     _, report = evaluated(tmp_path / "runs", tmp_path / "data")
-    directory = report.scores["mine"].artifact.directory
+    directory = scores_on(report, "mine").directory
     directory.rename(directory.with_name("elsewhere"))
     with pytest.raises(PipelineError, match="of mine are gone; evaluate again"):
         compare_runs(report.artifact.directory, report.artifact.directory)
@@ -202,11 +204,9 @@ def test_the_command_evaluates_and_tells_where_the_report_lies(tmp_path, capsys)
     config.write_text(settings_toml(settings))
     assert main(["evaluate", "--config", str(config)]) == 0
     shown = capsys.readouterr().out
-    assert "units were done before; nothing to do" in shown
+    assert "units were complete before; nothing to do" in shown
     assert Path(re.search(r"report: (.*)", shown).group(1)).is_file()
-    labels = {planned.label.split("/")[0]: planned.artifact for planned in planned_artifacts(settings)}
-    assert labels["scores"].status().finished
-    assert labels["reports"].status().finished
+    assert all(node.is_complete() for kind in ("scores", "reports") for node in dataflow(settings).of_kind(kind))
 
 
 def test_a_report_follows_each_of_two_data_sets_of_one_kind(tmp_path):
@@ -215,24 +215,23 @@ def test_a_report_follows_each_of_two_data_sets_of_one_kind(tmp_path):
     settings = settings_of(
         tmp_path, datasets={"drawn": DRAWN} | {name: folder_settings(tmp_path / name) for name in ("of-2", "of-3")}
     )
-    prepare_missing(settings, ["drawn"])
-    write_net(plan_of_proposal_net(settings).artifact, small_net())
-    report = evaluate(settings)
+    prepare_scenes(settings, ["drawn"])
+    write_net(artifact_of(settings, "proposal_net"), small_net())
+    report = run("evaluate", settings)
     images = {entry["dataset"]: entry["images"] for entry in read_numbers(report.artifact)["datasets"]}
     assert images == {"drawn": 5, "of-2": 2, "of-3": 3}
-    manifests = {stage.artifact.manifest().digest() for stage in report.scores.values()}
+    manifests = {stage.manifest.digest() for stage in report.of_kind("scores")}
     assert set(report.artifact.identity.inputs.values()) == manifests
     assert len(manifests) == 3
 
 
-def test_what_is_missing_or_named_twice_is_told(tmp_path):
+def test_what_is_missing_is_reported(tmp_path):
     settings = settings_of(tmp_path)
     with pytest.raises(MissingInputError, match="is not finished; run 'ovseg train-proposals' first"):
-        evaluate(settings)
-    twice = settings_of(tmp_path, datasets=None).evaluate.datasets * 2
-    section = settings.evaluate.model_copy(update={"datasets": twice})
-    with pytest.raises(SettingsError, match="at least one data set, each once, is wanted"):
-        evaluate(settings.model_copy(update={"evaluate": section}))
+        run("evaluate", settings)
+    section = settings.evaluate.model_copy(update={"datasets": ()})
+    with pytest.raises(SettingsError, match=r"evaluate\.datasets: at least one data set is expected"):
+        run("evaluate", settings.model_copy(update={"evaluate": section}))
 
 
 def test_what_does_not_exist_is_null():
@@ -245,7 +244,7 @@ def test_what_training_knew_of_a_data_set_follows_from_the_settings(tmp_path):
     drawn, mine = (entry["training_overlap"] for entry in read_numbers(report.artifact)["datasets"])
     assert drawn.startswith("Not zero-shot: the proposal net was trained on labels of these very scenes")
     assert "of its 5 classes 1 have the name of one that the proposal net learned (on drawn)" in mine
-    page = report.page.read_text(encoding="utf-8")
+    page = html_path(report.artifact).read_text(encoding="utf-8")
     assert drawn in page
     assert mine in page
 

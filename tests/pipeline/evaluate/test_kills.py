@@ -10,11 +10,10 @@ from pathlib import Path
 import pytest
 
 from flows.command import main
-from pipeline.evaluate.evaluate import evaluate
-from pipeline.planning import plan_of_proposal_net
 from pipeline.settings import Settings, settings_toml
-from pipeline.stage_inputs import prepare_missing
+from pipeline.stages import run
 from tests.pipeline.evaluate.small_world import settings_of, small_net, write_net
+from tests.pipeline.planned import artifact_of, prepare_scenes
 
 KINDS = ("branches", "scores", "reports")
 KILLS = 6
@@ -29,8 +28,8 @@ def ready(runs: Path) -> Settings:
     """Make what the stage reads."""
     sweep = {"ensemble_weights": [0.0, 0.5], "mask_thresholds": [0.5, 0.6]}
     settings = settings_of(runs, sweep=sweep, prompt_templates="single")
-    prepare_missing(settings, ["drawn"])
-    write_net(plan_of_proposal_net(settings).artifact, small_net())
+    prepare_scenes(settings, ["drawn"])
+    write_net(artifact_of(settings, "proposal_net"), small_net())
     return settings
 
 
@@ -52,7 +51,7 @@ def done_in(runs: Path) -> int:
 
 @pytest.mark.slow
 def test_a_run_killed_at_random_moments_ends_with_the_same_bytes(tmp_path: Path) -> None:
-    evaluate(ready(tmp_path / "calm"), ablate=True)
+    run("evaluate", ready(tmp_path / "calm"), ablate=True)
     calm = result_of(tmp_path / "calm")
     runs, config = tmp_path / "killed", tmp_path / "run.toml"
     config.write_text(settings_toml(ready(runs)))

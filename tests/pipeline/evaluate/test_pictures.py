@@ -15,10 +15,11 @@ from pipeline.evaluate.counts import Scores
 from pipeline.evaluate.jobs import LabelledScenes
 from pipeline.evaluate.report.page import pictures_of
 from pipeline.evaluate.report.pictures import SIDE_PX, PictureBook, drawing_url, photo_url, spread
+from pipeline.evaluate.score import labelled_scenes_of
 from pipeline.prepare.prepare import prepare
 from pipeline.settings import PrepareSettings
-from tests.pipeline.evaluate.small_world import folder_settings, make_folder, settings_of
-from tests.pipeline.evaluate.test_jobs import planned, predictions_of, run
+from tests.pipeline.evaluate.small_world import folder_settings, make_folder, scores_of, settings_of
+from tests.pipeline.evaluate.test_jobs import predictions_of, run
 
 NAMES = ["sky", "grass", "boat", "duck"]
 GREY = (225, 225, 225)
@@ -41,9 +42,9 @@ def book(tmp_path_factory) -> tuple[PictureBook, dict[str, np.ndarray], dict[str
         values[:6, :9] = 255
         Image.fromarray(values).save(path)
         labels[path.stem] = values
-    plan = planned(settings_of(folder / "runs", datasets={"mine": folder_settings(folder / "data")}), name="mine")
+    plan = scores_of(settings_of(folder / "runs", datasets={"mine": folder_settings(folder / "data")}))
     run(plan)
-    return PictureBook(Scores(plan.artifact), plan.job.scenes), labels, predictions_of(plan.artifact)
+    return PictureBook(Scores(plan.artifact), labelled_scenes_of(plan)), labels, predictions_of(plan.artifact)
 
 
 def test_a_row_paints_label_map_and_prediction_and_counts_their_shares(book):

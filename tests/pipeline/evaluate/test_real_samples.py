@@ -13,12 +13,11 @@ import torch
 
 from ovseg_models.proposal_presets import build_proposal_net
 from pipeline.evaluate.counts import Scores
-from pipeline.evaluate.evaluate import EvaluateReport, evaluate
-from pipeline.planning import plan_of_proposal_net
 from pipeline.settings import Settings
-from pipeline.stage_inputs import prepare_missing
-from storage_schemas.reports import read_numbers
-from tests.pipeline.evaluate.small_world import write_net
+from pipeline.stages import StageRun, run
+from storage_schemas.reports import html_path, read_numbers
+from tests.pipeline.evaluate.small_world import scores_on, write_net
+from tests.pipeline.planned import artifact_of, prepare_scenes
 from tests.pipeline.prepare.layouts import SHARED_DATA
 
 pytestmark = [
@@ -46,7 +45,7 @@ DATASETS = {
 CLASSES = {"camvid": 11, "ade20k-150": 150, "ade20k-847": 847, "voc": 20}
 
 
-def evaluated(runs: Path, names: list[str], clip: str) -> EvaluateReport:
+def evaluated(runs: Path, names: list[str], clip: str) -> StageRun:
     """Evaluate random nets on one image of each data set."""
     document = {
         "name": "real",
@@ -64,26 +63,26 @@ def evaluated(runs: Path, names: list[str], clip: str) -> EvaluateReport:
         },
     }
     settings = Settings.model_validate(document)
-    prepare_missing(settings, names)
+    prepare_scenes(settings, names)
     torch.manual_seed(0)
-    write_net(plan_of_proposal_net(settings).artifact, build_proposal_net("r101c", queries=3))
-    return evaluate(settings)
+    write_net(artifact_of(settings, "proposal_net"), build_proposal_net("r101c", queries=3))
+    return run("evaluate", settings)
 
 
-def check(report: EvaluateReport, names: list[str]) -> None:
+def check(report: StageRun, names: list[str]) -> None:
     """Every labelled pixel of each image is in the confusions, and the report counts as the scores do."""
     numbers = {entry["dataset"]: entry for entry in read_numbers(report.artifact)["datasets"]}
     for name in names:
         shown = numbers[name]
         assert (shown["images"], shown["classes_total"], shown["failed"]) == (1, CLASSES[name], {})
-        scores = Scores(report.scores[name].artifact)
+        scores = Scores(scores_on(report, name))
         (image,) = scores.images()
         confusion = scores.confusion("ensemble")
         assert confusion.shape == (CLASSES[name],) * 2
         assert confusion.sum() == image.labelled_px > 10_000
         assert np.trace(confusion) == image.correct_px
         assert [entry["true_px"] for entry in shown["classes"]] == confusion.sum(axis=1).tolist()
-    page = report.page.read_text(encoding="utf-8")
+    page = html_path(report.artifact).read_text(encoding="utf-8")
     assert all(f"<p>1 image, {CLASSES[name]} classes" in page for name in names)
 
 

@@ -1,6 +1,7 @@
 """The choice of an ensemble weight on mined pairs, against a loop over pairs."""
 
 import io
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,27 +10,20 @@ from PIL import Image
 
 from ovseg_models.masked_crops import crops_of_regions
 from pipeline.errors import StageError
-from pipeline.evaluate.evaluate import evaluate
-from pipeline.evaluate.plan import net_sources
-from pipeline.evaluate.variants import view_of
-from pipeline.evaluate.weight_choice import (
-    WeightChoiceJob,
-    choice_numbers,
-    choose_weight,
-    mined_pairs,
-    plan_weight_choice,
-)
-from pipeline.mine.mine import mine
-from pipeline.planning import plan_of_proposal_net, plan_of_weight_choice
+from pipeline.evaluate.weight_choice import ChooseWeight, choice_numbers
+from pipeline.evaluate.weight_trial import mined_pairs
+from pipeline.graph import Finished, MissingInputError, Node
 from pipeline.settings import SettingsError
-from pipeline.shard_runner import UnitPlan
-from pipeline.stage_inputs import MissingInputError, prepare_missing
+from pipeline.shard_runner import Execution
+from pipeline.stages import run
 from storage_schemas import pairs, proposals
 from storage_schemas.artifact import Artifact
 from storage_schemas.manifest import Description, Identity
-from storage_schemas.reports import read_numbers
+from storage_schemas.reports import html_path, read_numbers
 from storage_schemas.rle import encode_masks
-from tests.pipeline.evaluate.small_world import DRAWN, inputs_of, settings_of, small_net, write_net
+from storage_schemas.weight_choices import read_weight_choice
+from tests.pipeline.evaluate.small_world import DRAWN, scores_of, settings_of, small_net, write_net
+from tests.pipeline.planned import artifact_of, prepare_scenes
 
 UNITS, DIM, QUERIES = ("shard-00000", "shard-00001"), 96, 3
 WEIGHTS = (0.0, 0.3, 0.7, 1.0)
@@ -103,29 +97,33 @@ def _write_proposals(unit_writer, number, nouns, generator):
     return writer.commit()
 
 
-def plan_of(runs, limit: int = 100, **options) -> UnitPlan[WeightChoiceJob]:
-    settings = settings_of(runs)
-    pair_artifact, proposal_artifact = mined(runs, **options)
-    job = WeightChoiceJob(
-        pairs=pair_artifact,
-        proposals=proposal_artifact,
-        nets=net_sources(settings, inputs_of(settings), ()),
-        view=view_of(settings.evaluate, "original"),
-        ensemble_weights=WEIGHTS,
-        limit=limit,
-    )
-    return plan_weight_choice(job, name="mined", runs=runs, decisive={}, inputs={})
+def choice_of(runs, limit: int = 100, **options) -> Node:
+    sweep = {"ensemble_weights": list(WEIGHTS), "validation_pairs": limit}
+    settings = settings_of(runs, sweep=sweep)
+    net, (pair_artifact, proposal_artifact) = scores_of(settings)["proposal_net"], mined(runs, **options)
+    sources = {
+        "pairs": Node(Finished("pairs", str(pair_artifact.directory), ""), "a", runs, {}),
+        "proposals": Node(Finished("proposals", str(proposal_artifact.directory), ""), "a", runs, {}),
+        "proposal_net": net,
+        "clip": net.clip,
+    }
+    step = ChooseWeight(settings=settings.evaluate, compute=settings.compute, mined_from="proposals-1-caption")
+    return Node(step, "mined", runs, sources)
+
+
+def chosen(node: Node) -> dict[str, Any]:
+    return choice_numbers(read_weight_choice(node.make(Execution()).artifact).to_pylist())
 
 
 def test_each_weight_counts_the_pairs_that_it_names_rightly(tmp_path):
-    plan = plan_of(tmp_path)
-    choice = choose_weight(plan)
-    nets = plan.job.open()
+    node = choice_of(tmp_path)
+    numbers, job = chosen(node), node.step.job(node)
+    nets = job.open()
     nouns = ["boat", "duck", "sky"]
     texts = nets.embedded_names(nouns)
     clip = nets.clip("original")
     correct = dict.fromkeys(WEIGHTS, 0)
-    found = list(mined_pairs(plan.job.pairs, plan.job.proposals, DIM))
+    found = list(mined_pairs(job.pairs, job.proposals, DIM))
     assert [pair.noun for pair in found] == ["boat", "sky", "duck", "sky", "duck", "boat"]
     for pair in found:
         with torch.no_grad():
@@ -137,20 +135,20 @@ def test_each_weight_counts_the_pairs_that_it_names_rightly(tmp_path):
         for weight in WEIGHTS:
             score = by_net ** (1 - weight) * by_clip**weight
             correct[weight] += nouns[int(score.argmax())] == pair.noun
-    assert {row["ensemble_weight"]: row["accuracy"] for row in choice.numbers["rows"]} == pytest.approx(
+    assert {row["ensemble_weight"]: row["accuracy"] for row in numbers["rows"]} == pytest.approx(
         {weight: count / 6 for weight, count in correct.items()}
     )
-    assert (choice.numbers["pairs"], choice.numbers["nouns"]) == (6, 3)
-    assert choose_weight(plan).report.units_done == 0
+    assert (numbers["pairs"], numbers["nouns"]) == (6, 3)
+    assert node.make(Execution()).units_done == 0
 
 
 def test_the_first_pairs_are_enough(tmp_path):
-    assert choose_weight(plan_of(tmp_path, limit=4)).numbers["pairs"] == 4
+    assert chosen(choice_of(tmp_path, limit=4))["pairs"] == 4
 
 
 def test_one_noun_leaves_nothing_to_choose(tmp_path):
-    with pytest.raises(StageError, match="holds 1 nouns, at least two to choose from are wanted; mine more pictures"):
-        choose_weight(plan_of(tmp_path, nouns=("boat",)))
+    with pytest.raises(StageError, match="holds 1 nouns, at least two to choose from are expected; mine more pictures"):
+        chosen(choice_of(tmp_path, nouns=("boat",)))
 
 
 @pytest.mark.parametrize(
@@ -173,20 +171,20 @@ def test_the_report_sets_the_choice_beside_the_best_on_the_test_set(tmp_path):
     propose = settings.mine.propose.model_copy(update={"short_side_px": 64, "max_side_px": 64})
     mining = settings.mine.model_copy(update={"dataset": "drawn", "propose": propose})
     settings = settings.model_copy(update={"evaluate": section, "mine": mining})
-    prepare_missing(settings, ["drawn", "val"])
-    write_net(plan_of_proposal_net(settings).artifact, small_net())
+    prepare_scenes(settings, ["drawn", "val"])
+    write_net(artifact_of(settings, "proposal_net"), small_net())
     with pytest.raises(MissingInputError, match=r"run 'ovseg mine --set mine\.dataset=val' first"):
-        evaluate(settings, ablate=True)
-    mine(settings.model_copy(update={"mine": mining.model_copy(update={"dataset": "val"})}))
-    report = evaluate(settings, ablate=True)
+        run("evaluate", settings, ablate=True)
+    run("mine", settings.model_copy(update={"mine": mining.model_copy(update={"dataset": "val"})}))
+    report = run("evaluate", settings, ablate=True)
     choice = read_numbers(report.artifact)["weight_choice"]
     assert [row["ensemble_weight"] for row in choice["rows"]] == [0.0, 0.5, 1.0]
     assert choice["pairs"] > 5
     accuracy = {row["ensemble_weight"]: row["accuracy"] for row in choice["rows"]}
     assert accuracy[choice["chosen"]] == max(accuracy.values())
-    page = report.page.read_text(encoding="utf-8")
+    page = html_path(report.artifact).read_text(encoding="utf-8")
     assert f"Chosen on mined validation pairs, without any test label:\n{choice['chosen']}" in page
     assert f"The same on {choice['pairs']} mined validation pairs" in page
     whole_masks = settings.mine.model_copy(update={"source": "masks-classes"})
-    with pytest.raises(SettingsError, match="pairs of proposals are wanted"):
-        plan_of_weight_choice(settings.model_copy(update={"mine": whole_masks}))
+    with pytest.raises(SettingsError, match="pairs of proposals are expected"):
+        run("evaluate", settings.model_copy(update={"mine": whole_masks}), ablate=True)

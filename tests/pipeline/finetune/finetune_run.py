@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
-from pipeline.finetune.finetune import finetune
 from pipeline.finetune.task import FinetuneTask
 from pipeline.settings import Settings
+from pipeline.stages import run
 from tests.tiny_clip import CONFIG, TOKENIZER
 
 BATCH, EPOCHS = 8, 2
@@ -57,7 +57,7 @@ def main() -> None:
             time.sleep(options.pause_s)
 
         FinetuneTask.after_step = slowly  # type: ignore[method-assign]
-    finetune(small_settings(options.runs, options.pairs, **options.changes))
+    run("finetune", small_settings(options.runs, options.pairs, **options.changes))
 
 
 if __name__ == "__main__":

@@ -18,12 +18,12 @@ from ovseg_models.weights_digest import image_tower_weights, text_tower_weights,
 from pipeline.adapted_clip_loading import load_adapted_clip
 from pipeline.clip_loading import load_clip
 from pipeline.errors import PipelineError
-from pipeline.finetune import finetune as stage
-from pipeline.finetune.finetune import finetune
+from pipeline.finetune.finetune import Finetune
 from pipeline.finetune.task import FinetuneTask
-from pipeline.planning import plan_of_adapted_clip, planned_artifacts
+from pipeline.graph import MissingInputError
 from pipeline.settings import Settings
-from pipeline.stage_inputs import MissingInputError
+from pipeline.stages import run
+from pipeline.states import state_of_node
 from pipeline.training.metrics import read_metrics
 from storage_schemas.artifact import Artifact
 from storage_schemas.checkpoints import read_weights
@@ -31,6 +31,7 @@ from storage_schemas.pair_collection import PairCollection
 from storage_schemas.status import UnitState
 from tests.pipeline.finetune.finetune_run import EPOCHS, small_settings
 from tests.pipeline.finetune.made_pairs import made_pairs
+from tests.pipeline.planned import artifact_of, node_of
 from tests.pipeline.training.toy_run import Stopped, StoppingDisk
 
 ROOT = Path(__file__).parents[3]
@@ -53,21 +54,21 @@ def files_of(artifact: Artifact) -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def undisturbed(pairs: Artifact, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    report = finetune(small_settings(tmp_path_factory.mktemp("undisturbed"), pairs.directory))
+    report = run("finetune", small_settings(tmp_path_factory.mktemp("undisturbed"), pairs.directory))
     return files_of(report.artifact)
 
 
 def test_what_is_written(pairs: Artifact, tmp_path: Path) -> None:
     settings = small_settings(tmp_path, pairs.directory, validation_dataset="scenes")
-    report = finetune(settings)
+    report = run("finetune", settings)
     assert [unit.unit for unit in report.manifest.units] == ["image_tower", "mask_prompts", "report"]
     card = report.manifest.units[2].facts
     assert [phase["mode"] for phase in card["phases"]] == ["ft", "mpt"]
     assert [phase["steps"] for phase in card["phases"]] == [
-        len(read_metrics_of(report.artifact, run)) for run in PHASES
+        len(read_metrics_of(report.artifact, phase_run)) for phase_run in PHASES
     ]
-    for phase, run in zip(card["phases"], PHASES, strict=True):
-        losses = [line["loss"] for line in read_metrics_of(report.artifact, run)]
+    for phase, phase_run in zip(card["phases"], PHASES, strict=True):
+        losses = [line["loss"] for line in read_metrics_of(report.artifact, phase_run)]
         last = losses[-max(1, len(losses) // 4) :]
         assert phase["first_loss"] == losses[0]
         assert phase["last_loss"] == pytest.approx(np.mean(last))
@@ -97,7 +98,7 @@ def read_metrics_of(artifact: Artifact, run: str) -> list[dict[str, object]]:
 
 def test_mpt_leaves_every_weight_of_clip_as_it_was(pairs: Artifact, tmp_path: Path) -> None:
     settings = small_settings(tmp_path, pairs.directory, mode="mpt")
-    report = finetune(settings)
+    report = run("finetune", settings)
     assert [unit.unit for unit in report.manifest.units] == ["mask_prompts", "report"]
     assert read_weights(report.artifact, "mask_prompts").keys() == {"mask_prompts", "clip.logit_scale"}
     base = load_clip(settings.clip)
@@ -110,7 +111,7 @@ def test_mpt_leaves_every_weight_of_clip_as_it_was(pairs: Artifact, tmp_path: Pa
 
 @pytest.mark.parametrize("mode", ["ft", "mpt-then-ft", "ft+mpt"])
 def test_the_other_modes_run(pairs: Artifact, tmp_path: Path, mode: str) -> None:
-    report = finetune(small_settings(tmp_path, pairs.directory, mode=mode))
+    report = run("finetune", small_settings(tmp_path, pairs.directory, mode=mode))
     units = [unit.unit for unit in report.manifest.units]
     assert units == (["image_tower", "report"] if mode == "ft" else ["image_tower", "mask_prompts", "report"])
 
@@ -119,14 +120,14 @@ def test_a_finished_run_does_nothing_and_settings_of_how_change_nothing(
     pairs: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, undisturbed: dict[str, bytes]
 ) -> None:
     settings = small_settings(tmp_path, pairs.directory)
-    first = finetune(settings)
+    first = run("finetune", settings)
     assert (first.units_done, first.units_skipped) == (3, 0)
     assert files_of(first.artifact) == undisturbed
     monkeypatch.setattr(FinetuneTask, "backward", None)
-    again = finetune(settings)
+    again = run("finetune", settings)
     assert (again.units_done, again.units_skipped) == (0, 3)
     how = small_settings(tmp_path, pairs.directory, accumulation_steps=2, gradient_checkpointing=True)
-    assert finetune(how).artifact == first.artifact
+    assert run("finetune", how).artifact == first.artifact
 
 
 def test_a_run_that_goes_on_embeds_no_noun_again(
@@ -146,15 +147,15 @@ def test_a_run_that_goes_on_embeds_no_noun_again(
     monkeypatch.setattr(TextClassifier, "text_embeddings", noting)
     monkeypatch.setattr(FinetuneTask, "after_step", stopping)
     with pytest.raises(Stopped):
-        finetune(settings)
+        run("finetune", settings)
     monkeypatch.setattr(FinetuneTask, "after_step", after_step)
-    assert files_of(finetune(settings).artifact) == undisturbed
+    assert files_of(run("finetune", settings).artifact) == undisturbed
     assert tuple(embedded) == PairCollection(pairs).nouns
 
 
 def test_settings_of_a_part_that_is_not_trained_are_no_part_of_the_identity(pairs: Artifact, tmp_path: Path) -> None:
     def digest(**changes: object) -> str:
-        return plan_of_adapted_clip(small_settings(tmp_path, pairs.directory, **changes)).artifact.identity.digest()
+        return artifact_of(small_settings(tmp_path, pairs.directory, **changes), "adapted_clip").identity.digest()
 
     other = {"epochs": 9, "batch_pairs": 4}
     assert digest(mode="ft") == digest(mode="ft", mpt=other, prompt_depth=1)
@@ -170,30 +171,25 @@ def test_a_stop_between_any_two_writes_changes_nothing(
     pairs: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, undisturbed: dict[str, bytes]
 ) -> None:
     """Stops in FT, at the switch, in MPT and while the result is written; each run goes on from the one before."""
-    planned = stage.plan_of_adapted_clip
-    disk = StoppingDisk(10**6)
-
-    def plan_on_stopping_disk(settings: object) -> object:
-        plan = planned(settings)
-        return dataclasses.replace(plan, artifact=dataclasses.replace(plan.artifact, disk=disk))
-
-    monkeypatch.setattr(stage, "plan_of_adapted_clip", plan_on_stopping_disk)
+    disk, planned = StoppingDisk(10**6), Finetune.artifact
+    on_disk = lambda step, node: dataclasses.replace(planned(step, node), disk=disk)  # noqa: E731
+    monkeypatch.setattr(Finetune, "artifact", on_disk)
     settings = small_settings(tmp_path, pairs.directory)
     stops = set()
     for calls in (9, 24, 31, 38, 45, 52, 59, 66, 73) * 3:
         disk.left = calls
         try:
-            report = finetune(settings)
+            report = run("finetune", settings)
         except Stopped:
-            local = plan_of_adapted_clip(settings).artifact.local_directory
-            stops.add(tuple(run for run in ("start", *PHASES) if (local / run).exists()))
+            local = artifact_of(settings, "adapted_clip").local_directory
+            stops.add(tuple(part for part in ("start", *PHASES) if (local / part).exists()))
         else:
             break
     assert files_of(report.artifact) == undisturbed
     assert stops >= {("start",), ("start", "ft"), ("start", *PHASES)}
 
 
-def run(runs: Path, pairs: Path, *options: str, processes: int = 1) -> subprocess.Popen[bytes]:
+def started(runs: Path, pairs: Path, *options: str, processes: int = 1) -> subprocess.Popen[bytes]:
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
     module = ["-m", "tests.pipeline.finetune.finetune_run", str(runs), str(pairs), *options]
     command = [sys.executable, *(launcher if processes > 1 else []), *module]
@@ -204,7 +200,7 @@ def run(runs: Path, pairs: Path, *options: str, processes: int = 1) -> subproces
 def test_kills_in_ft_at_the_switch_and_in_mpt_change_nothing(
     pairs: Artifact, tmp_path: Path, undisturbed: dict[str, bytes]
 ) -> None:
-    local = plan_of_adapted_clip(small_settings(tmp_path, pairs.directory)).artifact.local_directory
+    local = artifact_of(small_settings(tmp_path, pairs.directory), "adapted_clip").local_directory
     steps = len(undisturbed["_local/ft/metrics.jsonl"].splitlines())
 
     def lines(phase: str) -> int:
@@ -217,14 +213,14 @@ def test_kills_in_ft_at_the_switch_and_in_mpt_change_nothing(
         lambda: lines("ft-then-mpt") >= 4,
     )
     for moment in moments:
-        process = run(tmp_path, pairs.directory, "--pause-s", "0.1")
+        process = started(tmp_path, pairs.directory, "--pause-s", "0.1")
         while process.poll() is None and not moment():
             time.sleep(0.005)
         assert process.poll() is None, "the run ended before the kill"
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-    assert run(tmp_path, pairs.directory).wait() == 0
-    artifact = plan_of_adapted_clip(small_settings(tmp_path, pairs.directory)).artifact
+    assert started(tmp_path, pairs.directory).wait() == 0
+    artifact = artifact_of(small_settings(tmp_path, pairs.directory), "adapted_clip")
     assert files_of(artifact) == undisturbed
 
 
@@ -232,8 +228,8 @@ def test_kills_in_ft_at_the_switch_and_in_mpt_change_nothing(
 @pytest.mark.parametrize("parts", [1, 2])
 def test_two_processes_equal_one(pairs: Artifact, tmp_path: Path, undisturbed: dict[str, bytes], parts: int) -> None:
     changes = json.dumps({"accumulation_steps": parts})
-    assert run(tmp_path, pairs.directory, "--changes", changes, processes=2).wait() == 0
-    artifact = plan_of_adapted_clip(small_settings(tmp_path, pairs.directory)).artifact
+    assert started(tmp_path, pairs.directory, "--changes", changes, processes=2).wait() == 0
+    artifact = artifact_of(small_settings(tmp_path, pairs.directory), "adapted_clip")
     for phase in PHASES:
         lines = undisturbed[f"_local/{phase}/metrics.jsonl"].splitlines()
         expected = [json.loads(line)["loss"] for line in lines]
@@ -249,16 +245,16 @@ def test_two_processes_equal_one(pairs: Artifact, tmp_path: Path, undisturbed: d
 def test_pairs_that_fill_no_batch_are_told(pairs: Artifact, tmp_path: Path) -> None:
     settings = small_settings(tmp_path, pairs.directory, mode="mpt", mpt={"batch_pairs": 1000})
     with pytest.raises(PipelineError, match=r"finetune.mpt.batch_pairs: .* don't fill one batch of 1000; lower the"):
-        finetune(settings)
+        run("finetune", settings)
 
 
 def test_missing_pairs_are_told_and_known_to_status(tmp_path: Path) -> None:
     settings = small_settings(tmp_path, tmp_path / "nowhere")
     with pytest.raises(MissingInputError, match=r"finetune.pairs_dir: .*nowhere holds no artifact of pairs"):
-        finetune(settings)
-    (planned,) = [entry for entry in planned_artifacts(settings) if entry.label == "adapted_clip/small"]
-    assert planned.artifact is None
-    assert "nowhere holds no artifact of pairs" in planned.reason
+        run("finetune", settings)
+    state = state_of_node(node_of(settings, "adapted_clip"))
+    assert state.state == "waiting"
+    assert "nowhere holds no artifact of pairs" in state.reason
 
 
 def test_unfinished_pairs_are_told(pairs: Artifact, tmp_path: Path) -> None:
@@ -266,7 +262,7 @@ def test_unfinished_pairs_are_told(pairs: Artifact, tmp_path: Path) -> None:
     unfinished.mkdir()
     (unfinished / "artifact.json").write_bytes((pairs.directory / "artifact.json").read_bytes())
     with pytest.raises(MissingInputError, match=r"is not finished; run 'ovseg mine' first"):
-        finetune(small_settings(tmp_path / "runs", unfinished))
+        run("finetune", small_settings(tmp_path / "runs", unfinished))
 
 
 @pytest.mark.parametrize("source", ["masks-classes", "proposals-1-caption"])
@@ -275,11 +271,10 @@ def test_that_nothing_is_mined_is_told_before_any_scene_is_prepared(source: str,
     scenes = {"dataset": "drawn-world", "split": "val", "drawn_world": {"scenes": 2}}
     settings = Settings.model_validate({"runs_dir": tmp_path, "datasets": {"scenes": scenes}, **changes})
     with pytest.raises(MissingInputError, match=r"is not finished; run 'ovseg mine' first"):
-        finetune(settings)
+        run("finetune", settings)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_status_sees_the_units(pairs: Artifact, tmp_path: Path) -> None:
     settings = small_settings(tmp_path, pairs.directory)
-    (planned,) = [entry for entry in planned_artifacts(settings) if entry.label == "adapted_clip/small"]
-    assert len(planned.artifact.status().of_state(UnitState.MISSING)) == 3
+    assert len(node_of(settings, "adapted_clip").status().of_state(UnitState.MISSING)) == 3

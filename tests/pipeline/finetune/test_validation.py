@@ -16,11 +16,11 @@ from pipeline.finetune import validation as module
 from pipeline.finetune.task import ImageSide, accuracies
 from pipeline.finetune.validation import Validation, seen_groups
 from pipeline.prepare.drawn_world.words import NOUNS
-from pipeline.stage_inputs import prepare_missing, scenes_of
 from pipeline.training.processes import Processes
 from storage_schemas.scene_collection import SceneCollection
 from storage_schemas.scenes import Scene
 from tests.pipeline.finetune.finetune_run import small_settings
+from tests.pipeline.planned import prepare_scenes, scenes_of
 from tests.tiny_clip import tiny_loaded_clip
 
 SIDE, PATCH = 16, 4
@@ -30,7 +30,7 @@ SIDE, PATCH = 16, 4
 def validation(tmp_path_factory: pytest.TempPathFactory) -> Validation:
     runs = tmp_path_factory.mktemp("runs")
     settings = small_settings(runs, runs)
-    prepare_missing(settings, ["scenes"])
+    prepare_scenes(settings, ["scenes"])
     texts = functional.normalize(torch.randn(len(NOUNS), 16, generator=torch.Generator().manual_seed(0)), dim=1)
     scenes = SceneCollection(scenes_of(settings, "scenes"), labelled=True)
     return Validation(scenes, texts, {"seen": (0, 1), "unseen": (2,)}, crop_px=SIDE, patch_px=PATCH)

@@ -8,12 +8,11 @@ import torch
 
 from ovseg_models.proposal_net import ProposalNet
 from ovseg_models.proposal_presets import build_proposal_net
-from pipeline.planning import plan_of_proposal_net
 from pipeline.proposal_net_loading import write_proposal_net
 from pipeline.settings import Settings, load_settings
-from pipeline.stage_inputs import prepare_missing
 from storage_schemas.artifact import Artifact
 from storage_schemas.pairs import read_index
+from tests.pipeline.planned import artifact_of, prepare_scenes
 
 QUERIES = 5
 _SETTINGS = (
@@ -31,8 +30,8 @@ def mining_settings(runs: Path, *overrides: str, scenes: int = 4, dataset: str =
 
 def with_net(settings: Settings, net: ProposalNet | None = None) -> Settings:
     """Prepare the scenes, and write a net in place of the one that stage 1 would train; return the settings."""
-    prepare_missing(settings, ["drawn"])
-    artifact = plan_of_proposal_net(settings).artifact
+    prepare_scenes(settings, ["drawn"])
+    artifact = artifact_of(settings, "proposal_net")
     with artifact.writing():
         sidecars = {"weights": write_proposal_net(artifact, net or random_net(), {})}
         for unit in artifact.description.units[1:]:

@@ -12,7 +12,7 @@ from PIL import Image
 
 from pipeline.mine.card import Histogram, make_card, pair_facts
 from pipeline.mine.card_sheet import COLUMNS, ROWS, contact_sheet
-from pipeline.mine.mine import mine
+from pipeline.stages import run
 from storage_schemas.artifact import Artifact
 from storage_schemas.cards import card_facts
 from storage_schemas.manifest import Description, Identity
@@ -58,9 +58,9 @@ def test_a_card_is_made_once_and_again_when_it_is_damaged(drawn_pairs):
 
 def test_a_run_cut_short_before_the_card_makes_it_next_time(tmp_path):
     settings = mining_settings(tmp_path, "mine.source=masks-classes", scenes=2)
-    artifact = mine(settings).artifact
+    artifact = run("mine", settings).artifact
     (artifact.directory / "card" / "card.json").unlink()
-    assert mine(settings).units_done == 0
+    assert run("mine", settings).units_done == 0
     assert (artifact.directory / "card" / "card.json").is_file()
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 from ovseg_models.mask_adapted_clip import MaskAdaptedClip
 from ovseg_models.masked_crops import masked_crops
 from pipeline.clip_loading import load_clip
-from pipeline.mine.embed import Embedder
+from pipeline.mine.embedder import Embedder
 from pipeline.mine.regions import NetSize, SceneAndRegions, SceneRegions
 from pipeline.settings import ClipSettings, EmbedSettings
 from storage_schemas.rle import areas_px, boxes_xyxy, encode_masks

@@ -1,5 +1,8 @@
 """Each noun through the text tower once, and the same vector whatever other nouns there are."""
 
+from dataclasses import dataclass
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -7,25 +10,32 @@ import torch
 from ovseg_models.prompt_templates import prompt_templates
 from ovseg_models.text_classifier import TextClassifier
 from pipeline.clip_loading import load_clip
+from pipeline.clip_weights import ClipWeights
+from pipeline.graph import Node
 from pipeline.mine import embed_texts
-from pipeline.mine.embed_texts import NOUNS_PER_UNIT, plan_text_embeddings, vectors_of
-from pipeline.settings import ClipSettings
-from pipeline.shard_runner import run_stage
-from pipeline.worker_device import WorkerCompute
+from pipeline.mine.embed_texts import NOUNS_PER_UNIT, EmbedTexts, vectors_of
+from pipeline.settings import ClipSettings, ComputeSettings
+from pipeline.shard_runner import Execution
 
 CLIP = ClipSettings(architecture="drawn-world-small", pretrained="shipped")
 
 
-def planned(runs, nouns, *, templates="single", clip_digest="of clip"):
-    return plan_text_embeddings(
-        nouns,
-        templates=templates,
-        clip=CLIP,
-        clip_digest=clip_digest,
-        compute=WorkerCompute(),
-        name="a",
-        runs=runs,
-    )
+@dataclass
+class OtherClip(ClipWeights):
+    """The same CLIP, said to be another."""
+
+    of: str = "of clip"
+
+    def __post_init__(self) -> None:
+        super().__init__(CLIP, Path())
+
+    def digest(self) -> str:
+        return self.of
+
+
+def planned(runs, nouns, *, templates="single", clip_digest="of clip") -> Node:
+    step = EmbedTexts(tuple(sorted(set(nouns))), templates, ComputeSettings())
+    return Node(step, "a", runs, {"clip": OtherClip(clip_digest)})
 
 
 @pytest.fixture
@@ -42,8 +52,8 @@ def embedded(monkeypatch):
     return names
 
 
-def made(plan):
-    return run_stage(plan.job, plan.artifact).artifact
+def made(node):
+    return node.make(Execution()).artifact
 
 
 def test_vectors_equal_the_classifiers(tmp_path):

@@ -21,26 +21,21 @@ from ovseg_models.masked_crops import crops_of_regions
 from ovseg_models.proposal_net import ProposalNet
 from ovseg_models.text_classifier import TextClassifier
 from pipeline.clip_loading import load_clip
+from pipeline.dataflow import dataflow
 from pipeline.errors import StageError
-from pipeline.mine.mine import mine
-from pipeline.mine.statuses import mining_limits
+from pipeline.graph import MissingInputError
+from pipeline.mine.statuses import EXPECTED
 from pipeline.mine.tagger.sources import TaggerMissingError, load_tagger
-from pipeline.planning import (
-    plan_of_adapted_clip,
-    plan_of_embeddings,
-    plan_of_pairs,
-    plan_of_proposals,
-    planned_artifacts,
-)
 from pipeline.settings import SettingsError
-from pipeline.settings.runner import limits_of
-from pipeline.shard_runner import run_stage
-from pipeline.stage_inputs import MissingInputError
+from pipeline.shard_runner import Execution
+from pipeline.stages import run
+from pipeline.states import states_of
 from storage_schemas.artifact import artifacts_below
 from storage_schemas.pairs import read_index, read_members
 from storage_schemas.rle import decode_masks, encode_masks
 from storage_schemas.scenes import SceneShard
 from tests.pipeline.mine.mining_world import QUERIES, files_of, mining_settings, pair_rows, with_net
+from tests.pipeline.planned import artifact_of, node_of
 from tests.pipeline.prepare.layouts import jpeg, make_folder, put
 from tests.storage_schemas.faulty_disks import Killed, KillingDisk
 
@@ -50,7 +45,7 @@ ROOT = Path(__file__).parents[3]
 @pytest.fixture(scope="module")
 def mined(tmp_path_factory):
     settings = with_net(mining_settings(tmp_path_factory.mktemp("mined")))
-    return settings, mine(settings)
+    return settings, run("mine", settings)
 
 
 @pytest.fixture
@@ -75,11 +70,12 @@ def forward_passes(monkeypatch):
 
 def test_counts_add_up_and_rows_lead_back_to_image_caption_and_mask(mined):
     settings, report = mined
-    assert report.steps["proposals"].manifest.counts == {"ok": 4 * QUERIES}
-    assert report.steps["embeddings"].manifest.counts == {"ok": 4 * QUERIES}
+    assert report.of_kind("proposals")[0].manifest.counts == {"ok": 4 * QUERIES}
+    assert report.of_kind("embeddings")[0].manifest.counts == {"ok": 4 * QUERIES}
     rows = pair_rows(report.artifact)
-    assert sum(report.steps["pairs"].manifest.counts.values()) == len(rows) > 4
-    regions = plan_of_pairs(settings).job.regions
+    assert sum(report.of_kind("pairs")[0].manifest.counts.values()) == len(rows) > 4
+    pairs = node_of(settings, "pairs")
+    regions = pairs.step.job(pairs).regions
     by_key = {
         scene.key: (scene, found) for unit in report.artifact.description.units for scene, found in regions.read(unit)
     }
@@ -118,7 +114,7 @@ def test_stored_pairs_give_the_reference_crop_and_its_score(mined):
 
 def test_a_second_run_does_nothing(mined, forward_passes):
     settings, report = mined
-    again = mine(settings)
+    again = run("mine", settings)
     assert again.artifact == report.artifact
     assert again.units_done == 0
     assert not forward_passes
@@ -140,10 +136,10 @@ def test_a_second_run_does_nothing(mined, forward_passes):
 def test_what_changes_step_3_alone_puts_no_picture_through_a_model(mined, forward_passes, changes):
     settings, before = mined
     changed = mining_settings(settings.runs_dir, *changes)
-    report = mine(changed)
+    report = run("mine", changed)
     assert forward_passes["pictures"] == forward_passes["crops"] == 0
-    assert report.steps["proposals"].artifact == before.steps["proposals"].artifact
-    assert report.steps["embeddings"].artifact == before.steps["embeddings"].artifact
+    assert report.of_kind("proposals")[0].artifact == before.of_kind("proposals")[0].artifact
+    assert report.of_kind("embeddings")[0].artifact == before.of_kind("embeddings")[0].artifact
     assert report.artifact != before.artifact
     known = {row["noun"] for row in pair_rows(before.artifact)}
     new = {row["noun"] for row in pair_rows(report.artifact)} - known
@@ -153,15 +149,15 @@ def test_what_changes_step_3_alone_puts_no_picture_through_a_model(mined, forwar
 
 def test_another_mask_threshold_redoes_all(mined, forward_passes):
     settings, before = mined
-    report = mine(mining_settings(settings.runs_dir, "mine.propose.mask_threshold=0.4"))
+    report = run("mine", mining_settings(settings.runs_dir, "mine.propose.mask_threshold=0.4"))
     assert forward_passes["pictures"] == 4
-    assert forward_passes["crops"] == sum(report.steps["embeddings"].manifest.counts.values())
+    assert forward_passes["crops"] == sum(report.of_kind("embeddings")[0].manifest.counts.values())
     assert report.artifact != before.artifact
 
 
 def test_five_captions_name_each_noun_once_per_image(mined):
     settings, one = mined
-    five = pair_rows(mine(mining_settings(settings.runs_dir, "mine.source=proposals-5-captions")).artifact)
+    five = pair_rows(run("mine", mining_settings(settings.runs_dir, "mine.source=proposals-5-captions")).artifact)
     named = Counter((row["key"], row["noun"]) for row in five)
     assert set(named.values()) == {1}
     assert {(row["key"], row["noun"], row["region"], row["score"]) for row in pair_rows(one.artifact)} < {
@@ -170,10 +166,10 @@ def test_five_captions_name_each_noun_once_per_image(mined):
 
 
 def test_ground_truth_masks_need_no_proposal_net(tmp_path, forward_passes):
-    classes = mine(mining_settings(tmp_path, "mine.source=masks-classes"))
-    assert set(classes.steps) == {"embeddings", "text_embeddings", "pairs"}
+    classes = run("mine", mining_settings(tmp_path, "mine.source=masks-classes"))
+    assert {report.artifact.identity.kind for report in classes.reports} == {"embeddings", "text_embeddings", "pairs"}
     crops = forward_passes["crops"]
-    nouns = mine(mining_settings(tmp_path, "mine.source=masks-1-caption"))
+    nouns = run("mine", mining_settings(tmp_path, "mine.source=masks-1-caption"))
     assert forward_passes["crops"] == crops == len(pair_rows(classes.artifact))
     assert forward_passes["pictures"] == 0
     scenes = {
@@ -204,7 +200,7 @@ def test_poisoned_inputs_become_rows_with_reasons(tmp_path):
     poisoned(tmp_path / "data")
     dataset = f"{{dataset='folder', root='{tmp_path / 'data'}', scenes_per_shard=3}}"
     settings = mining_settings(tmp_path / "runs", "compute.max_failed_share=0.5", dataset=dataset)
-    report = mine(with_net(settings))
+    report = run("mine", with_net(settings))
     told = {row["key"]: row["status"] for row in pair_rows(report.artifact)}
     assert told["shot_1"].startswith("image_")
     assert told["shot_4"].startswith("image_")
@@ -212,22 +208,22 @@ def test_poisoned_inputs_become_rows_with_reasons(tmp_path):
     assert (told["shot_0"], told["shot_5"], told["shot_6"]) == ("ok", "ok", "ok")
     rows = pair_rows(report.artifact)
     assert all((row["reason"] == "") == (row["status"] == "ok") == (row["crop"] is not None) for row in rows)
-    counts = report.steps["pairs"].manifest.counts
+    counts = report.of_kind("pairs")[0].manifest.counts
     assert counts == dict(sorted(Counter(row["status"] for row in rows).items()))
     assert sum(counts.values()) == len(rows) == 8
     without = mining_settings(tmp_path / "runs", "compute.max_failed_share=0.05", dataset=dataset)
     with pytest.raises(StageError, match="rows failed"):
-        mine(without)
+        run("mine", without)
 
 
 def test_no_pair_at_all_is_an_error(tmp_path):
     settings = with_net(mining_settings(tmp_path, "mine.propose.mask_threshold=0.999999999"))  # 1 in fp32
     with pytest.raises(StageError, match=r"holds no pair, its rows are {'no_proposals': \d+}; see their reasons"):
-        mine(settings)
+        run("mine", settings)
 
 
 @pytest.mark.parametrize(
-    ("source", "what"), [("masks-classes", "labels are wanted"), ("proposals-1-caption", "captions are wanted")]
+    ("source", "what"), [("masks-classes", "labels are expected"), ("proposals-1-caption", "captions are expected")]
 )
 def test_a_source_that_the_data_set_lacks_is_refused(tmp_path, source, what):
     make_folder(tmp_path / "data")
@@ -236,54 +232,50 @@ def test_a_source_that_the_data_set_lacks_is_refused(tmp_path, source, what):
     dataset = f"{{dataset='folder', root='{tmp_path / 'data'}'}}"
     settings = mining_settings(tmp_path / "runs", f"mine.source={source}", "proposal_net.dataset=''", dataset=dataset)
     with pytest.raises(SettingsError, match=f"mine.source: {what}, no scene of 'folder' has any"):
-        mine(settings)
+        run("mine", settings)
 
 
 def test_a_missing_tagger_is_told_before_any_picture_is_read(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "spacy", None)
     load_tagger.cache_clear()
     with pytest.raises(TaggerMissingError, match=r"run 'pip install ovseg-pipeline\[spacy\]'"):
-        mine(mining_settings(tmp_path, "mine.nouns.tagger=spacy"))
+        run("mine", mining_settings(tmp_path, "mine.nouns.tagger=spacy"))
     assert not list(artifacts_below(tmp_path))
 
 
 def test_without_a_proposal_net_the_stage_says_what_to_run(tmp_path):
     settings = mining_settings(tmp_path)
     with pytest.raises(MissingInputError, match="is not finished; run 'ovseg train-proposals' first"):
-        mine(settings)
-    plans = {plan.label: plan.reason for plan in planned_artifacts(settings)}
-    assert all(
-        "run 'ovseg train-proposals' first" in plans[f"{kind}/run"] for kind in ("proposals", "embeddings", "pairs")
-    )
+        run("mine", settings)
+    reasons = {state.artifact: state.reason for state in states_of(dataflow(settings).nodes)}
+    assert all("run 'ovseg prepare' first" in reasons[f"{kind}/run"] for kind in ("proposals", "embeddings", "pairs"))
 
 
 def test_settings_imply_the_artifacts_of_mining(mined):
     settings, report = mined
-    plans = {plan.label: plan.artifact for plan in planned_artifacts(settings)}
-    assert plans["pairs/run"] == report.artifact
-    assert plans["proposals/run"] == report.steps["proposals"].artifact
-    assert plan_of_embeddings(settings).artifact == report.steps["embeddings"].artifact
+    artifacts = {node.label: node.artifact for node in dataflow(settings).nodes if node.step.stage == "mine"}
+    assert artifacts["pairs/run"] == report.artifact
+    assert artifacts["proposals/run"] == report.of_kind("proposals")[0].artifact
+    assert artifact_of(settings, "embeddings") == report.of_kind("embeddings")[0].artifact
 
 
 def test_a_kill_in_any_step_changes_no_byte(mined, tmp_path):
     reference = files_of(mined[0].runs_dir)
     settings = with_net(mining_settings(tmp_path))
     kills = 0
-    for plan_of in (plan_of_proposals, plan_of_embeddings, plan_of_pairs):
+    for kind in ("proposals", "embeddings", "pairs"):
         for call in (6, 17, 25):
-            plan = plan_of(settings)
-            job = plan.job
-            if plan_of is plan_of_pairs:
-                job = replace(job, texts=mined[1].steps["text_embeddings"].artifact)
+            node = node_of(settings, kind)
+            job = node.step.job(node)
+            if kind == "pairs":
+                job = replace(job, texts=mined[1].of_kind("text_embeddings")[0].artifact)
             try:
-                run_stage(
-                    job, replace(plan.artifact, disk=KillingDisk(call)), limits=mining_limits(limits_of(settings))
-                )
+                Execution.of(settings).run(job, replace(node.artifact, disk=KillingDisk(call)), expected=EXPECTED)
             except Killed:
                 kills += 1
-        if plan_of is not plan_of_pairs:
-            run_stage(plan.job, plan.artifact, limits=mining_limits(limits_of(settings)))
-    mine(settings)
+        if kind != "pairs":
+            node_of(settings, kind).make(Execution.of(settings))
+    run("mine", settings)
     assert kills >= 6
     found = files_of(tmp_path)
     assert found == {name: reference[name] for name in found}
@@ -296,7 +288,7 @@ def test_all_steps_on_two_workers_give_the_same_bytes(mined, tmp_path):
         n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address="127.0.0.1:0", memory_limit=0
     ) as cluster:
         address = f"dask.address={cluster.scheduler_address}"
-        mine(with_net(mining_settings(tmp_path, address, "dask.connect_limit_s=120")))
+        run("mine", with_net(mining_settings(tmp_path, address, "dask.connect_limit_s=120")))
     reference, found = files_of(mined[0].runs_dir), files_of(tmp_path)
     assert found == {name: reference[name] for name in found}
     assert any(name.startswith("pairs/") for name in found)
@@ -310,9 +302,9 @@ def test_kill_9_in_the_middle_changes_no_byte(mined, tmp_path, workers):
     program = (
         "from pathlib import Path\n"
         "from tests.pipeline.mine.mining_world import mining_settings\n"
-        "from pipeline.mine.mine import mine\n"
+        "from pipeline.stages import run\n"
         "if __name__ == '__main__':\n"
-        f"    mine(mining_settings(Path({str(tmp_path)!r}), 'compute.workers={workers}'))\n"
+        f"    run('mine', mining_settings(Path({str(tmp_path)!r}), 'compute.workers={workers}'))\n"
     )
     (tmp_path / "program.py").write_text(program)
     command = [sys.executable, str(tmp_path / "program.py")]
@@ -325,7 +317,7 @@ def test_kill_9_in_the_middle_changes_no_byte(mined, tmp_path, workers):
         process.wait()
     assert process.returncode == -signal.SIGKILL
     (tmp_path / "program.py").unlink()
-    mine(settings)
+    run("mine", settings)
     reference, found = files_of(mined[0].runs_dir), files_of(tmp_path)
     assert found == {name: reference[name] for name in found}
     assert any(name.startswith("pairs/") for name in found)
@@ -353,4 +345,4 @@ def test_masks_of_pairs_are_what_the_tar_holds(mined):
 
 def test_stage_3_trains_on_the_mined_pairs_unless_others_are_named(mined):
     settings, report = mined
-    assert plan_of_adapted_clip(settings).inputs.pairs == report.artifact
+    assert node_of(settings, "adapted_clip")["pairs"].artifact == report.artifact

@@ -314,7 +314,7 @@ def test_a_stop_word_that_equals_no_lemma_is_refused(word: str) -> None:
 
 
 def test_an_unknown_tagger_is_refused() -> None:
-    with pytest.raises(ValueError, match="nouns: tagger is 'brill', one of 'embedded', 'nltk', 'spacy' is wanted"):
+    with pytest.raises(ValueError, match="tagger: tagger is 'brill', one of 'embedded', 'nltk', 'spacy' is expected"):
         NounExtractor(tagger="brill")  # type: ignore[arg-type]
 
 

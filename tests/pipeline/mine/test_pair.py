@@ -181,6 +181,7 @@ class _Fixed:
 
     def __init__(self, of: Scene) -> None:
         self.scenes = None
+        self.size = SIZE
         self._of = of
 
     def read(self, unit):
@@ -208,7 +209,6 @@ def test_embeddings_of_other_regions_are_refused(tmp_path):
         nouns=CaptionNouns(NounSettings(), 1),
         texts=None,
         settings=PairSettings(),
-        size=SIZE,
     )
     target = Artifact.planned(
         tmp_path,
@@ -216,5 +216,5 @@ def test_embeddings_of_other_regions_are_refused(tmp_path):
             identity=Identity(kind="pairs", name="a", schema_version=1, recipe=1, settings={}), units=("shard-00000",)
         ),
     )
-    with target.writing(), pytest.raises(StageError, match="1 embeddings of 'a' where 3 regions of 'a' are wanted"):
+    with target.writing(), pytest.raises(StageError, match="1 embeddings of 'a' where 3 regions of 'a' are expected"):
         job.run(job.open(), target, "shard-00000")

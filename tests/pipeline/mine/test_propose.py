@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from ovseg_models.encoded_image import upsampled_mask_probs
-from pipeline.mine.propose import Proposer, distinct_masks
+from pipeline.mine.proposer import Proposer, distinct_masks
 from pipeline.settings import ProposeSettings
 from storage_schemas.rle import decode_masks, encode_masks
 from storage_schemas.scenes import Caption, Scene

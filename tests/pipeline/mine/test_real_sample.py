@@ -4,10 +4,10 @@ import json
 
 import pytest
 
-from pipeline.mine.mine import mine
-from pipeline.planning import plan_of_pairs
+from pipeline.stages import run
 from storage_schemas.rle import areas_px
 from tests.pipeline.mine.mining_world import mining_settings, pair_rows, random_net, with_net
+from tests.pipeline.planned import node_of
 from tests.pipeline.prepare.layouts import SHARED_DATA
 
 pytestmark = pytest.mark.skipif(not SHARED_DATA.is_dir(), reason=f"{SHARED_DATA} with the real samples is absent")
@@ -27,8 +27,9 @@ def real_settings(runs, *overrides: str, images: int, queries: int):
 @pytest.mark.slow
 def test_real_pictures_are_mined_and_rows_lead_back_to_the_official_files(tmp_path):
     settings = real_settings(tmp_path, "mine.source=proposals-5-captions", images=2, queries=2)
-    report = mine(settings)
-    read = plan_of_pairs(settings).job.regions.read
+    report = run("mine", settings)
+    pairs = node_of(settings, "pairs")
+    read = pairs.step.job(pairs).regions.read
     proposals = {scene.key: found for unit in report.artifact.description.units for scene, found in read(unit)}
     annotations = json.loads((COCO / "annotations" / "captions_val2017.json").read_text())
     captions = {entry["id"]: entry for entry in annotations["annotations"]}
@@ -47,7 +48,7 @@ def test_real_pictures_are_mined_and_rows_lead_back_to_the_official_files(tmp_pa
         assert row["mask_counts"] == masks[row["region"]]
         assert areas_px([row["mask_counts"]], row["height_px"], row["width_px"]).tolist() == [row["area_px"]]
         assert -1 <= row["score"] <= 1
-    rows_of = {kind: sum(unit.rows for unit in step.manifest.units) for kind, step in report.steps.items()}
+    rows_of = {step.artifact.identity.kind: step.manifest.rows for step in report.reports}
     assert rows_of == {
         "proposals": 4,
         "embeddings": 4,
@@ -55,4 +56,4 @@ def test_real_pictures_are_mined_and_rows_lead_back_to_the_official_files(tmp_pa
         "pairs": len(rows),
     }
     assert rows_of["text_embeddings"] == len({row["noun"] for row in rows})
-    assert all(step.manifest.counts == {"ok": rows_of[kind]} for kind, step in report.steps.items())
+    assert all(step.manifest.counts == {"ok": step.manifest.rows} for step in report.reports)

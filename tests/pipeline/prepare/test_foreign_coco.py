@@ -11,20 +11,18 @@ import numpy as np
 import pytest
 
 from flows.command import main
-from pipeline.evaluate.evaluate import evaluate
-from pipeline.finetune.finetune import finetune
-from pipeline.mine.mine import mine
-from pipeline.planning import plan_of_proposal_net
+from pipeline.graph import STAGE_NAMES
 from pipeline.prepare.layout import LayoutError
 from pipeline.prepare.prepare import prepare
 from pipeline.settings import PrepareSettings, Settings, SettingsError
-from pipeline.shard_runner import Limits
-from pipeline.train_proposals.train_proposals import train_proposals
+from pipeline.shard_runner import Execution, Limits
+from pipeline.stages import run
 from storage_schemas.artifact import Artifact
 from storage_schemas.cards import card_facts
 from storage_schemas.commit import Disk
-from storage_schemas.scenes import Scene, SceneShard
+from storage_schemas.scenes import Scene, ScenesAttributes, SceneShard
 from tests.pipeline.evaluate.small_world import SMALL_CLIP
+from tests.pipeline.planned import node_of
 from tests.pipeline.prepare.layouts import decoded, encoded, jpeg, make_coco, picture, put
 from tests.tiny_segmenter import PROPOSAL_NET
 
@@ -69,7 +67,7 @@ def names_of(*names: str, first: int = 1, step: int = 1) -> list[dict[str, objec
 def prepared(root: Path, runs: Path, **options: object) -> Artifact:
     known = {"dataset": "coco", "root": root, "images": "images", "annotations": ["annotations/instances_default.json"]}
     settings = PrepareSettings.model_validate({**known, **options})
-    return prepare(settings, runs, limits=Limits(max_failed_share=1.0)).artifact
+    return prepare(settings, runs, execution=Execution(limits=Limits(max_failed_share=1.0))).artifact
 
 
 def scenes(artifact: Artifact) -> dict[str, Scene]:
@@ -446,19 +444,18 @@ def refuse_writing(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_own_categories_go_through_all_four_stages(tmp_path, monkeypatch):
     train, val = cvat(tmp_path / "train", "boat", "duck"), cvat(tmp_path / "val", "boat", "duck")
     settings = four_stage_settings(tmp_path, train=train, val=val)
-    train_proposals(settings)
-    pairs = mine(settings).artifact
+    run("train-proposals", settings)
+    pairs = run("mine", settings).artifact
     assert pairs.manifest().counts["ok"] >= 2
-    finetune(settings)
-    scored = evaluate(settings).scores["val"].artifact
+    run("finetune", settings)
+    scored = run("evaluate", settings).of_kind("scores")[0].artifact
     assert scored.manifest().counts == {"ok": 3}
-    net = plan_of_proposal_net(settings)
-    assert net.labels.class_names == ("boat", "duck")
+    assert ScenesAttributes.of(node_of(settings, "proposal_net")["scenes"].artifact).class_names == ("boat", "duck")
     refuse_writing(monkeypatch)  # what is finished is said to be complete, wherever it lies
     for data_set in settings.datasets.values():
         assert prepare(data_set, settings.runs_dir).units_done == 0
-    for stage in (train_proposals, mine, finetune, evaluate):
-        assert stage(settings).units_done == 0
+    for stage in STAGE_NAMES[1:]:
+        assert run(stage, settings).units_done == 0
     monkeypatch.setattr("pipeline.settings.load_settings", lambda *_, **__: settings)
     for command in ("train-proposals", "mine", "finetune", "evaluate", "run", "status"):
         assert main([command, "--config", "own.toml"]) == 0, command
@@ -468,4 +465,4 @@ def test_training_and_validation_with_other_categories_are_refused(tmp_path):
     train, val = cvat(tmp_path / "train", "boat", "duck"), cvat(tmp_path / "val", "boat", "castle")
     settings = four_stage_settings(tmp_path, train=train, val=val)
     with pytest.raises(SettingsError, match=r"validation_dataset: .* first at 1: 'castle', there 'duck'"):
-        train_proposals(settings)
+        run("train-proposals", settings)

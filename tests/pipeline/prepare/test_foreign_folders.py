@@ -14,16 +14,15 @@ import pytest
 from PIL import Image
 
 from flows.command import main
-from pipeline.evaluate.evaluate import evaluate
-from pipeline.outlook.outlook import outlook
+from pipeline.dry_run.dry_run import dry_run
+from pipeline.graph import STAGE_NAMES
 from pipeline.prepare.contents import FileContents, file_contents
 from pipeline.prepare.layout import DataRoot, LayoutError
 from pipeline.prepare.paired import why_no_label
 from pipeline.prepare.prepare import plan_prepare, prepare
 from pipeline.settings import PrepareSettings, Settings, SettingsError, load_settings
-from pipeline.shard_runner import Limits
-from pipeline.stages import STAGES
-from pipeline.train_proposals.train_proposals import train_proposals
+from pipeline.shard_runner import Execution, Limits
+from pipeline.stages import run
 from storage_schemas.artifact import Artifact
 from storage_schemas.cards import card_facts
 from storage_schemas.errors import ArtifactError
@@ -45,7 +44,7 @@ def case(name: str, tmp_path: Path) -> Path:
 
 def prepared(root: Path, runs: Path, **options: object) -> Artifact:
     settings = PrepareSettings(**{"dataset": "folder", "root": root, **options})
-    return prepare(settings, runs, limits=Limits(max_failed_share=1.0)).artifact
+    return prepare(settings, runs, execution=Execution(limits=Limits(max_failed_share=1.0))).artifact
 
 
 def scenes(artifact: Artifact) -> dict[str, Scene]:
@@ -372,25 +371,27 @@ def test_labels_that_are_all_ignored_train_and_evaluate_nothing(tmp_path):
     for path in (root / "labels").iterdir():
         put(path, encoded(np.full((16, 24), 255, np.uint8)))
     settings = labelless_settings(tmp_path, root)
-    for stage in (train_proposals, evaluate):
+    for stage in ("train-proposals", "evaluate"):
         with pytest.raises((ArtifactError, SettingsError), match="no scene has a labelled pixel"):
-            stage(settings)
+            run(stage, settings)
 
 
 def test_a_dry_run_finds_a_data_set_without_labels(tmp_path):
     root = tmp_path / "data"
     put(root / "images" / "a.jpg", jpeg())
     put(root / "classes.txt", "sky\nroad\n")
-    found = outlook(labelless_settings(tmp_path, root), STAGES)
-    missing = {finding.where for finding in found.findings if "no scene has a labelled pixel" in finding.text}
-    assert missing == {"proposal_net.dataset", "evaluate.datasets.0.dataset"}
+    found = dry_run(labelless_settings(tmp_path, root), STAGE_NAMES)
+    missing = {finding.where: finding.text for finding in found.findings}
+    assert list(missing) == ["datasets.mine"]
+    assert "no scene has a labelled pixel" in missing["datasets.mine"]
     assert not found.is_all_there
 
 
 def test_case_pipe_ignored(tmp_path):
     settings = labelless_settings(tmp_path, case("pipe_ignored", tmp_path))
+    run("prepare", settings)
     with pytest.raises(SettingsError, match="no scene has a labelled pixel"):
-        evaluate(settings)
+        run("evaluate", settings)
 
 
 def test_case_partly_labelled(tmp_path):

@@ -16,7 +16,7 @@ from pipeline.executors import Compute
 from pipeline.prepare.layout import LayoutError
 from pipeline.prepare.prepare import plan_prepare, prepare
 from pipeline.settings import DrawnWorldSettings, PrepareSettings
-from pipeline.shard_runner import Limits, StageReport
+from pipeline.shard_runner import Execution, Limits, StageReport
 from storage_schemas.artifact import Artifact
 from storage_schemas.scenes import Scene, ScenesAttributes, SceneShard
 from tests.pipeline.prepare import layouts
@@ -118,7 +118,7 @@ def poison(root: Path) -> dict[str, int]:
 def test_poisoned_inputs_become_rows_and_counts_add_up(tmp_path):
     expected = poison(tmp_path / "data")
     settings = coco(tmp_path / "data", scenes_per_shard=5, max_image_px=20_000)
-    report = prepare(settings, tmp_path / "runs", limits=Limits(max_failed_share=0.9))
+    report = prepare(settings, tmp_path / "runs", execution=Execution(limits=Limits(max_failed_share=0.9)))
     assert report.manifest.counts == dict(sorted(expected.items()))
     assert report.manifest.rows == 13 == sum(expected.values())
     scenes = scenes_of(report.artifact)
@@ -133,7 +133,7 @@ def test_too_many_faults_fail_the_stage_and_a_higher_limit_goes_on(tmp_path):
     settings = coco(tmp_path / "data", scenes_per_shard=5, max_image_px=20_000)
     with pytest.raises(StageError, match=r"69.2% of 13 rows failed .* raise max_failed_share"):
         prepare(settings, tmp_path / "runs")
-    report = prepare(settings, tmp_path / "runs", limits=Limits(max_failed_share=0.9))
+    report = prepare(settings, tmp_path / "runs", execution=Execution(limits=Limits(max_failed_share=0.9)))
     assert (report.units_done, report.units_skipped) == (0, 3)
 
 
@@ -142,7 +142,7 @@ def test_the_same_data_elsewhere_gives_the_same_bytes_for_any_number_of_workers(
     for workers in (0, 1, 2):
         make_coco(tmp_path / f"data{workers}", images=7)
         settings = coco(tmp_path / f"data{workers}", scenes_per_shard=2, labels="panoptic")
-        reports.append(prepare(settings, tmp_path / f"runs{workers}", compute=Compute(workers=workers)))
+        reports.append(prepare(settings, tmp_path / f"runs{workers}", execution=Execution(Compute(workers=workers))))
     inline, *others = (files_of(report.artifact) for report in reports)
     assert len(inline) == 2 + 4 * 3
     assert all(other == inline for other in others)

@@ -10,17 +10,9 @@ from ovseg_models.prompt_templates import PROMPT_TEMPLATE_NAMES
 from ovseg_models.proposal_presets import PRESETS, ProposalNetArguments
 from ovseg_models.segmenter_settings import SegmenterSettings
 from pipeline.executors import Compute
-from pipeline.settings import (
-    PromptTemplates,
-    Settings,
-    SettingsError,
-    load_settings,
-    result_settings,
-    settings_json,
-    settings_toml,
-)
-from pipeline.settings.runner import compute_of, limits_of
-from pipeline.shard_runner import Limits
+from pipeline.settings import Settings, SettingsError, load_settings, result_settings, settings_json, settings_toml
+from pipeline.settings.model import PromptTemplates
+from pipeline.shard_runner import Execution
 
 CONFIGS = Path(__file__).parents[3] / "flows" / "configs"
 
@@ -154,14 +146,14 @@ def test_settings_are_frozen():
 
 
 def test_the_runner_gets_its_own_defaults_from_default_settings():
-    assert compute_of(Settings()) == Compute()
-    assert limits_of(Settings()) == Limits()
+    assert Execution.of(Settings()) == Execution()
 
 
 def test_the_runner_gets_what_the_settings_say():
     settings = load_settings(None, ["compute.workers=3", "dask.address=tcp://h:1", "compute.max_failed_units=2"])
-    assert compute_of(settings) == Compute(workers=3, dask_address="tcp://h:1")
-    assert limits_of(settings).max_failed_units == 2
+    execution = Execution.of(settings)
+    assert execution.compute == Compute(workers=3, dask_address="tcp://h:1")
+    assert execution.limits.max_failed_units == 2
 
 
 @pytest.mark.parametrize(

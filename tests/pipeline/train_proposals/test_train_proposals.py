@@ -18,12 +18,12 @@ from PIL import Image
 
 from ovseg_models.weights_digest import weights_digest
 from pipeline.errors import PipelineError, StageError
-from pipeline.planning import plan_of_proposal_net
 from pipeline.proposal_net_loading import load_proposal_net
 from pipeline.settings import SettingsError
+from pipeline.stages import run
 from pipeline.train_proposals.task import ProposalTask
-from pipeline.train_proposals.train_proposals import train_proposals
 from storage_schemas.artifact import Artifact
+from tests.pipeline.planned import artifact_of
 from tests.pipeline.train_proposals.tiny_training import STEPS, tiny_config, tiny_settings
 
 ROOT = Path(__file__).parents[3]
@@ -33,7 +33,7 @@ RESULTS = ("weights.safetensors", "weights.json", "report.metrics.jsonl", "repor
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
-    return train_proposals(tiny_settings(tmp_path_factory.mktemp("undisturbed"))).artifact
+    return run("train-proposals", tiny_settings(tmp_path_factory.mktemp("undisturbed"))).artifact
 
 
 def bytes_of(artifact: Artifact) -> dict[str, bytes]:
@@ -66,7 +66,7 @@ def test_the_artifact_holds_the_net_its_metrics_and_pictures(undisturbed: Artifa
 
 def test_a_finished_training_is_not_repeated(undisturbed: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ProposalTask, "backward", None)
-    report = train_proposals(tiny_settings(undisturbed.directory.parents[1]))
+    report = run("train-proposals", tiny_settings(undisturbed.directory.parents[1]))
     assert (report.artifact, report.units_done, report.units_skipped) == (undisturbed, 0, 2)
 
 
@@ -79,7 +79,7 @@ def test_a_stage_before_it_in_the_process_leaves_no_threads_behind(
     before = torch.get_num_threads()
     torch.set_num_threads(3)
     try:
-        artifact = train_proposals(tiny_settings(with_scenes(tmp_path / "runs", undisturbed))).artifact
+        artifact = run("train-proposals", tiny_settings(with_scenes(tmp_path / "runs", undisturbed))).artifact
     finally:
         torch.set_num_threads(before)
     assert seen == {1}
@@ -92,10 +92,10 @@ def test_a_lost_report_is_written_again_without_training(
     copied = tmp_path / "runs"
     shutil.copytree(undisturbed.directory.parents[1], copied)
     settings = tiny_settings(copied)
-    artifact = plan_of_proposal_net(settings).artifact
+    artifact = artifact_of(settings, "proposal_net")
     (artifact.directory / "report.proposals.png").unlink()
     monkeypatch.setattr(ProposalTask, "backward", None)
-    train_proposals(settings)
+    run("train-proposals", settings)
     assert bytes_of(artifact) == bytes_of(undisturbed)
 
 
@@ -125,12 +125,12 @@ def test_a_kill_at_a_random_moment_changes_nothing(workers: int, tmp_path: Path,
     moment = random.Random(f"moment {workers}")
     runs = with_scenes(tmp_path / "runs", undisturbed)
     settings = tiny_settings(runs, [f"compute.loader_workers={workers}"])
-    artifact = plan_of_proposal_net(settings).artifact
+    artifact = artifact_of(settings, "proposal_net")
     arguments = [sys.executable, *command(runs, f"compute.loader_workers={workers}")]
     metrics = artifact.local_directory / "metrics.jsonl"
     kill_after(arguments, metrics, moment.randint(4, 8), moment.random() * 0.05)
     assert not artifact.status().finished
-    train_proposals(settings)
+    run("train-proposals", settings)
     assert bytes_of(artifact) == bytes_of(undisturbed)
 
 
@@ -142,7 +142,7 @@ def per_step(artifact: Artifact) -> tuple[list[dict[str, Any]], dict[str, np.nda
 @pytest.mark.slow
 def test_two_processes_of_torchrun_equal_one_also_after_a_kill(tmp_path: Path, undisturbed: Artifact) -> None:
     runs = with_scenes(tmp_path / "runs", undisturbed)
-    artifact = plan_of_proposal_net(tiny_settings(runs)).artifact
+    artifact = artifact_of(tiny_settings(runs), "proposal_net")
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     arguments = [*launcher, *command(runs, "compute.loader_workers=0")]
     kill_after(arguments, artifact.local_directory / "metrics.jsonl", 6, 0.0)
@@ -153,7 +153,7 @@ def test_two_processes_of_torchrun_equal_one_also_after_a_kill(tmp_path: Path, u
 
 def test_an_accumulated_batch_equals_a_whole_one(tmp_path: Path, undisturbed: Artifact) -> None:
     runs = with_scenes(tmp_path / "runs", undisturbed)
-    parts = train_proposals(tiny_settings(runs, ["proposal_net.training.accumulation_steps=3"])).artifact
+    parts = run("train-proposals", tiny_settings(runs, ["proposal_net.training.accumulation_steps=3"])).artifact
     assert_equal_within_1e_5(parts, undisturbed)
 
 
@@ -172,7 +172,7 @@ def test_a_loss_that_is_not_finite_names_step_keys_and_shards(tmp_path: Path, un
     wild = ["proposal_net.training.learning_rate=1e30", "proposal_net.training.warmup_steps=0"]
     message = r"step 2: the loss or its gradient is not finite .* on scenes drawn-0000000\d \(shard-0000[01]\), .*lower"
     with pytest.raises(StageError, match=message):
-        train_proposals(tiny_settings(runs, wild))
+        run("train-proposals", tiny_settings(runs, wild))
 
 
 def test_running_out_of_memory_names_the_settings(
@@ -185,7 +185,7 @@ def test_running_out_of_memory_names_the_settings(
     runs = with_scenes(tmp_path / "runs", undisturbed)
     wanted = r"lower proposal_net\.training\.batch_images or augmentation\.crop_px, or raise accumulation_steps from 1"
     with pytest.raises(StageError, match=wanted):
-        train_proposals(tiny_settings(runs))
+        run("train-proposals", tiny_settings(runs))
 
 
 def loss_options(artifact: Artifact) -> Any:
@@ -206,7 +206,7 @@ def test_held_out_classes_are_told_apart_and_a_net_can_start_from_another(
         "proposal_net.training.loss.unlabelled_pixels=left_out",
         "proposal_net.validation_every_steps=1",
     ]
-    artifact = train_proposals(tiny_settings(runs, flags)).artifact
+    artifact = run("train-proposals", tiny_settings(runs, flags)).artifact
     as_published, left_out = (loss_options(made) for made in (undisturbed, artifact))
     assert left_out == {**as_published, "unlabelled_pixels": "left_out"}  # the default is in no digest
     facts = artifact.manifest().units[0].facts
@@ -224,7 +224,7 @@ def test_weights_of_another_architecture_are_refused(tmp_path: Path, undisturbed
     start = undisturbed.directory / "weights.safetensors"
     flags = [f"proposal_net.initial_weights={start}", "proposal_net.architecture.queries=5"]
     with pytest.raises(PipelineError, match=r"does not fit proposal_net.architecture .*size mismatch.*; change one"):
-        train_proposals(tiny_settings(runs, flags))
+        run("train-proposals", tiny_settings(runs, flags))
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="real pictures are not here")
@@ -245,7 +245,7 @@ def test_real_pictures_of_coco_train(tmp_path: Path) -> None:
         "proposal_net.training.batch_images=4",
         "compute.loader_workers=0",
     ]
-    artifact = train_proposals(load_settings(ROOT / "flows" / "configs" / "coco_sample.toml", flags)).artifact
+    artifact = run("train-proposals", load_settings(ROOT / "flows" / "configs" / "coco_sample.toml", flags)).artifact
     lines = [json.loads(line) for line in (artifact.directory / "report.metrics.jsonl").read_text().splitlines()]
     losses = [line["loss"] for line in lines]
     assert np.mean(losses[-3:]) < 0.9 * np.mean(losses[:3]), losses
@@ -256,5 +256,5 @@ def test_a_held_out_class_that_is_none_is_told_before_any_scene_is_prepared(tmp_
     settings = tiny_settings(tmp_path)
     section = settings.proposal_net.model_copy(update={"held_out_classes": ("feild",)})
     with pytest.raises(SettingsError, match=r"held_out_classes: \['feild'\] are none of the 54 classes"):
-        train_proposals(settings.model_copy(update={"proposal_net": section}))
+        run("train-proposals", settings.model_copy(update={"proposal_net": section}))
     assert not (tmp_path / "scenes").exists()

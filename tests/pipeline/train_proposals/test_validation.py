@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ovseg_models.proposal_presets import build_proposal_net
-from pipeline.stage_inputs import prepare_missing, scenes_of
 from pipeline.train_proposals.validation import Counts, Validation, ious_with_regions, read_labelled
 from storage_schemas.scene_collection import SceneCollection
+from tests.pipeline.planned import prepare_scenes, scenes_of
 from tests.pipeline.train_proposals.tiny_training import tiny_settings
 from tests.tiny_segmenter import PROPOSAL_NET
 
@@ -48,7 +48,7 @@ def test_figures_follow_from_counts() -> None:
 @pytest.fixture(scope="module")
 def validation(tmp_path_factory: pytest.TempPathFactory) -> Validation:
     runs = tiny_settings(tmp_path_factory.mktemp("runs"))
-    prepare_missing(runs, ["val"])
+    prepare_scenes(runs, ["val"])
     scenes = SceneCollection(scenes_of(runs, "val"), labelled=True)
     torch.manual_seed(1)
     embeddings = torch.nn.functional.normalize(torch.randn(54, PROPOSAL_NET["embedding_dim"]), dim=1)

@@ -2,8 +2,8 @@
 
 import pytest
 
-from pipeline.outlook import weights
-from pipeline.outlook.weights import clip_is_here, weights_findings
+from pipeline.dry_run import weights
+from pipeline.dry_run.weights import clip_is_here, weights_findings
 from pipeline.settings import load_settings
 
 NET = "proposal_net={dataset='drawn', architecture={backbone={name='resnet18', pretrained='a1_in1k'}}}"

@@ -11,14 +11,13 @@ from typing import Any, Literal, Self
 
 from PIL import Image
 
+from pipeline.dataflow import dataflow
 from pipeline.evaluate.compare import compare_scores
 from pipeline.evaluate.counts import Scores
 from pipeline.evaluate.report.pictures import PictureBook
-from pipeline.evaluate.report.report import plan_report
+from pipeline.evaluate.score import labelled_scenes_of
 from pipeline.evaluate.side_by_side import side_by_side
-from pipeline.planning import plans_of_scores
 from pipeline.settings import Mode, Settings
-from pipeline.stage_inputs import finished_digest
 from storage_schemas.artifact import Artifact
 from storage_schemas.digests import Json
 from storage_schemas.reports import read_numbers
@@ -134,9 +133,9 @@ def report_of(settings: Settings) -> Artifact:
     Raises:
         MissingInputError: If it is not finished.
     """
-    report = plan_report(settings, plans_of_scores(settings)).artifact
-    finished_digest(report, made_by="ovseg evaluate")
-    return report
+    report = dataflow(settings).only("reports")
+    report.manifest()
+    return report.artifact
 
 
 def adaptation_tables(settings: Settings) -> list[AdaptationTable]:
@@ -147,7 +146,7 @@ def adaptation_tables(settings: Settings) -> list[AdaptationTable]:
     """
     settings_of_rows = {row.title: row.settings_of(settings) for row in ADAPTATIONS}
     reports = {title: read_numbers(report_of(row)) for title, row in settings_of_rows.items()}
-    ends = [plans_of_scores(settings_of_rows[row.title]) for row in (BEFORE, AFTER)]
+    ends = [dataflow(settings_of_rows[row.title]).of_kind("scores") for row in (BEFORE, AFTER)]
     tables = []
     for place, (before, after) in enumerate(zip(*ends, strict=True)):
         numbers = {title: report["datasets"][place] for title, report in reports.items()}
@@ -168,11 +167,11 @@ def adaptation_picture(settings: Settings, *, images: int) -> Image.Image:
     Raises:
         MissingInputError: If an evaluation is not finished.
     """
-    plans = {row.title: plans_of_scores(row.settings_of(settings))[0] for row in (BEFORE, AFTER)}
-    for plan in plans.values():
-        finished_digest(plan.artifact, made_by="ovseg evaluate")
-    books = {title: PictureBook(Scores(plan.artifact), plan.job.scenes) for title, plan in plans.items()}
-    names = Scores(plans[AFTER.title].artifact).attributes.class_names
+    nodes = {row.title: dataflow(row.settings_of(settings)).of_kind("scores")[0] for row in (BEFORE, AFTER)}
+    for node in nodes.values():
+        node.manifest()
+    books = {title: PictureBook(Scores(node.artifact), labelled_scenes_of(node)) for title, node in nodes.items()}
+    names = Scores(nodes[AFTER.title].artifact).attributes.class_names
     return side_by_side(books, names, images=images)
 
 

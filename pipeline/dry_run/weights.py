@@ -11,19 +11,19 @@ from huggingface_hub import try_to_load_from_cache
 
 from ovseg_models.pretrained_clip import hub_files
 from ovseg_models.weights_file import WEIGHTS_SUFFIXES
-from pipeline.clip_loading import RANDOM, SHIPPED
-from pipeline.outlook.finding import Finding
+from pipeline.dry_run.finding import Finding
 from pipeline.settings import ClipSettings, Settings
 from pipeline.settings.sections import NONE
 from pipeline.settings.sections import RANDOM as RANDOM_BACKBONE
 from pipeline.settings.sections import SHIPPED as SHIPPED_NET
+from pipeline.small_clip import RANDOM, SHIPPED
 
 _TIMM_FILES = ("model.safetensors", "pytorch_model.bin")
 _OFFLINE = {"1", "ON", "YES", "TRUE"}
 
 
 def weights_findings(settings: Settings) -> Iterator[Finding]:
-    """List the weights that are not here, or not to be had."""
+    """List the weights that are not here, or not available at all."""
     yield from _clip_findings(settings.clip)
     if not settings.proposal_net.dataset:
         return
@@ -34,7 +34,7 @@ def weights_findings(settings: Settings) -> Iterator[Finding]:
 
 
 def clip_is_here(settings: ClipSettings) -> bool:
-    """Tell whether CLIP can be built without asking the network."""
+    """Return whether CLIP can be built without asking the network."""
     return not any(_clip_findings(settings)) or (settings.random_if_unavailable and _offline())
 
 
@@ -85,12 +85,12 @@ def _backbone_findings(settings: Settings) -> Iterator[Finding]:
 
 
 def _in_hub_cache(repository: str, files: tuple[str, ...]) -> bool:
-    """Tell whether one of the files of a hub's repository is on this machine."""
+    """Return whether one of the files of a hub's repository is on this machine."""
     return bool(repository) and any(isinstance(try_to_load_from_cache(repository, file), str) for file in files)
 
 
 def _offline() -> bool:
-    """Tell whether the user has switched the hub off."""
+    """Return whether the user has switched the hub off."""
     return os.environ.get("HF_HUB_OFFLINE", "").upper() in _OFFLINE
 
 

@@ -1,15 +1,15 @@
-"""A device or a tagger that is not here is told by the outlook, where the run needs it and nowhere else."""
+"""A device or a tagger that is not here is reported by the dry run, where the run needs it and nowhere else."""
 
 from pathlib import Path
 
 import pytest
 import torch
 
+from pipeline.dry_run.dry_run import dry_run
+from pipeline.graph import STAGE_NAMES
 from pipeline.mine.tagger import sources
 from pipeline.mine.tagger.sources import load_tagger
-from pipeline.outlook.outlook import outlook
-from pipeline.stages import STAGES, chosen_stages
-from tests.pipeline.outlook.test_outlook import all_stages, settings_of
+from tests.pipeline.dry_run.test_dry_run import all_stages, settings_of
 
 TRAINING, MINING = "proposal_net.dataset=drawn", "mine.dataset=drawn"
 
@@ -34,8 +34,8 @@ def no_spacy(monkeypatch):
     load_tagger.cache_clear()
 
 
-def missing(settings, stages=STAGES) -> list[tuple[str, str]]:
-    return [(finding.where, finding.text) for finding in outlook(settings, stages).findings if finding.is_missing]
+def missing(settings, stages=STAGE_NAMES) -> list[tuple[str, str]]:
+    return [(finding.where, finding.text) for finding in dry_run(settings, stages).findings if finding.is_missing]
 
 
 @pytest.mark.usefixtures("no_gpu")
@@ -58,7 +58,7 @@ def test_a_gpu_of_a_number_that_is_not_there_is_missing(tmp_path: Path) -> None:
 def test_preparing_and_a_cluster_elsewhere_need_no_device_here(tmp_path: Path) -> None:
     cuda, cluster = "compute.device='cuda'", "dask.address='tcp://10.0.0.1:8786'"
     assert missing(settings_of(tmp_path, cuda)) == []
-    assert missing(all_stages(tmp_path, cuda, cluster), tuple(chosen_stages(only="mine"))) == []
+    assert missing(all_stages(tmp_path, cuda, cluster), ["mine"]) == []
     assert [where for where, _ in missing(settings_of(tmp_path, cuda, cluster, TRAINING))] == ["compute.device"]
 
 

@@ -5,11 +5,13 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from pipeline.outlook.outlook import OFFICIAL_SCENES, existing_parent, outlook
-from pipeline.outlook.sizes import NetSizes, expected_bytes, shown_bytes
-from pipeline.prepare.prepare import prepare
+from pipeline.dataflow import dataflow
+from pipeline.dry_run.dry_run import dry_run, existing_parent
+from pipeline.dry_run.sizes import parameter_counts
+from pipeline.graph import STAGE_NAMES, ParameterCounts
+from pipeline.prepare.prepare import OFFICIAL_SCENES, prepare
 from pipeline.settings import load_settings
-from pipeline.stages import STAGES, chosen_stages
+from pipeline.states import shown_bytes
 from tools.count_paper_work import CONFIGS, EVALUATED_IMAGES, RUNS, TRAIN_IMAGES
 
 DRAWN = "datasets.drawn={dataset='drawn-world', split='val', drawn_world={scenes=5}, scenes_per_shard=2}"
@@ -27,7 +29,11 @@ def all_stages(runs: Path, *overrides: str):
 
 
 def of_kind(found, kind: str):
-    return next(each for each in found.artifacts if each.label.startswith(f"{kind}/"))
+    return next(each for each in found.states if each.artifact.startswith(f"{kind}/"))
+
+
+def size_bytes(settings, kind: str, nets: ParameterCounts, scenes: int) -> int:
+    return dataflow(settings).only(kind).step.size_bytes(nets, scenes)
 
 
 def files_below(path: Path):
@@ -35,8 +41,8 @@ def files_below(path: Path):
 
 
 def test_every_artifact_of_a_run_has_its_units(tmp_path):
-    found = outlook(all_stages(tmp_path / "runs"), STAGES)
-    assert [(each.label.partition("-")[0], each.todo, each.is_estimate) for each in found.artifacts] == [
+    found = dry_run(all_stages(tmp_path / "runs"), STAGE_NAMES)
+    assert [(each.artifact.partition("-")[0], each.todo, each.is_estimate) for each in found.states] == [
         ("scenes/drawn", 3, False),
         ("proposal_net/run", 2, True),
         ("proposals/run", 3, True),
@@ -47,65 +53,65 @@ def test_every_artifact_of_a_run_has_its_units(tmp_path):
         ("reports/run", 1, True),
     ]
     assert found.is_all_there
-    assert all("is not finished" in each.reason for each in found.artifacts if each.is_estimate)
+    assert all("is not finished" in each.reason for each in found.states if each.is_estimate)
     assert found.unknown_sizes == ()
 
 
 def test_finding_out_leaves_no_trace(tmp_path):
     settings = all_stages(tmp_path / "runs")
-    outlook(settings, STAGES)
+    dry_run(settings, STAGE_NAMES)
     assert list(tmp_path.iterdir()) == []
     prepare(settings.datasets["drawn"], settings.runs_dir)
     for memory in tmp_path.rglob("verified.json"):
         memory.unlink()
     before = files_below(tmp_path)
-    outlook(settings, STAGES)
+    dry_run(settings, STAGE_NAMES)
     assert files_below(tmp_path) == before
 
 
 def test_what_is_done_and_what_is_spoilt_is_told(tmp_path):
     settings = settings_of(tmp_path)
     artifact = prepare(settings.datasets["drawn"], tmp_path).manifest.description
-    (scenes,) = outlook(settings, STAGES).artifacts
-    assert (scenes.todo, scenes.done, scenes.spoilt, scenes.new_bytes) == (0, 3, 0, 0)
+    (scenes,) = dry_run(settings, STAGE_NAMES).states
+    assert (scenes.todo, scenes.units["done"], scenes.new_bytes) == (0, 3, 0)
     directory = artifact.identity.directory(tmp_path)
     (directory / "shard-00001.tar").write_bytes(b"damaged")
     (directory / "shard-00002.json").unlink()
-    (scenes,) = outlook(settings, STAGES).artifacts
-    assert (scenes.todo, scenes.done, scenes.spoilt) == (2, 1, 1)
-    whole = outlook(settings_of(tmp_path / "other"), STAGES).artifacts[0].new_bytes
+    (scenes,) = dry_run(settings, STAGE_NAMES).states
+    assert (scenes.todo, scenes.units["done"], scenes.units["corrupt"]) == (2, 1, 1)
+    whole = dry_run(settings_of(tmp_path / "other"), STAGE_NAMES).states[0].new_bytes
     assert scenes.new_bytes == round(whole * 2 / 3)
 
 
 def test_only_the_chosen_stages_are_looked_at(tmp_path):
-    found = outlook(all_stages(tmp_path), tuple(chosen_stages(only="mine")))
-    assert {each.stage for each in found.artifacts} == {"mine"}
-    assert len(found.artifacts) == 3
+    found = dry_run(all_stages(tmp_path), ["mine"])
+    assert {each.stage for each in found.states} == {"mine"}
+    assert len(found.states) == 3
 
 
 def test_two_parts_of_one_data_set_have_their_own_counts(tmp_path):
     again = "datasets.few={dataset='drawn-world', split='val', drawn_world={scenes=5}, limit=1}"
-    found = outlook(settings_of(tmp_path, again), STAGES)
-    whole, few = (each.new_bytes for each in found.artifacts)
+    found = dry_run(settings_of(tmp_path, again), STAGE_NAMES)
+    whole, few = (each.new_bytes for each in found.states)
     assert whole == 5 * few
 
 
 def test_data_that_is_not_there_is_told_and_counted_by_its_official_number(tmp_path):
     absent = f"datasets.ade={{dataset='ade20k-150', root='{tmp_path}/absent', split='val', scenes_per_shard=300}}"
-    found = outlook(settings_of(tmp_path, absent), STAGES)
+    found = dry_run(settings_of(tmp_path, absent), STAGE_NAMES)
     (finding,) = found.findings
     assert (finding.where, finding.is_missing) == ("datasets.ade", True)
     assert f"{tmp_path}/absent is no directory" in finding.text
-    ade = found.artifacts[-1]
-    assert (ade.label, ade.todo, ade.is_estimate) == ("scenes/ade", 7, True)
+    ade = found.states[-1]
+    assert (ade.artifact, ade.todo, ade.is_estimate) == ("scenes/ade20k-150-val", 7, True)
     assert not found.is_all_there
 
 
 def test_a_folder_that_is_not_there_has_no_number(tmp_path):
     absent = f"datasets.mine={{dataset='folder', root='{tmp_path}/absent'}}"
-    found = outlook(settings_of(tmp_path, absent), STAGES)
-    assert found.artifacts[-1].todo is None
-    assert found.unknown_sizes == ("scenes/mine",)
+    found = dry_run(settings_of(tmp_path, absent), STAGE_NAMES)
+    assert found.states[-1].todo is None
+    assert found.unknown_sizes == ("scenes/folder",)
 
 
 def test_folders_are_told_apart_by_the_names_that_settings_give_them(tmp_path):
@@ -113,20 +119,19 @@ def test_folders_are_told_apart_by_the_names_that_settings_give_them(tmp_path):
         (tmp_path / name / "images").mkdir(parents=True)
         Image.new("RGB", (8, 8)).save(tmp_path / name / "images" / "a.png")
     folders = [f"datasets.{name}={{dataset='folder', root='{tmp_path}/{name}'}}" for name in ("town", "coast")]
-    found = outlook(settings_of(tmp_path, *folders), STAGES)
-    labels = [each.label for each in found.artifacts if each.label.startswith("scenes/folder-")]
-    assert [label.partition(" ")[2] for label in labels] == ["(town)", "(coast)"]
+    found = dry_run(settings_of(tmp_path, *folders), STAGE_NAMES)
+    assert [each.dataset for each in found.states if each.artifact.startswith("scenes/folder-")] == ["town", "coast"]
 
 
 def test_an_empty_folder_is_missing(tmp_path):
     (tmp_path / "empty" / "images").mkdir(parents=True)
-    found = outlook(settings_of(tmp_path, f"datasets.mine={{dataset='folder', root='{tmp_path}/empty'}}"), STAGES)
+    found = dry_run(settings_of(tmp_path, f"datasets.mine={{dataset='folder', root='{tmp_path}/empty'}}"), STAGE_NAMES)
     assert [finding.where for finding in found.findings if finding.is_missing] == ["datasets.mine"]
 
 
 def test_a_disk_that_is_too_small_is_told(tmp_path, monkeypatch):
     monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 1000}))
-    (finding,) = outlook(settings_of(tmp_path), STAGES).findings
+    (finding,) = dry_run(settings_of(tmp_path), STAGE_NAMES).findings
     assert finding.where == "runs_dir"
     assert finding.text.startswith("about ")
     assert "B will be written, 1.0 kB are free there; make room" in finding.text
@@ -134,22 +139,22 @@ def test_a_disk_that_is_too_small_is_told(tmp_path, monkeypatch):
 
 def test_a_file_in_place_of_the_runs_directory_is_told(tmp_path):
     (tmp_path / "runs").write_text("")
-    (finding,) = outlook(settings_of(tmp_path / "runs"), STAGES).findings
+    (finding,) = dry_run(settings_of(tmp_path / "runs"), STAGE_NAMES).findings
     assert (finding.where, finding.is_missing) == ("runs_dir", True)
 
 
 def test_pairs_that_are_not_there_are_told(tmp_path):
-    (finding,) = outlook(settings_of(tmp_path, f"finetune.pairs_dir={tmp_path}/none"), STAGES).findings
+    (finding,) = dry_run(settings_of(tmp_path, f"finetune.pairs_dir={tmp_path}/none"), STAGE_NAMES).findings
     assert finding.where == "finetune.pairs_dir"
 
 
 def test_a_held_out_class_that_is_none_is_told_where_the_data_set_is_there(tmp_path):
     settings = all_stages(tmp_path, "proposal_net.held_out_classes=['feild']")
-    (finding,) = outlook(settings, STAGES).findings
+    (finding,) = dry_run(settings, STAGE_NAMES).findings
     assert (finding.where, finding.is_missing) == ("proposal_net.held_out_classes", True)
     assert finding.text == "['feild'] are none of the 54 classes of the scenes; correct the names"
     absent = f"datasets.drawn={{dataset='ade20k-150', root='{tmp_path}/absent', split='val'}}"
-    found = outlook(all_stages(tmp_path, "proposal_net.held_out_classes=['feild']", absent), STAGES).findings
+    found = dry_run(all_stages(tmp_path, "proposal_net.held_out_classes=['feild']", absent), STAGE_NAMES).findings
     assert [finding.where for finding in found] == ["datasets.drawn"]
 
 
@@ -163,7 +168,7 @@ def test_the_papers_runs_without_data_list_all_that_is_missing(name, tmp_path, m
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "cache"))
     settings = load_settings(CONFIGS / f"{name}.toml")
-    found = outlook(settings, STAGES)
+    found = dry_run(settings, STAGE_NAMES)
     missing = {finding.where for finding in found.findings if finding.is_missing}
     assert missing >= {f"datasets.{key}" for key in settings.datasets}
     assert {"clip.pretrained", "proposal_net.architecture.backbone.pretrained"} <= {f.where for f in found.findings}
@@ -180,17 +185,17 @@ def test_official_numbers_agree_with_those_of_the_counted_work():
 
 def test_sizes_of_the_papers_smaller_model_follow_from_its_parameters():
     settings = load_settings(CONFIGS / "ovseg_r101c_vitb16.toml")
-    nets = NetSizes.of(settings)
+    nets = parameter_counts(settings)
     assert (nets.embedding_dim, nets.mask_prompts) == (512, 3 * 196 * 768)
     assert nets.image_tower == 86_192_640
-    assert expected_bytes("embeddings", settings, nets, 10) == 10 * 100 * 512 * 2
-    assert expected_bytes("proposal_net", settings, nets, 0) == nets.proposal_net * 40
+    assert size_bytes(settings, "embeddings", nets, 10) == 10 * 100 * 512 * 2
+    assert size_bytes(settings, "proposal_net", nets, 0) == nets.proposal_net * 40
 
 
 def test_pairs_grow_with_the_captions(tmp_path):
     one, five = (settings_of(tmp_path, f"mine.source='proposals-{count}'") for count in ("1-caption", "5-captions"))
-    nets = NetSizes(proposal_net=1, image_tower=1, embedding_dim=1, mask_prompts=0)
-    assert expected_bytes("pairs", five, nets, 100) == 5 * expected_bytes("pairs", one, nets, 100)
+    nets = ParameterCounts(proposal_net=1, image_tower=1, embedding_dim=1, mask_prompts=0)
+    assert size_bytes(five, "pairs", nets, 100) == 5 * size_bytes(one, "pairs", nets, 100)
 
 
 @pytest.mark.parametrize(("count", "text"), [(0, "0 B"), (999, "999 B"), (1500, "1.5 kB"), (7 * 10**9, "7.0 GB")])

@@ -1,0 +1,162 @@
+"""What a run would do: units per artifact, the disk that they take, and what is missing."""
+
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from pipeline.dataflow import dataflow
+from pipeline.dry_run.finding import Finding
+from pipeline.dry_run.sizes import parameter_counts
+from pipeline.dry_run.weights import clip_is_here, weights_findings
+from pipeline.errors import PipelineError
+from pipeline.graph import Finished, Graph, Node, ParameterCounts, StageName
+from pipeline.prepare.layout import LayoutError
+from pipeline.prepare.prepare import Prepare
+from pipeline.settings import Settings
+from pipeline.states import ArtifactState, shown_bytes, state_of_node
+from pipeline.worker_device import chosen_device
+from storage_schemas.verification import nothing_kept
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DryRun:
+    """What a run would do, write and need.
+
+    Attributes:
+        states: Artifacts in the order of the dataflow, with estimates.
+        findings: What is missing, or will have to be fetched.
+        disk: The existing directory whose disk is written to.
+        free_bytes: What is free there.
+    """
+
+    states: tuple[ArtifactState, ...]
+    findings: tuple[Finding, ...]
+    disk: Path
+    free_bytes: int
+
+    @property
+    def new_bytes(self) -> int:
+        """What is known of what will be written, about."""
+        return sum(state.new_bytes or 0 for state in self.states)
+
+    @property
+    def unknown_sizes(self) -> tuple[str, ...]:
+        """Artifacts to make whose size is unknown."""
+        return tuple(state.artifact for state in self.states if state.todo != 0 and state.new_bytes is None)
+
+    @property
+    def is_all_there(self) -> bool:
+        """Whether nothing is missing that the run would stop at."""
+        return not any(finding.is_missing for finding in self.findings)
+
+
+def dry_run(settings: Settings, stages: Iterable[StageName]) -> DryRun:
+    """Estimate what a run would do; nothing is downloaded, made or written.
+
+    Args:
+        settings: Of the run.
+        stages: That it would go through.
+
+    Raises:
+        ValueError: If CLIP or the backbone is no known architecture.
+        PipelineError: If the file of an architecture cannot be read.
+    """
+    graph = dataflow(settings)
+    if not clip_is_here(settings.clip):
+        graph.clip.withheld = "CLIP's weights are not here, so what is done is unknown"
+    with nothing_kept():
+        chosen = [node for stage in stages for node in graph.of_stage(stage)]
+        counts = parameter_counts(settings)
+        states = tuple(_estimated(node, counts) for node in chosen)
+        to_make = [node for node, state in zip(chosen, states, strict=True) if state.todo != 0]
+        findings = [
+            *_data_findings(graph),
+            *weights_findings(settings),
+            *_setting_findings(graph, to_make),
+            *_device_findings(settings, to_make),
+        ]
+    disk = existing_parent(settings.runs_dir)
+    found = DryRun(states=states, findings=(), disk=disk, free_bytes=shutil.disk_usage(disk).free)
+    return replace(found, findings=(*findings, *_disk_findings(settings, found)))
+
+
+def existing_parent(path: Path) -> Path:
+    """Return the path, or the nearest directory above it that exists."""
+    whole = path.absolute()
+    return next(each for each in (whole, *whole.parents) if each.exists())
+
+
+def _estimated(node: Node, counts: ParameterCounts) -> ArtifactState:
+    """Return the state of an artifact with the units to make and what they will take."""
+    state = state_of_node(node)
+    source = node if isinstance(node.step, Prepare) else node.get("scenes")
+    scenes = source.step.scene_count(source) if source is not None and isinstance(source.step, Prepare) else 0
+    whole = None if scenes is None else node.step.size_bytes(counts, scenes)
+    if state.reason:
+        return replace(state, todo=node.unit_count(), is_estimate=True, new_bytes=whole)
+    units = sum(state.units.values())
+    todo = units - state.units["done"]
+    if whole is not None:
+        whole = round(whole * todo / max(1, units))
+    return replace(state, todo=todo, new_bytes=whole if todo else 0)
+
+
+def _data_findings(graph: Graph) -> Iterator[Finding]:
+    """List the data sets that are not there or not as their layout says, or lack the labels that a stage needs."""
+    for node in graph.of_stage("prepare"):
+        try:
+            _ = node.artifact
+        except LayoutError as error:
+            text = f"{error}; docs/data_preparation.md says where it comes from"
+            yield Finding(f"datasets.{node.setting}", text, is_missing=True)
+    for node in graph.nodes:
+        for role in node.step.labels_of:
+            source = node.get(role)
+            if source is not None and isinstance(source.step, Prepare) and source.step.label_count(source) == 0:
+                text = f"no scene has a labelled pixel, and {node.label} needs labels; name a data set with labels"
+                yield Finding(f"datasets.{source.setting}", text, is_missing=True)
+
+
+def _setting_findings(graph: Graph, to_make: Iterable[Node]) -> Iterator[Finding]:
+    """List what steps refuse before anything is made, and inputs that lie nowhere."""
+    for node in graph.others:
+        if isinstance(node.step, Finished):
+            try:
+                node.step.artifact(node)
+            except PipelineError as error:
+                yield _finding_of(error)
+    checked = dict.fromkeys(source for node in to_make for source in (*node.upstream(), node))
+    for node in checked:
+        try:
+            if not node.is_complete():
+                node.step.check(node)
+        except LayoutError:
+            continue  # the data set is not there, which is a finding by itself
+        except PipelineError as error:
+            yield _finding_of(error)
+
+
+def _device_findings(settings: Settings, to_make: Iterable[Node]) -> Iterator[Finding]:
+    """Say that the device is not here. Of a Dask cluster elsewhere nothing is known, but trainings stay here."""
+    if any(node.step.trains or (node.step.computes and not settings.dask.address) for node in to_make):
+        try:
+            chosen_device(settings.compute.device)
+        except PipelineError as error:
+            yield _finding_of(error)
+
+
+def _finding_of(error: PipelineError) -> Finding:
+    where, _, text = str(error).partition(": ")
+    return Finding(where, text, is_missing=True)
+
+
+def _disk_findings(settings: Settings, found: DryRun) -> Iterator[Finding]:
+    """Say that the disk is too small or cannot be written to."""
+    if not found.disk.is_dir() or not os.access(found.disk, os.W_OK):
+        text = f"{settings.runs_dir} cannot be made or written to; choose another directory"
+        yield Finding("runs_dir", text, is_missing=True)
+    if found.new_bytes > found.free_bytes:
+        text = f"about {shown_bytes(found.new_bytes)} will be written, {shown_bytes(found.free_bytes)} are free there"
+        yield Finding("runs_dir", f"{text}; make room, or choose a directory on another disk", is_missing=True)

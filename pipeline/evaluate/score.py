@@ -1,0 +1,256 @@
+"""Stage 4: scores predictions on a labelled data set, zero-shot; for ablations from stored branches.
+
+Reads ``scenes``, ``proposal_net`` and ``adapted_clip``; writes ``scores``, and for ablations ``branches`` before.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+from pipeline.evaluate.decoding import NO_LABEL
+from pipeline.evaluate.variants import (
+    GROUND_TRUTH,
+    ORIGINAL,
+    ClipView,
+    Variant,
+    ablation_variants,
+    main_variant,
+    views_of,
+)
+from pipeline.graph import Node, ParameterCounts, Source, StageName, Step
+from pipeline.settings import (
+    ComputeSettings,
+    EvaluatedDatasetSettings,
+    EvaluateSettings,
+    SettingsError,
+    result_settings,
+)
+from pipeline.shard_runner import Execution, StageReport
+from pipeline.worker_device import WorkerCompute
+from storage_schemas import branches, scores
+from storage_schemas.digests import Json
+from storage_schemas.scenes import ScenesAttributes, labelled_scenes
+from storage_schemas.scores import ScoresAttributes
+
+if TYPE_CHECKING:
+    from pipeline.evaluate.jobs import BranchJob, LabelledScenes, ScoreJob, StoredSources
+    from pipeline.evaluate.nets import NetSources
+
+_OPTIONS = ("short_side_px", "max_side_px", "prompt_templates", "precision")
+_SCORE_BYTES = 12_000
+_RECIPE = 3  # of branches and scores alike: what the nets say
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score(Step):
+    """Scores predictions on one data set.
+
+    Attributes:
+        settings: Of stage 4.
+        dataset: The data set and its ensemble weight.
+        compute: Where.
+        ablate: Score the paper's ablations too, from stored branches.
+    """
+
+    settings: EvaluateSettings
+    dataset: EvaluatedDatasetSettings
+    compute: ComputeSettings
+    ablate: bool = False
+
+    kind = scores.KIND
+    schema_version = scores.SCHEMA_VERSION
+    recipe = _RECIPE
+    stage: StageName = "evaluate"
+    expected = frozenset({NO_LABEL})
+    labels_of = ("scenes",)
+
+    @property
+    def variants(self) -> tuple[Variant, ...]:
+        """The ways of predicting, the main one first."""
+        if self.ablate:
+            return ablation_variants(self.settings, self.dataset.ensemble_weight)
+        return (main_variant(self.settings, self.dataset.ensemble_weight),)
+
+    def inputs_among(self, nets: Mapping[str, Source]) -> dict[str, Source]:
+        """Return the nets that a variant needs.
+
+        Args:
+            nets: ``"proposal_net"``, and adapted CLIPs by the names that views have for them.
+        """
+        clips = {view.clip for view in views_of(self.variants)} - {ORIGINAL}
+        proposes = any(variant.needs_proposals for variant in self.variants)
+        return {role: nets[role] for role in (*(["proposal_net"] if proposes else []), *sorted(clips))}
+
+    def check(self, node: Node) -> None:
+        """Check that there are labels, as soon as that is known.
+
+        Raises:
+            SettingsError: If no scene has a labelled pixel.
+        """
+        scenes = node["scenes"]
+        if scenes.is_complete() and not labelled_scenes(scenes.artifact):
+            message = "no scene has a labelled pixel; 'ovseg prepare ... --check' reports what the data set holds"
+            raise SettingsError([f"evaluate.datasets: {self.dataset.dataset}: {message}"])
+
+    def fingerprint(self, node: Node) -> Mapping[str, Json]:
+        """Return the variants, and the settings that change what the nets say."""
+        del node
+        return {**branch_options(self.settings), "variants": [variant.to_json() for variant in self.variants]}
+
+    def units(self, node: Node) -> tuple[str, ...]:
+        """Return the shards of the scenes."""
+        return node["scenes"].artifact.description.units
+
+    def attributes(self, node: Node) -> Mapping[str, Json]:
+        """Return the classes and the variants."""
+        labels = ScenesAttributes.of(node["scenes"].artifact)
+        return ScoresAttributes(
+            dataset=self.dataset.dataset,
+            vocabulary=labels.vocabulary,
+            class_names=labels.class_names,
+            seen=labels.seen,
+            main_variant=self.variants[0].name,
+            variants={variant.name: variant.to_json() for variant in self.variants},
+        ).to_json()
+
+    def job(self, node: Node) -> "ScoreJob":
+        """Return what scores a shard, from the nets themselves."""
+        return self._job(node, None)
+
+    def _job(self, node: Node, stored: "StoredSources | None") -> "ScoreJob":
+        from pipeline.evaluate.jobs import ScoreJob
+
+        return ScoreJob(
+            scenes=labelled_scenes_of(node),
+            variants=self.variants,
+            nets=net_sources(node, self.settings, self.compute, class_names_of(node)),
+            stored=stored,
+        )
+
+    def make(self, node: Node, execution: Execution) -> StageReport:
+        """Score; for ablations the branches are stored first, if there is something to score.
+
+        Raises:
+            SettingsError: If no scene has a labelled pixel.
+        """
+        stored = None
+        if not node.status().finished:
+            self.check(node)
+            from pipeline.clip_loading import warn_of_unknown
+
+            warn_of_unknown(node.clip.settings, class_names_of(node), f"class names of {self.dataset.dataset}")
+        if self.ablate:
+            stored = self._branches(node, execution)
+        return execution.run(self._job(node, stored), node.artifact, expected=self.expected)
+
+    def _branches(self, node: Node, execution: Execution) -> "StoredSources":
+        """Return where branches lie, each view's an artifact of its own; make them if there is something to score.
+
+        So another ensemble weight makes none of them again, and another mask threshold CLIP's alone.
+        """
+        from pipeline.evaluate.jobs import StoredSources
+
+        def branch(view: ClipView | None, proposals: Node | None) -> Node:
+            of_labels = view is not None and view.regions == GROUND_TRUTH
+            roles = ["scenes", "clip", *([] if of_labels else ["proposal_net"])]
+            roles += [view.clip] if view is not None and view.clip != ORIGINAL else []
+            sources = {role: node.sources[role] for role in roles}
+            step = StoreBranch(self.settings, self.compute, view, None if of_labels else proposals)
+            name = f"{node.name.removesuffix('-ablation')}-{'proposals' if view is None else view.slug}"
+            made = Node(step, name, node.runs, sources)
+            if not node.status().finished:
+                made.make(execution)
+            return made
+
+        proposals = branch(None, None)
+        views = {view: branch(view, proposals).artifact for view in views_of(self.variants)}
+        return StoredSources(proposals.artifact, views)
+
+    def size_bytes(self, counts: ParameterCounts, scenes: int) -> int:
+        """Estimate from COCO's pictures."""
+        del counts
+        return scenes * _SCORE_BYTES
+
+
+@dataclass(frozen=True)
+class StoreBranch(Step):
+    """Stores what one branch says of each scene.
+
+    Attributes:
+        settings: Of stage 4.
+        compute: Where.
+        view: How CLIP sees the regions; None for the proposal net's branch.
+        proposals: The proposal net's branch, whose masks CLIP's regions are; None where they are the label map's.
+    """
+
+    settings: EvaluateSettings
+    compute: ComputeSettings
+    view: ClipView | None
+    proposals: Node | None
+
+    kind = branches.KIND
+    schema_version = branches.SCHEMA_VERSION
+    recipe = _RECIPE
+    stage: StageName = "evaluate"
+    expected = frozenset({NO_LABEL})
+
+    def fingerprint(self, node: Node) -> Mapping[str, Json]:
+        """Return the view, and the settings that change what the nets say."""
+        del node
+        return {**branch_options(self.settings), "view": None if self.view is None else asdict(self.view)}
+
+    def units(self, node: Node) -> tuple[str, ...]:
+        """Return the shards of the scenes."""
+        return node["scenes"].artifact.description.units
+
+    def job(self, node: Node) -> "BranchJob":
+        """Return what stores a shard."""
+        from pipeline.evaluate.jobs import BranchJob
+
+        return BranchJob(
+            scenes=labelled_scenes_of(node),
+            nets=net_sources(node, self.settings, self.compute, class_names_of(node)),
+            view=self.view,
+            proposals=None if self.proposals is None else self.proposals.artifact,
+        )
+
+
+def labelled_scenes_of(node: Node) -> "LabelledScenes":
+    """Return the scenes that a node of stage 4 reads, with what is known of their labels."""
+    from pipeline.evaluate.jobs import LabelledScenes
+
+    scenes = node["scenes"].artifact
+    labels = ScenesAttributes.of(scenes)
+    return LabelledScenes(artifact=scenes, class_count=len(labels.class_names), ignore_label=labels.ignore_label)
+
+
+def class_names_of(node: Node) -> tuple[str, ...]:
+    """Return the classes of the scenes that a node of stage 4 reads."""
+    return ScenesAttributes.of(node["scenes"].artifact).class_names
+
+
+def net_sources(
+    node: Node, settings: EvaluateSettings, compute: ComputeSettings, class_names: tuple[str, ...]
+) -> "NetSources":
+    """Return where the nets of a node of stage 4 come from, and how they are run."""
+    from pipeline.evaluate.nets import NetSources
+
+    others = {"scenes", "proposal_net", "clip", "pairs", "proposals"}
+    return NetSources(
+        proposal_net=node["proposal_net"].artifact if "proposal_net" in node else None,
+        clip=node.clip.settings,
+        adapted={role: node[role].artifact for role in node.sources if role not in others},
+        class_names=class_names,
+        prompt_templates=settings.prompt_templates,
+        short_side_px=settings.short_side_px,
+        max_side_px=settings.max_side_px,
+        precision=settings.precision,
+        batch_crops=settings.batch_crops,
+        compute=WorkerCompute.of(compute),
+    )
+
+
+def branch_options(settings: EvaluateSettings) -> dict[str, Json]:
+    """Return the settings that change what the nets say."""
+    options = result_settings(settings)
+    return {"options": {name: options[name] for name in _OPTIONS}}

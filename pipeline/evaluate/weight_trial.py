@@ -1,0 +1,137 @@
+"""The trial of ensemble weights on mined pairs: both branches name each pair's region among the nouns of all pairs."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from ovseg_models.fusion import ensemble_scores
+from ovseg_models.masked_crops import Fill, crops_of_regions, patch_mask
+from ovseg_models.proposal_net import LOGIT_TEMPERATURE
+from pipeline.errors import PipelineError
+from pipeline.evaluate.nets import Nets, NetSources
+from pipeline.evaluate.variants import ClipView
+from pipeline.pair_pictures import pair_pictures
+from pipeline.worker_device import crops_at_once
+from storage_schemas.artifact import Artifact
+from storage_schemas.manifest import Sidecar
+from storage_schemas.pairs import read_index, read_members
+from storage_schemas.proposals import read_proposals
+from storage_schemas.scenes import OK
+from storage_schemas.weight_choices import write_weight_choice
+
+_COLUMNS = ("pair", "key", "status", "region", "noun", "crop", "crop_mask")
+
+
+class MinedPair(NamedTuple):
+    """One mined region and its noun.
+
+    Attributes:
+        noun: What the caption says.
+        proposal_embedding: Of the region's query [dim].
+        pixels: The region's box, RGB [height width 3].
+        mask: Inside the region [height width].
+    """
+
+    noun: str
+    proposal_embedding: npt.NDArray[np.float32]
+    pixels: npt.NDArray[np.uint8]
+    mask: npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WeightChoiceJob:
+    """Tries all weights on pairs.
+
+    Attributes:
+        pairs: Mined from proposals, finished.
+        proposals: The proposals that the pairs are of, finished.
+        nets: Where nets come from.
+        view: How CLIP sees the regions.
+        ensemble_weights: To be tried.
+        limit: Pairs at most; the first ones in order.
+    """
+
+    pairs: Artifact
+    proposals: Artifact
+    nets: NetSources
+    view: ClipView
+    ensemble_weights: tuple[float, ...]
+    limit: int
+
+    def open(self) -> Nets:
+        """Set up the nets."""
+        return self.nets.open()
+
+    @torch.no_grad()
+    def run(self, state: Nets, artifact: Artifact, unit: str) -> Sidecar:
+        """Try all weights; there is but one unit.
+
+        Raises:
+            PipelineError: If the pairs hold fewer than two different nouns.
+        """
+        dim = state.proposal_net.no_object_embedding.shape[1]
+        found = list(islice(mined_pairs(self.pairs, self.proposals, dim), self.limit))
+        nouns = sorted({pair.noun for pair in found})
+        if len(nouns) < 2:
+            message = f"{self.pairs.directory}: holds {len(nouns)} nouns, at least two to choose from are expected"
+            raise PipelineError(f"{message}; mine more pictures")
+        own = torch.tensor([nouns.index(pair.noun) for pair in found])
+        proposal_probs, clip_probs = self._branches(state, found, nouns)
+        valid = torch.ones(len(found), dtype=torch.bool)
+        rows = []
+        for weight in self.ensemble_weights:
+            named = ensemble_scores(proposal_probs, clip_probs, valid, weight).argmax(dim=1)
+            rows.append(
+                {
+                    "ensemble_weight": weight,
+                    "pairs": len(found),
+                    "nouns": len(nouns),
+                    "correct": int((named == own).sum()),
+                }
+            )
+        return write_weight_choice(artifact, rows)
+
+    def _branches(
+        self, nets: Nets, pairs: Sequence[MinedPair], nouns: Sequence[str]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return both branches' probabilities of the nouns [pair noun], on the CPU."""
+        texts = nets.embedded_names(nouns)
+        embeddings = torch.from_numpy(np.stack([pair.proposal_embedding for pair in pairs])).to(nets.device)
+        proposal_probs = nets.proposal_net.class_logits(embeddings, texts).softmax(dim=1)[:, :-1]
+        clip = nets.clip(self.view.clip)
+        fill: Fill = "mean" if self.view.masked else "unmasked"
+        clip_probs = []
+        batch_crops = crops_at_once(self.nets.batch_crops, nets.device)
+        for start in range(0, len(pairs), batch_crops):
+            regions = [
+                (torch.from_numpy(pair.pixels).permute(2, 0, 1), torch.from_numpy(pair.mask))
+                for pair in pairs[start : start + batch_crops]
+            ]
+            crops, masks = crops_of_regions(regions, crop_px=clip.crop_px, fill=fill)
+            patches = patch_mask(masks, clip.patch_px).to(nets.device) if self.view.mask_prompts else None
+            embedded = nets.embedded_crops(clip, crops.to(nets.device), patches)
+            clip_probs.append((LOGIT_TEMPERATURE * embedded @ texts.T).softmax(dim=1))
+        return proposal_probs.cpu(), torch.cat(clip_probs).cpu()
+
+
+def mined_pairs(pairs: Artifact, proposals: Artifact, embedding_dim: int) -> Iterator[MinedPair]:
+    """Read pairs with their proposals' embeddings, in order."""
+    for unit in pairs.description.units:
+        index = read_index(pairs, unit, columns=_COLUMNS)
+        columns = {name: index[name].to_pylist() for name in ("key", "status", "region", "noun")}
+        rows = [row for row, status in enumerate(columns["status"]) if status == OK]
+        wanted = {columns["key"][row] for row in rows}
+        embeddings = {
+            (scene.key, int(query)): scene.embeddings[place]
+            for scene in read_proposals(proposals, unit, embedding_dim=embedding_dim)
+            if scene.key in wanted
+            for place, query in enumerate(scene.queries)
+        }
+        for row, members in zip(rows, read_members(pairs, unit, index, rows), strict=True):
+            place = (columns["key"][row], columns["region"][row])
+            yield MinedPair(columns["noun"][row], embeddings[place], *pair_pictures(members))

@@ -1,0 +1,241 @@
+"""The training of stage 3: its phases, what they share, and what is written at their end."""
+
+import contextlib
+import logging
+import time
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ovseg_models.mask_adapted_clip import MaskAdaptedClip
+from ovseg_models.prompt_templates import VILD, prompt_templates
+from ovseg_models.text_classifier import TextClassifier
+from pipeline.adapted_clip_loading import new_mask_adapted_clip, write_adapted_clip
+from pipeline.clip_loading import LoadedClip, load_clip
+from pipeline.errors import PipelineError
+from pipeline.finetune.augmentation import WindowAugmentation
+from pipeline.finetune.phases import Phase, phases_of
+from pipeline.finetune.report import Training, write_report
+from pipeline.finetune.samples import PairSamples
+from pipeline.finetune.task import FinetuneTask, ImageSide, accuracies
+from pipeline.finetune.validation import Validation, seen_groups
+from pipeline.graph import Node
+from pipeline.settings import ComputeSettings, FinetuneSettings, writable_runs_dir
+from pipeline.shard_runner import Execution, StageReport
+from pipeline.training.loop import Plan, Trainer
+from pipeline.training.processes import Processes, joined
+from storage_schemas.artifact import Artifact
+from storage_schemas.checkpoints import MASK_PROMPTS, Checkpoint, CheckpointStore
+from storage_schemas.pair_collection import PairCollection
+from storage_schemas.scene_collection import SceneCollection
+from storage_schemas.scenes import ScenesAttributes
+
+logger = logging.getLogger(__name__)
+
+_START = "start"
+_NOUN_EMBEDDINGS = "noun_embeddings"
+
+
+def train(settings: FinetuneSettings, compute: ComputeSettings, node: Node, execution: Execution) -> StageReport:
+    """Adapt CLIP, as far as that is not done.
+
+    Validation scenes that are missing are prepared first. Started by ``torchrun``, all its processes train together;
+    the first writes. A run that was stopped goes on from its newest checkpoint, in whichever phase that is.
+
+    Args:
+        settings: How.
+        compute: Where.
+        node: What, and from what.
+        execution: How missing scenes are prepared.
+
+    Raises:
+        MissingInputError: If the pairs are not finished.
+        PipelineError: If the settings don't fit the pairs, or weights or devices are not available.
+        StageError: If the loss is not finite, or the device's memory runs out.
+        HeldError: If another process holds the artifact.
+        WriteError: If the artifact's directory cannot be written to.
+    """
+    started = time.monotonic()
+    with joined(compute.device, compute.threads_per_worker) as processes:
+        if processes.is_first:
+            node.make_inputs(execution)
+        processes.wait()
+        artifact = node.artifact
+        status = artifact.status()
+        todo = 0 if status.finished else max(1, len(status.todo))
+        processes.wait()  # no process reads the state after another has begun to write
+        if todo:
+            with contextlib.ExitStack() as held:
+                if processes.is_first:
+                    writable_runs_dir(node.runs)
+                    held.enter_context(artifact.writing(wait_s=compute.wait_s))
+                processes.wait()  # a run that is refused ends here
+                inputs = gather_inputs(settings, node, processes)
+                phases = phases_of(settings)
+                run_phases(phases, inputs, settings, compute, artifact, processes)
+                if processes.is_first:
+                    training = Training(artifact=artifact, phases=phases, pairs=inputs.pairs, before=inputs.before)
+                    report = write_report(training, node, inputs.base, inputs.adapted)
+                    facts = {"mode": settings.mode}
+                    write_adapted_clip(artifact, inputs.adapted, inputs.base, facts, written={report.unit: report})
+                processes.wait()
+        elif processes.is_first:
+            logger.info("adapted_clip %s: already complete", node.name)
+    units = len(artifact.description.units)
+    return execution.noted(StageReport(artifact, artifact.manifest(), todo, units - todo, time.monotonic() - started))
+
+
+class Inputs(NamedTuple):
+    """What all phases share.
+
+    Attributes:
+        base: Stock CLIP, on the CPU.
+        adapted: What is trained, on its device.
+        pairs: To train on.
+        validation: To measure on; None for nothing.
+        noun_embeddings: One L2-normalised row per noun of the pairs [noun dim], on the device.
+        before: Accuracies of stock CLIP on the validation scenes; empty without.
+    """
+
+    base: LoadedClip
+    adapted: MaskAdaptedClip
+    pairs: PairCollection
+    validation: Validation | None
+    noun_embeddings: Tensor
+    before: Mapping[str, float]
+
+
+def run_phases(
+    phases: tuple[Phase, ...],
+    inputs: Inputs,
+    settings: FinetuneSettings,
+    compute: ComputeSettings,
+    artifact: Artifact,
+    processes: Processes,
+) -> None:
+    """Train one phase after another; those that are done only have their weights loaded.
+
+    A phase ends with a checkpoint of all that it trained, and the next one begins with these weights and a new
+    optimizer, so that a stop at the switch is a stop like any other.
+
+    Raises:
+        PipelineError: If the pairs don't fill a batch.
+        StageError: If the loss is not finite, or the device's memory runs out.
+    """
+    for phase in phases:
+        task = task_of(phase, inputs, settings, compute, processes)
+        plan = loop_plan(phase, task, settings, compute)
+        if processes.is_first:
+            logger.info("phase %d of %d: %s, %d steps", phase.number, len(phases), phase.mode, plan.steps)
+        Trainer(task, plan, artifact, processes, run=phase.run).run()
+
+
+def gather_inputs(settings: FinetuneSettings, node: Node, processes: Processes) -> Inputs:
+    """Load CLIP and the pairs, and embed their nouns once; a run that goes on reads these embeddings back.
+
+    Raises:
+        PipelineError: If CLIP is not available, or cannot take the prompts.
+    """
+    base = load_clip(node.clip.settings)
+    depth = settings.prompt_depth if MASK_PROMPTS in node.artifact.description.units else 0
+    adapted = new_mask_adapted_clip(base, prompt_depth=depth, prompt_seed=settings.seed).to(processes.device)
+    adapted.set_grad_checkpointing(settings.gradient_checkpointing)
+    pairs = PairCollection(node["pairs"].artifact)
+    classifier = TextClassifier(adapted.clip, base.tokenize)
+    validation = _validation(node, classifier, adapted)
+    start = _start(node.artifact, settings, pairs, classifier, validation, processes, adapted)
+    nouns = torch.from_numpy(start.tensors[_NOUN_EMBEDDINGS]).to(processes.device)
+    before: Any = start.facts["validation"]
+    return Inputs(base, adapted, pairs, validation, nouns, before)
+
+
+def task_of(
+    phase: Phase, inputs: Inputs, settings: FinetuneSettings, compute: ComputeSettings, processes: Processes
+) -> FinetuneTask:
+    """Put together what the training loop trains in one phase."""
+    adapted = inputs.adapted
+    augmentation = WindowAugmentation(settings.augmentation.min_scale, settings.augmentation.max_aspect)
+    samples = PairSamples(inputs.pairs, augmentation, phase.seed, adapted.crop_px, adapted.patch_px)
+    return FinetuneTask(
+        adapted=adapted,
+        phase=phase,
+        samples=samples,
+        noun_embeddings=inputs.noun_embeddings,
+        loss=settings.loss,
+        train_logit_scale=settings.train_logit_scale,
+        validation=inputs.validation,
+        processes=processes,
+        loader_workers=compute.loader_workers,
+    )
+
+
+def loop_plan(phase: Phase, task: FinetuneTask, settings: FinetuneSettings, compute: ComputeSettings) -> Plan:
+    """Return the numbers of a phase's run that the loop needs.
+
+    Raises:
+        PipelineError: If the pairs don't fill a batch.
+    """
+    pairs = len(task.samples.pairs)
+    try:
+        order = phase.order(pairs)
+    except ValueError as error:
+        message = f"finetune.{'mpt' if phase.mode == 'mpt' else 'ft'}.batch_pairs: {error}, or mine more scenes"
+        raise PipelineError(message) from error
+    return Plan(
+        steps=phase.steps(pairs),
+        seed=phase.seed,
+        schedule=phase.schedule(pairs),
+        accumulation_parts=settings.accumulation_steps,
+        precision=settings.precision,
+        compile=compute.compile,
+        checkpoint_every=settings.checkpoints.every_steps,
+        keep_last=settings.checkpoints.keep_last,
+        validate_every=order.steps_per_epoch if task.validation is not None else 0,
+        lower_on_memory_error="batch_pairs, set gradient_checkpointing",
+    )
+
+
+def _validation(node: Node, classifier: TextClassifier, adapted: MaskAdaptedClip) -> Validation | None:
+    """Return what is measured on: the reference's 14 sentences around the class names of a labelled data set."""
+    if "validation" not in node:
+        return None
+    scenes = node["validation"].artifact
+    labels = ScenesAttributes.of(scenes)
+    return Validation(
+        scenes=SceneCollection(scenes, labelled=True),
+        text_embeddings=classifier.text_embeddings(labels.class_names, VILD),
+        groups=seen_groups(labels.seen),
+        crop_px=adapted.crop_px,
+        patch_px=adapted.patch_px,
+    )
+
+
+def _start(
+    artifact: Artifact,
+    settings: FinetuneSettings,
+    pairs: PairCollection,
+    classifier: TextClassifier,
+    validation: Validation | None,
+    processes: Processes,
+    adapted: MaskAdaptedClip,
+) -> Checkpoint:
+    """Return what is known before the first step: embeddings of all nouns, and the accuracies of stock CLIP."""
+    store = CheckpointStore(artifact, _START)
+    known = store.latest() if processes.is_first else None
+    if processes.from_first(int(known is not None)):
+        return known or store.load(0)
+    before = {}
+    if validation is not None:
+        before = accuracies(validation, ImageSide(adapted, uses_prompts=False).eval(), processes)
+    if processes.is_first:
+        embeddings = classifier.text_embeddings(pairs.nouns, prompt_templates(settings.prompt_templates)).cpu().numpy()
+        store.prepare()
+        store.save(Checkpoint(step=0, tensors={_NOUN_EMBEDDINGS: embeddings}, facts={"validation": before}))
+        told = ", ".join(f"{name} {value:.4f}" for name, value in before.items())
+        logger.info(
+            "%d pairs of %d nouns; validation before training: %s", len(pairs), len(pairs.nouns), told or "none"
+        )
+    processes.wait()
+    return store.load(0)

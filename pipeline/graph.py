@@ -1,0 +1,468 @@
+"""The parts of the dataflow: a node is one artifact, made by a step from other nodes.
+
+A step declares itself beside the code that does it; a node knows its inputs. All else follows from these two: the
+digest that names a directory, what is done, the command that makes it. Each is found out once per command, and none of
+it loads a model.
+"""
+
+import logging
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Literal, Protocol, cast, get_args
+
+from pipeline.clip_weights import ClipWeights
+from pipeline.errors import PipelineError
+from pipeline.settings import SettingsError, writable_runs_dir
+from pipeline.shard_runner import Execution, StageReport, UnitJob
+from storage_schemas.artifact import Artifact
+from storage_schemas.digests import Json
+from storage_schemas.errors import StorageError
+from storage_schemas.manifest import MANIFEST_FILE, Description, Identity, Manifest
+from storage_schemas.status import ArtifactStatus
+
+logger = logging.getLogger(__name__)
+
+StageName = Literal["prepare", "train-proposals", "mine", "finetune", "evaluate"]
+"""What the user calls the stages, in their order."""
+
+STAGE_NAMES: tuple[StageName, ...] = get_args(StageName)
+
+
+class MissingInputError(PipelineError):
+    """A stage was asked to begin before what it reads was finished."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ParameterCounts:
+    """Numbers of parameters that sizes of artifacts follow from; embedding_dim is the length of CLIP's embeddings."""
+
+    proposal_net: int
+    image_tower: int
+    mask_prompts: int
+    embedding_dim: int
+
+
+class Step:
+    """How one kind of artifact is made. A subclass lies beside the code that does the work, and holds its settings.
+
+    Its module must import no model: jobs do that when a worker opens them, so that planning takes no time.
+
+    Attributes:
+        kind: Of the artifact.
+        schema_version: Of the kind's columns and files.
+        recipe: Raise it when the same settings and inputs come to mean another result.
+        stage: The stage to which it belongs.
+        on_demand: Whether later stages make it when it is missing; else they ask for the stage's command first.
+        expected: Row statuses beside ``"ok"`` that are no failures, such as a caption without a noun.
+        trains: Whether several processes may share it, of which the first alone makes inputs; it stays on this machine.
+        computes: Whether it runs a model, on the device.
+        labels_of: Roles of the inputs whose labels it needs.
+    """
+
+    kind: str
+    schema_version: int
+    recipe: int
+    stage: StageName
+    on_demand: bool = False
+    expected: frozenset[str] = frozenset()
+    trains: bool = False
+    computes: bool = True
+    labels_of: tuple[str, ...] = ()
+
+    def fingerprint(self, node: "Node") -> Mapping[str, Json]:
+        """Return the settings that change the result, and no others.
+
+        Raises:
+            SettingsError: If the settings don't fit the inputs.
+        """
+        raise NotImplementedError
+
+    def units(self, node: "Node") -> tuple[str, ...]:
+        """Return the names of the units; they follow from settings and inputs."""
+        raise NotImplementedError
+
+    def attributes(self, node: "Node") -> Mapping[str, Json]:
+        """Return what every reader of the artifact needs beside its rows."""
+        del node
+        return {}
+
+    def describe(self, node: "Node") -> Description:
+        """Describe the artifact.
+
+        Raises:
+            MissingInputError: If an input is not finished.
+            PipelineError: If the settings don't fit the inputs.
+        """
+        identity = Identity(
+            kind=self.kind,
+            name=node.name,
+            schema_version=self.schema_version,
+            recipe=self.recipe,
+            settings=self.fingerprint(node),  # first, so that settings that cannot work are reported before all else
+            inputs={role: source.digest() for role, source in node.sources.items()},
+        )
+        return Description(identity=identity, units=self.units(node), attributes=self.attributes(node))
+
+    def artifact(self, node: "Node") -> Artifact:
+        """Return where the artifact lies or will lie.
+
+        Raises:
+            PipelineError: As `describe`.
+        """
+        return Artifact.planned(node.runs, self.describe(node))
+
+    def is_ruled_out(self, node: "Node") -> bool:
+        """Return whether it cannot be finished, as nothing of its kind and name lies there, whatever its digest."""
+        return not any((node.runs / self.kind).glob(f"{node.name}-*"))
+
+    def check(self, node: "Node") -> None:
+        """Refuse, before anything is made, what is known to fail later.
+
+        Raises:
+            PipelineError: If the settings cannot work here.
+        """
+
+    def job(self, node: "Node") -> UnitJob[Any]:
+        """Return what makes one unit."""
+        raise NotImplementedError
+
+    def make(self, node: "Node", execution: Execution) -> StageReport:
+        """Make what is not done.
+
+        Raises:
+            StageError: If units failed, or too many rows did.
+        """
+        return execution.run(self.job(node), node.artifact, expected=self.expected)
+
+    def is_complete(self, node: "Node") -> bool:
+        """Return whether what lies beside a finished artifact is there too, such as a card."""
+        del node
+        return True
+
+    def unit_count(self, node: "Node") -> int | None:
+        """Return how many units there will be while inputs are missing; by default as many as the scenes' shards."""
+        return node["scenes"].unit_count()
+
+    def size_bytes(self, counts: ParameterCounts, scenes: int) -> int:
+        """Estimate what the whole artifact will take, to a factor of two or so.
+
+        Args:
+            counts: Sizes of the nets.
+            scenes: How many it is made of.
+        """
+        raise NotImplementedError
+
+
+class Source(Protocol):
+    """What an artifact can be made of."""
+
+    def digest(self) -> str:
+        """Return what identifies its contents.
+
+        Raises:
+            PipelineError: If it is not finished, or not here.
+        """
+        ...
+
+
+class Node:
+    """One artifact of the dataflow.
+
+    Args:
+        step: What makes it.
+        name: Of the artifact.
+        runs: Runs directory.
+        sources: What it is made of, by role.
+        setting: Name that the settings give it beside, for people; empty for none.
+        command: What the user types to make it.
+        expected: Whether the run makes it.
+    """
+
+    def __init__(
+        self,
+        step: Step,
+        name: str,
+        runs: Path,
+        sources: Mapping[str, Source],
+        *,
+        setting: str = "",
+        command: str = "",
+        expected: bool = True,
+    ) -> None:
+        self.step = step
+        self.name = name
+        self.runs = runs
+        self.sources = sources
+        self.setting = setting
+        self.command = command or f"ovseg {step.stage}"
+        self.expected = expected
+        self._status: ArtifactStatus | None = None
+        self._manifest: Manifest | None = None
+
+    def __getitem__(self, role: str) -> "Node":
+        """Return an input that is an artifact."""
+        return cast("Node", self.sources[role])
+
+    def __contains__(self, role: str) -> bool:
+        return role in self.sources
+
+    def get(self, role: str) -> "Node | None":
+        """Return an input that is an artifact, or None where there is none of that role."""
+        return cast("Node | None", self.sources.get(role))
+
+    @property
+    def clip(self) -> ClipWeights:
+        """The input that is the original CLIP."""
+        return cast("ClipWeights", self.sources["clip"])
+
+    @property
+    def inputs(self) -> Iterator["Node"]:
+        """The inputs that are artifacts."""
+        return (source for source in self.sources.values() if isinstance(source, Node))
+
+    @property
+    def label(self) -> str:
+        """``KIND/NAME``."""
+        return f"{self.step.kind}/{self.name}"
+
+    @cached_property
+    def artifact(self) -> Artifact:
+        """Where it lies or will lie.
+
+        Raises:
+            MissingInputError: If an input is not finished, on which its digest depends.
+            PipelineError: If the settings don't fit the inputs.
+        """
+        return self.step.artifact(self)
+
+    def status(self) -> ArtifactStatus:
+        """Return the state of every unit, as this command found it first, or made it."""
+        if self._status is None:
+            self._status = self.artifact.status()
+        return self._status
+
+    def is_complete(self) -> bool:
+        """Return whether there is nothing to make; False while an input is missing."""
+        try:
+            return self.status().finished and self.step.is_complete(self)
+        except PipelineError:
+            return False
+
+    def manifest(self) -> Manifest:
+        """Return what the finished artifact states of itself.
+
+        Raises:
+            MissingInputError: If it is not finished, or a file of it is not what was written.
+        """
+        if self._manifest is None:
+            try:
+                self._manifest = self.artifact.manifest(self.status())
+            except StorageError as error:
+                message = f"{self.artifact.directory}: is not finished; run '{self.command}' first ({error})"
+                raise MissingInputError(message) from error
+        return self._manifest
+
+    def digest(self) -> str:
+        """Return the digest of the manifest.
+
+        Raises:
+            MissingInputError: If the artifact is not finished.
+            PipelineError: If it cannot be planned.
+        """
+        return self.manifest().digest()
+
+    def unit_count(self) -> int | None:
+        """Return how many units it has or will have; None if not even an estimate is possible."""
+        try:
+            return len(self.artifact.description.units)
+        except PipelineError:
+            return self.step.unit_count(self)
+
+    def upstream(self) -> list["Node"]:
+        """Return all nodes that it is made of, directly or not, each once and after its own inputs."""
+        found: dict[Node, None] = {}
+        for node in self.inputs:
+            found.update(dict.fromkeys([*node.upstream(), node]))
+        return list(found)
+
+    def make(self, execution: Execution) -> StageReport:
+        """Make what is not done of it, and of its inputs what is made on demand.
+
+        Raises:
+            MissingInputError: If another input is not finished.
+            PipelineError: If it fails.
+        """
+        if not self.step.trains:
+            self.make_inputs(execution)
+            if not (self.artifact.directory / MANIFEST_FILE).exists():
+                writable_runs_dir(self.runs)
+        report = self.step.make(self, execution)
+        self._status, self._manifest = None, report.manifest
+        return report
+
+    def make_inputs(self, execution: Execution) -> None:
+        """Make the inputs that are made on demand, unless another is missing, for which they would be made in vain.
+
+        Raises:
+            MissingInputError: If an input that is not made on demand is missing.
+            PipelineError: If one cannot be made.
+        """
+        upstream = self.upstream()
+        for node in upstream:
+            if node.expected and not node.step.on_demand and node.step.is_ruled_out(node):
+                place = node.runs / node.step.kind / node.name
+                message = f"{place}: is not finished; run '{node.command}' first (there is none of that name)"
+                raise MissingInputError(message)
+        for node in upstream:
+            if node.step.on_demand and not node.is_complete():
+                logger.info("%s: is made first", node.label)
+                node.make(replace(execution, reports=[]))
+        _ = self.artifact  # says which other input is missing
+
+
+class Finished(Step):
+    """An artifact that was made elsewhere and lies in a directory that the settings name.
+
+    Args:
+        kind: Of the artifact.
+        directory: Where it lies.
+        setting: That names it.
+    """
+
+    stage: StageName = "mine"
+
+    def __init__(self, kind: str, directory: str, setting: str) -> None:
+        self.kind = kind
+        self._directory = Path(directory)
+        self._setting = setting
+
+    def artifact(self, node: Node) -> Artifact:
+        """Open it.
+
+        Raises:
+            MissingInputError: If there is none.
+        """
+        del node
+        try:
+            return Artifact.open(self._directory)
+        except StorageError as error:
+            message = f"{self._setting}: {self._directory} holds no artifact of {self.kind} ({error}); correct the path"
+            raise MissingInputError(message) from error
+
+    def is_ruled_out(self, node: Node) -> bool:
+        """Return False: `artifact` says what is wrong."""
+        del node
+        return False
+
+
+class Refused(Step):
+    """What takes the place of an input that the settings don't describe.
+
+    Args:
+        error: Why there is none.
+    """
+
+    kind = "scenes"
+    stage: StageName = "prepare"
+
+    def __init__(self, error: PipelineError) -> None:
+        self._error = error
+
+    def is_ruled_out(self, node: Node) -> bool:
+        """Return False: `artifact` says what is wrong."""
+        del node
+        return False
+
+    def artifact(self, node: Node) -> Artifact:
+        """Say what is wrong with the settings.
+
+        Raises:
+            PipelineError: Always.
+        """
+        del node
+        raise self._error
+
+
+class Graph:
+    """All artifacts that settings imply, each after those that it is made of.
+
+    Args:
+        runs: Runs directory.
+        name: Of artifacts that have no other.
+        clip: The CLIP of all stages.
+
+    Attributes:
+        nodes: Artifacts that a run makes.
+        others: Inputs that another command makes, or that the settings don't name.
+    """
+
+    def __init__(self, runs: Path, name: str, clip: ClipWeights) -> None:
+        self.runs = runs
+        self.name = name
+        self.clip = clip
+        self.nodes: list[Node] = []
+        self.others: list[Node] = []
+
+    def add(
+        self,
+        step: Step,
+        sources: Mapping[str, Source | None] = MappingProxyType({}),
+        *,
+        name: str = "",
+        expected: bool = True,
+        setting: str = "",
+        command: str = "",
+    ) -> Node:
+        """Add an artifact.
+
+        Args:
+            step: What makes it.
+            sources: What it is made of, by role; None is left out.
+            name: Of the artifact; that of the run by default.
+            expected: Whether this run makes it; otherwise it is an input that another command makes.
+            setting: Name that the settings give it beside.
+            command: What the user types to make it; by default that of its stage.
+        """
+        found = {role: source for role, source in sources.items() if source is not None}
+        node = Node(step, name or self.name, self.runs, found, setting=setting, command=command, expected=expected)
+        (self.nodes if expected else self.others).append(node)
+        return node
+
+    def of_stage(self, stage: StageName) -> list[Node]:
+        """Return the artifacts of a stage, in order."""
+        return [node for node in self.nodes if node.step.stage == stage]
+
+    def of_kind(self, kind: str) -> list[Node]:
+        """Return the artifacts of a kind, in order."""
+        return [node for node in self.nodes if node.step.kind == kind]
+
+    def only(self, kind: str) -> Node:
+        """Return the artifact of a kind of which there is one, whether this run makes it or not."""
+        return (self.of_kind(kind) or [node for node in self.others if node.step.kind == kind])[0]
+
+    def scenes(self, setting: str) -> Node:
+        """Return the scenes of a data set by the name that the settings give it.
+
+        A name that they don't describe gives a node that cannot be planned, and says so.
+        """
+        known = {node.setting: node for node in self.nodes if node.setting}
+        if setting not in known:
+            message = f"datasets: a data set is expected here, one of {', '.join(known) or 'none'}"
+            error = SettingsError([f"{message}; name it in the stage's settings (got {setting!r})"])
+            return self.add(Refused(error), expected=False)
+        return known[setting]
+
+    def scenes_or_none(self, setting: str) -> Node | None:
+        """Return the same, or None for an empty name."""
+        return self.scenes(setting) if setting else None
+
+
+def summary(nodes: Iterable[Node]) -> str:
+    """Say what nodes of one stage read and write, by kinds: ``scenes, proposal_net -> proposals, pairs``."""
+    nodes = list(nodes)
+    written = dict.fromkeys(node.step.kind for node in nodes)
+    read = dict.fromkeys(source.step.kind for node in nodes for source in node.inputs)
+    return f"{', '.join(kind for kind in read if kind not in written) or 'data sets'} -> {', '.join(written)}"

@@ -1,0 +1,192 @@
+"""A proposal net at work on the scenes of a shard."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from ovseg_models.encoded_image import hard_masks
+from ovseg_models.proposal_net import SIZE_DIVISOR_PX, ProposalNet
+from ovseg_models.text_classifier import TextClassifier
+from pipeline.clip_loading import load_clip
+from pipeline.mine.regions import NetSize, UndecodableError, net_picture
+from pipeline.mine.statuses import NO_CAPTION, NO_PROPOSALS, UNDECODABLE
+from pipeline.ordered_threads import in_threads
+from pipeline.proposal_net_loading import load_proposal_net
+from pipeline.settings import ClipSettings, ProposeSettings
+from pipeline.worker_device import autocast
+from storage_schemas.artifact import Artifact
+from storage_schemas.proposals import SceneProposals
+from storage_schemas.rle import areas_px, boxes_xyxy, encode_masks, iou_matrix
+from storage_schemas.scenes import OK, Scene
+
+_WINDOW_BATCHES = 4  # scenes among which those of equal padded size are looked for, when more than one goes at a time
+
+
+class _Picture(NamedTuple):
+    """A scene's picture at the net's input size, or why there is none."""
+
+    key: str
+    pixels: UInt8[Tensor, "3 height width"] | None
+    status: str = OK
+    reason: str = ""
+
+
+class _NetOutput(NamedTuple):
+    """What the net says of one picture."""
+
+    picture: _Picture
+    mask_logits: Float[Tensor, "query mask_height mask_width"]
+    embeddings: Float[Tensor, "query dim"]
+    objectness: Float[Tensor, "query"]
+
+
+class Proposer:
+    """A proposal net at work: decoding and encoding run in threads beside its forward pass.
+
+    Args:
+        net: In evaluation mode.
+        text_embeddings: Of the classes that it learned, on its device.
+        settings: How.
+    """
+
+    def __init__(
+        self, net: ProposalNet, text_embeddings: Float[Tensor, "class dim"], settings: ProposeSettings
+    ) -> None:
+        self._net = net
+        self._text_embeddings = text_embeddings
+        self._settings = settings
+
+    @classmethod
+    def loaded(
+        cls,
+        net: Artifact,
+        class_names: Sequence[str],
+        templates: Sequence[str],
+        clip: ClipSettings,
+        settings: ProposeSettings,
+        device: torch.device,
+    ) -> "Proposer":
+        """Load the net, and embed the classes that it learned; CLIP is loaded for this alone.
+
+        Args:
+            net: A finished proposal net.
+            class_names: Classes that it learned.
+            templates: Sentences around them.
+            clip: The CLIP whose text tower embeds them.
+            settings: How.
+            device: Where.
+        """
+        loaded = load_clip(clip)
+        texts = TextClassifier(loaded.clip, loaded.tokenize).text_embeddings(class_names, templates)
+        return cls(load_proposal_net(net, device), texts.to(device), settings)
+
+    @property
+    def embedding_dim(self) -> int:
+        """Length of the proposal embeddings."""
+        return self._net.no_object_embedding.shape[1]
+
+    def proposals(self, scenes: Iterable[Scene]) -> Iterator[SceneProposals]:
+        """Find the masks of scenes, in their order; a scene without any is told, not left out."""
+        pictures = in_threads(self._picture, scenes)
+        return in_threads(self._encoded, self._outputs(pictures))
+
+    def _picture(self, scene: Scene) -> _Picture:
+        """Decode a scene's picture."""
+        if scene.status != OK:
+            return _Picture(scene.key, None, scene.status, scene.reason)
+        if not scene.captions:
+            return _Picture(scene.key, None, NO_CAPTION, "the scene has no caption, so nothing could be paired with it")
+        try:
+            picture = net_picture(scene, NetSize(self._settings.short_side_px, self._settings.max_side_px))
+        except UndecodableError as error:
+            return _Picture(scene.key, None, UNDECODABLE, str(error))
+        return _Picture(scene.key, torch.from_numpy(np.array(picture)).permute(2, 0, 1).contiguous())
+
+    def _outputs(self, pictures: Iterator[_Picture]) -> Iterator[_Picture | _NetOutput]:
+        """Run the net over pictures; those of equal padded size near each other go together."""
+        at_once = self._settings.batch_images
+        window = at_once * (_WINDOW_BATCHES if at_once > 1 else 1)
+        while some := list(islice(pictures, window)):
+            outputs: dict[int, _NetOutput] = {}
+            for group in _groups_of_equal_padding(some):
+                for start in range(0, len(group), at_once):
+                    batch = group[start : start + at_once]
+                    outputs.update(zip(batch, self._forward([some[place] for place in batch]), strict=True))
+            for place, picture in enumerate(some):
+                yield outputs.get(place, picture)
+
+    @torch.inference_mode()
+    def _forward(self, pictures: Sequence[_Picture]) -> list[_NetOutput]:
+        """Run the net over pictures of equal padded size."""
+        images = self._net.preprocess([picture.pixels for picture in pictures if picture.pixels is not None])
+        with autocast(images.device, self._settings.precision):
+            output = self._net(images)
+        embeddings = output.proposal_embeddings.float()
+        class_probs = self._net.class_logits(embeddings, self._text_embeddings).softmax(dim=-1)
+        objectness = class_probs[..., :-1].sum(dim=-1)
+        parts = (pictures, output.mask_logits.float(), embeddings, objectness)
+        return [_NetOutput(*of_one) for of_one in zip(*parts, strict=True)]
+
+    @torch.inference_mode()
+    def _encoded(self, output: _Picture | _NetOutput) -> SceneProposals:
+        """Turn what the net says into masks as run lengths; empty masks and near-duplicates are left out."""
+        if isinstance(output, _Picture):
+            return SceneProposals.failed(output.key, self.embedding_dim, output.status, output.reason)
+        pixels = output.picture.pixels
+        height, width = (0, 0) if pixels is None else (int(pixels.shape[1]), int(pixels.shape[2]))
+        masks = hard_masks(output.mask_logits, (height, width), self._settings.mask_threshold).cpu().numpy()
+        queries = np.flatnonzero(masks.any(axis=(1, 2)))
+        counts = encode_masks(masks[queries])
+        kept = distinct_masks(counts, height, width, max_iou=self._settings.duplicate_iou)
+        queries, counts = queries[kept], [counts[place] for place in kept]
+        if not counts:
+            reason = f"no pixel of {len(masks)} queries has a mask probability above {self._settings.mask_threshold}"
+            return SceneProposals.failed(output.picture.key, self.embedding_dim, NO_PROPOSALS, reason)
+        return SceneProposals(
+            key=output.picture.key,
+            height_px=height,
+            width_px=width,
+            queries=queries.astype(np.int32),
+            mask_counts=counts,
+            areas_px=areas_px(counts, height, width),
+            boxes_xyxy=boxes_xyxy(counts, height, width),
+            objectness=output.objectness.cpu().numpy()[queries],
+            embeddings=output.embeddings.cpu().numpy()[queries],
+        )
+
+
+def distinct_masks(counts: Sequence[bytes], height_px: int, width_px: int, *, max_iou: float) -> list[int]:
+    """Choose masks, first come first served, none of which overlaps an earlier chosen one by more than ``max_iou``.
+
+    Args:
+        counts: Compressed COCO run lengths.
+        height_px: Height of the masks.
+        width_px: Width of the masks.
+        max_iou: Intersection over union; 1 keeps all.
+
+    Returns:
+        Places of the chosen masks, ascending.
+    """
+    if max_iou >= 1:
+        return list(range(len(counts)))
+    overlaps = iou_matrix(counts, counts, height_px, width_px) > max_iou
+    kept: list[int] = []
+    for place in range(len(counts)):
+        if not overlaps[place, kept].any():
+            kept.append(place)
+    return kept
+
+
+def _groups_of_equal_padding(pictures: Sequence[_Picture]) -> list[list[int]]:
+    """Sort the places of readable pictures by the size that the net pads them to; more padding would change results."""
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for place, picture in enumerate(pictures):
+        if picture.pixels is not None:
+            padded = tuple(side + -side % SIZE_DIVISOR_PX for side in picture.pixels.shape[1:])
+            groups.setdefault(padded, []).append(place)
+    return list(groups.values())

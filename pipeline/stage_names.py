@@ -1,6 +1,0 @@
-"""What the user calls the stages, in order; importing it loads nothing else."""
-
-from typing import Literal, get_args
-
-StageName = Literal["prepare", "train-proposals", "mine", "finetune", "evaluate"]
-STAGE_NAMES: tuple[StageName, ...] = get_args(StageName)
