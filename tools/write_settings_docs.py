@@ -1,4 +1,4 @@
-"""Write docs/settings.md from the settings models; ``--check`` only tells whether it is up to date."""
+"""Write docs/settings.md from the settings models; ``--check`` only checks whether it is up to date."""
 
 import argparse
 import json
@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from pipeline.settings import Settings
-from pipeline.settings.model import ANY_ITEM, Setting, all_settings, changes_result, model_changes_result
+from pipeline.settings.model import ANY_ITEM, Setting, all_settings, changes_result
 
 TARGET = Path(__file__).parents[1] / "docs" / "settings.md"
 
@@ -21,7 +21,10 @@ Written by `make docs` from the models in `pipeline/settings`; edit those, not t
 
 A run has one settings file in TOML; `flows/configs` holds examples. What the file leaves out has the default below, and
 `--set key=value` on the command line overrules both, for instance `--set mine.pair.min_score=0.2`. Relative paths
-are relative to the directory in which the command is given. All faults of a file are told at once.
+are relative to the directory in which the command is given. All faults of a file are reported at once.
+
+A stage's setting whose default is `net_input.…` or `precision` takes that setting's value, unless its own section gives
+another: `--set net_input.short_side_px=640` holds for training's validation, mining and evaluation alike.
 
 **R** marks settings that change the result. They are part of the artifact's digest: with another value, another
 artifact is made beside the first. The others say how the work is done (how many workers, on which device), and can
@@ -33,7 +36,7 @@ def document() -> str:
     """Return the whole page."""
     parts = [INTRODUCTION, *_section("", Settings, is_list=False)]
     for setting in all_settings(Settings):
-        for model in setting.section:
+        for model in setting.sections:
             parts += _section(_table_name(setting), model, is_list=_is_list(setting))
     return "\n".join(parts)
 
@@ -44,7 +47,7 @@ def _section(name: str, model: type[BaseModel], *, is_list: bool) -> Iterator[st
     yield f"## {f'`{heading}`' if name else 'At the top of the file'}\n"
     yield f"{(model.__doc__ or '').strip().replace('``', '`')}\n"
     schema = model.model_json_schema()
-    plain = {setting.key[0] for setting in all_settings(model) if len(setting.key) == 1 and not setting.section}
+    plain = {setting.key[0] for setting in all_settings(model) if len(setting.key) == 1 and not setting.sections}
     if not plain:
         return
     yield "| setting | | default | values | what |"
@@ -52,8 +55,10 @@ def _section(name: str, model: type[BaseModel], *, is_list: bool) -> Iterator[st
     for key, field in model.model_fields.items():
         if key in plain:
             values = schema["properties"][key]
-            mark = "**R**" if changes_result(field) and model_changes_result(model) else ""
+            mark = "**R**" if changes_result(field) and changes_result(model) else ""
             default = _toml(values["default"]) if "default" in values else "(needed)"
+            if "inherits" in values:
+                default = f"`{values['inherits']}`"
             yield f"| `{key}` | {mark} | {default} | {_values(values)} | {_cell(field.description or '')} |"
     yield ""
 
@@ -65,12 +70,12 @@ def _table_name(setting: Setting) -> str:
 
 
 def _is_list(setting: Setting) -> bool:
-    """Tell whether a section is a list of tables."""
-    return bool(setting.section) and getattr(setting.field.annotation, "__origin__", None) in {list, tuple}
+    """Return whether a section is a list of tables."""
+    return bool(setting.sections) and getattr(setting.field.annotation, "__origin__", None) in {list, tuple}
 
 
 def _is_table_of(setting: Setting) -> bool:
-    """Tell whether a section is a table of tables with names that the user gives."""
+    """Return whether a section is a table of tables with names that the user gives."""
     return getattr(setting.field.annotation, "__origin__", None) is dict
 
 

@@ -1,7 +1,7 @@
 """Settings of a run: ``sections`` lists them, ``loading`` reads them, ``model`` says which enter a digest."""
 
 from pipeline.settings.faults import SettingsError
-from pipeline.settings.loading import check_references, load_settings, settings_json, settings_toml, writable_runs_dir
+from pipeline.settings.loading import check_references, load_settings, settings_toml, writable_runs_dir
 from pipeline.settings.model import Precision, PromptTemplates, SettingsModel, result_settings
 from pipeline.settings.sections import (
     AugmentationSettings,
@@ -16,6 +16,7 @@ from pipeline.settings.sections import (
     LossSettings,
     MineSettings,
     Mode,
+    NetInputSettings,
     NounSettings,
     PairSettings,
     PhaseSettings,
@@ -40,6 +41,7 @@ __all__ = [
     "LossSettings",
     "MineSettings",
     "Mode",
+    "NetInputSettings",
     "NounSettings",
     "PairSettings",
     "PhaseSettings",
@@ -56,7 +58,6 @@ __all__ = [
     "check_references",
     "load_settings",
     "result_settings",
-    "settings_json",
     "settings_toml",
     "writable_runs_dir",
 ]

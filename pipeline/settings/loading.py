@@ -1,10 +1,10 @@
-"""Reading settings: defaults, then a TOML file, then flags; and writing the outcome beside a result."""
+"""Settings from a TOML file and flags, and back to TOML; and the runs directory that they name."""
 
-import json
 import re
 import tempfile
 import tomllib
 from collections.abc import Sequence
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import tomli_w
 from pydantic import ValidationError
 
 from pipeline.settings.faults import FLAG, Override, SettingsError, fault_lines, reference_faults
+from pipeline.settings.model import all_settings
 from pipeline.settings.sections import Settings
 
 _KEY = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
@@ -19,7 +20,7 @@ _PLACE_IN_TOML = re.compile(r"^(?P<what>.*) \((?:at )?(?P<place>line \d+, column
 
 
 def load_settings(path: Path | None = None, overrides: Sequence[str] = ()) -> Settings:
-    """Read the settings of a run: defaults, over them a TOML file, over that flags.
+    """Read the settings of a run: flags go before the TOML file, the file before the defaults.
 
     Relative paths in the settings are relative to the current directory, wherever the file lies.
 
@@ -30,14 +31,12 @@ def load_settings(path: Path | None = None, overrides: Sequence[str] = ()) -> Se
     Raises:
         SettingsError: If anything is wrong, with one line per fault.
     """
-    document = {} if path is None else _read_toml(path)
     flags, faults = parse_overrides(overrides)
-    document = overlaid(document, flags)
+    document = with_overrides({} if path is None else _read_toml(path), flags)
     source = FLAG if path is None else str(path)
-    faults += reference_faults(document, source=source, overrides=flags)
+    faults += reference_faults(Settings, document, source=source, overrides=flags)
     try:
-        # JSON is pydantic's strict mode in which lists may become tuples and strings paths, yet "3" is no number.
-        settings = Settings.model_validate_json(json.dumps(document, default=str), strict=True)
+        settings = Settings.model_validate(document)
     except ValidationError as error:
         faults += fault_lines(error, Settings, document, source=source, overrides=flags)
         raise SettingsError(faults) from error
@@ -52,19 +51,85 @@ def check_references(settings: Settings) -> None:
     Raises:
         SettingsError: If they name a data set that they don't describe.
     """
-    faults = reference_faults(settings.model_dump(mode="json"), source="settings")
+    faults = reference_faults(Settings, settings.model_dump(mode="json"), source="settings")
     if faults:
         raise SettingsError(faults)
 
 
 def settings_toml(settings: Settings) -> str:
-    """Write all settings, defaults included, as TOML that ``load_settings`` reads back."""
-    return tomli_w.dumps(settings.model_dump(mode="json", exclude_none=True))
+    """Write all settings, defaults included, as TOML that ``load_settings`` reads back.
+
+    A setting with the value that it inherits is left out, so that it still follows when that value is changed.
+    """
+    document = settings.model_dump(mode="json", exclude_none=True)
+    for setting in (each for each in all_settings(Settings) if each.inherits):
+        *above, name = setting.key
+        table = reduce(dict[str, Any].__getitem__, above, document)
+        if table[name] == reduce(getattr, setting.inherits, settings):
+            del table[name]
+    return tomli_w.dumps(document)
 
 
-def settings_json(settings: Settings) -> str:
-    """Write all settings, defaults included, as JSON."""
-    return settings.model_dump_json(indent=2) + "\n"
+def parse_overrides(flags: Sequence[str]) -> tuple[list[Override], list[str]]:
+    """Read the ``--set`` flags; return the good ones, and a line for each of the others."""
+    overrides, faults = [], []
+    for flag in flags:
+        key, equals, text = flag.partition("=")
+        key = key.strip()
+        if not equals or not _KEY.fullmatch(key):
+            faults.append(f"{FLAG}: should be key=value, such as mine.pair.min_score=0.2 (got {flag!r})")
+        else:
+            overrides.append(Override(tuple(key.split(".")), parse_value(text)))
+    return overrides, faults
+
+
+def parse_value(text: str) -> Any:
+    """Read a value as TOML, or as a plain string if it isn't any (``runs_dir=/tmp/runs`` needs no quotes)."""
+    try:
+        document = tomllib.loads(f"value = {text}")
+    except tomllib.TOMLDecodeError:
+        return text
+    # "1\nother = 2" is TOML of two keys, so no value.
+    return document["value"] if document.keys() == {"value"} else text
+
+
+def with_overrides(document: dict[str, Any], overrides: Sequence[Override]) -> dict[str, Any]:
+    """Return a copy of a settings document in which the flags have set their values, the later ones last."""
+
+    def replaced(current: Any, key: tuple[str, ...], value: Any) -> Any:
+        if not key:
+            return value
+        first, rest = key[0], key[1:]
+        if isinstance(current, list) and first.isdigit() and int(first) < len(current):
+            place = int(first)
+            return [*current[:place], replaced(current[place], rest, value), *current[place + 1 :]]
+        table = current if isinstance(current, dict) else {}
+        return {**table, first: replaced(table.get(first), rest, value)}
+
+    return reduce(lambda changed, override: replaced(changed, *override), overrides, document)
+
+
+def writable_runs_dir(path: Path) -> Path:
+    """Make the runs directory if it is not there, and try it by writing a file that vanishes at once.
+
+    Hours of work may come before the first artifact is written.
+
+    Returns:
+        The path as it was given.
+
+    Raises:
+        SettingsError: If it cannot be made, is no directory, or cannot be written to.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            return path
+    except (FileExistsError, NotADirectoryError) as error:
+        message = f"runs_dir: should be a directory, a file is in its place; choose another (got {path})"
+        raise SettingsError([message]) from error
+    except OSError as error:
+        message = f"runs_dir: cannot be written to ({error.strerror}); make it writable or choose another (got {path})"
+        raise SettingsError([message]) from error
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
@@ -85,66 +150,4 @@ def _read_toml(path: Path) -> dict[str, Any]:
     except tomllib.TOMLDecodeError as error:
         found = _PLACE_IN_TOML.match(str(error))
         what = f"{found['place']}: {found['what']}" if found else str(error)
-        raise SettingsError([f"{path}: {what}; mend the TOML there"]) from error
-
-
-def parse_overrides(flags: Sequence[str]) -> tuple[list[Override], list[str]]:
-    """Read the flags; return the good ones, and a line for each of the others."""
-    overrides, faults = [], []
-    for flag in flags:
-        key, equals, text = flag.partition("=")
-        key = key.strip()
-        if not equals or not _KEY.fullmatch(key):
-            faults.append(f"{FLAG}: key=value is wanted, such as mine.pair.min_score=0.2 (got {flag!r})")
-        else:
-            overrides.append(Override(tuple(key.split(".")), parse_value(text)))
-    return overrides, faults
-
-
-def parse_value(text: str) -> Any:
-    """Read a value as TOML, or as a plain string if it isn't any (``runs_dir=/tmp/runs`` needs no quotes)."""
-    try:
-        document = tomllib.loads(f"value = {text}")
-    except tomllib.TOMLDecodeError:
-        return text
-    return document["value"] if document.keys() == {"value"} else text
-
-
-def overlaid(document: dict[str, Any], overrides: Sequence[Override]) -> dict[str, Any]:
-    """Return a settings document with the flags laid over it, later ones over earlier ones."""
-    for override in overrides:
-        document = _replaced(document, override.key, override.value)
-    return document
-
-
-def _replaced(current: Any, key: tuple[str, ...], value: Any) -> Any:
-    """Return a copy of a value in which one place below it has another value."""
-    if not key:
-        return value
-    first, rest = key[0], key[1:]
-    if isinstance(current, list) and first.isdigit() and int(first) < len(current):
-        place = int(first)
-        return [*current[:place], _replaced(current[place], rest, value), *current[place + 1 :]]
-    table = current if isinstance(current, dict) else {}
-    return {**table, first: _replaced(table.get(first), rest, value)}
-
-
-def writable_runs_dir(path: Path) -> Path:
-    """Make the runs directory if it is not there, and try it by writing a file that vanishes at once.
-
-    Returns:
-        The path as it was given.
-
-    Raises:
-        SettingsError: If it cannot be made, is no directory, or cannot be written to.
-    """
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path):
-            return path
-    except (FileExistsError, NotADirectoryError) as error:
-        message = f"runs_dir: should be a directory, a file is in its place; choose another (got {path})"
-        raise SettingsError([message]) from error
-    except OSError as error:
-        message = f"runs_dir: cannot be written to ({error.strerror}); make it writable or choose another (got {path})"
-        raise SettingsError([message]) from error
+        raise SettingsError([f"{path}: {what}; correct the TOML there"]) from error

@@ -1,12 +1,14 @@
-"""What every settings model shares: frozen, no unknown keys, finite numbers; and the mark of what changes no result."""
+"""What all sections of settings share: their base, types and marks, and which of them enter a digest."""
 
 import typing
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Annotated, Any, Literal, NamedTuple
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler
 from pydantic.config import JsonDict
 from pydantic.fields import FieldInfo
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 
 from storage_schemas.digests import Json
 
@@ -14,13 +16,18 @@ ANY_ITEM = "*"
 """Represents in a key the place in a list, or a name that the user gives."""
 
 CHANGES_NO_RESULT: JsonDict = {"changes_result": False}
-"""``json_schema_extra`` of a setting, or of a whole model, that says how the work is done, not what comes out."""
+"""``json_schema_extra`` of a setting, or of a whole section, that says how the work is done, not what comes out."""
 
-ADDED_LATER: JsonDict = {"added_later": True}
-"""``json_schema_extra`` of a setting whose default is what was done before it, and must stay so."""
+Item = TypeVar("Item")
+
+ListOf = Annotated[tuple[Item, ...], Field(strict=False)]
+"""A list of a settings file; not strict, as TOML and JSON have lists and no tuples. The items are."""
 
 Share = Annotated[float, Field(ge=0, le=1)]
 """A part of a whole, 0 to 1."""
+
+SideLength = Annotated[int, Field(ge=16, le=8192)]
+"""Side of a picture [px]."""
 
 MaskThreshold = Annotated[float, Field(ge=0, lt=1)]
 """A mask probability above which a pixel belongs to a mask; none is above 1, so that a segmenter refuses it too."""
@@ -31,75 +38,26 @@ Precision = Literal["fp32", "bf16", "fp16"]
 PromptTemplates = Literal["bare", "single", "vild", "imagenet"]
 """Sentences that a noun or class name is put into: the name alone, one sentence, ViLD's 14, CLIP's 80 for ImageNet."""
 
+DatasetReference = Annotated[str, Field(json_schema_extra={"names": "datasets"})]
+"""Name of one of the data sets that the settings describe, or empty; ``check_references`` finds it by this type."""
+
 
 class SettingsModel(BaseModel):
-    """Base of all settings models."""
+    """Base of all sections: frozen, no unknown keys, finite numbers, and no text where a number is expected."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, strict=True)
 
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        """Leave out the defaults of inherited settings.
 
-def check_sides(*, short_side_px: int, max_side_px: int, prefix: str = "") -> None:
-    """Refuse an upper limit of the long side that is below the short side: no picture could be resized so.
-
-    Args:
-        short_side_px: Wanted short side.
-        max_side_px: Upper limit of the long side.
-        prefix: Of both settings' names.
-
-    Raises:
-        ValueError: If the limit is too low.
-    """
-    if max_side_px < short_side_px:
-        message = f"{prefix}max_side_px {max_side_px} should be at least {prefix}short_side_px {short_side_px}"
-        raise ValueError(message)
-
-
-def result_settings(model: BaseModel) -> dict[str, Json]:
-    """Return the settings that change the result, as JSON values; a stage puts them into its artifact's digest.
-
-    Left out is what is marked with ``CHANGES_NO_RESULT``: a field, or a model as a whole; and a field marked with
-    ``ADDED_LATER`` that has its default, so that artifacts of before keep their digests.
-    """
-    if not model_changes_result(type(model)):
-        return {}
-    pruned: dict[str, Json] = _pruned(model, model.model_dump(mode="json"))
-    return pruned
-
-
-def changes_result(field: FieldInfo) -> bool:
-    """Tell whether a setting changes the result, as far as its own mark says."""
-    return not _is_marked(field.json_schema_extra)
-
-
-def model_changes_result(model: type[BaseModel]) -> bool:
-    """Tell whether a section of settings changes the result, as far as its own mark says."""
-    return not _is_marked(model.model_config.get("json_schema_extra"))
-
-
-def _is_marked(extra: object) -> bool:
-    return isinstance(extra, Mapping) and extra.get("changes_result") is False
-
-
-def _pruned(value: object, dumped: Any) -> Any:
-    """Walk a value beside its JSON form and leave out what changes no result."""
-    if isinstance(value, BaseModel):
-        return {
-            name: _pruned(getattr(value, name), dumped[name])
-            for name, field in type(value).model_fields.items()
-            if changes_result(field) and not _is_left_out(field, getattr(value, name))
-        }
-    if isinstance(value, Mapping):
-        return {key: _pruned(item, dumped[str(key)]) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_pruned(item, dumped_item) for item, dumped_item in zip(value, dumped, strict=True)]
-    return dumped
-
-
-def _is_left_out(field: FieldInfo, value: object) -> bool:
-    if isinstance(value, BaseModel):
-        return not model_changes_result(type(value))
-    extra = field.json_schema_extra
-    return isinstance(extra, Mapping) and extra.get("added_later") is True and value == field.default
+        A form fills in the defaults of its schema and sends them; an inherited setting would never inherit then.
+        """
+        json_schema = handler(schema)
+        for values in handler.resolve_ref_schema(json_schema).get("properties", {}).values():
+            if "inherits" in values:
+                values.pop("default", None)
+        return json_schema
 
 
 class Setting(NamedTuple):
@@ -108,16 +66,26 @@ class Setting(NamedTuple):
     Attributes:
         key: Its place (``("evaluate", "datasets", "*", "dataset")``).
         field: What its model says of it.
-        section: The models of which its value is made; empty for a plain value.
+        sections: The models of which its value is made; empty for a plain value.
     """
 
     key: tuple[str, ...]
     field: FieldInfo
-    section: tuple[type[BaseModel], ...]
+    sections: tuple[type[BaseModel], ...]
+
+    @property
+    def inherits(self) -> tuple[str, ...]:
+        """Key of the setting whose value it takes where it is not given; empty if it takes none."""
+        return _inherited_key(self.field)
+
+    @property
+    def names_dataset(self) -> bool:
+        """Whether its value is a ``DatasetReference``."""
+        return _extra(self.field).get("names") == "datasets"
 
 
 def all_settings(model: type[BaseModel], above: tuple[str, ...] = ()) -> Iterator[Setting]:
-    """Walk all settings of a model in order, each section before what it holds."""
+    """Yield all settings of a model in order, each section before what it holds."""
     for name, field in model.model_fields.items():
         key = (*above, name)
         sections, items = _models_in(field.annotation)
@@ -126,9 +94,72 @@ def all_settings(model: type[BaseModel], above: tuple[str, ...] = ()) -> Iterato
             yield from all_settings(section, (*key, ANY_ITEM) if items else key)
 
 
-def matches(known: Sequence[str], key: Sequence[str]) -> bool:
-    """Tell whether a known key, which may hold ``ANY_ITEM``, stands for a key."""
-    return len(known) == len(key) and all(mine in {ANY_ITEM, theirs} for mine, theirs in zip(known, key, strict=True))
+def result_settings(model: BaseModel) -> dict[str, Json]:
+    """Return the settings that change the result, as JSON values; a stage puts them into its artifact's digest.
+
+    Left out is what is marked with ``CHANGES_NO_RESULT``: a field, or a section as a whole.
+    """
+    pruned: dict[str, Json] = _pruned(model, model.model_dump(mode="json")) if changes_result(type(model)) else {}
+    return pruned
+
+
+def changes_result(marked: FieldInfo | type[BaseModel]) -> bool:
+    """Return whether a setting, or a section of settings, changes the result, as far as its own mark says."""
+    return _extra(marked).get("changes_result") is not False
+
+
+def with_inherited(model: type[BaseModel], document: Any, shared: Mapping[tuple[str, ...], object]) -> Any:
+    """Return a section as given, completed with the values that it inherits and does not give itself.
+
+    Sections that are items of lists or tables inherit nothing.
+
+    Args:
+        model: The section's model.
+        document: What was given: a table, or an instance of the model; anything else is returned for validation to
+            refuse.
+        shared: Values by the keys that fields name with ``inherits``.
+    """
+    if isinstance(document, BaseModel):
+        document = document.model_dump(exclude_unset=True)
+    if not isinstance(document, Mapping):
+        return document
+    completed = dict(document)
+    for name, field in model.model_fields.items():
+        if name not in completed and (source := _inherited_key(field)) in shared:
+            completed[name] = shared[source]
+        sections, items = _models_in(field.annotation)
+        for section in () if items else sections:
+            # A section that is not given appears only where something in it is inherited.
+            if (below := with_inherited(section, completed.get(name, {}), shared)) or name in completed:
+                completed[name] = below
+    return completed
+
+
+def _pruned(value: object, dumped: Any) -> Any:
+    """Walk a value beside its JSON form and leave out what changes no result."""
+    if isinstance(value, BaseModel):
+        return {
+            name: _pruned(item, dumped[name])
+            for name, field in type(value).model_fields.items()
+            if changes_result(field)
+            and (not isinstance(item := getattr(value, name), BaseModel) or changes_result(type(item)))
+        }
+    if isinstance(value, Mapping):
+        return {key: _pruned(item, dumped[str(key)]) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_pruned(item, dumped_item) for item, dumped_item in zip(value, dumped, strict=True)]
+    return dumped
+
+
+def _extra(marked: FieldInfo | type[BaseModel]) -> Mapping[str, Any]:
+    """Return the marks of a field or model."""
+    extra = marked.json_schema_extra if isinstance(marked, FieldInfo) else marked.model_config.get("json_schema_extra")
+    return extra if isinstance(extra, Mapping) else {}
+
+
+def _inherited_key(field: FieldInfo) -> tuple[str, ...]:
+    source = _extra(field).get("inherits")
+    return tuple(source.split(".")) if source else ()
 
 
 def _models_in(annotation: object) -> tuple[tuple[type[BaseModel], ...], bool]:

@@ -2,23 +2,68 @@
 
 import unicodedata
 from collections import Counter
+from collections.abc import Mapping
+from contextlib import suppress
+from functools import reduce
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import ConfigDict, Field, JsonValue, field_validator, model_validator
+from pydantic import ConfigDict, Field, JsonValue, TypeAdapter, ValidationError, field_validator, model_validator
 
 from ovseg_models.image_input import PIXELS_MAX
 from pipeline.data_set_options import CocoLabelKind, DataSetName, StuffValues, VocLabelDirectory
 from pipeline.settings.model import (
-    ADDED_LATER,
     CHANGES_NO_RESULT,
+    DatasetReference,
+    ListOf,
     MaskThreshold,
     Precision,
     PromptTemplates,
     SettingsModel,
     Share,
-    check_sides,
+    SideLength,
+    all_settings,
+    with_inherited,
 )
+
+# What several stages inherit
+
+
+def _check_sides(*, short_side_px: int, max_side_px: int, prefix: str = "") -> None:
+    """Refuse an upper limit of the long side that is below the short side: no picture could be resized so.
+
+    Raises:
+        ValueError: If the limit is too low.
+    """
+    if max_side_px < short_side_px:
+        message = f"{prefix}max_side_px {max_side_px} should be at least {prefix}short_side_px {short_side_px}"
+        raise ValueError(message)
+
+
+class NetInputSettings(SettingsModel):
+    """What the proposal net sees and gives, in every stage that does not say otherwise."""
+
+    short_side_px: SideLength = Field(default=512, description="Short side of the net's input [px].")
+    max_side_px: SideLength = Field(default=2048, description="Upper limit of the input's long side [px].")
+    mask_threshold: MaskThreshold = Field(
+        default=0.5, description="Mask probability above which a pixel is in the mask."
+    )
+
+    @model_validator(mode="after")
+    def _sides_fit(self) -> Self:
+        _check_sides(short_side_px=self.short_side_px, max_side_px=self.max_side_px)
+        return self
+
+
+_PRECISION: Precision = "fp32"
+
+
+def _inherited(key: str, description: str) -> Any:
+    """Declare a setting that takes the value at a key of ``Settings`` where its own section gives none."""
+    section, _, name = key.rpartition(".")
+    default = NetInputSettings.model_fields[name].default if section else _PRECISION
+    return Field(default=default, description=description, json_schema_extra={"inherits": key})
+
 
 # Data sets
 
@@ -52,6 +97,7 @@ class PrepareSettings(SettingsModel):
     dataset: DataSetName = Field(description="Name of the data set.")
     root: Path = Field(
         default=Path(),
+        strict=False,
         description="Directory of the data set in its official layout; the drawn world needs none.",
         json_schema_extra=CHANGES_NO_RESULT,
     )
@@ -66,7 +112,7 @@ class PrepareSettings(SettingsModel):
         "under 'annotations' say themselves what they hold, and their categories are the classes.",
     )
     captions: bool = Field(default=True, description="COCO: take the captions.")
-    annotations: tuple[str, ...] = Field(
+    annotations: ListOf[str] = Field(
         default=(),
         description="COCO's format: JSON files of your own, relative to the root, such as "
         "['annotations/instances_default.json'] of CVAT; in place of the official ones.",
@@ -93,7 +139,7 @@ class PrepareSettings(SettingsModel):
         default=False,
         description="ADE20K-847: shrink to short side 512 px and save as JPEG of quality 75, as the reference does.",
     )
-    drawn_world: DrawnWorldSettings = Field(default=DrawnWorldSettings(), description="Drawn world: its options.")
+    drawn_world: DrawnWorldSettings = Field(default_factory=DrawnWorldSettings, description="Drawn world: its options.")
     scenes_per_shard: int = Field(default=1000, ge=1, le=100_000, description="Scenes of one unit of work.")
     limit: int | None = Field(default=None, ge=1, description="Take the first scenes only, for a trial; none = all.")
     max_image_px: int = Field(
@@ -110,7 +156,8 @@ class PrepareSettings(SettingsModel):
         faults = [
             f"{option}: is an option of {owner} only (got it for {self.dataset})"
             for option, owner in _OWN_OPTIONS.items()
-            if self.dataset != owner and getattr(self, option) != type(self).model_fields[option].default
+            if self.dataset != owner
+            and getattr(self, option) != type(self).model_fields[option].get_default(call_default_factory=True)
         ]
         if not self.split and self.dataset != "folder" and not (self.annotations and self.images):
             faults.append(f"split: should be named for {self.dataset} (got nothing)")
@@ -173,7 +220,6 @@ class CheckpointSettings(SettingsModel):
 
 
 NONE, RANDOM, SHIPPED = "none", "random", "shipped"
-SideLength = Annotated[int, Field(ge=16, le=8192)]
 
 
 class BackboneSettings(SettingsModel):
@@ -237,7 +283,7 @@ class BackboneSettings(SettingsModel):
 class ArchitectureSettings(SettingsModel):
     """A MaskFormer whose class head gives an embedding in CLIP's space for each query."""
 
-    backbone: BackboneSettings = Field(default=BackboneSettings(), description="What sees the image.")
+    backbone: BackboneSettings = Field(default_factory=BackboneSettings, description="What sees the image.")
     queries: int = Field(default=100, ge=1, le=1000, description="Number of proposals per image.")
     encoder_layers: int = Field(default=0, ge=0, le=12, description="Self-attention layers among stride-32 pixels.")
     decoder_layers: int = Field(default=6, ge=1, le=12, description="Layers of the query decoder; each is supervised.")
@@ -289,7 +335,6 @@ class LossSettings(SettingsModel):
     )
     unlabelled_pixels: Literal["background", "left_out"] = Field(
         default="background",
-        json_schema_extra=ADDED_LATER,
         description="What pixels without a label, or of held-out classes, are to a mask: 'background', as published, "
         "or 'left_out' of matching and losses, so that masks of what has no label are not unlearned.",
     )
@@ -298,7 +343,7 @@ class LossSettings(SettingsModel):
 class AugmentationSettings(SettingsModel):
     """Resize to a random short side, crop, jitter colours, flip, pad to the crop's size, in this order."""
 
-    short_sides_px: tuple[SideLength, ...] = Field(
+    short_sides_px: ListOf[SideLength] = Field(
         default=(512,), min_length=1, description="Short sides [px] of which one is drawn for each sample."
     )
     max_side_px: SideLength = Field(default=2048, description="Upper limit of the long side after resizing [px].")
@@ -324,27 +369,33 @@ class ProposalTrainingSettings(SettingsModel):
     gradient_clip_norm: float = Field(
         default=0.01, gt=0, description="Upper limit of the L2 norm of the whole model's gradient."
     )
-    precision: Precision = Field(default="fp32", description="Arithmetic on CUDA; fp16 scales the loss.")
-    augmentation: AugmentationSettings = Field(default=AugmentationSettings(), description="How samples are varied.")
-    loss: LossSettings = Field(default=LossSettings(), description="Weights of the losses.")
-    checkpoints: CheckpointSettings = Field(default=CheckpointSettings(), description="When to save, what to keep.")
+    precision: Precision = _inherited("precision", "Arithmetic on CUDA; fp16 scales the loss.")
+    augmentation: AugmentationSettings = Field(
+        default_factory=AugmentationSettings, description="How samples are varied."
+    )
+    loss: LossSettings = Field(default_factory=LossSettings, description="Weights of the losses.")
+    checkpoints: CheckpointSettings = Field(
+        default_factory=CheckpointSettings, description="When to save, what to keep."
+    )
 
 
 class ProposalNetSettings(SettingsModel):
     """Stage 1, ``ovseg train-proposals``: scenes with labels in, ``proposal_net`` out."""
 
-    dataset: str = Field(default="", description="Data set to train on, by its name; it needs labels.")
-    held_out_classes: tuple[str, ...] = Field(
+    dataset: DatasetReference = Field(default="", description="Data set to train on, by its name; it needs labels.")
+    held_out_classes: ListOf[str] = Field(
         default=(),
         description="Classes of the data set that are not shown: their pixels are ignored (15 of COCO-Stuff's 171 in "
         "SimBaseline and ZegFormer).",
     )
-    validation_dataset: str = Field(default="", description="Labelled data set for validation; empty = no validation.")
+    validation_dataset: DatasetReference = Field(
+        default="", description="Labelled data set for validation; empty = no validation."
+    )
     validation_every_steps: int = Field(default=5000, ge=1, description="Steps from one validation to the next.")
-    validation_short_side_px: SideLength = Field(default=512, description="Short side at validation [px].")
-    validation_max_side_px: SideLength = Field(default=2048, description="Upper limit of the long side there [px].")
+    validation_short_side_px: SideLength = _inherited("net_input.short_side_px", "Short side at validation [px].")
+    validation_max_side_px: SideLength = _inherited("net_input.max_side_px", "Upper limit of the long side there [px].")
     prompt_templates: PromptTemplates = Field(default="vild", description="Sentences around class names.")
-    architecture: ArchitectureSettings = Field(default=ArchitectureSettings(), description="What is trained.")
+    architecture: ArchitectureSettings = Field(default_factory=ArchitectureSettings, description="What is trained.")
     initial_weights: str = Field(
         default=NONE,
         min_length=1,
@@ -352,11 +403,13 @@ class ProposalNetSettings(SettingsModel):
         "file, 'shipped' (the small net of the drawn world, as demo.toml has it), or 'none'. The digest covers the "
         "file's bytes, not its path.",
     )
-    training: ProposalTrainingSettings = Field(default=ProposalTrainingSettings(), description="How it is trained.")
+    training: ProposalTrainingSettings = Field(
+        default_factory=ProposalTrainingSettings, description="How it is trained."
+    )
 
     @model_validator(mode="after")
     def _sides_fit(self) -> "ProposalNetSettings":
-        check_sides(
+        _check_sides(
             short_side_px=self.validation_short_side_px,
             max_side_px=self.validation_max_side_px,
             prefix="validation_",
@@ -374,10 +427,10 @@ Source = Literal["masks-classes", "masks-1-caption", "proposals-1-caption", "pro
 class ProposeSettings(SettingsModel):
     """First step: scenes and the proposal net give proposals. A change here redoes all three steps."""
 
-    short_side_px: int = Field(default=512, ge=16, le=8192, description="Short side of the net's input [px].")
-    max_side_px: int = Field(default=2048, ge=16, le=8192, description="Upper limit of the input's long side [px].")
-    mask_threshold: MaskThreshold = Field(
-        default=0.5, description="Mask probability above which a pixel is in the mask."
+    short_side_px: SideLength = _inherited("net_input.short_side_px", "Short side of the net's input [px].")
+    max_side_px: SideLength = _inherited("net_input.max_side_px", "Upper limit of the input's long side [px].")
+    mask_threshold: MaskThreshold = _inherited(
+        "net_input.mask_threshold", "Mask probability above which a pixel is in the mask."
     )
     duplicate_iou: float = Field(
         default=1.0,
@@ -385,21 +438,21 @@ class ProposeSettings(SettingsModel):
         le=1,
         description="IoU with an earlier query's mask above which a proposal is dropped; 1 = none is.",
     )
-    precision: Precision = Field(default="fp32", description="Arithmetic on CUDA.")
+    precision: Precision = _inherited("precision", "Arithmetic on CUDA.")
     batch_images: int = Field(
         default=1, ge=1, description="Images per forward pass.", json_schema_extra=CHANGES_NO_RESULT
     )
 
     @model_validator(mode="after")
     def _sides_fit(self) -> "ProposeSettings":
-        check_sides(short_side_px=self.short_side_px, max_side_px=self.max_side_px)
+        _check_sides(short_side_px=self.short_side_px, max_side_px=self.max_side_px)
         return self
 
 
 class EmbedSettings(SettingsModel):
     """Second step: the original CLIP gives one embedding per masked crop. No noun or caption plays a part."""
 
-    precision: Precision = Field(default="fp32", description="Arithmetic on CUDA.")
+    precision: Precision = _inherited("precision", "Arithmetic on CUDA.")
     batch_crops: int | None = Field(
         default=None,
         ge=1,
@@ -422,7 +475,7 @@ class NounSettings(SettingsModel):
         default=False,
         description="Keep the expressions of the shipped list together: 'hot dog' is no 'dog', 'teddy bear' no bear.",
     )
-    stop_words: tuple[str, ...] = Field(
+    stop_words: ListOf[str] = Field(
         default=(),
         description="Lemmas that make no pair, such as 'photo' or 'view'; 'picture of' is 'picture' where 'of' "
         "follows. None in the paper.",
@@ -476,16 +529,16 @@ class PairSettings(SettingsModel):
 class MineSettings(SettingsModel):
     """Stage 2, ``ovseg mine``: scenes with captions, the proposal net and CLIP in, ``pairs`` out."""
 
-    dataset: str = Field(default="", description="Data set to mine, by its name.")
+    dataset: DatasetReference = Field(default="", description="Data set to mine, by its name.")
     source: Source = Field(
         default="proposals-1-caption",
         description="Table 2 of the paper: ground-truth masks with their classes or with the nouns of one caption, or "
         "proposals with the nouns of one caption (the one with the lowest id) or of five.",
     )
-    propose: ProposeSettings = Field(default=ProposeSettings(), description="Step 1.")
-    embed: EmbedSettings = Field(default=EmbedSettings(), description="Step 2.")
-    nouns: NounSettings = Field(default=NounSettings(), description="Words of captions, for step 3.")
-    pair: PairSettings = Field(default=PairSettings(), description="Step 3.")
+    propose: ProposeSettings = Field(default_factory=ProposeSettings, description="Step 1.")
+    embed: EmbedSettings = Field(default_factory=EmbedSettings, description="Step 2.")
+    nouns: NounSettings = Field(default_factory=NounSettings, description="Words of captions, for step 3.")
+    pair: PairSettings = Field(default_factory=PairSettings, description="Step 3.")
 
     @property
     def uses_ground_truth_masks(self) -> bool:
@@ -561,12 +614,14 @@ class FinetuneSettings(SettingsModel):
     prompt_templates: PromptTemplates = Field(
         default="bare", description="Sentences around nouns; 'bare' is the noun itself."
     )
-    ft: PhaseSettings = Field(default=PhaseSettings(), description="The phase that trains the image tower.")
-    mpt: PromptPhaseSettings = Field(default=PromptPhaseSettings(), description="The phase that trains the prompts.")
-    augmentation: CropAugmentationSettings = Field(
-        default=CropAugmentationSettings(), description="How crops are varied."
+    ft: PhaseSettings = Field(default_factory=PhaseSettings, description="The phase that trains the image tower.")
+    mpt: PromptPhaseSettings = Field(
+        default_factory=PromptPhaseSettings, description="The phase that trains the prompts."
     )
-    precision: Precision = Field(default="fp32", description="Arithmetic on CUDA; fp16 scales the loss.")
+    augmentation: CropAugmentationSettings = Field(
+        default_factory=CropAugmentationSettings, description="How crops are varied."
+    )
+    precision: Precision = _inherited("precision", "Arithmetic on CUDA; fp16 scales the loss.")
     accumulation_steps: int = Field(
         default=1,
         ge=1,
@@ -577,11 +632,13 @@ class FinetuneSettings(SettingsModel):
     gradient_checkpointing: bool = Field(
         default=False, description="Recompute activations to save memory.", json_schema_extra=CHANGES_NO_RESULT
     )
-    validation_dataset: str = Field(
+    validation_dataset: DatasetReference = Field(
         default="",
         description="Labelled data set whose masked ground-truth crops are classified after each epoch; empty = none.",
     )
-    checkpoints: CheckpointSettings = Field(default=CheckpointSettings(), description="When to save, what to keep.")
+    checkpoints: CheckpointSettings = Field(
+        default_factory=CheckpointSettings, description="When to save, what to keep."
+    )
 
     @property
     def phases(self) -> tuple[str, ...]:
@@ -599,7 +656,7 @@ class FinetuneSettings(SettingsModel):
 class EvaluatedDatasetSettings(SettingsModel):
     """One labelled data set to be evaluated on."""
 
-    dataset: str = Field(min_length=1, description="Name of the data set; it needs labels.")
+    dataset: DatasetReference = Field(min_length=1, description="Name of the data set; it needs labels.")
     ensemble_weight: Share = Field(
         default=0.7, description="Lambda in p^(1-lambda) p_hat^lambda: 0 = proposal net only, 1 = CLIP only."
     )
@@ -608,19 +665,19 @@ class EvaluatedDatasetSettings(SettingsModel):
 class SweepSettings(SettingsModel):
     """Values that ``ovseg evaluate --ablate`` goes through."""
 
-    ensemble_weights: tuple[Share, ...] = Field(
+    ensemble_weights: ListOf[Share] = Field(
         default=(0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.65, 0.7, 0.75, 0.8, 0.9, 1.0),
         description="Ensemble weights; no model runs again for them.",
     )
-    mask_thresholds: tuple[MaskThreshold, ...] = Field(
+    mask_thresholds: ListOf[MaskThreshold] = Field(
         default=(0.35, 0.4, 0.45, 0.5), description="Mask thresholds; the CLIP branch runs for each."
     )
-    finetune_modes: tuple[Mode, ...] = Field(
+    finetune_modes: ListOf[Mode] = Field(
         default=(),
         description="Other modes of stage 3, such as 'ft', whose CLIPs are compared with the original and the adapted "
         "one (Tables 3 and 6); each is to be made before, by 'ovseg finetune --set finetune.mode=ft'.",
     )
-    validation_dataset: str = Field(
+    validation_dataset: DatasetReference = Field(
         default="",
         description="Data set whose mined pairs choose an ensemble weight without any test label; it is to be mined "
         "before, by 'ovseg mine --set mine.dataset=NAME'; empty = no choice.",
@@ -633,19 +690,19 @@ class SweepSettings(SettingsModel):
 class EvaluateSettings(SettingsModel):
     """Stage 4, ``ovseg evaluate``: labelled scenes, the proposal net and the adapted CLIP in, ``scores`` out."""
 
-    datasets: tuple[EvaluatedDatasetSettings, ...] = Field(
+    datasets: ListOf[EvaluatedDatasetSettings] = Field(
         default=(), description="What to evaluate on, in order; each data set once."
     )
     clip: Literal["adapted", "original"] = Field(
         default="adapted", description="CLIP as stage 3 adapted it, or 'original' = as it was before: the baseline."
     )
-    short_side_px: int = Field(default=512, ge=16, le=8192, description="Short side of the net's input [px].")
-    max_side_px: int = Field(default=2048, ge=16, le=8192, description="Upper limit of the input's long side [px].")
-    mask_threshold: MaskThreshold = Field(
-        default=0.5, description="Mask probability above which a pixel is in the crop."
+    short_side_px: SideLength = _inherited("net_input.short_side_px", "Short side of the net's input [px].")
+    max_side_px: SideLength = _inherited("net_input.max_side_px", "Upper limit of the input's long side [px].")
+    mask_threshold: MaskThreshold = _inherited(
+        "net_input.mask_threshold", "Mask probability above which a pixel is in the crop."
     )
     prompt_templates: PromptTemplates = Field(default="vild", description="Sentences around class names.")
-    precision: Precision = Field(default="fp32", description="Arithmetic on CUDA.")
+    precision: Precision = _inherited("precision", "Arithmetic on CUDA.")
     use_mask_prompts: bool = Field(default=True, description="Give masked patches their prompt tokens (Table 3).")
     masked_crops: bool = Field(default=True, description="Fill crops outside the mask; off = the box as it is.")
     proposals: Literal["net", "ground-truth"] = Field(
@@ -654,7 +711,7 @@ class EvaluateSettings(SettingsModel):
     oracle_labels: bool = Field(
         default=False, description="Give each proposal the class of the ground truth that it covers best (Figure 1(c))."
     )
-    sweep: SweepSettings = Field(default=SweepSettings(), description="What --ablate goes through.")
+    sweep: SweepSettings = Field(default_factory=SweepSettings, description="What --ablate goes through.")
     bootstrap_rounds: int = Field(
         default=1000, ge=1, le=1_000_000, description="Resamplings of images for the 95 % intervals."
     )
@@ -676,7 +733,7 @@ class EvaluateSettings(SettingsModel):
 
     @model_validator(mode="after")
     def _sides_fit(self) -> "EvaluateSettings":
-        check_sides(short_side_px=self.short_side_px, max_side_px=self.max_side_px)
+        _check_sides(short_side_px=self.short_side_px, max_side_px=self.max_side_px)
         return self
 
 
@@ -766,17 +823,41 @@ class Settings(SettingsModel):
     )
     runs_dir: Path = Field(
         default=Path("runs"),
+        strict=False,
         description="Directory of all artifacts.",
         json_schema_extra=CHANGES_NO_RESULT,
     )
+    precision: Precision = Field(
+        default=_PRECISION, description="Arithmetic of all models on CUDA, where a stage does not say otherwise."
+    )
+    net_input: NetInputSettings = Field(default_factory=NetInputSettings, description="The proposal net's input.")
     datasets: dict[DatasetKey, PrepareSettings] = Field(
         default={}, description="Data sets by the names that the stages know them by, such as [datasets.coco-train]."
     )
-    clip: ClipSettings = Field(default=ClipSettings(), description="The CLIP of all stages.")
-    proposal_net: ProposalNetSettings = Field(default=ProposalNetSettings(), description="Stage 1.")
-    mine: MineSettings = Field(default=MineSettings(), description="Stage 2.")
-    finetune: FinetuneSettings = Field(default=FinetuneSettings(), description="Stage 3.")
-    evaluate: EvaluateSettings = Field(default=EvaluateSettings(), description="Stage 4.")
-    compute: ComputeSettings = Field(default=ComputeSettings(), description="Workers and devices.")
-    dask: DaskSettings = Field(default=DaskSettings(), description="The Dask cluster.")
-    flow: FlowSettings = Field(default=FlowSettings(), description="The Prefect flow.")
+    clip: ClipSettings = Field(default_factory=ClipSettings, description="The CLIP of all stages.")
+    proposal_net: ProposalNetSettings = Field(default_factory=ProposalNetSettings, description="Stage 1.")
+    mine: MineSettings = Field(default_factory=MineSettings, description="Stage 2.")
+    finetune: FinetuneSettings = Field(default_factory=FinetuneSettings, description="Stage 3.")
+    evaluate: EvaluateSettings = Field(default_factory=EvaluateSettings, description="Stage 4.")
+    compute: ComputeSettings = Field(default_factory=ComputeSettings, description="Workers and devices.")
+    dask: DaskSettings = Field(default_factory=DaskSettings, description="The Dask cluster.")
+    flow: FlowSettings = Field(default_factory=FlowSettings, description="The Prefect flow.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _inherit(cls, document: Any) -> Any:
+        """Give the stages what they inherit, before their sections are validated.
+
+        What is inherited and wrong is not passed on, so that it is reported at its own place alone.
+        """
+        if not isinstance(document, Mapping):
+            return document
+        shared = {}
+        for source in {setting.inherits for setting in all_settings(cls)} - {()}:
+            top, *below = source
+            if top in document:  # else the defaults are the same
+                kind: Any = cls.model_fields[top].annotation
+                with suppress(ValidationError):
+                    value = TypeAdapter(kind).validate_python(document[top])
+                    shared[source] = reduce(getattr, below, value)
+        return with_inherited(cls, document, shared)

@@ -15,7 +15,7 @@ from pipeline.settings import (
     load_settings,
     writable_runs_dir,
 )
-from pipeline.settings.loading import overlaid, parse_overrides, parse_value
+from pipeline.settings.loading import parse_overrides, parse_value, with_overrides
 
 CONFIGS = Path(__file__).parents[3] / "flows" / "configs"
 DRAWN = "[datasets.drawn]\ndataset = 'drawn-world'\nsplit = 'val'\n"
@@ -100,9 +100,9 @@ def test_every_text_is_a_value(text):
 def test_an_overlay_changes_its_own_place_alone(document):
     document = {"top": document, "other": 1}
     before = json.dumps(document)
-    laid = overlaid(document, parse_overrides(["top.a.b=5"])[0])
-    assert laid["top"]["a"]["b"] == 5
-    assert laid["other"] == 1
+    changed = with_overrides(document, parse_overrides(["top.a.b=5"])[0])
+    assert changed["top"]["a"]["b"] == 5
+    assert changed["other"] == 1
     assert json.dumps(document) == before
 
 
@@ -147,9 +147,9 @@ def test_unknown_section(write):
         ("finetune.seed = true", "finetune.seed: should be a valid integer (got true)"),
         ("finetune.seed = 1.5", "finetune.seed: should be a valid integer"),
         ("compute.compile = 1", "compute.compile: should be a valid boolean (got 1)"),
-        ("runs_dir = 3", "runs_dir: should be a valid string (got 3)"),
-        ("mine.nouns.stop_words = 'photo'", "mine.nouns.stop_words: should be a valid array"),
-        ("mine = 3", "mine: should be an object (got 3)"),
+        ("runs_dir = 3", "runs_dir: should be a path in quotes (got 3)"),
+        ("mine.nouns.stop_words = 'photo'", "mine.nouns.stop_words: should be a list"),
+        ("mine = 3", "mine: should be a table (got 3)"),
         ("finetune.ft.learning_rate = nan", "finetune.ft.learning_rate: should be a finite number (got NaN)"),
     ],
 )
@@ -233,7 +233,7 @@ def test_a_fault_of_a_section_that_a_flag_makes_is_told_as_the_flags(write):
 
 @pytest.mark.parametrize("flag", ["name", "=3", "a b=3", ""])
 def test_a_flag_that_is_no_assignment(flag):
-    assert faults_of(None, [flag]) == [f"--set: key=value is wanted, such as mine.pair.min_score=0.2 (got {flag!r})"]
+    assert faults_of(None, [flag]) == [f"--set: should be key=value, such as mine.pair.min_score=0.2 (got {flag!r})"]
 
 
 def test_a_long_value_is_cut_short(write):
@@ -247,7 +247,7 @@ def test_all_faults_are_told_at_once(write):
     path = write("name = 3\n[mine]\nsourc = 'x'\n[finetune]\nmode = 'no'\nseed = -1\n")
     faults = faults_of(path, ["compute.workers=-2", "nonsense"])
     assert [fault.split(": ")[:2] for fault in faults] == [
-        ["--set", "key=value is wanted, such as mine.pair.min_score=0.2 (got 'nonsense')"],
+        ["--set", "should be key=value, such as mine.pair.min_score=0.2 (got 'nonsense')"],
         [str(path), "name"],
         [str(path), "mine.sourc"],
         [str(path), "finetune.mode"],
@@ -276,13 +276,16 @@ def test_every_place_that_names_a_data_set_is_looked_at(write):
     lines = ["[mine]", "[proposal_net]", "[finetune]"]
     keys = [["dataset"], ["dataset", "validation_dataset"], ["validation_dataset"]]
     text = "\n".join("\n".join([line, *(f"{key} = 'x'" for key in of)]) for line, of in zip(lines, keys, strict=True))
-    faults = faults_of(write(text + "\n[[evaluate.datasets]]\ndataset = 'x'\n"))
+    faults = faults_of(
+        write(text + "\n[evaluate.sweep]\nvalidation_dataset = 'x'\n[[evaluate.datasets]]\ndataset = 'x'\n")
+    )
     assert {fault.split(": ")[1] for fault in faults} == {
         "mine.dataset",
         "proposal_net.dataset",
         "proposal_net.validation_dataset",
         "finetune.validation_dataset",
         "evaluate.datasets.0.dataset",
+        "evaluate.sweep.validation_dataset",
     }
     assert all("is no name under 'datasets'; there are none (got \"x\")" in fault for fault in faults)
 
@@ -321,7 +324,7 @@ def test_a_syntax_error_names_line_and_column(write, text, what):
     path = write(text)
     (fault,) = faults_of(path)
     assert fault.startswith(f"{path}: {what}")
-    assert fault.endswith("mend the TOML there")
+    assert fault.endswith("correct the TOML there")
 
 
 def test_a_missing_file(tmp_path):

@@ -26,4 +26,4 @@ def test_every_setting_is_described():
     page = (ROOT / "docs" / "settings.md").read_text(encoding="utf-8")
     for setting in all_settings(Settings):
         assert setting.field.description, setting.key
-        assert setting.section or f"| `{setting.key[-1]}` |" in page
+        assert setting.sections or f"| `{setting.key[-1]}` |" in page
