@@ -5,8 +5,6 @@ A-150: ``ROOT/images/{training,validation}/*.jpg`` and ``ROOT/annotations/{train
 is ``ADE20K_2021_17_01``; its ``index_ade20k.pkl`` is a pickle, is not needed and never read.
 """
 
-import os
-
 import numpy as np
 
 from pipeline.prepare.images import ImageFacts
@@ -87,10 +85,9 @@ def _directory_of(root: DataRoot, split: str) -> str:
 
 def _full_release_images(root: DataRoot) -> list[str]:
     """Find the images of the full release; directories of single objects, named after their image, are passed by."""
-    top = root.required("images", _DOWNLOAD)
     found = []
-    for directory, inner, names in os.walk(top):
+    for below, inner, names in root.walk("images", hint=_DOWNLOAD):
         inner[:] = [name for name in inner if not name.startswith("ADE_")]
-        below = os.path.relpath(directory, root.directory).replace(os.sep, "/")
-        found += [f"{below}/{name}" for name in names if name.startswith("ADE_") and name.endswith(".jpg")]
+        prefix = f"images/{below}/" if below else "images/"
+        found += [f"{prefix}{name}" for name in names if name.startswith("ADE_") and name.endswith(".jpg")]
     return found

@@ -19,7 +19,7 @@ from pipeline.prepare.coco_labels import CocoLabels, InstanceLabels, PanopticLab
 from pipeline.prepare.contents import FileContents
 from pipeline.prepare.faults import SceneFault
 from pipeline.prepare.images import IMAGE_ENDINGS, ImageFacts
-from pipeline.prepare.layout import Annotations, DataRoot, LayoutError, composed, failed_scene, scene_key
+from pipeline.prepare.layout import Annotations, DataRoot, LayoutError, Looked, composed, failed_scene, scene_key
 from pipeline.prepare.paired import labels_without_picture, why_no_label
 from pipeline.prepare.source import Found, PassedOver
 from pipeline.prepare.vocabulary import Vocabulary, vocabulary_of_names
@@ -117,16 +117,19 @@ class CocoSource:
         """Return the scene keys, sorted."""
         return sorted(self._entries)
 
-    def identity(self, contents: FileContents) -> Mapping[str, str | int | bool]:
+    @property
+    def looked(self) -> Looked:
+        """What the root has noted."""
+        return self._root.looked
+
+    def identity(self, contents: FileContents, keys: Sequence[str]) -> Mapping[str, str | int | bool]:
         """Return digests of the annotation files, of the listing of images, and of the label files."""
         identity = {file: contents.file(self._root, file) for file in self._files}
-        pictures = (self._source_path(entry) for entry in self._entries.values() if entry.file_name)
-        identity["images"] = contents.by_size(self._root, pictures)
+        entries = [entry for key in keys if (entry := self._entries[key]).file_name]
+        identity["images"] = contents.by_size(self._root, map(self._source_path, entries))
         if self._labels and self._labels.directory:
-            names = self._root.names(self._labels.directory, (".png",), hint="")
-            identity["labels"] = contents.by_contents(
-                self._root, (f"{self._labels.directory}/{name}" for name in names)
-            )
+            files = {self._labels.file_of(entry.image_id, _stem(entry.file_name)) for entry in entries}
+            identity["labels"] = contents.by_contents(self._root, filter(None, files))
         return identity
 
     def found(self) -> Found:
@@ -154,10 +157,8 @@ class CocoSource:
         elif self._labels is not None and self._labels.directory:
             directory = self._labels.directory
             files = [f"{directory}/{name}" for name in self._root.names(directory, ("",), hint="")]
-            stems = {composed(PurePosixPath(entry.file_name).stem) for entry in pictures}
-            used = {
-                file for file in files if file.lower().endswith(".png") and composed(PurePosixPath(file).stem) in stems
-            }
+            stems = {_stem(entry.file_name) for entry in pictures}
+            used = {file for file in files if file.lower().endswith(".png") and _stem(file) in stems}
             labels = len(files)
             passed_over += labels_without_picture(files, used)
             no_label_used = "" if used else why_no_label([self._source_path(each) for each in pictures], files)
@@ -181,8 +182,7 @@ class CocoSource:
     def _annotate(self, entry: _Entry, facts: ImageFacts) -> Annotations:
         """Read an image's captions and label."""
         captions = self._captions.get(entry.image_id, ()) if entry.image_id is not None else ()
-        stem = composed(PurePosixPath(entry.file_name).stem)
-        found = self._labels.read(entry.image_id, stem, facts) if self._labels else None
+        found = self._labels.read(entry.image_id, _stem(entry.file_name), facts) if self._labels else None
         if found is None:
             return Annotations(captions=captions)
         label = found.label
@@ -315,6 +315,13 @@ def _entries(
         fault = SceneFault("image_id_unknown", f"an annotation names image id {image_id}, which no image has")
         entries[f"unknown-{image_id}"] = _Entry("", image_id, fault)
     return entries
+
+
+def _stem(path: str) -> str:
+    """Return a file's name without folders and ending, in Unicode's composed form."""
+    name = path.rpartition("/")[2]
+    stem, dot, _ = name.rpartition(".")
+    return composed(stem if dot and stem else name)
 
 
 def _number_in(file_name: str) -> int | None:

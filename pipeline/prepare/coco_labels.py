@@ -1,8 +1,7 @@
 """COCO's three kinds of labels, each read for one image at a time: COCO-Stuff, panoptic, and instances."""
 
 from collections.abc import Mapping, Set
-from functools import lru_cache
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -62,6 +61,10 @@ class CocoLabels(Protocol):
         """Return the ids of the images with a label; None where the names of label files say which they are."""
         ...
 
+    def file_of(self, image_id: int | None, stem: str) -> str | None:
+        """Return the path of the label file of an image relative to the root; None if it has none."""
+        ...
+
     def read(self, image_id: int | None, stem: str, image: ImageFacts) -> CocoLabel | None:
         """Read the label of one image; None if it has none.
 
@@ -100,18 +103,30 @@ class StuffLabels:
         indices = official if values == "official" else {index: index for index in range(len(official))}
         self._table = ClassTable(indices, ignore_label=IGNORE_LABEL, ignored=frozenset(), others_ignored=True)
         self._impossible = _NEVER_OFFICIAL if values == "official" else _NEVER_CONTIGUOUS
-        odd = _first_with(root.directory / directory, tuple(names), self._impossible)
-        if odd is not None:
-            raise LayoutError(f"{root.name}: {directory}/{odd[0]}: {self._reason(odd[1])}")
+        for name in names[:: max(1, len(names) // _PROBED_LABELS)]:  # spread evenly
+            root.looked.files.add(f"{directory}/{name}")
+            try:
+                with Image.open(root.directory / directory / name, formats=["PNG"]) as png:
+                    values_in = np.unique(np.asarray(png)).tolist() if png.mode in {"L", "P"} else ()
+            except (OSError, SyntaxError, ValueError):  # a file that cannot be decoded becomes a row later
+                continue
+            odd = self._impossible.intersection(values_in)
+            if odd:
+                raise LayoutError(f"{root.name}: {directory}/{name}: {self._reason(min(odd))}")
 
     def labelled_ids(self) -> None:
         """Return None: labels belong to pictures by name."""
 
+    def file_of(self, image_id: int | None, stem: str) -> str | None:
+        """Return the path of ``STEM.png``, whatever the case of its ending."""
+        return f"{self.directory}/{self._name_of[stem]}" if stem in self._name_of else None
+
     def read(self, image_id: int | None, stem: str, image: ImageFacts) -> CocoLabel | None:
-        """Read ``STEM.png``, whatever the case of its ending."""
-        if stem not in self._name_of:
+        """Read ``STEM.png``."""
+        file = self.file_of(image_id, stem)
+        if file is None:
             return None
-        png = self._root.read(f"{self.directory}/{self._name_of[stem]}", "label_missing")
+        png = self._root.read(file, "label_missing")
         values, grey = read_index_png(png, image, max_image_px=self._root.max_image_px)
         odd = self._impossible.intersection(present_values(values).tolist())
         if odd:
@@ -128,24 +143,6 @@ class StuffLabels:
         return (
             f"holds the value {value}, but contiguous indices end at 170; leave --stuff-values out for official files"
         )
-
-
-@lru_cache(maxsize=16)  # a data set is opened several times by one command
-def _first_with(directory: Path, names: tuple[str, ...], values: frozenset[int]) -> tuple[str, int] | None:
-    """Look into a sample of label files, spread evenly, for values that they should not hold.
-
-    Returns:
-        The first such file and value; None if there is none. A file that cannot be decoded becomes a row later.
-    """
-    for name in names[:: max(1, len(names) // _PROBED_LABELS)]:
-        try:
-            with Image.open(directory / name, formats=["PNG"]) as png:
-                found = values.intersection(np.unique(np.asarray(png)).tolist()) if png.mode in {"L", "P"} else ()
-        except (OSError, SyntaxError, ValueError):
-            continue
-        if found:
-            return name, min(found)
-    return None
 
 
 class PanopticLabels:
@@ -174,12 +171,18 @@ class PanopticLabels:
         """Return the ids of the images with a panoptic map."""
         return self._maps.keys()
 
+    def file_of(self, image_id: int | None, stem: str) -> str | None:
+        """Return the path of the PNG that the annotation names."""
+        panoptic = self._maps.get(image_id) if image_id is not None else None
+        return None if panoptic is None else f"{self.directory}/{panoptic.file_name}"
+
     def read(self, image_id: int | None, stem: str, image: ImageFacts) -> CocoLabel | None:
         """Read the PNG that the annotation names."""
-        if image_id is None or image_id not in self._maps:
+        file = self.file_of(image_id, stem)
+        if image_id is None or file is None:
             return None
         panoptic = self._maps[image_id]
-        png = self._root.read(f"{self.directory}/{panoptic.file_name}", "label_missing")
+        png = self._root.read(file, "label_missing")
         rgb = read_rgb_png(png, image, max_image_px=self._root.max_image_px)
         return self._convert(rgb, panoptic)
 
@@ -251,6 +254,9 @@ class InstanceLabels:
     def labelled_ids(self) -> Set[int]:
         """Return the ids of the images with an object."""
         return self._instances.keys()
+
+    def file_of(self, image_id: int | None, stem: str) -> None:
+        """Return None: objects are drawn from the annotation file."""
 
     def read(self, image_id: int | None, stem: str, image: ImageFacts) -> CocoLabel | None:
         """Draw the objects of one image; None if it has none."""

@@ -13,7 +13,6 @@ import hashlib
 import os
 import time
 from collections.abc import Iterable
-from functools import lru_cache
 from pathlib import Path
 from stat import S_ISREG
 
@@ -21,8 +20,6 @@ from pipeline.prepare.faults import SceneFault
 from pipeline.prepare.layout import DataRoot, composed
 from storage_schemas.digests import sha256_of_file
 from storage_schemas.verification import SETTLED_AFTER_NS, Traits, keep, remembered, traits_of
-
-_DIRECTORY = ".data_sets"
 
 
 class FileContents:
@@ -40,6 +37,7 @@ class FileContents:
 
     def file(self, root: DataRoot, relative: str) -> str:
         """Return the sha256 of one file that is known to be there."""
+        root.looked.files.add(relative)
         path = root.path(relative)
         return self._sha256(path, relative, path.stat())
 
@@ -58,6 +56,7 @@ class FileContents:
         """Return the sha256 of names and contents of files; those that are absent or unreadable count as such."""
         digest = hashlib.sha256()
         for relative in sorted(relatives):
+            root.looked.files.add(relative)
             try:
                 path = root.path(relative)
                 stat = path.stat()
@@ -74,6 +73,7 @@ class FileContents:
         """
         digest = hashlib.sha256()
         for relative in sorted(relatives):
+            root.looked.files.add(relative)
             size_bytes, sha256 = -1, ""
             try:
                 path = root.path(relative)
@@ -92,22 +92,10 @@ class FileContents:
             digest.update(f"{composed(relative)}\0{size_bytes}\0{sha256}\0".encode("utf-8", "surrogateescape"))
         return digest.hexdigest()
 
-    def keep(self) -> None:
-        """Keep what was found for the next command, if the runs directory is there and can be written to."""
-        if self._memory is None or self._known == self._kept or not self._memory.parent.parent.is_dir():
-            return
-        keep(self._memory, self._known)
-        self._kept = dict(self._known)
-
-
-@lru_cache(maxsize=64)  # planned several times by one command
-def file_contents(runs: Path, data_set: str, root: Path) -> FileContents:
-    """Return what is known of the files of a data set.
-
-    Args:
-        runs: Runs directory, in which it is kept.
-        data_set: Name and split.
-        root: The data set's directory.
-    """
-    place = hashlib.sha256(f"{data_set}\0{root.resolve()}".encode("utf-8", "surrogateescape")).hexdigest()
-    return FileContents(runs / _DIRECTORY / f"{place[:16]}.json")
+    def keep(self) -> bool:
+        """Keep what was found for the next command; return whether it is kept, now or since before."""
+        if self._memory is None or self._known == self._kept:
+            return self._memory is not None
+        kept = keep(self._memory, self._known)
+        self._kept = dict(self._known) if kept else self._kept
+        return kept

@@ -51,8 +51,8 @@ def folder(root: DataRoot, split: str) -> PairedSource:
     files = root.tree(images, hint="put the pictures into a folder of that name, or correct --root or --split")
     pictures = [name for name in files if name.lower().endswith(IMAGE_ENDINGS)]
     others = [name for name in files if not name.lower().endswith(IMAGE_ENDINGS)]
-    text_files = [file for file in ("classes.txt", f"{base}captions.tsv") if root.path(file).exists()]
-    has_labels = root.path(labels).exists()
+    text_files = [file for file in ("classes.txt", f"{base}captions.tsv") if root.has(file)]
+    has_labels = root.has(labels)
     label_hint = "name the classes there, one a line, in the order of their indices"
     label_files = root.tree(labels, hint=label_hint) if has_labels else []
     vocabulary = _vocabulary(root, label_hint) if label_files or "classes.txt" in text_files else _NO_CLASSES

@@ -7,7 +7,7 @@ import os
 import re
 import stat
 import unicodedata
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -38,6 +38,20 @@ class Annotations:
     ignored_values: tuple[int, ...] = ()
 
 
+@dataclass(slots=True)
+class Looked:
+    """Where a data set was looked at: what may change if any of it does.
+
+    Attributes:
+        directories: Those whose entries were listed.
+        files: Those that were read, or whose presence, size or times were asked for; directories where only their
+            presence was.
+    """
+
+    directories: set[str] = field(default_factory=set)
+    files: set[str] = field(default_factory=set)
+
+
 @dataclass(frozen=True)
 class DataRoot:
     """The directory of a data set. All paths are relative to it, with ``/``.
@@ -46,11 +60,13 @@ class DataRoot:
         name: The data set's name, for messages.
         directory: The root.
         max_image_px: Width times height that an image or label may have at most [px].
+        looked: Where all methods but ``path``, ``read`` and ``scene`` have looked.
     """
 
     name: str
     directory: Path
     max_image_px: int
+    looked: Looked = field(default_factory=Looked, repr=False, compare=False)
     _safe_parents: dict[str, bool] = field(default_factory=dict, repr=False, compare=False)
 
     def path(self, relative: str) -> Path:
@@ -118,6 +134,7 @@ class DataRoot:
         Raises:
             LayoutError: If it is not there, or leaves the root.
         """
+        self.looked.files.add(relative)
         try:
             path = self.path(relative)
         except SceneFault as fault:
@@ -128,6 +145,15 @@ class DataRoot:
             raise LayoutError(message)
         return path
 
+    def has(self, relative: str) -> bool:
+        """Return whether a file or directory is there.
+
+        Raises:
+            SceneFault: As for ``path``.
+        """
+        self.looked.files.add(relative)
+        return self.path(relative).exists()
+
     def names(self, directory: str, endings: tuple[str, ...] = IMAGE_ENDINGS, *, hint: str) -> list[str]:
         """List what a directory holds, in order, by its endings in any case; hidden names are left out.
 
@@ -137,6 +163,7 @@ class DataRoot:
             LayoutError: If it is not there, or leaves the root.
         """
         path = self._directory(directory, hint)
+        self.looked.directories.add(directory)
         with os.scandir(path) as entries:
             names = [entry.name for entry in entries if not entry.name.startswith(".")]
         return sorted(name for name in names if name.lower().endswith(endings))
@@ -149,22 +176,35 @@ class DataRoot:
         Raises:
             LayoutError: If it is not there, or leaves the root.
         """
-        top = self._directory(directory, hint)
         found = []
-        for place, inner, names in os.walk(top):
-            below = os.path.relpath(place, top).replace(os.sep, "/")
-            prefix = "" if below == "." else f"{below}/"
+        for below, inner, names in self.walk(directory, hint=hint):
+            prefix = f"{below}/" if below else ""
             found += [f"{prefix}{name}" for name in names if not name.startswith(".")]
             found += [f"{prefix}{name}" for name in inner if name.lower().endswith(IMAGE_ENDINGS)]
             inner[:] = [name for name in inner if not name.startswith(".") and not name.lower().endswith(IMAGE_ENDINGS)]
         return sorted(found)
+
+    def walk(self, directory: str, *, hint: str) -> Iterator[tuple[str, list[str], list[str]]]:
+        """Go through a directory and those below it, as ``os.walk`` does: what is taken from ``inner`` is not entered.
+
+        Yields:
+            Path below ``directory`` (empty for itself), names of the directories there, names of all else.
+
+        Raises:
+            LayoutError: If it is not there, or leaves the root.
+        """
+        top = self._directory(directory, hint)
+        for place, inner, names in os.walk(top):
+            below = "" if place == str(top) else os.path.relpath(place, top).replace(os.sep, "/")
+            self.looked.directories.add(f"{directory}/{below}".removesuffix("/"))
+            yield below, inner, names
 
     def those_there(self, relatives: Iterable[str | None]) -> list[str]:
         """Return the paths at which there is a file."""
         there = []
         for relative in relatives:
             with contextlib.suppress(SceneFault):  # reading it is the fault of its scene
-                if relative and self.path(relative).exists():
+                if relative and self.has(relative):
                     there.append(relative)
         return there
 

@@ -8,7 +8,7 @@ from pipeline.prepare.contents import FileContents
 from pipeline.prepare.faults import SceneFault
 from pipeline.prepare.images import ImageFacts
 from pipeline.prepare.label_maps import ClassTable, Values, read_index_png
-from pipeline.prepare.layout import Annotations, DataRoot, LayoutError, composed, failed_scene, scene_key
+from pipeline.prepare.layout import Annotations, DataRoot, LayoutError, Looked, composed, failed_scene, scene_key
 from pipeline.prepare.source import Found, PassedOver
 from pipeline.prepare.vocabulary import Vocabulary
 from storage_schemas.scenes import Caption, Scene
@@ -88,9 +88,14 @@ class PairedSource:
         """Return the scene keys, sorted."""
         return sorted(self.pairs)
 
-    def identity(self, contents: FileContents) -> Mapping[str, str | int | bool]:
+    @property
+    def looked(self) -> Looked:
+        """What the root has noted."""
+        return self.root.looked
+
+    def identity(self, contents: FileContents, keys: Sequence[str]) -> Mapping[str, str | int | bool]:
         """Return digests of the lists, of the listing of images, and of the label files."""
-        pairs = self.pairs.values()
+        pairs = [self.pairs[key] for key in keys]
         return {
             **{file: contents.file(self.root, file) for file in self.text_files},
             "images": contents.by_size(self.root, (pair.image_path for pair in pairs if pair.image_path)),

@@ -4,17 +4,19 @@ Reads the data set's files and no artifact; writes ``scenes``.
 """
 
 import logging
+import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from pipeline.graph import Node, ParameterCounts, StageName, Step
-from pipeline.prepare.contents import FileContents, file_contents
+from pipeline.prepare.facts import DataSetFacts, DataSetMemory
 from pipeline.prepare.layout import LayoutError, text_digest
 from pipeline.prepare.report import report_of_artifact
-from pipeline.prepare.source import Found, SceneSource
+from pipeline.prepare.source import SceneSource
 from pipeline.prepare.sources import open_source
 from pipeline.settings import PrepareSettings, result_settings, writable_runs_dir
 from pipeline.shard_runner import Execution, StageReport, UnitPlan
@@ -26,7 +28,7 @@ from storage_schemas.status import CARD_DIRECTORY
 
 logger = logging.getLogger(__name__)
 
-RECIPE = 2
+RECIPE = 3
 """Raise it when the same settings and data come to mean other scenes."""
 
 OFFICIAL_SCENES = {
@@ -46,41 +48,45 @@ _REPORT_MAKER = "prepare 1"
 _REPORT_FILE = "prepared.md"
 
 
+class OpenDataSet(NamedTuple):
+    """A data set at work, and the keys of the scenes to prepare, in order."""
+
+    source: SceneSource
+    keys: Sequence[str]
+
+
 @dataclass(frozen=True, slots=True)
 class PrepareJob:
     """Makes shards of scenes.
 
     Attributes:
         settings: Which data set, and how.
-        keys_digest: Digest of the keys for which the work was planned.
-        scenes: How many keys these are.
-        found: What lay there then, for the report.
+        facts: What was known of it when the work was planned.
     """
 
     settings: PrepareSettings
-    keys_digest: str
-    scenes: int
-    found: Found
+    facts: DataSetFacts
 
-    def open(self) -> SceneSource:
+    def open(self) -> OpenDataSet:
         """Open the data set.
 
         Raises:
             LayoutError: If it is not what it was when the work was planned.
         """
         source = open_source(self.settings)
-        if text_digest(scene_keys(source, self.settings)) != self.keys_digest:
+        keys = scene_keys(source, self.settings)
+        if text_digest(keys) != self.facts.keys_digest:
             message = f"{self.settings.dataset}: {self.settings.root} has other images than a moment ago; run again"
             raise LayoutError(message)
-        return source
+        return OpenDataSet(source, keys)
 
-    def run(self, state: SceneSource, artifact: Artifact, unit: str) -> Sidecar:
+    def run(self, state: OpenDataSet, artifact: Artifact, unit: str) -> Sidecar:
         """Make one shard."""
         first = artifact.description.units.index(unit) * self.settings.scenes_per_shard
-        keys = scene_keys(state, self.settings)[first : first + self.settings.scenes_per_shard]
+        keys = state.keys[first : first + self.settings.scenes_per_shard]
         with artifact.write_unit(unit) as unit_writer:
             writer = SceneShardWriter(unit_writer)
-            for scene in read_ahead(state, keys):
+            for scene in read_ahead(state.source, keys):
                 writer.add(scene)
             return writer.commit()
 
@@ -138,7 +144,7 @@ class Prepare(Step):
     def scene_count(self, node: Node) -> int | None:
         """Return how many scenes there are, or will be of an official split that is not here; None if unknown."""
         try:
-            return self.plan(node.runs).job.scenes
+            return self.plan(node.runs).job.facts.scenes
         except LayoutError:
             number = OFFICIAL_SCENES.get((self.settings.dataset, self.settings.split))
             return number if number is None or self.settings.limit is None else min(number, self.settings.limit)
@@ -149,7 +155,7 @@ class Prepare(Step):
             plan = self.plan(node.runs)
         except LayoutError:
             return None
-        return plan.job.found.labels if ScenesAttributes.of(plan.artifact).class_names else 0
+        return plan.job.facts.found.labels if ScenesAttributes.of(plan.artifact).class_names else 0
 
     def size_bytes(self, counts: ParameterCounts, scenes: int) -> int:
         """Estimate from COCO's pictures."""
@@ -185,9 +191,9 @@ def prepare(
     if not plan.artifact.status().finished:
         writable_runs_dir(runs)
     made = (execution or Execution()).run(plan.job, plan.artifact)
-    _contents(settings, runs).keep()
+    DataSetMemory(settings, runs).keep()  # the runs directory may not have been there when it was planned
     if not has_current_card(plan.artifact, maker=_REPORT_MAKER):
-        report = report_of_artifact(plan.artifact, plan.job.found)
+        report = report_of_artifact(plan.artifact, plan.job.facts.found)
         files = {_REPORT_FILE: report.to_markdown().encode()}
         write_card(plan.artifact, maker=_REPORT_MAKER, facts=report.to_json(), files=files)
         for warning in report.warnings():
@@ -206,44 +212,48 @@ def prepare_report(artifact: Artifact) -> str:
 
 
 def plan_prepare(settings: PrepareSettings, runs: Path) -> UnitPlan[PrepareJob]:
-    """Plan a preparation; reads lists, annotations and changed label files, and no picture.
+    """Plan a preparation: open the data set and digest its lists, annotations and label files, but no picture.
+
+    Where none of its files has changed since an earlier plan of the same settings, none is read.
 
     Raises:
         LayoutError: If the data set's directory does not look as its layout says, has no image, or has labels of which
             none can be used.
     """
-    source = open_source(settings)
-    keys = scene_keys(source, settings)
-    if not keys:
-        message = (
-            f"{settings.dataset}: {settings.root} has no image in split '{settings.split}'; correct --root or --split"
+    memory = DataSetMemory(settings, runs)
+    facts = memory.facts()
+    if facts is None:
+        begun_ns = time.time_ns()
+        source = open_source(settings)
+        keys = scene_keys(source, settings)
+        if not keys:
+            message = f"{settings.dataset}: {settings.root} has no image in split '{settings.split}'"
+            raise LayoutError(f"{message}; correct --root or --split")
+        found = source.found()
+        if found.no_label_used:
+            raise LayoutError(f"{settings.dataset}: {settings.root}: no label can be used: {found.no_label_used}")
+        facts = DataSetFacts(
+            scenes=len(keys),
+            keys_digest=text_digest(keys),
+            identity=dict(source.identity(memory.contents(), keys)),
+            attributes=attributes_of(source).to_json(),
+            found=found,
         )
-        raise LayoutError(message)
-    found = source.found()
-    if found.no_label_used:
-        raise LayoutError(f"{settings.dataset}: {settings.root}: no label can be used: {found.no_label_used}")
-    contents = _contents(settings, runs)
-    shards = -(-len(keys) // settings.scenes_per_shard)
+        memory.note(facts, source.looked, begun_ns)
+    memory.keep()
+    shards = -(-facts.scenes // settings.scenes_per_shard)
     description = Description(
         identity=Identity(
             kind=KIND,
             name=scenes_name(settings),
             schema_version=SCHEMA_VERSION,
             recipe=RECIPE,
-            settings={"options": result_settings(settings), "data": dict(source.identity(contents))},
+            settings={"options": result_settings(settings), "data": facts.identity},
         ),
         units=tuple(f"shard-{number:05d}" for number in range(shards)),
-        attributes=attributes_of(source).to_json(),
+        attributes=facts.attributes,
     )
-    contents.keep()
-    return UnitPlan(
-        Artifact.planned(runs, description), PrepareJob(settings, text_digest(list(keys)), len(keys), found)
-    )
-
-
-def _contents(settings: PrepareSettings, runs: Path) -> FileContents:
-    """Return what is known of the files of the data set."""
-    return file_contents(runs, f"{settings.dataset} {settings.split}", settings.root)
+    return UnitPlan(Artifact.planned(runs, description), PrepareJob(settings, facts))
 
 
 def scene_keys(source: SceneSource, settings: PrepareSettings) -> list[str]:

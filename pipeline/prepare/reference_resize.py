@@ -17,7 +17,7 @@ from PIL import Image
 from pipeline.prepare.contents import FileContents
 from pipeline.prepare.faults import SceneFault
 from pipeline.prepare.label_maps import encode_png
-from pipeline.prepare.layout import failed_scene
+from pipeline.prepare.layout import Looked, failed_scene
 from pipeline.prepare.paired import PairedSource
 from pipeline.prepare.source import Found
 from pipeline.prepare.vocabulary import Vocabulary
@@ -56,9 +56,14 @@ class ReferenceResized:
         """Return the source's keys."""
         return self.source.keys()
 
-    def identity(self, contents: FileContents) -> Mapping[str, str | int | bool]:
+    @property
+    def looked(self) -> Looked:
+        """Where the source has looked."""
+        return self.source.looked
+
+    def identity(self, contents: FileContents, keys: Sequence[str]) -> Mapping[str, str | int | bool]:
         """Return the source's identity; that the scenes are shrunk is a setting."""
-        return self.source.identity(contents)
+        return self.source.identity(contents, keys)
 
     def found(self) -> Found:
         """Return what the source holds."""

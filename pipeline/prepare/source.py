@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from pipeline.prepare.contents import FileContents
+from pipeline.prepare.layout import Looked
 from pipeline.prepare.vocabulary import Vocabulary
 from storage_schemas.scenes import Scene
 
@@ -48,7 +49,8 @@ class Found:
 class SceneSource(Protocol):
     """A data set in its official layout, seen as a list of scenes.
 
-    A source is opened once per worker. ``keys`` and ``identity`` open no image; ``scene`` opens one.
+    A source is opened once per worker, and once to plan unless its files are known to be unchanged. ``keys`` and
+    ``identity`` open no image; ``scene`` opens one.
     """
 
     @property
@@ -70,13 +72,19 @@ class SceneSource(Protocol):
         """Return the scene keys in the order in which they are stored: sorted, without repeats."""
         ...
 
-    def identity(self, contents: FileContents) -> Mapping[str, str | int | bool]:
-        """Return what decides the result besides the settings, as digests of text files, labels and the image listing.
+    @property
+    def looked(self) -> Looked:
+        """Where the source and the digests of its files have looked so far."""
+        ...
+
+    def identity(self, contents: FileContents, keys: Sequence[str]) -> Mapping[str, str | int | bool]:
+        """Return what decides some scenes besides the settings, as digests of text files, labels and the image listing.
 
         No path or clock: the same data under another root has the same identity.
 
         Args:
             contents: Makes the digests.
+            keys: Of the scenes; files of no other scene are looked at.
         """
         ...
 

@@ -5,7 +5,7 @@ Reads nothing. Pictures are stored as PNG: a lossy format would blur the very bo
 
 import io
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +17,7 @@ from pipeline.prepare.drawn_world.captions import MAX_CAPTIONS
 from pipeline.prepare.drawn_world.words import IGNORE_LABEL, drawn_vocabulary
 from pipeline.prepare.drawn_world.world import WORLD_VERSION, DrawnWorld
 from pipeline.prepare.label_maps import encode_png
+from pipeline.prepare.layout import Looked
 from pipeline.prepare.source import Found
 from pipeline.prepare.vocabulary import Vocabulary
 from storage_schemas.scenes import Caption, Scene
@@ -94,8 +95,16 @@ class DrawnWorldSource:
         """Return what can be drawn; how many captions a scene has is known when it is drawn."""
         return Found(pictures=self.scenes, labels=self.scenes)
 
-    def identity(self, contents: FileContents | None = None) -> Mapping[str, str | int | bool]:
+    @property
+    def looked(self) -> Looked:
+        """Nothing: there are no files."""
+        return Looked()
+
+    def identity(
+        self, contents: FileContents | None = None, keys: Sequence[str] = ()
+    ) -> Mapping[str, str | int | bool]:
         """Return what decides the scenes; there are no files whose contents could."""
+        del contents, keys
         return {
             "world_version": WORLD_VERSION,
             "seed": self.seed,

@@ -2,13 +2,15 @@
 
 import io
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
 import scipy.io
 from PIL import Image
 
+from pipeline.prepare.contents import FileContents
+from pipeline.prepare.source import SceneSource
 from pipeline.prepare.vocabulary import load_vocabulary
 
 SHARED_DATA = Path(__file__).parents[3] / ".." / "shared" / "data"
@@ -196,3 +198,8 @@ def make_folder(root: Path, images: int = 3) -> None:
         put(root / "labels" / f"shot_{number}.png", encoded(label))
         lines.append(f"shot_{number}\ta road under the sky, number {number}")
     put(root / "captions.tsv", "\n".join(lines) + "\n")
+
+
+def identity_of(source: SceneSource) -> Mapping[str, str | int | bool]:
+    """Return what decides all scenes of a source."""
+    return source.identity(FileContents(), source.keys())

@@ -10,10 +10,9 @@ from hypothesis.extra import numpy as npst
 
 from pipeline.prepare.coco import CocoSource
 from pipeline.prepare.coco_labels import runs_of_numbers
-from pipeline.prepare.contents import FileContents
 from pipeline.prepare.layout import DataRoot, LayoutError
 from storage_schemas.scenes import Caption, Scene
-from tests.pipeline.prepare.layouts import coco_json, decoded, encoded, jpeg, make_coco, put
+from tests.pipeline.prepare.layouts import coco_json, decoded, encoded, identity_of, jpeg, make_coco, put
 
 SPLIT = "val2017"
 FIRST = "000000000139"
@@ -305,11 +304,11 @@ def test_identity_knows_annotations_images_and_labels_but_not_the_place(root, tm
     other = tmp_path_factory.mktemp("copy")
     make_coco(other)
     for labels in ("stuff", "panoptic", "instances", "none"):
-        assert source_of(root, labels).identity(FileContents()) == source_of(other, labels).identity(FileContents())
+        assert identity_of(source_of(root, labels)) == identity_of(source_of(other, labels))
     for name in (f"{SPLIT}/{FIRST}.jpg", f"stuffthingmaps/{SPLIT}/{FIRST}.png", f"annotations/captions_{SPLIT}.json"):
-        before = source_of(root).identity(FileContents())
+        before = identity_of(source_of(root))
         put(root / name, (root / name).read_bytes() + b" ")
-        assert source_of(root).identity(FileContents()) != before
+        assert identity_of(source_of(root)) != before
 
 
 def test_notes_name_labels_without_image(root):

@@ -16,7 +16,7 @@ from PIL import Image
 from flows.command import main
 from pipeline.dry_run.dry_run import dry_run
 from pipeline.graph import STAGE_NAMES
-from pipeline.prepare.contents import FileContents, file_contents
+from pipeline.prepare.contents import FileContents
 from pipeline.prepare.layout import DataRoot, LayoutError
 from pipeline.prepare.paired import why_no_label
 from pipeline.prepare.prepare import plan_prepare, prepare
@@ -314,7 +314,6 @@ def test_a_picture_replaced_in_place_by_one_of_the_same_size_is_noticed(tmp_path
     data = bytearray((root / "images" / "a.png").read_bytes())
     data[-20] ^= 1
     put(root / "images" / "a.png", bytes(data))
-    file_contents.cache_clear()
     assert plan_prepare(settings, runs).artifact.directory != first.directory
 
 

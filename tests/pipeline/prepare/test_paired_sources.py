@@ -5,7 +5,6 @@ import pytest
 import scipy.io
 
 from pipeline.prepare.ade20k import ade20k_150, ade20k_847
-from pipeline.prepare.contents import FileContents
 from pipeline.prepare.layout import DataRoot, LayoutError
 from pipeline.prepare.paired import PairedSource
 from pipeline.prepare.pascal_context import pascal_context_59, pascal_context_459
@@ -15,6 +14,7 @@ from storage_schemas.scenes import Scene
 from tests.pipeline.prepare.layouts import (
     decoded,
     encoded,
+    identity_of,
     jpeg,
     make_ade20k_150,
     make_ade20k_847,
@@ -223,7 +223,7 @@ def test_pascal_voc_never_falls_back_to_other_labels(tmp_path):
 def test_identity_follows_the_files(tmp_path, make, open_source, image):
     make(tmp_path / "a")
     make(tmp_path / "b")
-    first, second = (open_source(data_root(tmp_path / name), "val").identity(FileContents()) for name in "ab")
+    first, second = (identity_of(open_source(data_root(tmp_path / name), "val")) for name in "ab")
     assert first == second
     put(tmp_path / "b" / image, b"changed")
-    assert open_source(data_root(tmp_path / "b"), "val").identity(FileContents()) != first
+    assert identity_of(open_source(data_root(tmp_path / "b"), "val")) != first

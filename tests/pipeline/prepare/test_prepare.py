@@ -200,7 +200,8 @@ sync, numbers = os.fsync, itertools.count(1)
 
 
 def sync_or_die(descriptor: int) -> None:
-    if next(numbers) == int(sys.argv[3]):
+    # What is remembered of the files is written in one process and not in another: as their ages are.
+    if ".data_sets" not in os.readlink(f"/proc/self/fd/{descriptor}") and next(numbers) == int(sys.argv[3]):
         os.kill(os.getpid(), signal.SIGKILL)
     sync(descriptor)
 

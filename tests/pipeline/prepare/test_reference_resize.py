@@ -10,10 +10,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from pipeline.prepare.ade20k import ade20k_847
-from pipeline.prepare.contents import FileContents
 from pipeline.prepare.layout import DataRoot
 from pipeline.prepare.reference_resize import ReferenceResized, shrink_image, shrink_label, shrunk_size
-from tests.pipeline.prepare.layouts import decoded, make_ade20k_847, picture, put
+from tests.pipeline.prepare.layouts import decoded, identity_of, make_ade20k_847, picture, put
 
 
 @pytest.mark.parametrize(
@@ -65,7 +64,7 @@ def test_scenes_are_shrunk_and_saved_as_jpeg_of_quality_75(tmp_path):
     Image.fromarray(picture()).save(reference, "JPEG", quality=75)
     for scene in (large, small):
         assert Image.open(io.BytesIO(scene.image)).quantization == Image.open(reference).quantization
-    assert resized.identity(FileContents()) == source.identity(FileContents())
+    assert identity_of(resized) == identity_of(source)
     assert (resized.vocabulary, resized.ignore_label, resized.licence, resized.found()) == (
         source.vocabulary,
         65535,
