@@ -290,20 +290,6 @@ class SceneShard:
                 yield _scene(row, parts)
 
 
-def turned_scenes(artifact: Artifact) -> bool:
-    """Tell whether any readable scene of a finished artifact has to be turned to be upright.
-
-    Raises:
-        SchemaError: If an index is of another schema.
-    """
-    for unit in artifact.description.units:
-        index = read_table(artifact.directory / f"{unit}.parquet", SCHEMA, columns=["status", "exif_orientation"])
-        readable = index.filter(pc.equal(index["status"], OK))
-        if pc.any(pc.not_equal(readable["exif_orientation"], 1)).as_py():
-            return True
-    return False
-
-
 def labelled_scenes(artifact: Artifact) -> int:
     """Count the scenes of a finished artifact in which a class occurs.
 

@@ -23,8 +23,9 @@ A run has one settings file in TOML; `flows/configs` holds examples. What the fi
 `--set key=value` on the command line overrules both, for instance `--set mine.pair.min_score=0.2`. Relative paths
 are relative to the directory in which the command is given. All faults of a file are reported at once.
 
-A stage's setting whose default is `net_input.…` or `precision` takes that setting's value, unless its own section gives
-another: `--set net_input.short_side_px=640` holds for training's validation, mining and evaluation alike.
+A stage's setting whose default is "as `net_input.…`", or "as `precision`" at the top of the file, takes that
+setting's value unless its own section gives another: `--set net_input.short_side_px=640` holds for validation,
+mining and evaluation.
 
 **R** marks settings that change the result. They are part of the artifact's digest: with another value, another
 artifact is made beside the first. The others say how the work is done (how many workers, on which device), and can
@@ -58,7 +59,7 @@ def _section(name: str, model: type[BaseModel], *, is_list: bool) -> Iterator[st
             mark = "**R**" if changes_result(field) and changes_result(model) else ""
             default = _toml(values["default"]) if "default" in values else "(needed)"
             if "inherits" in values:
-                default = f"`{values['inherits']}`"
+                default = f"as `{values['inherits']}`"
             yield f"| `{key}` | {mark} | {default} | {_values(values)} | {_cell(field.description or '')} |"
     yield ""
 
@@ -81,17 +82,20 @@ def _is_table_of(setting: Setting) -> bool:
 
 def _values(schema: dict[str, Any]) -> str:
     """Say which values a JSON schema allows."""
+    for kind in schema.get("anyOf", ()):  # of "integer | None"
+        if kind.get("type") != "null":
+            return _values(kind)
     if "enum" in schema:
         return ", ".join(_toml(value) for value in schema["enum"])
     if schema.get("type") == "array":
         items = schema.get("items", {})
         return f"list: {_values(items)}" if items else "list"
-    kind = {"integer": "integer", "number": "number", "boolean": "true, false", "object": "table", "string": "text"}
+    kinds = {"integer": "integer", "number": "number", "boolean": "true, false", "object": "table", "string": "text"}
     if schema.get("format") == "path":
         return "path"
     bounds = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
     limits = [f"{sign} {schema[name]:g}" for name, sign in bounds.items() if name in schema]
-    return ", ".join([kind.get(schema.get("type", ""), "any"), *limits])
+    return ", ".join([kinds.get(schema.get("type", ""), "any"), *limits])
 
 
 def _toml(value: object) -> str:

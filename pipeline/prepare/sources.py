@@ -42,8 +42,6 @@ def _drawn_world(settings: PrepareSettings) -> SceneSource:
         first_index=indices.start,
         scenes=len(indices),
         size_px=options.size_px,
-        context=options.context,
-        captions_per_scene=options.captions_per_scene,
     )
 
 

@@ -87,8 +87,6 @@ class DrawnWorldSettings(SettingsModel):
     scenes: int = Field(default=1000, ge=1, le=10_000_000, description="Number of scenes to draw.")
     seed: int = Field(default=0, ge=0, description="Chooses the world; splits of one seed never overlap.")
     size_px: int = Field(default=96, ge=32, le=1024, description="Side of the pictures [px].")
-    context: Share = Field(default=0.85, description="Share of things that stand on their home stuff.")
-    captions_per_scene: int = Field(default=5, ge=0, le=5, description="Captions of each scene, at most.")
 
 
 class PrepareSettings(SettingsModel):
@@ -254,7 +252,7 @@ class BackboneSettings(SettingsModel):
     )
 
     @model_validator(mode="after")
-    def _fits_the_kind(self) -> "BackboneSettings":
+    def _fits_the_kind(self) -> Self:
         if self.is_swin and (self.freeze_at or self.frozen_batch_norm):
             message = f"freeze_at should be 0 and frozen_batch_norm false for the Swin {self.name!r}"
             raise ValueError(message)
@@ -305,7 +303,7 @@ class ArchitectureSettings(SettingsModel):
     embedding_hidden_dim: int = Field(default=1024, ge=1, description="Hidden width of the proposal-embedding head.")
 
     @model_validator(mode="after")
-    def _hidden_dim_divides(self) -> "ArchitectureSettings":
+    def _hidden_dim_divides(self) -> Self:
         for divisor, label in ((4, "4"), (self.heads, "heads"), (self.norm_groups, "norm_groups")):
             if self.hidden_dim % divisor:
                 message = f"hidden_dim {self.hidden_dim} should be a multiple of {label}"
@@ -408,7 +406,7 @@ class ProposalNetSettings(SettingsModel):
     )
 
     @model_validator(mode="after")
-    def _sides_fit(self) -> "ProposalNetSettings":
+    def _sides_fit(self) -> Self:
         _check_sides(
             short_side_px=self.validation_short_side_px,
             max_side_px=self.validation_max_side_px,
@@ -444,7 +442,7 @@ class ProposeSettings(SettingsModel):
     )
 
     @model_validator(mode="after")
-    def _sides_fit(self) -> "ProposeSettings":
+    def _sides_fit(self) -> Self:
         _check_sides(short_side_px=self.short_side_px, max_side_px=self.max_side_px)
         return self
 
@@ -502,7 +500,7 @@ class NounSettings(SettingsModel):
         return stop_words
 
     @model_validator(mode="after")
-    def _lemmas_are_lower_case(self) -> "NounSettings":
+    def _lemmas_are_lower_case(self) -> Self:
         if self.lemmas and not self.lower_case:
             message = "lower_case should be true where lemmas is, as lemmas are lower case"
             raise ValueError(message)
@@ -523,7 +521,6 @@ class PairSettings(SettingsModel):
         default="png",
         description="File format of the crops: 'png' is lossless, 'jpg' takes about a fifth of the space.",
     )
-    jpeg_quality: int = Field(default=95, ge=50, le=100, description="Quality of crops of format 'jpg'.")
 
 
 class MineSettings(SettingsModel):
@@ -732,7 +729,7 @@ class EvaluateSettings(SettingsModel):
         return datasets
 
     @model_validator(mode="after")
-    def _sides_fit(self) -> "EvaluateSettings":
+    def _sides_fit(self) -> Self:
         _check_sides(short_side_px=self.short_side_px, max_side_px=self.max_side_px)
         return self
 

@@ -107,7 +107,7 @@ def test_members_are_the_box_unmasked_and_the_mask_inside_it():
 
 
 def test_crops_may_be_jpeg():
-    (dog,) = pairer(crop_format="jpg", jpeg_quality=100).pairs(embedded(scene("a dog")))
+    (dog,) = pairer(crop_format="jpg").pairs(embedded(scene("a dog")))
     assert dog.crop_suffix == "jpg"
     decoded = Image.open(io.BytesIO(dog.crop))
     assert decoded.format == "JPEG"

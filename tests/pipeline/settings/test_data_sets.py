@@ -26,7 +26,7 @@ def test_wrong_settings_are_refused(options, message):
         PrepareSettings(**options)
 
 
-def test_all_faults_of_options_are_told_at_once():
+def test_all_faults_of_options_are_reported_at_once():
     with pytest.raises(ValidationError, match=r"labels: .*; reference_resize: .*; split: "):
         PrepareSettings(dataset="pascal-voc-20", labels="none", reference_resize=True)
 

@@ -1,4 +1,4 @@
-"""Loading settings: order of sources, every class of fault, and that all faults are told at once."""
+"""Loading settings: order of sources, every class of fault, and that all faults are reported at once."""
 
 import json
 import os
@@ -219,14 +219,14 @@ def test_a_needed_setting_that_is_absent(write):
     assert faults_of(path) == [f"{path}: evaluate.datasets.0.dataset: is missing"]
 
 
-def test_a_fault_of_a_flag_is_told_as_the_flags(write):
+def test_a_fault_of_a_flag_is_reported_as_the_flags(write):
     path = write("finetune.prompt_depth = 3\n")
     assert faults_of(path, ["finetune.prompt_depth=0"]) == [
         "--set: finetune.prompt_depth: should be greater than or equal to 1 (got 0)"
     ]
 
 
-def test_a_fault_of_a_section_that_a_flag_makes_is_told_as_the_flags(write):
+def test_a_fault_of_a_section_that_a_flag_makes_is_reported_as_the_flags(write):
     path = write("name = 'x'\n")
     assert faults_of(path, ["datasets.mine.split=val"]) == ["--set: datasets.mine.dataset: is missing"]
 
@@ -243,7 +243,7 @@ def test_a_long_value_is_cut_short(write):
     assert len(fault) < len(str(path)) + 120
 
 
-def test_all_faults_are_told_at_once(write):
+def test_all_faults_are_reported_at_once(write):
     path = write("name = 3\n[mine]\nsourc = 'x'\n[finetune]\nmode = 'no'\nseed = -1\n")
     faults = faults_of(path, ["compute.workers=-2", "nonsense"])
     assert [fault.split(": ")[:2] for fault in faults] == [
