@@ -86,6 +86,7 @@ bench: $(STAMP)  ## Run the benchmarks; each prints ratios measured in one run
 docs: $(STAMP)  ## Write the pages of docs that are made from the code
 	$(BIN)/python -m tools.write_settings_docs
 	$(BIN)/python -m tools.write_contracts_docs
+	$(BIN)/python -m tools.write_dataflow_docs
 
 constraints: $(STAMP)  ## Write constraints.txt from what .venv holds
 	$(BIN)/python -m tools.write_constraints

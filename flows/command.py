@@ -161,7 +161,7 @@ def _call(subcommand: Subcommand, arguments: Sequence[str]) -> int:
 
     try:
         code = tyro.cli(
-            _printing_visibly(subcommand.load()),
+            _printing_visibly(subcommand.function),
             prog=f"ovseg {subcommand.name}",
             args=arguments,
             config=(tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from flows.arguments import RunArguments
-from pipeline.graph import StageName
+from pipeline.stage_names import StageName
 
 if TYPE_CHECKING:
     from pipeline.settings import Settings

@@ -13,9 +13,9 @@ from prefect.types.entrypoint import EntrypointType
 
 from flows.ovseg_flow import ovseg_flow
 from pipeline.errors import StageError
-from pipeline.graph import StageName
 from pipeline.interrupts import held_back
 from pipeline.settings import Settings
+from pipeline.stage_names import StageName
 
 _SEND_LIMIT_S = 10.0
 

@@ -16,10 +16,11 @@ import pipeline.dataflow
 from flows.stage_board import StageBoard, show_run
 from flows.unit_tasks import TaskRunExecutor
 from pipeline.executors import Executor
-from pipeline.graph import Graph, StageName, summary
+from pipeline.graph import Graph, summary
 from pipeline.interrupts import let_through
 from pipeline.settings import Settings, check_references
 from pipeline.shard_runner import Execution
+from pipeline.stage_names import StageName
 from pipeline.stages import chosen_stages, is_complete, run_stage_of
 from storage_schemas.artifact import Artifact
 

@@ -22,7 +22,8 @@ from prefect.artifacts import (
 
 from flows.pages import Pages
 from flows.state_table import PAGE_COLUMNS, row
-from pipeline.graph import Graph, Node, StageName, summary
+from pipeline.graph import Graph, Node, summary
+from pipeline.stage_names import StageName
 from pipeline.states import state_of_node
 from storage_schemas.artifact import Artifact
 from storage_schemas.files_for_people import PAGES, PICTURES, FileForPeople, files_for_people

@@ -1,47 +1,55 @@
-"""The list of ``ovseg``'s subcommands. Each lies in a module of its own, which is imported only when it is asked for.
+"""The list of ``ovseg``'s subcommands.
 
 A subcommand is a function whose typed arguments and docstring make its options and help (by tyro). Its module imports
-nothing heavy (torch, dask, prefect) at the top, so that its ``--help`` is quick too. It returns None, or an
-exit status.
+nothing heavy (torch, dask, prefect) at the top, so that every ``--help`` is quick. It returns None, or an exit status.
 """
 
-import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from flows.app_command import app
+from flows.bundle_command import bundle, export_clip
+from flows.checkpoint_commands import export_checkpoint, import_checkpoint
+from flows.compare_command import compare
+from flows.demo_command import demo
+from flows.evaluate_command import evaluate
+from flows.finetune_command import finetune
+from flows.flow_commands import run, serve, ui
+from flows.mine_command import mine
+from flows.pairs_command import pairs
+from flows.prepare_command import prepare
+from flows.segment_command import segment
+from flows.status_command import status
+from flows.train_proposals_command import train_proposals
+from pipeline.stage_names import STAGE_NAMES
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Subcommand:
-    """What ``ovseg --help`` tells of a subcommand, and where it lies.
+    """What ``ovseg --help`` says of a subcommand, and what does it.
 
     Attributes:
         name: What the user types after ``ovseg``.
         group: Heading under which it is listed.
         summary: One line, in the imperative.
-        function: ``module:function`` that does it.
+        function: What does it; its typed arguments and docstring make its options and help.
         examples: Whole command lines.
     """
 
     name: str
     group: str
     summary: str
-    function: str
+    function: Callable[..., Any]
     examples: tuple[str, ...]
 
-    def load(self) -> Callable[..., Any]:
-        """Import the function."""
-        module, _, name = self.function.partition(":")
-        loaded: Callable[..., Any] = getattr(importlib.import_module(module), name)
-        return loaded
 
-
-SUBCOMMANDS = (
+_LISTED = (
     Subcommand(
         name="prepare",
-        group="data",
+        group="stages",
         summary="turn a data set in its official layout, a folder of pictures, or drawn pictures into scenes",
-        function="flows.prepare_command:prepare",
+        function=prepare,
         examples=(
             "ovseg prepare drawn-world --split demo --scenes 1000",
             "ovseg prepare coco --root data/coco --split train2017 --labels panoptic --workers 4",
@@ -50,9 +58,9 @@ SUBCOMMANDS = (
     ),
     Subcommand(
         name="mine",
-        group="train",
+        group="stages",
         summary="mine pairs of masks and nouns from captions, proposals and CLIP (stage 2)",
-        function="flows.mine_command:mine",
+        function=mine,
         examples=(
             "ovseg mine --config flows/configs/demo.toml",
             "ovseg mine --config flows/configs/demo.toml --set mine.source=proposals-5-captions",
@@ -62,7 +70,7 @@ SUBCOMMANDS = (
         name="run",
         group="run",
         summary="do all that is not done, from data sets to scores, as a Prefect flow",
-        function="flows.flow_commands:run",
+        function=run,
         examples=(
             "ovseg run --config flows/configs/demo.toml",
             "ovseg run --config flows/configs/ovseg_swinb_vitl14.toml --dry-run",
@@ -74,28 +82,28 @@ SUBCOMMANDS = (
         name="demo",
         group="run",
         summary="run the flow for CLIP before and after MPT, FT and both, and show the table and a picture",
-        function="flows.demo_command:demo",
+        function=demo,
         examples=("ovseg demo --config flows/configs/demo.toml",),
     ),
     Subcommand(
         name="ui",
         group="run",
         summary="run Prefect's server, whose pages show the runs and their results, on 127.0.0.1",
-        function="flows.flow_commands:ui",
+        function=ui,
         examples=("ovseg ui --runs runs", "ovseg ui --runs /data/runs --port 4300"),
     ),
     Subcommand(
         name="serve",
         group="run",
         summary="let runs be started, parametrised and scheduled from Prefect's pages",
-        function="flows.flow_commands:serve",
+        function=serve,
         examples=("ovseg serve --config flows/configs/demo.toml",),
     ),
     Subcommand(
         name="train-proposals",
         group="stages",
         summary="train the proposal net on labelled scenes (stage 1)",
-        function="flows.train_proposals_command:train_proposals",
+        function=train_proposals,
         examples=(
             "ovseg train-proposals --config flows/configs/demo.toml",
             "ovseg train-proposals --config flows/configs/demo.toml --set proposal_net.training.steps=50",
@@ -105,7 +113,7 @@ SUBCOMMANDS = (
         name="finetune",
         group="stages",
         summary="adapt CLIP to masked crops with the mined pairs (stage 3)",
-        function="flows.finetune_command:finetune",
+        function=finetune,
         examples=(
             "ovseg finetune --config flows/configs/demo.toml",
             "ovseg finetune --config flows/configs/demo.toml --set finetune.mode=mpt",
@@ -115,7 +123,7 @@ SUBCOMMANDS = (
         name="evaluate",
         group="stages",
         summary="stage 4: score predictions on labelled data sets, and write the report",
-        function="flows.evaluate_command:evaluate",
+        function=evaluate,
         examples=(
             "ovseg evaluate --config flows/configs/demo.toml",
             "ovseg evaluate --config flows/configs/demo.toml --set evaluate.clip=original",
@@ -126,7 +134,7 @@ SUBCOMMANDS = (
         name="compare",
         group="look",
         summary="tell whether one evaluation is better than another, image by image",
-        function="flows.compare_command:compare",
+        function=compare,
         examples=(
             "ovseg compare runs/scores/demo-drawn-test-0a1b2c3d4e5f runs/scores/demo-drawn-test-5f4e3d2c1b0a",
             "ovseg compare runs/reports/baseline-0a1b2c3d4e5f runs/reports/demo-5f4e3d2c1b0a --json",
@@ -134,23 +142,23 @@ SUBCOMMANDS = (
     ),
     Subcommand(
         name="bundle",
-        group="stages",
+        group="segment",
         summary="put proposal net and adapted CLIP into a folder that 'ovseg segment' takes",
-        function="flows.bundle_command:bundle",
+        function=bundle,
         examples=("ovseg bundle --config flows/configs/demo.toml --out models/demo",),
     ),
     Subcommand(
         name="export-clip",
-        group="stages",
+        group="segment",
         summary="write the adapted CLIP as a plain open_clip file",
-        function="flows.bundle_command:export_clip",
+        function=export_clip,
         examples=("ovseg export-clip --config flows/configs/demo.toml --out models/adapted.safetensors",),
     ),
     Subcommand(
         name="segment",
         group="segment",
         summary="segment photographs into classes that you name",
-        function="flows.segment_command:segment",
+        function=segment,
         examples=(
             'ovseg segment photo.jpg --classes oculus ukulele "traffic light" --model models/ovseg-swin-b --out out',
             "ovseg segment photos --classes oculus --find --model models/ovseg-swin-b --out out",
@@ -160,28 +168,28 @@ SUBCOMMANDS = (
         name="app",
         group="segment",
         summary="show a page in the browser: choose a photograph, type class names, see masks",
-        function="flows.app_command:app",
+        function=app,
         examples=("ovseg app --model models/ovseg-swin-b --examples photos",),
     ),
     Subcommand(
         name="import-checkpoint",
         group="segment",
         summary="turn a published checkpoint of OVSeg, MaskFormer or CLIP into the folder of a segmenter",
-        function="flows.checkpoint_commands:import_checkpoint",
+        function=import_checkpoint,
         examples=("ovseg import-checkpoint ovseg_swinbase_vitL14_ft_mpt.pth --out models/ovseg-swin-b",),
     ),
     Subcommand(
         name="export-checkpoint",
         group="segment",
         summary="write the folder of a segmenter as a checkpoint in OVSeg's published layout",
-        function="flows.checkpoint_commands:export_checkpoint",
+        function=export_checkpoint,
         examples=("ovseg export-checkpoint models/ovseg-swin-b --out ovseg.pth",),
     ),
     Subcommand(
         name="pairs",
         group="look",
         summary="make a subset of mined pairs, or their data card, without any model",
-        function="flows.pairs_command:pairs",
+        function=pairs,
         examples=(
             "ovseg pairs filter runs/pairs/demo-0123456789ab --out fewer --min-score 0.25 --max-per-noun 500",
             "ovseg pairs filter runs/pairs/demo-0123456789ab --out birds --nouns bird penguin owl",
@@ -191,10 +199,14 @@ SUBCOMMANDS = (
         name="status",
         group="look",
         summary="tell which units of which artifacts are done, stale, missing or corrupt, and why",
-        function="flows.status_command:status",
+        function=status,
         examples=(
             "ovseg status --config flows/configs/demo.toml",
             "ovseg status runs --json",
         ),
     ),
 )
+
+# The stages as the data goes through them, then all else as listed.
+_PLACES: dict[str, int] = {name: place for place, name in enumerate(STAGE_NAMES)}
+SUBCOMMANDS = tuple(sorted(_LISTED, key=lambda listed: _PLACES.get(listed.name, len(_PLACES))))

@@ -11,12 +11,13 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal, Protocol, cast, get_args
+from typing import Any, Protocol, cast
 
 from pipeline.clip_weights import ClipWeights
 from pipeline.errors import PipelineError
 from pipeline.settings import SettingsError, writable_runs_dir
 from pipeline.shard_runner import Execution, StageReport, UnitJob
+from pipeline.stage_names import StageName
 from storage_schemas.artifact import Artifact
 from storage_schemas.digests import Json
 from storage_schemas.errors import StorageError
@@ -24,11 +25,6 @@ from storage_schemas.manifest import MANIFEST_FILE, Description, Identity, Manif
 from storage_schemas.status import ArtifactStatus
 
 logger = logging.getLogger(__name__)
-
-StageName = Literal["prepare", "train-proposals", "mine", "finetune", "evaluate"]
-"""What the user calls the stages, in their order."""
-
-STAGE_NAMES: tuple[StageName, ...] = get_args(StageName)
 
 
 class MissingInputError(PipelineError):

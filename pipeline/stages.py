@@ -3,9 +3,10 @@
 from dataclasses import dataclass
 
 from pipeline.dataflow import dataflow
-from pipeline.graph import STAGE_NAMES, Graph, StageName
+from pipeline.graph import Graph
 from pipeline.settings import Settings
 from pipeline.shard_runner import Execution, StageReport
+from pipeline.stage_names import STAGE_NAMES, StageName
 from storage_schemas.artifact import Artifact
 from storage_schemas.manifest import Manifest
 

@@ -17,7 +17,7 @@ from pipeline.evaluate.variants import (
     main_variant,
     views_of,
 )
-from pipeline.graph import Node, ParameterCounts, Source, StageName, Step
+from pipeline.graph import Node, ParameterCounts, Source, Step
 from pipeline.settings import (
     ComputeSettings,
     EvaluatedDatasetSettings,
@@ -26,6 +26,7 @@ from pipeline.settings import (
     result_settings,
 )
 from pipeline.shard_runner import Execution, StageReport
+from pipeline.stage_names import StageName
 from pipeline.worker_device import WorkerCompute
 from storage_schemas import branches, scores
 from storage_schemas.digests import Json

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.evaluate.score import branch_options, net_sources
 from pipeline.evaluate.variants import ClipView, view_of
-from pipeline.graph import Node, StageName, Step
+from pipeline.graph import Node, Step
 from pipeline.settings import ComputeSettings, EvaluateSettings, SettingsError
 from pipeline.shard_runner import Execution, StageReport
+from pipeline.stage_names import StageName
 from storage_schemas.digests import Json
 from storage_schemas.weight_choices import KIND, SCHEMA_VERSION, UNIT
 

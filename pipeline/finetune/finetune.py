@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.graph import Node, ParameterCounts, StageName, Step
+from pipeline.graph import Node, ParameterCounts, Step
 from pipeline.settings import ComputeSettings, FinetuneSettings, result_settings
 from pipeline.shard_runner import Execution, StageReport
+from pipeline.stage_names import StageName
 from storage_schemas.checkpoints import (
     ADAPTED_CLIP,
     IMAGE_TOWER,

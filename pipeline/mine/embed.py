@@ -7,12 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pipeline.graph import Node, ParameterCounts, StageName, Step
+from pipeline.graph import Node, ParameterCounts, Step
 from pipeline.mine.inputs import check_scenes, net_size, regions_of
 from pipeline.mine.regions import RegionSource
 from pipeline.mine.statuses import EXPECTED
 from pipeline.ordered_threads import in_threads
 from pipeline.settings import ClipSettings, ComputeSettings, EmbedSettings, MineSettings, result_settings
+from pipeline.stage_names import StageName
 from pipeline.worker_device import WorkerCompute
 from storage_schemas.artifact import Artifact
 from storage_schemas.digests import Json

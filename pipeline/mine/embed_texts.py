@@ -13,8 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ovseg_models.prompt_templates import prompt_templates
-from pipeline.graph import Node, StageName, Step
+from pipeline.graph import Node, Step
 from pipeline.settings import ClipSettings, ComputeSettings
+from pipeline.stage_names import StageName
 from pipeline.worker_device import WorkerCompute
 from storage_schemas.artifact import Artifact, artifacts_below
 from storage_schemas.digests import Json, sha256_of_json

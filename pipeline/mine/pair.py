@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from pipeline.errors import StageError
-from pipeline.graph import Node, ParameterCounts, StageName, Step
+from pipeline.graph import Node, ParameterCounts, Step
 from pipeline.mine.best_regions import BestRegion, best_regions, cosine_scores
 from pipeline.mine.card import MAKER, make_card
 from pipeline.mine.embed_texts import EmbedTexts, Vector, vectors_of
@@ -25,6 +25,7 @@ from pipeline.mine.tagger.sources import load_tagger
 from pipeline.ordered_threads import in_threads
 from pipeline.settings import ComputeSettings, MineSettings, PairSettings, result_settings
 from pipeline.shard_runner import Execution, StageReport
+from pipeline.stage_names import StageName
 from storage_schemas.artifact import Artifact
 from storage_schemas.cards import has_current_card
 from storage_schemas.digests import Json

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ovseg_models.prompt_templates import prompt_templates
-from pipeline.graph import Node, ParameterCounts, StageName, Step
+from pipeline.graph import Node, ParameterCounts, Step
 from pipeline.mine.inputs import check_scenes
 from pipeline.mine.statuses import EXPECTED
 from pipeline.settings import (
@@ -19,6 +19,7 @@ from pipeline.settings import (
     ProposeSettings,
     result_settings,
 )
+from pipeline.stage_names import StageName
 from pipeline.worker_device import WorkerCompute
 from storage_schemas.artifact import Artifact
 from storage_schemas.digests import Json

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from pipeline.graph import Node, ParameterCounts, StageName, Step
+from pipeline.graph import Node, ParameterCounts, Step
 from pipeline.prepare.facts import DataSetFacts, DataSetMemory
 from pipeline.prepare.layout import LayoutError, text_digest
 from pipeline.prepare.report import report_of_artifact
@@ -20,6 +20,7 @@ from pipeline.prepare.source import SceneSource
 from pipeline.prepare.sources import open_source
 from pipeline.settings import PrepareSettings, result_settings, writable_runs_dir
 from pipeline.shard_runner import Execution, StageReport, UnitPlan
+from pipeline.stage_names import StageName
 from storage_schemas.artifact import Artifact
 from storage_schemas.cards import has_current_card, write_card
 from storage_schemas.manifest import Description, Identity, Sidecar

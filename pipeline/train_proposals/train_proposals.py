@@ -9,10 +9,11 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-from pipeline.graph import Node, ParameterCounts, StageName, Step
+from pipeline.graph import Node, ParameterCounts, Step
 from pipeline.settings import ComputeSettings, ProposalNetSettings, SettingsError, result_settings
 from pipeline.settings.sections import RANDOM
 from pipeline.shard_runner import Execution, StageReport
+from pipeline.stage_names import StageName
 from pipeline.train_proposals.held_out import held_out_indices
 from pipeline.train_proposals.initial_weights import file_digest, initial_weights_file
 from storage_schemas.checkpoints import PROPOSAL_NET, REPORT, SCHEMA_VERSION, WEIGHTS, checkpoint_bytes

@@ -76,18 +76,15 @@ def check_ovseg(arguments: list[str], monkeypatch: pytest.MonkeyPatch, *, is_who
         return
     given: dict[str, object] = {}
 
-    def without_work(self: Subcommand):
-        module, _, name = self.function.partition(":")
-        function = getattr(importlib.import_module(module), name)
-
-        @functools.wraps(function)
+    def without_work(subcommand: Subcommand) -> Subcommand:
+        @functools.wraps(subcommand.function)
         def stub(*values, **named):
             given.update({str(place): value for place, value in enumerate(values)} | named)
 
-        return stub
+        return dataclasses.replace(subcommand, function=stub)
 
     with monkeypatch.context() as patched:
-        patched.setattr(Subcommand, "load", without_work)
+        patched.setattr(command, "SUBCOMMANDS", tuple(map(without_work, SUBCOMMANDS)))
         patched.setattr(command, "configure_logging", lambda _: None)
         assert command.main(arguments) == 0, f"ovseg {' '.join(arguments)}"
     run = next((value for value in given.values() if isinstance(value, RunArguments)), None)

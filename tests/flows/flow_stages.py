@@ -5,9 +5,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipeline.clip_weights import ClipWeights
-from pipeline.graph import Graph, Node, StageName, Step
+from pipeline.graph import Graph, Node, Step
 from pipeline.settings import Settings
 from pipeline.shard_runner import UnitJob
+from pipeline.stage_names import StageName
 from storage_schemas.artifact import Artifact
 from storage_schemas.manifest import Sidecar
 from tests.pipeline.runner_jobs import WriteFiles, planned

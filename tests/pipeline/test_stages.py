@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 
 from pipeline.dataflow import dataflow
-from pipeline.graph import STAGE_NAMES, MissingInputError, Node, summary
+from pipeline.graph import MissingInputError, Node, summary
 from pipeline.settings import Settings, SettingsError, load_settings
 from pipeline.shard_runner import Execution
+from pipeline.stage_names import STAGE_NAMES
 from pipeline.stages import chosen_stages, is_complete, run
 from storage_schemas.artifact import artifacts_below
 from tests.flows import flow_stages

@@ -3,9 +3,10 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from pipeline.graph import Node, ParameterCounts, StageName, Step
+from pipeline.graph import Node, ParameterCounts, Step
 from pipeline.settings import Settings, SettingsError, result_settings
 from pipeline.shard_runner import Execution, StageReport
+from pipeline.stage_names import StageName
 from storage_schemas.artifact import Artifact
 from storage_schemas.digests import Json
 from storage_schemas.manifest import Sidecar

@@ -8,9 +8,10 @@ from PIL import Image
 from pipeline.dataflow import dataflow
 from pipeline.dry_run.dry_run import dry_run, existing_parent
 from pipeline.dry_run.sizes import parameter_counts
-from pipeline.graph import STAGE_NAMES, ParameterCounts
+from pipeline.graph import ParameterCounts
 from pipeline.prepare.prepare import OFFICIAL_SCENES, prepare
 from pipeline.settings import load_settings
+from pipeline.stage_names import STAGE_NAMES
 from pipeline.states import shown_bytes
 from tools.count_paper_work import CONFIGS, EVALUATED_IMAGES, RUNS, TRAIN_IMAGES
 

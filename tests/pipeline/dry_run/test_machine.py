@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from pipeline.dry_run.dry_run import dry_run
-from pipeline.graph import STAGE_NAMES
 from pipeline.mine.tagger import sources
 from pipeline.mine.tagger.sources import load_tagger
+from pipeline.stage_names import STAGE_NAMES
 from tests.pipeline.dry_run.test_dry_run import all_stages, settings_of
 
 TRAINING, MINING = "proposal_net.dataset=drawn", "mine.dataset=drawn"

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 from flows.command import main
-from pipeline.graph import STAGE_NAMES
 from pipeline.prepare.layout import LayoutError
 from pipeline.prepare.prepare import prepare
 from pipeline.settings import PrepareSettings, Settings, SettingsError
 from pipeline.shard_runner import Execution, Limits
+from pipeline.stage_names import STAGE_NAMES
 from pipeline.stages import run
 from storage_schemas.artifact import Artifact
 from storage_schemas.cards import card_facts

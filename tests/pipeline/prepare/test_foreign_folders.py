@@ -15,13 +15,13 @@ from PIL import Image
 
 from flows.command import main
 from pipeline.dry_run.dry_run import dry_run
-from pipeline.graph import STAGE_NAMES
 from pipeline.prepare.contents import FileContents
 from pipeline.prepare.layout import DataRoot, LayoutError
 from pipeline.prepare.paired import why_no_label
 from pipeline.prepare.prepare import plan_prepare, prepare
 from pipeline.settings import PrepareSettings, Settings, SettingsError, load_settings
 from pipeline.shard_runner import Execution, Limits
+from pipeline.stage_names import STAGE_NAMES
 from pipeline.stages import run
 from storage_schemas.artifact import Artifact
 from storage_schemas.cards import card_facts
