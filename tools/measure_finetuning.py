@@ -169,10 +169,7 @@ def adapted_by(course: Course, pairs: Artifact, trial: Trial) -> ImageSide:
     inputs = gather_inputs(finetuning, node, processes)
     with node.artifact.writing():
         run_phases(phases, inputs, finetuning, settings.compute, node.artifact, processes)
-    uses_prompts = (
-        bool(phases) and task_of(phases[-1], inputs, finetuning, settings.compute, processes).phase.uses_prompts
-    )
-    return ImageSide(inputs.adapted, uses_prompts=uses_prompts)
+    return ImageSide(inputs.adapted, uses_prompts=bool(phases) and phases[-1].uses_prompts)
 
 
 def run_trial(trial: Trial, courses: Sequence[Course]) -> Iterator[dict[str, Any]]:

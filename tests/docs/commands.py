@@ -1,6 +1,7 @@
 """Checks of command lines without their work: the command, its options and its files exist."""
 
 import contextlib
+import dataclasses
 import functools
 import importlib.util
 import io
@@ -11,7 +12,7 @@ import pytest
 
 from flows import command
 from flows.arguments import RunArguments
-from flows.subcommands import Subcommand
+from flows.subcommands import SUBCOMMANDS, Subcommand
 from pipeline.settings import load_settings
 from tests.docs.pages import ROOT, words_of
 
