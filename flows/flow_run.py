@@ -14,7 +14,7 @@ from prefect.types.entrypoint import EntrypointType
 from flows.ovseg_flow import ovseg_flow
 from pipeline.errors import StageError
 from pipeline.interrupts import held_back
-from pipeline.settings import Settings
+from pipeline.settings import Settings, settings_document
 from pipeline.stage_names import StageName
 
 _SEND_LIMIT_S = 10.0
@@ -53,7 +53,7 @@ def serve_flow(settings: Settings) -> None:
     with _server_errors_told():
         ovseg_flow.serve(
             name=settings.name,
-            parameters={"settings": settings.model_dump(mode="json")},
+            parameters={"settings": settings_document(settings)},
             description="From data sets to scores: all that is not done.",
             entrypoint_type=EntrypointType.MODULE_PATH,
             print_starting_message=False,

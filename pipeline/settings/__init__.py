@@ -1,7 +1,13 @@
 """Settings of a run: ``sections`` lists them, ``loading`` reads them, ``model`` says which enter a digest."""
 
 from pipeline.settings.faults import SettingsError
-from pipeline.settings.loading import check_references, load_settings, settings_toml, writable_runs_dir
+from pipeline.settings.loading import (
+    check_references,
+    load_settings,
+    settings_document,
+    settings_toml,
+    writable_runs_dir,
+)
 from pipeline.settings.model import Precision, PromptTemplates, SettingsModel, result_settings
 from pipeline.settings.sections import (
     AugmentationSettings,
@@ -58,6 +64,7 @@ __all__ = [
     "check_references",
     "load_settings",
     "result_settings",
+    "settings_document",
     "settings_toml",
     "writable_runs_dir",
 ]

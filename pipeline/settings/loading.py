@@ -56,10 +56,11 @@ def check_references(settings: Settings) -> None:
         raise SettingsError(faults)
 
 
-def settings_toml(settings: Settings) -> str:
-    """Write all settings, defaults included, as TOML that ``load_settings`` reads back.
+def settings_document(settings: Settings) -> dict[str, Any]:
+    """Return all settings, defaults included, as JSON values, to be changed by somebody and read again.
 
-    A setting with the value that it inherits is left out, so that it still follows when that value is changed.
+    A setting with the value that it inherits is left out, so that it follows when that value is changed. So is one that
+    is None, of which TOML has none.
     """
     document = settings.model_dump(mode="json", exclude_none=True)
     for setting in (each for each in all_settings(Settings) if each.inherits):
@@ -67,7 +68,12 @@ def settings_toml(settings: Settings) -> str:
         table = reduce(dict[str, Any].__getitem__, above, document)
         if table[name] == reduce(getattr, setting.inherits, settings):
             del table[name]
-    return tomli_w.dumps(document)
+    return document
+
+
+def settings_toml(settings: Settings) -> str:
+    """Write ``settings_document`` as TOML that ``load_settings`` reads back."""
+    return tomli_w.dumps(settings_document(settings))
 
 
 def parse_overrides(flags: Sequence[str]) -> tuple[list[Override], list[str]]:

@@ -65,9 +65,18 @@ def _inherited(key: str, description: str) -> Any:
     return Field(default=default, description=description, json_schema_extra={"inherits": key})
 
 
+def _section(model: type[SettingsModel], description: str) -> Any:
+    """Declare a section.
+
+    Its default is a factory, which no JSON schema shows: a form would fill in and send all that the section holds, and
+    nothing would be inherited.
+    """
+    return Field(default_factory=model, description=description)
+
+
 # Data sets
 
-
+# An option that one data set alone has, and that data set.
 _OWN_OPTIONS = {
     "labels": "coco",
     "captions": "coco",
@@ -137,7 +146,7 @@ class PrepareSettings(SettingsModel):
         default=False,
         description="ADE20K-847: shrink to short side 512 px and save as JPEG of quality 75, as the reference does.",
     )
-    drawn_world: DrawnWorldSettings = Field(default_factory=DrawnWorldSettings, description="Drawn world: its options.")
+    drawn_world: DrawnWorldSettings = _section(DrawnWorldSettings, "Drawn world: its options.")
     scenes_per_shard: int = Field(default=1000, ge=1, le=100_000, description="Scenes of one unit of work.")
     limit: int | None = Field(default=None, ge=1, description="Take the first scenes only, for a trial; none = all.")
     max_image_px: int = Field(
@@ -281,7 +290,7 @@ class BackboneSettings(SettingsModel):
 class ArchitectureSettings(SettingsModel):
     """A MaskFormer whose class head gives an embedding in CLIP's space for each query."""
 
-    backbone: BackboneSettings = Field(default_factory=BackboneSettings, description="What sees the image.")
+    backbone: BackboneSettings = _section(BackboneSettings, "What sees the image.")
     queries: int = Field(default=100, ge=1, le=1000, description="Number of proposals per image.")
     encoder_layers: int = Field(default=0, ge=0, le=12, description="Self-attention layers among stride-32 pixels.")
     decoder_layers: int = Field(default=6, ge=1, le=12, description="Layers of the query decoder; each is supervised.")
@@ -368,13 +377,9 @@ class ProposalTrainingSettings(SettingsModel):
         default=0.01, gt=0, description="Upper limit of the L2 norm of the whole model's gradient."
     )
     precision: Precision = _inherited("precision", "Arithmetic on CUDA; fp16 scales the loss.")
-    augmentation: AugmentationSettings = Field(
-        default_factory=AugmentationSettings, description="How samples are varied."
-    )
-    loss: LossSettings = Field(default_factory=LossSettings, description="Weights of the losses.")
-    checkpoints: CheckpointSettings = Field(
-        default_factory=CheckpointSettings, description="When to save, what to keep."
-    )
+    augmentation: AugmentationSettings = _section(AugmentationSettings, "How samples are varied.")
+    loss: LossSettings = _section(LossSettings, "Weights of the losses.")
+    checkpoints: CheckpointSettings = _section(CheckpointSettings, "When to save, what to keep.")
 
 
 class ProposalNetSettings(SettingsModel):
@@ -393,7 +398,7 @@ class ProposalNetSettings(SettingsModel):
     validation_short_side_px: SideLength = _inherited("net_input.short_side_px", "Short side at validation [px].")
     validation_max_side_px: SideLength = _inherited("net_input.max_side_px", "Upper limit of the long side there [px].")
     prompt_templates: PromptTemplates = Field(default="vild", description="Sentences around class names.")
-    architecture: ArchitectureSettings = Field(default_factory=ArchitectureSettings, description="What is trained.")
+    architecture: ArchitectureSettings = _section(ArchitectureSettings, "What is trained.")
     initial_weights: str = Field(
         default=NONE,
         min_length=1,
@@ -401,9 +406,7 @@ class ProposalNetSettings(SettingsModel):
         "file, 'shipped' (the small net of the drawn world, as demo.toml has it), or 'none'. The digest covers the "
         "file's bytes, not its path.",
     )
-    training: ProposalTrainingSettings = Field(
-        default_factory=ProposalTrainingSettings, description="How it is trained."
-    )
+    training: ProposalTrainingSettings = _section(ProposalTrainingSettings, "How it is trained.")
 
     @model_validator(mode="after")
     def _sides_fit(self) -> Self:
@@ -532,10 +535,10 @@ class MineSettings(SettingsModel):
         description="Table 2 of the paper: ground-truth masks with their classes or with the nouns of one caption, or "
         "proposals with the nouns of one caption (the one with the lowest id) or of five.",
     )
-    propose: ProposeSettings = Field(default_factory=ProposeSettings, description="Step 1.")
-    embed: EmbedSettings = Field(default_factory=EmbedSettings, description="Step 2.")
-    nouns: NounSettings = Field(default_factory=NounSettings, description="Words of captions, for step 3.")
-    pair: PairSettings = Field(default_factory=PairSettings, description="Step 3.")
+    propose: ProposeSettings = _section(ProposeSettings, "Step 1.")
+    embed: EmbedSettings = _section(EmbedSettings, "Step 2.")
+    nouns: NounSettings = _section(NounSettings, "Words of captions, for step 3.")
+    pair: PairSettings = _section(PairSettings, "Step 3.")
 
     @property
     def uses_ground_truth_masks(self) -> bool:
@@ -611,13 +614,9 @@ class FinetuneSettings(SettingsModel):
     prompt_templates: PromptTemplates = Field(
         default="bare", description="Sentences around nouns; 'bare' is the noun itself."
     )
-    ft: PhaseSettings = Field(default_factory=PhaseSettings, description="The phase that trains the image tower.")
-    mpt: PromptPhaseSettings = Field(
-        default_factory=PromptPhaseSettings, description="The phase that trains the prompts."
-    )
-    augmentation: CropAugmentationSettings = Field(
-        default_factory=CropAugmentationSettings, description="How crops are varied."
-    )
+    ft: PhaseSettings = _section(PhaseSettings, "The phase that trains the image tower.")
+    mpt: PromptPhaseSettings = _section(PromptPhaseSettings, "The phase that trains the prompts.")
+    augmentation: CropAugmentationSettings = _section(CropAugmentationSettings, "How crops are varied.")
     precision: Precision = _inherited("precision", "Arithmetic on CUDA; fp16 scales the loss.")
     accumulation_steps: int = Field(
         default=1,
@@ -633,9 +632,7 @@ class FinetuneSettings(SettingsModel):
         default="",
         description="Labelled data set whose masked ground-truth crops are classified after each epoch; empty = none.",
     )
-    checkpoints: CheckpointSettings = Field(
-        default_factory=CheckpointSettings, description="When to save, what to keep."
-    )
+    checkpoints: CheckpointSettings = _section(CheckpointSettings, "When to save, what to keep.")
 
     @property
     def phases(self) -> tuple[str, ...]:
@@ -708,7 +705,7 @@ class EvaluateSettings(SettingsModel):
     oracle_labels: bool = Field(
         default=False, description="Give each proposal the class of the ground truth that it covers best (Figure 1(c))."
     )
-    sweep: SweepSettings = Field(default_factory=SweepSettings, description="What --ablate goes through.")
+    sweep: SweepSettings = _section(SweepSettings, "What --ablate goes through.")
     bootstrap_rounds: int = Field(
         default=1000, ge=1, le=1_000_000, description="Resamplings of images for the 95 % intervals."
     )
@@ -827,18 +824,18 @@ class Settings(SettingsModel):
     precision: Precision = Field(
         default=_PRECISION, description="Arithmetic of all models on CUDA, where a stage does not say otherwise."
     )
-    net_input: NetInputSettings = Field(default_factory=NetInputSettings, description="The proposal net's input.")
+    net_input: NetInputSettings = _section(NetInputSettings, "The proposal net's input.")
     datasets: dict[DatasetKey, PrepareSettings] = Field(
         default={}, description="Data sets by the names that the stages know them by, such as [datasets.coco-train]."
     )
-    clip: ClipSettings = Field(default_factory=ClipSettings, description="The CLIP of all stages.")
-    proposal_net: ProposalNetSettings = Field(default_factory=ProposalNetSettings, description="Stage 1.")
-    mine: MineSettings = Field(default_factory=MineSettings, description="Stage 2.")
-    finetune: FinetuneSettings = Field(default_factory=FinetuneSettings, description="Stage 3.")
-    evaluate: EvaluateSettings = Field(default_factory=EvaluateSettings, description="Stage 4.")
-    compute: ComputeSettings = Field(default_factory=ComputeSettings, description="Workers and devices.")
-    dask: DaskSettings = Field(default_factory=DaskSettings, description="The Dask cluster.")
-    flow: FlowSettings = Field(default_factory=FlowSettings, description="The Prefect flow.")
+    clip: ClipSettings = _section(ClipSettings, "The CLIP of all stages.")
+    proposal_net: ProposalNetSettings = _section(ProposalNetSettings, "Stage 1.")
+    mine: MineSettings = _section(MineSettings, "Stage 2.")
+    finetune: FinetuneSettings = _section(FinetuneSettings, "Stage 3.")
+    evaluate: EvaluateSettings = _section(EvaluateSettings, "Stage 4.")
+    compute: ComputeSettings = _section(ComputeSettings, "Workers and devices.")
+    dask: DaskSettings = _section(DaskSettings, "The Dask cluster.")
+    flow: FlowSettings = _section(FlowSettings, "The Prefect flow.")
 
     @model_validator(mode="before")
     @classmethod
