@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from pipeline.settings import Settings
 
 Overrides = Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(name="set", metavar="KEY=VALUE")]
-"""Settings laid over those of the file, by their dotted names; may be given many times."""
+"""Settings that take the place of the file's, by their dotted names; may be given many times."""
 
 
 @dataclass(frozen=True, kw_only=True)

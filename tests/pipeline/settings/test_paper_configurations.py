@@ -54,6 +54,8 @@ PROPOSAL_NET = {
     "training.augmentation.max_side_px": (1333, 2560),
     "training.augmentation.crop_px": (512, 640),
     "validation_every_steps": (5000, 5000),
+    "validation_short_side_px": (512, 640),
+    "validation_max_side_px": (2048, 2560),
 }
 MINING = {
     "dataset": ("coco-train", "coco-train"),
