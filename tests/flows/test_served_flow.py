@@ -45,7 +45,7 @@ def test_a_run_is_started_from_a_form_of_all_settings(prefect_api: str, settings
         wait_until(lambda: bool(offered()), interval_s=0.5)
         (deployment,) = offered()
         form, filled_in = deployment["parameter_openapi_schema"], deployment["parameters"]["settings"]
-        assert list(form["properties"]) == ["settings", "from_stage", "only_stage"]
+        assert list(form["properties"]) == ["settings", "from_stage", "only_stage", "variant"]
         assert set(form["definitions"]["Settings"]["properties"]) == set(filled_in)
         assert filled_in["datasets"]["few"]["scenes_per_shard"] == 2
         filled_in["datasets"]["few"]["scenes_per_shard"] = 4  # as somebody may who fills in the form
