@@ -7,7 +7,7 @@ versions of the libraries that read them. If any of these changed, CLIP is loade
 import importlib.metadata
 import time
 from collections.abc import Iterable
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
 
 from pipeline import small_clip
@@ -78,7 +78,6 @@ def _traits(files: Iterable[Path]) -> dict[str, Traits]:
     return {str(file): traits_of(file.stat()) if file.is_file() else [] for file in files}
 
 
-@lru_cache(maxsize=4)  # the variants of one command share it where no runs directory is there yet
 def _loaded_facts(settings: ClipSettings) -> tuple[str, bool, tuple[Path, ...]]:
     """Load CLIP; returns its digest, whether it is random, and the files that decide it."""
     from ovseg_models.pretrained_clip import downloaded_file  # imports torch

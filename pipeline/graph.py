@@ -197,6 +197,7 @@ class Node:
         self.expected = expected
         self._status: ArtifactStatus | None = None
         self._manifest: Manifest | None = None
+        self._digest: str | None = None
 
     def __getitem__(self, role: str) -> "Node":
         """Return an input that is an artifact."""
@@ -268,7 +269,9 @@ class Node:
             MissingInputError: If the artifact is not finished.
             PipelineError: If it cannot be planned.
         """
-        return self.manifest().digest()
+        if self._digest is None:
+            self._digest = self.manifest().digest()
+        return self._digest
 
     def unit_count(self) -> int | None:
         """Return how many units it has or will have; None if not even an estimate is possible."""
@@ -296,7 +299,7 @@ class Node:
             if not (self.artifact.directory / MANIFEST_FILE).exists():
                 writable_runs_dir(self.runs)
         report = self.step.make(self, execution)
-        self._status, self._manifest = None, report.manifest
+        self._status, self._manifest, self._digest = None, report.manifest, None
         return report
 
     def make_inputs(self, execution: Execution) -> None:

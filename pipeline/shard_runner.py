@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from pipeline.errors import PipelineError, StageError
 from pipeline.executors import Compute, Executor, Outcome, executor_for
@@ -40,22 +40,6 @@ class UnitJob(Protocol[State]):
     def run(self, state: State, artifact: Artifact, unit: str) -> Sidecar:
         """Make one unit and commit it."""
         ...
-
-
-Job_co = TypeVar("Job_co", bound=UnitJob[Any], covariant=True)
-
-
-@dataclass(frozen=True, slots=True)
-class UnitPlan(Generic[Job_co]):
-    """What a stage will do, found out before anything is made.
-
-    Attributes:
-        artifact: Where the result lies or will lie.
-        job: What makes a unit of it.
-    """
-
-    artifact: Artifact
-    job: Job_co
 
 
 Hook = Callable[[Artifact, Executor], Executor]

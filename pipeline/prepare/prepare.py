@@ -19,7 +19,7 @@ from pipeline.prepare.report import report_of_artifact
 from pipeline.prepare.source import SceneSource
 from pipeline.prepare.sources import open_source
 from pipeline.settings import PrepareSettings, result_settings, writable_runs_dir
-from pipeline.shard_runner import Execution, StageReport, UnitPlan
+from pipeline.shard_runner import Execution, StageReport
 from pipeline.stage_names import StageName
 from storage_schemas.artifact import Artifact
 from storage_schemas.cards import has_current_card, write_card
@@ -92,6 +92,13 @@ class PrepareJob:
             return writer.commit()
 
 
+class PreparePlan(NamedTuple):
+    """Where the scenes lie or will lie, and what makes a shard of them."""
+
+    artifact: Artifact
+    job: PrepareJob
+
+
 class Prepare(Step):
     """Makes the scenes of a data set.
 
@@ -108,9 +115,9 @@ class Prepare(Step):
 
     def __init__(self, settings: PrepareSettings) -> None:
         self.settings = settings
-        self._planned: UnitPlan[PrepareJob] | LayoutError | None = None
+        self._planned: PreparePlan | LayoutError | None = None
 
-    def plan(self, runs: Path) -> UnitPlan[PrepareJob]:
+    def plan(self, runs: Path) -> PreparePlan:
         """Plan the preparation, once; see `plan_prepare`.
 
         Raises:
@@ -174,7 +181,7 @@ def prepare(
     runs: Path,
     *,
     execution: Execution | None = None,
-    plan: UnitPlan[PrepareJob] | None = None,
+    plan: PreparePlan | None = None,
 ) -> StageReport:
     """Prepare a data set, as far as that is not done, and write the report of what was used beside it.
 
@@ -212,7 +219,7 @@ def prepare_report(artifact: Artifact) -> str:
     return text.partition("```text\n")[2].removesuffix("```\n")
 
 
-def plan_prepare(settings: PrepareSettings, runs: Path) -> UnitPlan[PrepareJob]:
+def plan_prepare(settings: PrepareSettings, runs: Path) -> PreparePlan:
     """Plan a preparation: open the data set and digest its lists, annotations and label files, but no picture.
 
     Where none of its files has changed since an earlier plan of the same settings, none is read.
@@ -254,7 +261,7 @@ def plan_prepare(settings: PrepareSettings, runs: Path) -> UnitPlan[PrepareJob]:
         units=tuple(f"shard-{number:05d}" for number in range(shards)),
         attributes=facts.attributes,
     )
-    return UnitPlan(Artifact.planned(runs, description), PrepareJob(settings, facts))
+    return PreparePlan(Artifact.planned(runs, description), PrepareJob(settings, facts))
 
 
 def scene_keys(source: SceneSource, settings: PrepareSettings) -> list[str]:

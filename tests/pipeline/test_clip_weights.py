@@ -31,13 +31,11 @@ def loads(monkeypatch: pytest.MonkeyPatch) -> list[ClipSettings]:
 
     monkeypatch.setattr(clip_loading, "load_clip", noting)
     monkeypatch.setattr(clip_weights, "SETTLED_AFTER_NS", -1)
-    clip_weights._loaded_facts.cache_clear()
     return found
 
 
 def fresh(settings: ClipSettings, runs: Path) -> ClipWeights:
     """Return it as the next command sees it."""
-    clip_weights._loaded_facts.cache_clear()
     return ClipWeights(settings, runs)
 
 
