@@ -298,8 +298,11 @@ class Node:
             self.make_inputs(execution)
             if not (self.artifact.directory / MANIFEST_FILE).exists():
                 writable_runs_dir(self.runs)
-        report = self.step.make(self, execution)
-        self._status, self._manifest, self._digest = None, report.manifest, None
+        try:
+            report = self.step.make(self, execution)
+        finally:  # whatever was made: what was known of it before is no longer true
+            self._status = self._manifest = self._digest = None
+        self._manifest = report.manifest
         return report
 
     def make_inputs(self, execution: Execution) -> None:
