@@ -200,7 +200,13 @@ class Manifest:
             "rows": self.rows,
             "counts": self.counts,
             "units": [
-                {key: value for key, value in asdict(sidecar).items() if key != "artifact_digest"}
+                {
+                    "unit": sidecar.unit,
+                    "files": [asdict(record) for record in sidecar.files],
+                    "rows": sidecar.rows,
+                    "counts": sidecar.counts,
+                    "facts": sidecar.facts,
+                }
                 for sidecar in self.units
             ],
         }

@@ -267,6 +267,14 @@ class SceneShard:
         """
         return read_table(self._index_path, SCHEMA)
 
+    def captions(self) -> list[tuple[Caption, ...]]:
+        """Read the captions of each scene and nothing else.
+
+        Raises:
+            SchemaError: If the index is of another schema.
+        """
+        return captions_of(read_table(self._index_path, SCHEMA, columns=["captions"])["captions"])
+
     def scenes(self, rows: Sequence[int] | None = None, *, labels: bool = True) -> Iterator[Scene]:
         """Read scenes, failed ones included.
 
@@ -283,11 +291,12 @@ class SceneShard:
         except OSError as error:
             message = f"{self._tar_path}: cannot be read ({error}); run the stage that makes it again"
             raise CorruptUnitError(message) from error
+        wanted = ("image", "label", "instances") if labels else ("image",)
         with tar as file:
-            for row in table.to_pylist():
-                wanted = ("image", "label", "instances") if labels else ("image",)
+            rows_without_captions = table.drop_columns(["captions"]).to_pylist()
+            for row, captions in zip(rows_without_captions, captions_of(table["captions"]), strict=True):
                 parts = {name: read_member(file, Member(**row[name]), self._tar_path) for name in wanted if row[name]}
-                yield _scene(row, parts)
+                yield _scene(row, captions, parts)
 
 
 def labelled_scenes(artifact: Artifact) -> int:
@@ -303,13 +312,32 @@ def labelled_scenes(artifact: Artifact) -> int:
     return labelled
 
 
-def _scene(row: dict[str, Any], parts: dict[str, bytes]) -> Scene:
-    """Put a row of the index and the bytes of its members together."""
-    own = {name: row[name] for name in SCHEMA.columns.names if name not in {"image", "label", "instances"}}
-    own["classes"] = tuple(row["classes"])
-    own["captions"] = tuple(Caption(**caption) for caption in row["captions"])
+def captions_of(column: pa.ChunkedArray) -> list[tuple[Caption, ...]]:
+    """Return the captions of each row of an index's column of captions.
+
+    Arrow makes an object of each caption's every field by itself, which takes longer than all else in a row.
+    """
+    rows: list[tuple[Caption, ...]] = []
+    for chunk in column.chunks:
+        flat = chunk.flatten()  # of these rows alone, also where the chunk is a part of a longer one
+        captions = list(map(Caption, flat.field("caption_id").to_pylist(), flat.field("text").to_pylist()))
+        start = 0
+        for number in pc.list_value_length(chunk).to_pylist():
+            rows.append(tuple(captions[start : start + number]))
+            start += number
+    return rows
+
+
+def _scene(row: dict[str, Any], captions: tuple[Caption, ...], parts: dict[str, bytes]) -> Scene:
+    """Put a row of the index, its captions and the bytes of its members together."""
+    own = {name: value for name, value in row.items() if name not in {"image", "label", "instances", "classes"}}
     return Scene(
-        image=parts.get("image", b""), label_png=parts.get("label"), instances_png=parts.get("instances"), **own
+        image=parts.get("image", b""),
+        label_png=parts.get("label"),
+        instances_png=parts.get("instances"),
+        classes=tuple(row["classes"]),
+        captions=captions,
+        **own,
     )
 
 

@@ -133,7 +133,8 @@ def read_table(path: Path, schema: TableSchema, *, columns: Sequence[str] | None
     try:
         with pq.ParquetFile(path) as file:
             check_schema(path, file.schema_arrow, schema)
-            return file.read(columns=list(columns) if columns is not None else None)
+            # Tables are of one unit: handing their columns to threads takes longer than decoding them.
+            return file.read(columns=list(columns) if columns is not None else None, use_threads=False)
     except (pa.ArrowException, OSError) as error:
         message = f"{path}: cannot be read as Parquet ({error}); run the stage that makes it again"
         raise SchemaError(message) from error

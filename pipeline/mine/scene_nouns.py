@@ -1,6 +1,6 @@
 """The nouns of a scene: of its captions, or the names of the classes that its labels show."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple, Protocol
@@ -10,7 +10,7 @@ from pipeline.mine.statuses import NO_CAPTION, NO_NOUN
 from pipeline.mine.word_lists import word_list
 from pipeline.settings import NounSettings
 from storage_schemas.artifact import Artifact
-from storage_schemas.scenes import OK, Caption, Scene, SceneShard
+from storage_schemas.scenes import OK, Scene, SceneShard
 
 if TYPE_CHECKING:
     from pipeline.mine.nouns import NounExtractor
@@ -107,15 +107,12 @@ class CaptionNouns:
         """Return all nouns of the captions."""
         nouns: set[str] = set()
         for unit in scenes.description.units:
-            texts = list(self._texts(scenes, unit))
+            of_scenes = SceneShard(scenes, unit).captions()
+            texts = [caption.text for captions in of_scenes for caption in captions[: self.captions_per_image]]
             for start in range(0, len(texts), _CAPTIONS_AT_ONCE):
                 for found in self._extractor.extract_many(texts[start : start + _CAPTIONS_AT_ONCE]):
                     nouns.update(noun.lemma for noun in found)
         return sorted(nouns)
-
-    def _texts(self, scenes: Artifact, unit: str) -> Iterator[str]:
-        for captions in SceneShard(scenes, unit).index["captions"].to_pylist():
-            yield from (Caption(**caption).text for caption in captions[: self.captions_per_image])
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,10 @@ import json
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from storage_schemas.digests import sealed_json
+from storage_schemas.digests import readable_json, sealed_json
 from storage_schemas.errors import ArtifactError, SchemaError
 from storage_schemas.manifest import ARTIFACT_FILE, FORMAT, Description, Identity, Manifest, Sidecar, read_document
 
@@ -100,3 +102,17 @@ def test_a_sound_document_of_another_kind_is_told(tmp_path: Path) -> None:
         Description.read(tmp_path)
     with pytest.raises(ArtifactError, match=r"x\.json: is not a sidecar \(.*\); delete it and run the stage again"):
         Sidecar.read(tmp_path / "x.json")
+
+
+SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text()
+
+
+@given(st.recursive(SCALARS, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=20))
+def test_json_for_people_has_the_bytes_of_the_standard_library(value: object) -> None:
+    assert readable_json(value) == json.dumps(value, sort_keys=True, indent=2, ensure_ascii=False).encode() + b"\n"
+
+
+@pytest.mark.parametrize("value", [float("nan"), {"a": [float("inf")]}])
+def test_json_for_people_refuses_what_json_has_not(value: object) -> None:
+    with pytest.raises(ValueError, match="JSON"):
+        readable_json(value)

@@ -5,6 +5,7 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -13,7 +14,16 @@ from storage_schemas.artifact import Artifact
 from storage_schemas.errors import ArtifactError, CorruptUnitError, SchemaError
 from storage_schemas.manifest import Description, Identity
 from storage_schemas.scene_collection import SceneCollection
-from storage_schemas.scenes import SCHEMA_VERSION, Caption, Scene, ScenesAttributes, SceneShard, SceneShardWriter
+from storage_schemas.scenes import (
+    SCHEMA,
+    SCHEMA_VERSION,
+    Caption,
+    Scene,
+    ScenesAttributes,
+    SceneShard,
+    SceneShardWriter,
+    captions_of,
+)
 
 ATTRIBUTES = ScenesAttributes(
     vocabulary="two", class_names=("sky", "sea"), seen=("seen", "unseen"), ignore_label=255, licence="ours"
@@ -155,3 +165,22 @@ def test_a_collection_without_scenes_says_what_none_has(tmp_path: Path, options:
     scenes = [scene("a", label_png=None, instances_png=None, classes=(), captions=())] if options else [FAILED]
     with pytest.raises(ArtifactError, match=f"no scene has {wanted}; correct the data set"):
         len(SceneCollection(stored(tmp_path, scenes), **options))
+
+
+@given(
+    chunks=st.lists(st.lists(st.lists(st.tuples(st.integers(0, 99), st.text(max_size=3)), max_size=3), max_size=4)),
+    start=st.integers(0, 3),
+)
+@settings(max_examples=50)
+def test_captions_of_a_column_are_those_of_its_rows_also_in_a_part_of_it(chunks: list, start: int) -> None:
+    column = SCHEMA.columns.field("captions").type
+    rows = [[[Caption(*caption)._asdict() for caption in row] for row in chunk] for chunk in chunks]
+    whole = pa.chunked_array([pa.array(chunk, column) for chunk in rows], column)
+    for part in (whole, whole.slice(start, 2), whole.take(pa.array(range(len(whole))[::-1], pa.int64()))):
+        assert captions_of(part) == [tuple(Caption(**caption) for caption in row) for row in part.to_pylist()]
+
+
+def test_captions_alone_are_those_of_the_scenes(tmp_path: Path) -> None:
+    artifact = stored(tmp_path, [scene("a"), FAILED, scene("c", captions=())])
+    shard = SceneShard(artifact, "shard-00000")
+    assert shard.captions() == [one.captions for one in shard.scenes()] == [scene("a").captions, FAILED.captions, ()]
