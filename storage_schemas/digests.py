@@ -55,7 +55,8 @@ def _indented(value: Json, line_break: str) -> str:
         return encode_string(value)
     inner = f"{line_break}  "
     if isinstance(value, dict):
-        items = [f"{encode_string(key)}: {_indented(value[key], inner)}" for key in sorted(value)]
+        names = {key: encode_string(key if isinstance(key, str) else json.dumps(key)) for key in sorted(value)}
+        items = [f"{name}: {_indented(value[key], inner)}" for key, name in names.items()]
         return f"{{{inner}{f',{inner}'.join(items)}{line_break}}}" if items else "{}"
     if isinstance(value, list | tuple):
         entries = [_indented(entry, inner) for entry in value]
