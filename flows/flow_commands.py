@@ -81,8 +81,9 @@ def run_missing(
         if not all(is_complete(graph, stage) for stage in stages):
             to_do[variant] = settings
     if not to_do:
-        named = (stage for stage in stages if graph.of_stage(stage))
-        logger.info("%s: already complete; nothing to do", ", ".join(named))
+        named = [stage for stage in stages if graph.of_stage(stage)]
+        state = "already complete" if named else "the settings name nothing for it"
+        logger.info("%s: %s; nothing to do", ", ".join(named or stages), state)
         return
     first = next(iter(to_do.values()))
     home = prefect_home(writable_runs_dir(first.runs_dir))

@@ -106,7 +106,8 @@ def _log_shown(variant: str) -> Iterator[None]:
             record.msg, record.variant = f"[{variant}] {record.msg}", variant
         return True
 
-    handlers = [handler, *(each for each in logging.getLogger().handlers)]
+    # On handlers, since a logger's filter does not see the records of its children.
+    handlers = [handler, *logging.getLogger().handlers]
     for each in handlers:
         each.addFilter(marked)
     for package_logger in loggers:

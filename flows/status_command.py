@@ -55,7 +55,7 @@ def status(
 
 
 def _states_of_settings(config: Path, overrides: Iterable[str], *, deep: bool) -> "list[ArtifactState]":
-    """Find out what is known of the artifacts that settings imply."""
+    """Return the states of the artifacts that settings imply."""
     from pipeline.dataflow import dataflow
     from pipeline.settings import load_settings
     from pipeline.states import states_of
@@ -64,7 +64,7 @@ def _states_of_settings(config: Path, overrides: Iterable[str], *, deep: bool) -
 
 
 def _states_in(path: Path, *, deep: bool) -> "list[ArtifactState]":
-    """Find out what is known of the artifacts that lie in a directory.
+    """Return the states of the artifacts that lie in a directory.
 
     Raises:
         SettingsError: If there is none.

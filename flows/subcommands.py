@@ -133,7 +133,7 @@ _LISTED = (
     Subcommand(
         name="compare",
         group="look",
-        summary="tell whether one evaluation is better than another, image by image",
+        summary="compare two evaluations, image by image",
         function=compare,
         examples=(
             "ovseg compare runs/scores/demo-drawn-test-0a1b2c3d4e5f runs/scores/demo-drawn-test-5f4e3d2c1b0a",
@@ -198,7 +198,7 @@ _LISTED = (
     Subcommand(
         name="status",
         group="look",
-        summary="tell which units of which artifacts are done, stale, missing or corrupt, and why",
+        summary="show which units of which artifacts are done, stale, missing or corrupt, and why",
         function=status,
         examples=(
             "ovseg status --config flows/configs/demo.toml",

@@ -5,6 +5,7 @@ versions of the libraries that read them. If any of these changed, CLIP is loade
 """
 
 import importlib.metadata
+import os
 import time
 from collections.abc import Iterable
 from functools import cached_property
@@ -20,6 +21,7 @@ from storage_schemas.verification import SETTLED_AFTER_NS, Traits, keep, remembe
 _DIRECTORY = ".models"
 _READERS = ("torch", "open_clip_torch", "safetensors")
 _DIGEST = "digest"
+_VERSION = "1"  # raise it when the same files come to have another digest
 
 
 class ClipWeights:
@@ -36,7 +38,13 @@ class ClipWeights:
     def __init__(self, settings: ClipSettings, runs: Path) -> None:
         self.settings = settings
         self.withheld = ""
-        self._memory = runs / _DIRECTORY / f"clip-{sha256_of_json(result_settings(settings))[:16]}.json"
+        # Names may be paths from the current directory, and tags lead to the hub's cache, wherever that is.
+        named = (Path(name) for name in (settings.architecture, settings.pretrained))
+        where = [str(file.absolute()) for file in named if file.is_file()]
+        cache = os.environ.get("HF_HUB_CACHE", os.environ.get("HF_HOME", ""))
+        place = sha256_of_json({"settings": result_settings(settings), "files": where, "cache": cache})
+        self._memory = runs / _DIRECTORY / f"clip-{place[:16]}.json"
+        self._fault: PipelineError | None = None
 
     def digest(self) -> str:
         """Return the digest of all weights.
@@ -56,21 +64,30 @@ class ClipWeights:
 
     @cached_property
     def _facts(self) -> tuple[str, bool]:
-        known = remembered(self._memory)
-        versions = [importlib.metadata.version(package) for package in _READERS]
-        *kept_versions, digest = known.pop(_DIGEST, [""])
         if self.withheld:
             raise PipelineError(self.withheld)
-        if kept_versions == versions and known == _traits(map(Path, known)):
-            return str(digest), self.settings.pretrained == RANDOM
-        loaded, is_random, files = _loaded_facts(self.settings)
+        if self._fault is not None:  # a download that failed is not tried again for every artifact that needs CLIP
+            raise self._fault
+        is_meant_to_be_random = self.settings.pretrained == RANDOM
+        versions = [_VERSION, *(importlib.metadata.version(package) for package in _READERS)]
+        known = remembered(self._memory)
+        entry = known.pop(_DIGEST, [])
+        if entry[:-1] == versions and known == _traits(map(Path, known)):
+            return str(entry[-1]), is_meant_to_be_random
+        begun_ns = time.time_ns()
+        try:
+            digest, is_random, files = _loaded_facts(self.settings)
+        except PipelineError as error:
+            self._fault = error
+            raise
         # Random weights in place of a tag's are not remembered: the network may come back.
-        if is_random == (self.settings.pretrained == RANDOM) and self._memory.parents[1].is_dir():
+        if is_random == is_meant_to_be_random and self._memory.parents[1].is_dir():
             found = _traits(files)
-            newest = max((int(changed) for _, *times, _ in found.values() for changed in times), default=0)
-            if time.time_ns() - newest > SETTLED_AFTER_NS:  # a second write in the same tick would leave no trace
-                keep(self._memory, {**found, _DIGEST: [*versions, loaded]})
-        return loaded, is_random
+            newest = max((int(changed) for traits in found.values() for changed in traits[1:3]), default=0)
+            # A file that was written while it was read, or in the same tick of the clock, is not believed next time.
+            if begun_ns - newest > SETTLED_AFTER_NS:
+                keep(self._memory, {**found, _DIGEST: [*versions, digest]})
+        return digest, is_random
 
 
 def _traits(files: Iterable[Path]) -> dict[str, Traits]:

@@ -1,13 +1,10 @@
 """The dataflow: every artifact that settings imply, what it is made of, and by which step.
 
-    official data sets ─ prepare ─────────► scenes
-    scenes(labels) ───── train-proposals ─► proposal_net
-    scenes, net, CLIP ── mine ────────────► proposals, embeddings, pairs
-    pairs, CLIP ──────── finetune ────────► adapted_clip
-    scenes, both nets ── evaluate ────────► scores, report
-
 Status, dry run, commands and the Prefect flow read this page; none of them names a stage or an input again. A new stage
-is a module with its `Step`, and its line here.
+is a module with its `Step`, and its line here. docs/architecture.md has the picture, written from this page.
+
+Two kinds are no part of it, as they lie between others and nobody asks for them: ``text_embeddings``, whose nouns are
+known when pairs are about to be made, and ``branches``, which ablations store for their scores.
 """
 
 from collections.abc import Mapping
@@ -17,12 +14,12 @@ from pipeline.evaluate.report.report import Report
 from pipeline.evaluate.score import Score
 from pipeline.evaluate.weight_choice import ChooseWeight
 from pipeline.finetune.finetune import Finetune
-from pipeline.graph import Finished, Graph, Node, Source
+from pipeline.graph import Finished, Graph, Node, Refused, Source
 from pipeline.mine.embed import Embed
 from pipeline.mine.pair import PairNouns
 from pipeline.mine.propose import Propose
 from pipeline.prepare.prepare import Prepare, scenes_name
-from pipeline.settings import Settings
+from pipeline.settings import Settings, SettingsError
 from pipeline.train_proposals.train_proposals import TrainProposals
 
 
@@ -41,45 +38,52 @@ def dataflow(settings: Settings, *, ablate: bool = False) -> Graph:
     net = graph.add(
         TrainProposals(settings=section, compute=settings.compute),
         {
-            "scenes": graph.scenes(section.dataset),
-            "validation": graph.scenes_or_none(section.validation_dataset),
+            "scenes": graph.scenes(section.dataset, "proposal_net.dataset"),
+            "validation": graph.scenes_or_none(section.validation_dataset, "proposal_net.validation_dataset"),
             "clip": graph.clip,
         },
-        expected=bool(section.dataset),
+        made_here=bool(section.dataset),
     )
 
     mined = settings.mine.dataset
-    _, pairs = _mining(graph, settings, net, mined, expected=bool(mined))
+    _, pairs = _mining(graph, settings, net, mined, made_here=bool(mined))
+    if not mined and not settings.finetune.pairs_dir:
+        message = (
+            "finetune.pairs_dir: is empty, and so is mine.dataset; name an artifact of pairs, or a data set to mine"
+        )
+        pairs = graph.add(Refused(SettingsError([message])), made_here=False)
     if settings.finetune.pairs_dir:  # mined elsewhere, by these or other settings
-        pairs = graph.add(Finished("pairs", settings.finetune.pairs_dir, "finetune.pairs_dir"), expected=False)
+        pairs = graph.add(Finished("pairs", settings.finetune.pairs_dir, "finetune.pairs_dir"), made_here=False)
 
-    validation = graph.scenes_or_none(settings.finetune.validation_dataset)
+    validation = graph.scenes_or_none(settings.finetune.validation_dataset, "finetune.validation_dataset")
     made_of = {"pairs": pairs, "validation": validation, "clip": graph.clip}
     finetune = Finetune(settings=settings.finetune, compute=settings.compute)
     has_pairs = bool(mined or settings.finetune.pairs_dir)
-    clips: dict[str, Node] = {"adapted": graph.add(finetune, made_of, expected=has_pairs)}
+    clips: dict[str, Node] = {"adapted": graph.add(finetune, made_of, made_here=has_pairs)}
     for mode in settings.evaluate.sweep.finetune_modes if ablate else ():  # each is made by a command of its own
         finetune = Finetune(settings=settings.finetune.in_mode(mode), compute=settings.compute)
-        clips[mode] = graph.add(finetune, made_of, expected=False, command=f"ovseg finetune --set finetune.mode={mode}")
+        clips[mode] = graph.add(
+            finetune, made_of, made_here=False, command=f"ovseg finetune --set finetune.mode={mode}"
+        )
 
     _evaluation(graph, settings, net, clips, ablate=ablate)
     return graph
 
 
 def _mining(
-    graph: Graph, settings: Settings, net: Node, dataset: str, *, expected: bool, command: str = ""
+    graph: Graph, settings: Settings, net: Node, dataset: str, *, made_here: bool, command: str = ""
 ) -> tuple[Node | None, Node]:
     """Add proposals, unless masks are those of the labels, embeddings, and pairs; returns proposals and pairs."""
     mining, training, compute = settings.mine, settings.proposal_net, settings.compute
-    read: dict[str, Source | None] = {"scenes": graph.scenes(dataset), "clip": graph.clip}
+    read: dict[str, Source | None] = {"scenes": graph.scenes(dataset, "mine.dataset"), "clip": graph.clip}
     proposals = None
     if not mining.uses_ground_truth_masks:
         propose = Propose(mining=mining, training=training, compute=compute)
-        proposals = graph.add(propose, {**read, "proposal_net": net}, expected=expected, command=command)
+        proposals = graph.add(propose, {**read, "proposal_net": net}, made_here=made_here, command=command)
         read["proposals"] = proposals
     embed = Embed(mining=mining, queries=training.architecture.queries, compute=compute)
-    read["embeddings"] = graph.add(embed, read, expected=expected, command=command)
-    pairs = graph.add(PairNouns(mining=mining, compute=compute), read, expected=expected, command=command)
+    read["embeddings"] = graph.add(embed, read, made_here=made_here, command=command)
+    pairs = graph.add(PairNouns(mining=mining, compute=compute), read, made_here=made_here, command=command)
     return proposals, pairs
 
 
@@ -91,15 +95,17 @@ def _evaluation(graph: Graph, settings: Settings, net: Node, clips: Mapping[str,
         score = Score(settings=section, dataset=dataset, compute=compute, ablate=ablate)
         name = f"{settings.name}-{dataset.dataset}{suffix}"
         nets = score.inputs_among({"proposal_net": net, **clips})
-        read[name] = graph.add(score, {"scenes": graph.scenes(dataset.dataset), "clip": graph.clip, **nets}, name=name)
+        read[name] = graph.add(
+            score, {"scenes": graph.scenes(dataset.dataset, "evaluate.datasets"), "clip": graph.clip, **nets}, name=name
+        )
     chosen_on = section.sweep.validation_dataset
     if ablate and chosen_on:
         command = f"ovseg mine --set mine.dataset={chosen_on}"
-        proposals, pairs = _mining(graph, settings, net, chosen_on, expected=False, command=command)
+        proposals, pairs = _mining(graph, settings, net, chosen_on, made_here=False, command=command)
         adapted = clips["adapted"] if section.clip == "adapted" else None
         choose = ChooseWeight(settings=section, compute=compute, mined_from=settings.mine.source)
         mined = {"proposals": proposals, "pairs": pairs}
         read["weight_choice"] = graph.add(
             choose, {**mined, "proposal_net": net, "adapted": adapted, "clip": graph.clip}
         )
-    graph.add(Report(settings), read, name=f"{settings.name}{suffix}", expected=bool(section.datasets))
+    graph.add(Report(settings), read, name=f"{settings.name}{suffix}", made_here=bool(section.datasets))

@@ -52,7 +52,7 @@ class Step:
         recipe: Raise it when the same settings and inputs come to mean another result.
         stage: The stage to which it belongs.
         on_demand: Whether later stages make it when it is missing; else they ask for the stage's command first.
-        expected: Row statuses beside ``"ok"`` that are no failures, such as a caption without a noun.
+        tolerated: Row statuses beside ``"ok"`` that are no failures, such as a caption without a noun.
         trains: Whether several processes may share it, of which the first alone makes inputs; it stays on this machine.
         computes: Whether it runs a model, on the device.
         labels_of: Roles of the inputs whose labels it needs.
@@ -63,7 +63,7 @@ class Step:
     recipe: int
     stage: StageName
     on_demand: bool = False
-    expected: frozenset[str] = frozenset()
+    tolerated: frozenset[str] = frozenset()
     trains: bool = False
     computes: bool = True
     labels_of: tuple[str, ...] = ()
@@ -77,8 +77,8 @@ class Step:
         raise NotImplementedError
 
     def units(self, node: "Node") -> tuple[str, ...]:
-        """Return the names of the units; they follow from settings and inputs."""
-        raise NotImplementedError
+        """Return the names of the units, which follow from settings and inputs; by default the shards of the scenes."""
+        return node["scenes"].artifact.description.units
 
     def attributes(self, node: "Node") -> Mapping[str, Json]:
         """Return what every reader of the artifact needs beside its rows."""
@@ -110,9 +110,16 @@ class Step:
         """
         return Artifact.planned(node.runs, self.describe(node))
 
-    def is_ruled_out(self, node: "Node") -> bool:
-        """Return whether it cannot be finished, as nothing of its kind and name lies there, whatever its digest."""
-        return not any((node.runs / self.kind).glob(f"{node.name}-*"))
+    def refuse_if_absent(self, node: "Node") -> None:
+        """Refuse to go on where nothing of this kind and name lies, whatever its digest may turn out to be.
+
+        Raises:
+            MissingInputError: If there is none.
+        """
+        place = node.runs / self.kind
+        if not any(place.glob(f"{node.name}-{'[0-9a-f]' * 12}")):
+            message = f"{place / node.name}: is not finished; run '{node.command}' first (there is none of that name)"
+            raise MissingInputError(message)
 
     def check(self, node: "Node") -> None:
         """Refuse, before anything is made, what is known to fail later.
@@ -131,7 +138,7 @@ class Step:
         Raises:
             StageError: If units failed, or too many rows did.
         """
-        return execution.run(self.job(node), node.artifact, expected=self.expected)
+        return execution.run(self.job(node), node.artifact, tolerated=self.tolerated)
 
     def is_complete(self, node: "Node") -> bool:
         """Return whether what lies beside a finished artifact is there too, such as a card."""
@@ -140,7 +147,16 @@ class Step:
 
     def unit_count(self, node: "Node") -> int | None:
         """Return how many units there will be while inputs are missing; by default as many as the scenes' shards."""
-        return node["scenes"].unit_count()
+        return node["scenes"].unit_count() if "scenes" in node else None
+
+    def scene_count(self, node: "Node") -> int | None:
+        """Return how many scenes it is made of, for estimates; None if that is unknown."""
+        return node["scenes"].step.scene_count(node["scenes"]) if "scenes" in node else 0
+
+    def label_count(self, node: "Node") -> int | None:
+        """Return how many labels it holds; None if that is unknown, or it is not scenes."""
+        del node
+        return None
 
     def size_bytes(self, counts: ParameterCounts, scenes: int) -> int:
         """Estimate what the whole artifact will take, to a factor of two or so.
@@ -174,7 +190,7 @@ class Node:
         sources: What it is made of, by role.
         setting: Name that the settings give it beside, for people; empty for none.
         command: What the user types to make it.
-        expected: Whether the run makes it.
+        made_here: Whether the run makes it; otherwise another command does.
     """
 
     def __init__(
@@ -186,7 +202,7 @@ class Node:
         *,
         setting: str = "",
         command: str = "",
-        expected: bool = True,
+        made_here: bool = True,
     ) -> None:
         self.step = step
         self.name = name
@@ -194,7 +210,7 @@ class Node:
         self.sources = sources
         self.setting = setting
         self.command = command or f"ovseg {step.stage}"
-        self.expected = expected
+        self.made_here = made_here
         self._status: ArtifactStatus | None = None
         self._manifest: Manifest | None = None
         self._digest: str | None = None
@@ -245,7 +261,7 @@ class Node:
         """Return whether there is nothing to make; False while an input is missing."""
         try:
             return self.status().finished and self.step.is_complete(self)
-        except PipelineError:
+        except (PipelineError, StorageError):
             return False
 
     def manifest(self) -> Manifest:
@@ -312,17 +328,27 @@ class Node:
             MissingInputError: If an input that is not made on demand is missing.
             PipelineError: If one cannot be made.
         """
-        upstream = self.upstream()
-        for node in upstream:
-            if node.expected and not node.step.on_demand and node.step.is_ruled_out(node):
-                place = node.runs / node.step.kind / node.name
-                message = f"{place}: is not finished; run '{node.command}' first (there is none of that name)"
-                raise MissingInputError(message)
-        for node in upstream:
+        self._refuse_missing()
+        for node in self.upstream():
             if node.step.on_demand and not node.is_complete():
                 logger.info("%s: is made first", node.label)
                 node.make(replace(execution, reports=[]))
         _ = self.artifact  # says which other input is missing
+
+    def _refuse_missing(self) -> None:
+        """Refuse to begin where an input is missing, as far as that can be known before others are made.
+
+        Raises:
+            MissingInputError: If one is missing.
+        """
+        for node in self.inputs:
+            if node.step.on_demand:
+                continue
+            node.step.refuse_if_absent(node)
+            node._refuse_missing()
+            # With its own inputs there, its digest is known, and whether one of that digest is finished.
+            if all(source.is_complete() for source in node.upstream() if source.step.on_demand):
+                node.manifest()
 
 
 class Finished(Step):
@@ -354,10 +380,13 @@ class Finished(Step):
             message = f"{self._setting}: {self._directory} holds no artifact of {self.kind} ({error}); correct the path"
             raise MissingInputError(message) from error
 
-    def is_ruled_out(self, node: Node) -> bool:
-        """Return False: `artifact` says what is wrong."""
-        del node
-        return False
+    def refuse_if_absent(self, node: Node) -> None:
+        """Say what is wrong.
+
+        Raises:
+            PipelineError: As `artifact`.
+        """
+        self.artifact(node)
 
 
 class Refused(Step):
@@ -373,10 +402,13 @@ class Refused(Step):
     def __init__(self, error: PipelineError) -> None:
         self._error = error
 
-    def is_ruled_out(self, node: Node) -> bool:
-        """Return False: `artifact` says what is wrong."""
-        del node
-        return False
+    def refuse_if_absent(self, node: Node) -> None:
+        """Say what is wrong.
+
+        Raises:
+            PipelineError: As `artifact`.
+        """
+        self.artifact(node)
 
     def artifact(self, node: Node) -> Artifact:
         """Say what is wrong with the settings.
@@ -414,7 +446,7 @@ class Graph:
         sources: Mapping[str, Source | None] = MappingProxyType({}),
         *,
         name: str = "",
-        expected: bool = True,
+        made_here: bool = True,
         setting: str = "",
         command: str = "",
     ) -> Node:
@@ -424,13 +456,13 @@ class Graph:
             step: What makes it.
             sources: What it is made of, by role; None is left out.
             name: Of the artifact; that of the run by default.
-            expected: Whether this run makes it; otherwise it is an input that another command makes.
+            made_here: Whether this run makes it; otherwise it is an input that another command makes.
             setting: Name that the settings give it beside.
             command: What the user types to make it; by default that of its stage.
         """
         found = {role: source for role, source in sources.items() if source is not None}
-        node = Node(step, name or self.name, self.runs, found, setting=setting, command=command, expected=expected)
-        (self.nodes if expected else self.others).append(node)
+        node = Node(step, name or self.name, self.runs, found, setting=setting, command=command, made_here=made_here)
+        (self.nodes if made_here else self.others).append(node)
         return node
 
     def of_stage(self, stage: StageName) -> list[Node]:
@@ -445,21 +477,25 @@ class Graph:
         """Return the artifact of a kind of which there is one, whether this run makes it or not."""
         return (self.of_kind(kind) or [node for node in self.others if node.step.kind == kind])[0]
 
-    def scenes(self, setting: str) -> Node:
+    def scenes(self, setting: str, key: str = "datasets") -> Node:
         """Return the scenes of a data set by the name that the settings give it.
 
         A name that they don't describe gives a node that cannot be planned, and says so.
+
+        Args:
+            setting: The name.
+            key: Of the setting that names it.
         """
         known = {node.setting: node for node in self.nodes if node.setting}
         if setting not in known:
-            message = f"datasets: a data set is expected here, one of {', '.join(known) or 'none'}"
-            error = SettingsError([f"{message}; name it in the stage's settings (got {setting!r})"])
-            return self.add(Refused(error), expected=False)
+            message = f"{key}: a data set is expected, one of {', '.join(known) or 'none'}"
+            error = SettingsError([f"{message}; describe it under 'datasets', and name it here (got {setting!r})"])
+            return self.add(Refused(error), made_here=False)
         return known[setting]
 
-    def scenes_or_none(self, setting: str) -> Node | None:
+    def scenes_or_none(self, setting: str, key: str) -> Node | None:
         """Return the same, or None for an empty name."""
-        return self.scenes(setting) if setting else None
+        return self.scenes(setting, key) if setting else None
 
 
 def summary(nodes: Iterable[Node]) -> str:

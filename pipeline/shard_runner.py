@@ -54,13 +54,13 @@ class Limits:
         max_failed_units: Units that may fail before no more are begun.
         max_failed_share: Share of rows that may have failed in a finished artifact, 0..1.
         wait_s: How long to wait for another process that holds the artifact [s].
-        expected: Statuses beside ``"ok"`` that are no failures, such as a caption without a noun.
+        tolerated: Statuses beside ``"ok"`` that are no failures, such as a caption without a noun.
     """
 
     max_failed_units: int = 10
     max_failed_share: float = 0.01
     wait_s: float = 0.0
-    expected: frozenset[str] = frozenset()
+    tolerated: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,18 +115,18 @@ class Execution:
         return cls(compute, limits, hook)
 
     def run(
-        self, job: UnitJob[Any], artifact: Artifact, *, expected: frozenset[str] = frozenset(), inline: bool = False
+        self, job: UnitJob[Any], artifact: Artifact, *, tolerated: frozenset[str] = frozenset(), inline: bool = False
     ) -> StageReport:
         """Make the units of an artifact that are not done; see `run_stage`.
 
         Args:
             job: What to do with a unit.
             artifact: Where to put it.
-            expected: Row statuses that are no failures.
+            tolerated: Row statuses that are no failures.
             inline: Run in this process, whatever the workers: for a single unit that is quickly made.
         """
         compute = Compute() if inline else self.compute
-        limits = replace(self.limits, expected=expected)
+        limits = replace(self.limits, tolerated=tolerated)
         return self.noted(run_stage(job, artifact, compute=compute, limits=limits, hook=self.hook))
 
     def noted(self, report: StageReport) -> StageReport:
@@ -363,7 +363,7 @@ def _check_failed_share(artifact: Artifact, manifest: Manifest, limits: Limits) 
     Raises:
         StageError: If the share of rows that failed is above the limit.
     """
-    fine = {OK, *limits.expected}
+    fine = {OK, *limits.tolerated}
     failed = {status: count for status, count in manifest.counts.items() if status not in fine}
     share = sum(failed.values()) / max(1, manifest.rows)
     if share > limits.max_failed_share:

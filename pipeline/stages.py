@@ -67,7 +67,10 @@ def run_stage_of(graph: Graph, stage: StageName, execution: Execution) -> StageR
     # Where the settings name nothing to do, the node that they leave out says what is missing.
     nodes = graph.of_stage(stage) or [node for node in graph.others if node.step.stage == stage]
     for node in nodes:
-        node.step.check(node)
+        # Trainings are checked in any case: of torchrun's processes all but the first would remember inputs as missing
+        # that the first is about to make.
+        if node.step.trains or not node.is_complete():
+            node.step.check(node)
     first = len(execution.reports)
     for node in nodes:
         node.make(execution)

@@ -85,7 +85,7 @@ class ArtifactState:
 
 
 def state_of(artifact: Artifact, *, status: ArtifactStatus | None = None, deep: bool = False) -> ArtifactState:
-    """Find out what is known of an artifact.
+    """Return the state of an artifact.
 
     Args:
         artifact: Planned or on disk.
@@ -116,13 +116,12 @@ def state_of(artifact: Artifact, *, status: ArtifactStatus | None = None, deep: 
 
 
 def state_of_node(node: Node, *, deep: bool = False) -> ArtifactState:
-    """Find out what is known of an artifact of the dataflow, made or not."""
+    """Return the state of an artifact of the dataflow, made or not."""
     try:
         artifact = node.artifact
-    except PipelineError as error:
-        reason, todo = str(error), None
+    except (PipelineError, StorageError, OSError) as error:  # an unreadable input hides no other artifact
         return ArtifactState(
-            artifact=node.label, state=WAITING, reason=reason, stage=node.step.stage, dataset=node.setting, todo=todo
+            artifact=node.label, state=WAITING, reason=str(error), stage=node.step.stage, dataset=node.setting
         )
     try:
         status = None if deep else node.status()
@@ -134,7 +133,7 @@ def state_of_node(node: Node, *, deep: bool = False) -> ArtifactState:
 
 
 def states_of(nodes: Iterable[Node], *, deep: bool = False) -> list[ArtifactState]:
-    """Find out what is known of artifacts of the dataflow.
+    """Return the states of artifacts of the dataflow.
 
     None is compared with another one of the same settings, such as the scenes of one folder with those of another: both
     are needed, and neither has changed.
@@ -148,7 +147,7 @@ def states_of(nodes: Iterable[Node], *, deep: bool = False) -> list[ArtifactStat
 
 
 def states_below(path: Path, *, deep: bool = False) -> list[ArtifactState]:
-    """Find out what is known of all artifacts in a directory: an artifact's own, one of a kind, or a runs directory.
+    """Return the states of all artifacts in a directory: an artifact's own, one of a kind, or a runs directory.
 
     Raises:
         FileNotFoundError: If there is nothing at the path.

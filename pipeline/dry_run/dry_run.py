@@ -13,7 +13,6 @@ from pipeline.dry_run.weights import clip_is_here, weights_findings
 from pipeline.errors import PipelineError
 from pipeline.graph import Finished, Graph, Node, ParameterCounts
 from pipeline.prepare.layout import LayoutError
-from pipeline.prepare.prepare import Prepare
 from pipeline.settings import Settings
 from pipeline.stage_names import StageName
 from pipeline.states import ArtifactState, shown_bytes, state_of_node
@@ -92,8 +91,7 @@ def existing_parent(path: Path) -> Path:
 def _estimated(node: Node, counts: ParameterCounts) -> ArtifactState:
     """Return the state of an artifact with the units to make and what they will take."""
     state = state_of_node(node)
-    source = node if isinstance(node.step, Prepare) else node.get("scenes")
-    scenes = source.step.scene_count(source) if source is not None and isinstance(source.step, Prepare) else 0
+    scenes = node.step.scene_count(node)
     whole = None if scenes is None else node.step.size_bytes(counts, scenes)
     if state.reason:
         return replace(state, todo=node.unit_count(), is_estimate=True, new_bytes=whole)
@@ -106,7 +104,7 @@ def _estimated(node: Node, counts: ParameterCounts) -> ArtifactState:
 
 def _data_findings(graph: Graph) -> Iterator[Finding]:
     """List the data sets that are not there or not as their layout says, or lack the labels that a stage needs."""
-    for node in graph.of_stage("prepare"):
+    for node in (node for node in graph.nodes if not node.sources):
         try:
             _ = node.artifact
         except LayoutError as error:
@@ -115,7 +113,7 @@ def _data_findings(graph: Graph) -> Iterator[Finding]:
     for node in graph.nodes:
         for role in node.step.labels_of:
             source = node.get(role)
-            if source is not None and isinstance(source.step, Prepare) and source.step.label_count(source) == 0:
+            if source is not None and source.step.label_count(source) == 0:
                 text = f"no scene has a labelled pixel, and {node.label} needs labels; name a data set with labels"
                 yield Finding(f"datasets.{source.setting}", text, is_missing=True)
 

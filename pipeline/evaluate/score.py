@@ -29,6 +29,7 @@ from pipeline.shard_runner import Execution, StageReport
 from pipeline.stage_names import StageName
 from pipeline.worker_device import WorkerCompute
 from storage_schemas import branches, scores
+from storage_schemas.checkpoints import ADAPTED_CLIP
 from storage_schemas.digests import Json
 from storage_schemas.scenes import ScenesAttributes, labelled_scenes
 from storage_schemas.scores import ScoresAttributes
@@ -62,7 +63,7 @@ class Score(Step):
     schema_version = scores.SCHEMA_VERSION
     recipe = _RECIPE
     stage: StageName = "evaluate"
-    expected = frozenset({NO_LABEL})
+    tolerated = frozenset({NO_LABEL})
     labels_of = ("scenes",)
 
     @property
@@ -97,10 +98,6 @@ class Score(Step):
         """Return the variants, and the settings that change what the nets say."""
         del node
         return {**branch_options(self.settings), "variants": [variant.to_json() for variant in self.variants]}
-
-    def units(self, node: Node) -> tuple[str, ...]:
-        """Return the shards of the scenes."""
-        return node["scenes"].artifact.description.units
 
     def attributes(self, node: Node) -> Mapping[str, Json]:
         """Return the classes and the variants."""
@@ -142,7 +139,7 @@ class Score(Step):
             warn_of_unknown(node.clip.settings, class_names_of(node), f"class names of {self.dataset.dataset}")
         if self.ablate:
             stored = self._branches(node, execution)
-        return execution.run(self._job(node, stored), node.artifact, expected=self.expected)
+        return execution.run(self._job(node, stored), node.artifact, tolerated=self.tolerated)
 
     def _branches(self, node: Node, execution: Execution) -> "StoredSources":
         """Return where branches lie, each view's an artifact of its own; make them if there is something to score.
@@ -193,16 +190,12 @@ class StoreBranch(Step):
     schema_version = branches.SCHEMA_VERSION
     recipe = _RECIPE
     stage: StageName = "evaluate"
-    expected = frozenset({NO_LABEL})
+    tolerated = frozenset({NO_LABEL})
 
     def fingerprint(self, node: Node) -> Mapping[str, Json]:
         """Return the view, and the settings that change what the nets say."""
         del node
         return {**branch_options(self.settings), "view": None if self.view is None else asdict(self.view)}
-
-    def units(self, node: Node) -> tuple[str, ...]:
-        """Return the shards of the scenes."""
-        return node["scenes"].artifact.description.units
 
     def job(self, node: Node) -> "BranchJob":
         """Return what stores a shard."""
@@ -236,11 +229,14 @@ def net_sources(
     """Return where the nets of a node of stage 4 come from, and how they are run."""
     from pipeline.evaluate.nets import NetSources
 
-    others = {"scenes", "proposal_net", "clip", "pairs", "proposals"}
     return NetSources(
         proposal_net=node["proposal_net"].artifact if "proposal_net" in node else None,
         clip=node.clip.settings,
-        adapted={role: node[role].artifact for role in node.sources if role not in others},
+        adapted={
+            role: source.artifact
+            for role, source in node.sources.items()
+            if isinstance(source, Node) and source.step.kind == ADAPTED_CLIP
+        },
         class_names=class_names,
         prompt_templates=settings.prompt_templates,
         short_side_px=settings.short_side_px,

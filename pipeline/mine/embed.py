@@ -42,7 +42,7 @@ class Embed(Step):
     schema_version = SCHEMA_VERSION
     recipe = 2
     stage: StageName = "mine"
-    expected = EXPECTED
+    tolerated = EXPECTED
 
     def fingerprint(self, node: Node) -> Mapping[str, Json]:
         """Return the settings of step 2, and the size at which crops are cut.
@@ -52,10 +52,6 @@ class Embed(Step):
         """
         check_scenes(node["scenes"], self.mining)
         return {"options": result_settings(self.mining.embed), "size": net_size(self.mining)._asdict()}
-
-    def units(self, node: Node) -> tuple[str, ...]:
-        """Return the shards of the scenes."""
-        return node["scenes"].artifact.description.units
 
     def job(self, node: Node) -> "EmbedJob":
         """Return what makes a shard."""

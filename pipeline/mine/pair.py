@@ -57,7 +57,7 @@ class PairNouns(Step):
     schema_version = SCHEMA_VERSION
     recipe = 3
     stage: StageName = "mine"
-    expected = EXPECTED
+    tolerated = EXPECTED
 
     def fingerprint(self, node: Node) -> Mapping[str, Json]:
         """Return the settings of step 3 and what decides the nouns; their embeddings follow from these and CLIP.
@@ -72,10 +72,6 @@ class PairNouns(Step):
             "nouns": noun_identity(self.mining),
             "size": net_size(self.mining)._asdict(),
         }
-
-    def units(self, node: Node) -> tuple[str, ...]:
-        """Return the shards of the scenes."""
-        return node["scenes"].artifact.description.units
 
     def attributes(self, node: Node) -> Mapping[str, Json]:
         """Return where the pairs come from, for their card."""
@@ -123,7 +119,7 @@ class PairNouns(Step):
                 texts = Node(step, node.name, node.runs, {"clip": node.clip})
                 texts.make(execution)
                 job = replace(job, texts=texts.artifact)
-        report = execution.run(job, node.artifact, expected=self.expected)
+        report = execution.run(job, node.artifact, tolerated=self.tolerated)
         counts = report.manifest.counts
         if not counts.get(OK):
             message = f"{node.artifact.directory}: holds no pair, its rows are {counts}; see their reasons"

@@ -51,7 +51,7 @@ class Propose(Step):
     schema_version = SCHEMA_VERSION
     recipe = 1
     stage: StageName = "mine"
-    expected = EXPECTED
+    tolerated = EXPECTED
 
     def fingerprint(self, node: Node) -> Mapping[str, Json]:
         """Return the settings of step 1.
@@ -61,10 +61,6 @@ class Propose(Step):
         """
         check_scenes(node["scenes"], self.mining)
         return {"options": result_settings(self.mining.propose)}
-
-    def units(self, node: Node) -> tuple[str, ...]:
-        """Return the shards of the scenes."""
-        return node["scenes"].artifact.description.units
 
     def job(self, node: Node) -> "ProposeJob":
         """Return what makes a shard."""

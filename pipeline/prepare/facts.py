@@ -23,6 +23,7 @@ from pipeline.prepare.contents import FileContents
 from pipeline.prepare.layout import Looked
 from pipeline.prepare.source import Found, PassedOver
 from pipeline.settings import PrepareSettings
+from storage_schemas import scenes
 from storage_schemas.digests import Json
 from storage_schemas.verification import SETTLED_AFTER_NS, keep, traits_of
 
@@ -261,7 +262,7 @@ def _seal(document: Mapping[str, Any]) -> str:
 def _reader_digest() -> str:
     """Return the digest of the code that reads data sets: another version may find other facts in the same files."""
     digest = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.rglob("*")):
+    for path in (*sorted(Path(__file__).parent.rglob("*")), Path(scenes.__file__)):
         if path.suffix in {".py", ".tsv"}:
             digest.update(path.read_bytes())
     return digest.hexdigest()

@@ -45,6 +45,7 @@ OFFICIAL_SCENES = {
 
 _SCENE_BYTES = 186_000  # of COCO; docs/reproduce.md says where measured sizes are from
 _READERS = 2
+_PLAN_HOLDS_S = 60.0  # after that, files are looked over again before scenes are made of them
 _REPORT_MAKER = "prepare 1"
 _REPORT_FILE = "prepared.md"
 
@@ -116,6 +117,7 @@ class Prepare(Step):
     def __init__(self, settings: PrepareSettings) -> None:
         self.settings = settings
         self._planned: PreparePlan | LayoutError | None = None
+        self._planned_s = 0.0
 
     def plan(self, runs: Path) -> PreparePlan:
         """Plan the preparation, once; see `plan_prepare`.
@@ -124,6 +126,7 @@ class Prepare(Step):
             LayoutError: If the data set's directory does not look as its layout says.
         """
         if self._planned is None:
+            self._planned_s = time.monotonic()
             try:
                 self._planned = plan_prepare(self.settings, runs)
             except LayoutError as error:
@@ -141,8 +144,21 @@ class Prepare(Step):
         return self.plan(node.runs).artifact
 
     def make(self, node: Node, execution: Execution) -> StageReport:
-        """Make the scenes that are not made, and the report of what was used."""
-        return prepare(self.settings, node.runs, execution=execution, plan=self.plan(node.runs))
+        """Make the scenes that are not made, and the report of what was used.
+
+        Raises:
+            LayoutError: If the data set has changed since it was planned.
+        """
+        plan = self.plan(node.runs)
+        # A command plans all data sets, and may come to this one hours later.
+        if time.monotonic() - self._planned_s > _PLAN_HOLDS_S:
+            again = plan_prepare(self.settings, node.runs)
+            if again.artifact.directory != plan.artifact.directory:
+                message = (
+                    f"{self.settings.dataset}: {self.settings.root} has changed since this command began; run it again"
+                )
+                raise LayoutError(message)
+        return prepare(self.settings, node.runs, execution=execution, plan=plan)
 
     def unit_count(self, node: Node) -> int | None:
         """Return the shards of an official split that is not here; None if the number of its scenes is unknown."""
@@ -189,7 +205,7 @@ def prepare(
         settings: Which data set, and how.
         runs: Runs directory.
         execution: Where shards are made, and when to give up; by default in this process.
-        plan: What `plan_prepare` returned just before.
+        plan: What `plan_prepare` returned; by default the data set is planned now.
 
     Raises:
         LayoutError: If the data set's directory does not look as its layout says, or none of its labels can be used.

@@ -66,7 +66,7 @@ class TrainProposals(Step):
             SettingsError: If a name is no class of the data set, or no class is left.
             LayoutError: If the data set's directory does not look as its layout says.
         """
-        if self.settings.held_out_classes:
+        if self.settings.held_out_classes:  # else there is no need to open the data set, which each process would do
             labels = ScenesAttributes.of(node["scenes"].artifact)
             held_out_indices(self.settings.held_out_classes, labels.class_names)
 

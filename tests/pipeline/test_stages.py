@@ -61,10 +61,16 @@ def test_an_input_that_is_not_finished_names_the_command(tmp_path: Path):
         dataflow(settings_in(tmp_path)).scenes("other").digest()
 
 
-@pytest.mark.parametrize("stage", STAGE_NAMES[1:4])
+@pytest.mark.parametrize("stage", STAGE_NAMES[1:3])
 def test_a_stage_of_which_the_settings_name_nothing_says_what_is_missing(stage, tmp_path: Path):
-    with pytest.raises(SettingsError, match=r"one of one, other; name it in the stage's settings \(got ''\)"):
+    with pytest.raises(SettingsError, match=r"expected, one of one, other; .* \(got ''\)"):
         run(stage, settings_in(tmp_path))
+    assert list(artifacts_below(tmp_path)) == []
+
+
+def test_finetuning_on_nothing_names_both_settings(tmp_path: Path):
+    with pytest.raises(SettingsError, match=r"finetune\.pairs_dir: is empty, and so is mine\.dataset"):
+        run("finetune", settings_in(tmp_path, "finetune.validation_dataset=one"))
     assert list(artifacts_below(tmp_path)) == []
 
 
@@ -78,6 +84,24 @@ def test_nothing_is_prepared_in_vain(tmp_path: Path):
     with pytest.raises(MissingInputError, match="run 'ovseg train-proposals' first"):
         run("mine", settings)
     assert list(artifacts_below(tmp_path)) == []
+
+
+@pytest.mark.parametrize("pairs", ["nowhere", "", "older"])
+def test_no_data_set_is_prepared_where_pairs_are_missing(tmp_path: Path, pairs: str):
+    """They lie not where the settings say, or were never mined, or with other settings."""
+    runs = tmp_path / "runs"
+    named = f"finetune.pairs_dir={tmp_path / 'nowhere'}" if pairs == "nowhere" else "mine.dataset=other"
+    small_clip = "clip={architecture='drawn-world-small', pretrained='shipped'}"
+    settings = settings_in(runs, small_clip, "finetune.validation_dataset=one", "mine.source=masks-classes", named)
+    if pairs == "older":
+        run("mine", settings)
+        settings = settings.model_copy(update={"mine": settings.mine.model_copy(update={"source": "masks-1-caption"})})
+    before = list(artifacts_below(runs))
+    with pytest.raises(
+        MissingInputError, match="holds no artifact of pairs" if pairs == "nowhere" else "run 'ovseg mine' first"
+    ):
+        run("finetune", settings)
+    assert list(artifacts_below(runs)) == before
 
 
 def small_node(runs: Path) -> Node:

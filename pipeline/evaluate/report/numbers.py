@@ -117,7 +117,7 @@ def training_overlap(settings: Settings, node: Node) -> str:
             parts.append("what CLIP's pairs were mined from is not in these settings")
         elif pairs["scenes"].artifact.directory == own.directory:
             parts.append("CLIP was adapted to pairs that were mined from these very scenes")
-        if settings.mine.source == "masks-classes":
+        if "scenes" in pairs and settings.mine.source == "masks-classes":
             parts.append(f"CLIP was adapted to the labelled classes of {settings.mine.dataset}")
     sentence = "; ".join(parts) or "no net that was trained has a say"
     return f"{sentence[0].upper()}{sentence[1:]}."

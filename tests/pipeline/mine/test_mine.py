@@ -270,7 +270,7 @@ def test_a_kill_in_any_step_changes_no_byte(mined, tmp_path):
             if kind == "pairs":
                 job = replace(job, texts=mined[1].of_kind("text_embeddings")[0].artifact)
             try:
-                Execution.of(settings).run(job, replace(node.artifact, disk=KillingDisk(call)), expected=EXPECTED)
+                Execution.of(settings).run(job, replace(node.artifact, disk=KillingDisk(call)), tolerated=EXPECTED)
             except Killed:
                 kills += 1
         if kind != "pairs":
