@@ -25,7 +25,7 @@ def test_a_run_from_pairs_to_an_exported_clip(tmp_path, capsys):
     assert main(["finetune", *config]) == 0
     captured = capsys.readouterr()
     assert captured.out.strip() == str(artifact.directory)
-    assert "was trained before; nothing to do" in captured.err
+    assert "already complete" in captured.err
     assert main(["export-clip", *config, "--out", str(tmp_path / "adapted.safetensors")]) == 0
     assert f"open_clip.create_model('adapted', pretrained='{tmp_path}/adapted.safetensors')" in capsys.readouterr().out
     assert (tmp_path / "adapted.safetensors").exists()

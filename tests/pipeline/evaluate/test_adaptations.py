@@ -120,7 +120,7 @@ def test_a_second_demo_does_nothing_and_shows_the_same(settings, tmp_path, capsy
     picture = tmp_path / "picture.png"
     assert main(["demo", "--config", str(config), "--picture", str(picture)]) == 0
     told = capsys.readouterr()
-    assert "prepare, train-proposals, mine, finetune, evaluate: already complete; nothing to do" in told.err
+    assert "prepare, train-proposals, finetune, evaluate: already complete; nothing to do" in told.err
     (table,) = adaptation_tables(settings)
     page = report_of(AFTER.settings_of(settings)).directory / "report.html"
     assert told.out == f"{table.text()}\nreport:  {page}\npicture: {picture}\n"
