@@ -42,7 +42,6 @@ class NetSources:
         max_side_px: Upper limit of its long side [px].
         precision: Arithmetic on CUDA.
         batch_crops: Crops that CLIP takes at a time; None for what the device is fastest with.
-        compute: Where.
     """
 
     proposal_net: Artifact | None

@@ -50,7 +50,6 @@ class Score(Step):
     Attributes:
         settings: Of stage 4.
         dataset: The data set and its ensemble weight.
-        compute: Where.
         ablate: Score the paper's ablations too, from stored branches.
     """
 
@@ -176,7 +175,6 @@ class StoreBranch(Step):
 
     Attributes:
         settings: Of stage 4.
-        compute: Where.
         view: How CLIP sees the regions; None for the proposal net's branch.
         proposals: The proposal net's branch, whose masks CLIP's regions are; None where they are the label map's.
     """

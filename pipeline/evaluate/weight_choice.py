@@ -29,7 +29,6 @@ class ChooseWeight(Step):
 
     Attributes:
         settings: Of stage 4.
-        compute: Where.
         mined_from: Source of the pairs, ``mine.source``.
     """
 

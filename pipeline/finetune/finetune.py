@@ -28,7 +28,6 @@ class Finetune(Step):
 
     Attributes:
         settings: Of stage 3.
-        compute: Where.
     """
 
     settings: FinetuneSettings

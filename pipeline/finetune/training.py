@@ -45,8 +45,6 @@ def train(settings: FinetuneSettings, compute: ComputeSettings, node: Node, exec
     the first writes. A run that was stopped goes on from its newest checkpoint, in whichever phase that is.
 
     Args:
-        settings: How.
-        compute: Where.
         node: What, and from what.
         execution: How missing scenes are prepared.
 

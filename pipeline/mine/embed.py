@@ -29,9 +29,7 @@ class Embed(Step):
     """Makes embeddings of regions.
 
     Attributes:
-        mining: How.
         queries: Regions per scene at most, for estimates.
-        compute: Where.
     """
 
     mining: MineSettings
@@ -74,8 +72,6 @@ class EmbedJob:
     Attributes:
         regions: Where scenes and their regions come from, and at which size crops are cut.
         clip: What embeds them.
-        settings: How.
-        compute: Where.
     """
 
     regions: RegionSource

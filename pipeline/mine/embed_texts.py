@@ -43,7 +43,6 @@ class EmbedTexts(Step):
     Attributes:
         nouns: Ascending, each once.
         prompt_templates: Name of the sentences around them.
-        compute: Where.
     """
 
     nouns: tuple[str, ...]
@@ -104,7 +103,6 @@ class EmbedTextsJob:
         templates: Name of the prompt templates.
         clip: What embeds them.
         known: Finished artifacts of the same CLIP and templates.
-        compute: Where.
     """
 
     nouns: tuple[str, ...]

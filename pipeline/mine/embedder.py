@@ -44,7 +44,6 @@ class Embedder:
 
     Args:
         clip: The original CLIP, in evaluation mode.
-        settings: How.
         size: At which size crops are cut.
     """
 

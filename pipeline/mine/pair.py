@@ -46,7 +46,6 @@ class PairNouns(Step):
     """Makes pairs of regions and nouns.
 
     Attributes:
-        mining: How.
         compute: Where nouns are embedded.
     """
 
@@ -146,7 +145,6 @@ class PairJob:
         embeddings: Of the regions, finished.
         nouns: Where nouns come from.
         texts: Embeddings of all those nouns; finished when the job is opened.
-        settings: How.
     """
 
     regions: RegionSource
@@ -204,7 +202,6 @@ class Pairer:
     Args:
         nouns: Where nouns come from.
         vectors: Text embedding of each noun.
-        settings: How.
         size: At which size regions lie.
     """
 

@@ -38,9 +38,7 @@ class Propose(Step):
     """Makes proposals.
 
     Attributes:
-        mining: How.
         training: What the net was trained with: the words that it knows, against which "no object" is weighed.
-        compute: Where.
     """
 
     mining: MineSettings
@@ -90,8 +88,6 @@ class ProposeJob:
         class_names: Classes that it learned.
         prompt_templates: Name of the sentences around them.
         clip: The CLIP whose text tower embeds them.
-        settings: How.
-        compute: Where.
     """
 
     scenes: Artifact

@@ -51,7 +51,6 @@ class Proposer:
     Args:
         net: In evaluation mode.
         text_embeddings: Of the classes that it learned, on its device.
-        settings: How.
     """
 
     def __init__(
@@ -78,7 +77,6 @@ class Proposer:
             class_names: Classes that it learned.
             templates: Sentences around them.
             clip: The CLIP whose text tower embeds them.
-            settings: How.
             device: Where.
         """
         loaded = load_clip(clip)

@@ -50,7 +50,6 @@ class ProposalTask:
 
     Attributes:
         net: What is trained, on its device.
-        settings: How.
         samples: What it is trained on.
         vocabulary: The learned classes.
         validation: What it is measured on; None for nothing.

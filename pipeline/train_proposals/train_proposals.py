@@ -27,7 +27,6 @@ class TrainProposals(Step):
 
     Attributes:
         settings: Of stage 1.
-        compute: Where.
     """
 
     settings: ProposalNetSettings

@@ -37,8 +37,6 @@ def train(settings: ProposalNetSettings, compute: ComputeSettings, node: Node, e
     writes. A run that was stopped goes on from its newest checkpoint.
 
     Args:
-        settings: How.
-        compute: Where.
         node: What, and from what.
         execution: How missing scenes are prepared.
 
