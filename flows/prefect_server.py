@@ -1,7 +1,7 @@
 """A Prefect server for a run: the one that the environment or ``ovseg ui`` names, else one for the time of the run.
 
-Prefect would start a temporary server by itself. Ours shows the UI too, does not see a Ctrl-C that is meant for the
-run, and ends with the process that started it, however that ends.
+Prefect's own ways to start one will not do (docs/architecture.md says why). Ours shows the UI, does not see a Ctrl-C
+that is meant for the run, and ends with the process that started it, however that ends.
 """
 
 import contextlib
@@ -96,7 +96,7 @@ def announced(home: Path, api_url: str) -> Iterator[None]:
 
 
 def answers(api_url: str) -> bool:
-    """Tell whether a Prefect API is there and well."""
+    """Return whether a Prefect API answers and is well."""
     direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
         with direct.open(f"{api_url}/health", timeout=_ANSWER_LIMIT_S) as answer:

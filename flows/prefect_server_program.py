@@ -1,10 +1,9 @@
-"""Prefect's server as a program of its own: ``python -m flows.prefect_server_program [--port PORT]``.
+"""Prefect's server as a program of its own: ``python -m flows.prefect_server_program``.
 
 It prints its address as soon as the port is its own, and ends when its standard input does: whoever started it holds
 the other end, and a killed process lets go of it.
 """
 
-import argparse
 import os
 import signal
 import socket
@@ -50,16 +49,14 @@ def listening(port: int) -> socket.socket:
 
 
 def address_of(listener: socket.socket) -> str:
-    """Return the address that a browser is given."""
+    """Return the address for browsers."""
     host, port = listener.getsockname()
     return f"http://{host}:{port}"
 
 
 def main() -> None:
-    """Serve until standard input ends."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--port", type=int, default=0)
-    listener = listening(parser.parse_args().port)
+    """Serve on a free port until standard input ends."""
+    listener = listening(0)
     sys.stdout.write(f"{address_of(listener)}\n")
     sys.stdout.flush()
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # a pipe that nobody reads any more would fill up and stop us
@@ -69,7 +66,7 @@ def main() -> None:
 
 def _end_with_input() -> None:
     """End this process when its standard input ends: in order if it can, else after a while."""
-    while os.read(sys.stdin.fileno(), 1):  # unlike a buffered read it holds no lock that Python's own end wants
+    while os.read(sys.stdin.fileno(), 1):  # unlike a buffered read it holds no lock that Python needs to end
         pass
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(END_LIMIT_S)

@@ -28,7 +28,7 @@ from pipeline.states import state_of_node
 from storage_schemas.artifact import Artifact
 from storage_schemas.files_for_people import PAGES, PICTURES, FileForPeople, files_for_people
 
-_SECONDS_BETWEEN_UPDATES = 2.0
+_SECONDS_BETWEEN_UPDATES = 5.0
 _MAX_PICTURE_BYTES = 3_000_000
 _MEDIA_TYPES = {"png": "image/png", "jpg": "image/jpeg", "svg": "image/svg+xml"}
 
@@ -103,8 +103,8 @@ class StageBoard:
         bar.failed += failed
         shown, text = bar.shown, bar.text(self._titled(_label(artifact)))
         if shown is not None and (bar.ended == bar.todo or now - bar.updated_s > _SECONDS_BETWEEN_UPDATES):
-            bar.updated_s = now
             self._pages.show(lambda: update_progress_artifact(shown, progress=bar.percent, description=text))
+            bar.updated_s = time.monotonic()  # a busy server takes a second for it
 
     def close(self) -> None:
         """Show what the stage has done: the table of counts, and the pictures and texts of its finished artifacts."""

@@ -1,27 +1,29 @@
-"""Makes a Prefect task run of every unit that a stage runs, and tries a unit again after an error that may pass.
+"""Shows every unit that a stage runs as a Prefect task run, and tries a unit again after an error that may pass.
 
-Task runs live in the flow's own process, around the shard runner's executor; only units travel to Dask's workers,
-which need no Prefect. (With prefect-dask, and no server, each worker would start a temporary server of its own.) A
-Ctrl-C that strikes in Prefect's own code is taken for all kinds of things there; so it is held back, and let through
-where units are made or awaited.
+Task runs are reported from the flow's own thread, with the events that Prefect's task engine would send, and around the
+shard runner's executor; only units travel to Dask's workers, which need no Prefect. Prefect's engine itself
+takes three times as long for each unit, and a thread for each one that runs on a worker.
 """
 
 import logging
+import time
 from collections import deque
-from collections.abc import Callable, Generator, Sequence
-from queue import SimpleQueue
-from threading import Event
-from typing import Any, TypeVar
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+from typing import Any, TypeVar, cast
+from uuid import uuid4
 
-from prefect import Task, task
-from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
-from prefect.futures import PrefectFuture
+from prefect.context import FlowRunContext
+from prefect.states import AwaitingRetry, Completed, Crashed, Failed, Retrying, Running
+from prefect.types import DateTime
+from prefect.utilities.engine import emit_task_run_state_change_event
 
 from flows.stage_board import StageBoard
-from pipeline.errors import PipelineError, may_pass
-from pipeline.executors import Executor, InlineExecutor, Outcome
-from pipeline.interrupts import held_back, let_through
+from pipeline.errors import may_pass
+from pipeline.executors import Executor, Outcome
+from pipeline.interrupts import held_back
 from pipeline.settings import FlowSettings
 from storage_schemas.artifact import Artifact
 
@@ -32,7 +34,7 @@ Unit = str
 
 
 class TaskRunExecutor:
-    """Runs each unit by another executor, within a task run whose name says kind, artifact and unit.
+    """Runs units by another executor, each as a task run whose name says kind, artifact and unit.
 
     Args:
         inner: What runs units.
@@ -47,104 +49,70 @@ class TaskRunExecutor:
         self._settings = settings
         self._board = board
 
-    def width(self) -> int:
-        """Return how many units the inner executor can run at the same time."""
-        return self._inner.width()
-
-    def outcomes(self, function: Callable[[Unit], Result], units: Sequence[Unit]) -> Generator[Outcome[Result]]:
+    def outcomes(self, function: Callable[[Unit], Result], units: Iterable[Unit]) -> Generator[Outcome[Result]]:
         """Run the function on every unit, with retries.
 
         Raises:
             PipelineError: If the inner executor itself fails; what is done stays done.
         """
-        made: dict[Unit, Outcome[Result]] = {}
-        broken: list[PipelineError] = []
-        stopped = Event()
+        waiting, again = deque(units), list[Unit]()
+        runs: dict[Unit, TaskRun] = {}  # of the units that have begun and not ended
 
-        def make_unit(unit: Unit) -> None:
-            try:
-                with let_through():
-                    (outcome,) = self._inner.outcomes(function, [unit])
-            except PipelineError as error:
-                broken.append(error)
-                raise
-            made[unit] = outcome
-            if outcome.error is not None:
-                raise outcome.error
+        def begun() -> Iterator[Unit]:
+            # As soon as a unit is to be tried again no other is begun: a full disk or a lost mount fails them all.
+            while waiting and not again:
+                unit = waiting.popleft()
+                if unit not in runs:
+                    runs[unit] = self._new_run(unit)
+                _enter(runs[unit], Retrying() if runs[unit].run_count else Running())
+                yield unit
 
-        unit_task = self._task(make_unit, stopped)
-        in_turn = isinstance(self._inner, InlineExecutor)
-        ends = _ends_in_turn(unit_task, units) if in_turn else _ends_as_they_come(unit_task, units, self.width)
-        self._board.begun(self._artifact, todo=len(units))
+        self._board.begun(self._artifact, todo=len(waiting))
         try:
-            for unit, result in ends:
-                if broken:
-                    raise broken[0]
-                if unit not in made:
-                    result()  # raises what kept Prefect from running the unit
-                outcome = made.pop(unit)
-                self._board.ended(self._artifact, failed=outcome.error is not None)
-                yield outcome
+            while waiting:
+                delay_s = 0.0
+                with closing(self._inner.outcomes(function, begun())) as outcomes:
+                    for outcome in outcomes:
+                        run, error = runs[outcome.unit], outcome.error
+                        if error is not None and run.run_count <= self._settings.retries and may_pass(error):
+                            delay_s = max(delay_s, self._settings.retry_delay_s * 2 ** (run.run_count - 1))
+                            logger.warning("%s: %s; it is tried again in %g s", run.name, error, delay_s)
+                            _enter(run, AwaitingRetry(scheduled_time=datetime.now(UTC) + timedelta(seconds=delay_s)))
+                            again.append(outcome.unit)
+                            continue
+                        del runs[outcome.unit]
+                        failure = f"{type(error).__name__}: {error}"
+                        _enter(run, Completed() if error is None else Failed(message=failure))
+                        self._board.ended(self._artifact, failed=error is not None)
+                        yield outcome
+                time.sleep(delay_s)
+                waiting.extendleft(reversed(again))
+                again.clear()
         finally:
-            stopped.set()
+            for run in runs.values():
+                _enter(run, Crashed(message="The run of the stage ended before this unit did."))
 
-    def _task(self, make_unit: Callable[[Unit], None], stopped: Event) -> "Task[[Unit], None]":
-        """Make the task; nothing of it is cached or stored by Prefect, since manifests say what is done.
-
-        The wait before another try is ours: out of Prefect's nothing wakes a run that is to end.
-        """
-        label = f"{self._artifact.identity.kind} {self._artifact.identity.name}"
-        delays = [self._settings.retry_delay_s * 2**number for number in range(self._settings.retries)]
-
-        def worth_a_retry(_task: "Task[[Unit], None]", run: TaskRun, state: State[None]) -> bool:
-            error = state.data
-            if not isinstance(error, Exception) or not may_pass(error):
-                return False
-            delay_s = delays[min(run.run_count - 1, len(delays) - 1)]
-            logger.warning("%s: %s; it is tried again in %g s", run.name, error, delay_s)
-            with let_through():
-                return not stopped.wait(delay_s)
-
-        make_task = task(
-            name=f"make unit of {self._artifact.identity.kind}",
-            task_run_name=f"{label} {{unit}}",
-            cache_policy=NO_CACHE,
-            persist_result=False,
-            retries=self._settings.retries,
-            retry_delay_seconds=0,
-            retry_condition_fn=worth_a_retry,
+    def _new_run(self, unit: Unit) -> TaskRun:
+        identity = self._artifact.identity
+        context = FlowRunContext.get()
+        return TaskRun(
+            name=f"{identity.kind} {identity.name} {unit}",
+            flow_run_id=context.flow_run.id if context and context.flow_run else None,
+            task_key=f"make unit of {identity.kind}",
+            dynamic_key=str(uuid4()),
         )
-        return make_task(make_unit)
 
 
-# A unit whose task run ended, and what gives the task run's result.
-_End = tuple[Unit, Callable[[], object]]
-
-
-def _ends_in_turn(unit_task: "Task[[Unit], None]", units: Sequence[Unit]) -> Generator[_End]:
-    """Run units one after another in this thread, so that a Ctrl-C stops the unit in hand."""
-    for unit in units:
-        with held_back():
-            state = unit_task(unit, return_state=True)
-        yield unit, state.result
-
-
-def _ends_as_they_come(
-    unit_task: "Task[[Unit], None]", units: Sequence[Unit], width: Callable[[], int]
-) -> Generator[_End]:
-    """Run as many units at a time as there is room for, each watched over by a thread."""
-    waiting, ended = deque(units), SimpleQueue[Unit]()
-    running: dict[Unit, PrefectFuture[None]] = {}
-    while waiting or running:
-        while waiting and len(running) < width():
-            unit = waiting.popleft()
-            with held_back():
-                running[unit] = unit_task.submit(unit)
-                running[unit].add_done_callback(_telling(ended, unit))
-        unit = ended.get()
-        yield unit, running.pop(unit).result
-
-
-def _telling(ended: SimpleQueue[Unit], unit: Unit) -> Callable[[Any], None]:
-    """Return a callback that puts the unit into the queue."""
-    return lambda _: ended.put(unit)
+@held_back()  # a Ctrl-C in Prefect's code would be swallowed there
+def _enter(run: TaskRun, state: State[Any]) -> None:
+    """Let a task run enter a state, and send that to the server; a thread of Prefect's does so in its own time."""
+    before, timestamp = run.state, cast("DateTime", state.timestamp)
+    if before is not None and before.is_running():
+        run.total_run_time += state.timestamp - before.timestamp
+    if state.is_running():
+        run.run_count += 1
+        run.start_time = run.expected_start_time = run.start_time or timestamp
+    elif state.is_final():
+        run.end_time = timestamp
+    run.state, run.state_id, run.state_type, run.state_name = state, state.id, state.type, state.name
+    emit_task_run_state_change_event(task_run=run, initial_state=before, validated_state=state)

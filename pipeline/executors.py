@@ -2,13 +2,13 @@
 
 import contextlib
 import logging
-import threading
 import time
-from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import CancelledError
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from itertools import islice
+from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from pipeline.errors import PipelineError, StageError
@@ -24,17 +24,11 @@ Result = TypeVar("Result")
 Answer = TypeVar("Answer")
 Unit = str
 
-# Workers on this machine appear, sooner or later: a busy machine takes long to import what they need.
-_LOCAL_START_LIMIT_S = 300.0
-
-# What Dask's client calls itself while it has a scheduler.
-_CONNECTED = "running"
-
-_LOOK_S = 0.05  # between two looks at what has ended, and whether the scheduler is still there
-_CLIENT_LOG = "distributed.client"
-_ANSWER_LIMIT_S = 5.0  # for a question's few bytes of answer, before looking whether one will come at all
-_STOP_LIMIT_S = 30.0  # for threads that wait for units to see that they won't come
-_CLOSE_LIMIT_S = 10.0  # for the client to take leave of its scheduler
+_LOCAL_START_LIMIT_S = 300.0  # for workers on this machine; a busy one takes long to import what they need
+_CONNECTED = "running"  # the status of a client of Dask that has a scheduler
+_CHECK_S = 0.5  # between two checks, while units run, that the scheduler is still there
+_ANSWER_LIMIT_S = 5.0  # for the few bytes of an answer, before the same check
+_CLOSE_LIMIT_S = 10.0  # for the client to sign off from its scheduler
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,13 +51,7 @@ class Compute:
 
 @dataclass(frozen=True, slots=True)
 class Outcome(Generic[Result]):
-    """What became of one unit.
-
-    Attributes:
-        unit: Its name.
-        result: What the function returned; None if it raised.
-        error: What it raised; None if it returned.
-    """
+    """How one unit ended: with the function's result, or with the error that it raised."""
 
     unit: Unit
     result: Result | None
@@ -73,26 +61,18 @@ class Outcome(Generic[Result]):
 class Executor(Protocol):
     """Maps a function over units and yields the outcomes as they come."""
 
-    def outcomes(self, function: Callable[[Unit], Result], units: Sequence[Unit]) -> Generator[Outcome[Result]]:
+    def outcomes(self, function: Callable[[Unit], Result], units: Iterable[Unit]) -> Generator[Outcome[Result]]:
         """Run the function on every unit; an exception of one unit doesn't stop the others.
 
-        No more units are begun once the generator is closed.
+        A unit is taken from the iterable when it is begun. No more are begun once the generator is closed.
         """
-        ...
-
-    def width(self) -> int:
-        """Return how many units can run at the same time as things stand; at least 1."""
         ...
 
 
 class InlineExecutor:
     """Runs units one after another in this process."""
 
-    def width(self) -> int:
-        """Return 1."""
-        return 1
-
-    def outcomes(self, function: Callable[[Unit], Result], units: Sequence[Unit]) -> Generator[Outcome[Result]]:
+    def outcomes(self, function: Callable[[Unit], Result], units: Iterable[Unit]) -> Generator[Outcome[Result]]:
         """Run the function on every unit in order."""
         for unit in units:
             try:
@@ -104,107 +84,70 @@ class InlineExecutor:
 
 
 class DaskExecutor:
-    """Runs units on the workers of a Dask scheduler, as many at a time as the workers have threads.
-
-    Units that wait on a worker would share the blame when the one that runs there kills it, so none wait there.
-    Threads may share it. None of them waits for a scheduler that has gone away, or for units when it is stopped.
-    """
+    """Runs units on the workers of a Dask scheduler; never waits for a scheduler that has gone away."""
 
     def __init__(self, client: "Client") -> None:
         self._client = client
-        self._stopping = False
-        self._in_use = 0
-        self._left = threading.Condition()
 
-    def outcomes(self, function: Callable[[Unit], Result], units: Sequence[Unit]) -> Generator[Outcome[Result]]:
+    def outcomes(self, function: Callable[[Unit], Result], units: Iterable[Unit]) -> Generator[Outcome[Result]]:
         """Run the function on every unit; a unit whose worker dies is run again, a few times at most.
 
         Raises:
-            PipelineError: If the scheduler goes away, or this is stopped; what the workers still finish is found by
-                the next run.
+            StageError: If the scheduler goes away; what the workers still finish is found by the next run.
         """
-        waiting = deque(units)
+        waiting = iter(units)
         running: dict[Future[Result], Unit] = {}
-        with self._used():
-            try:
-                self._begin(function, waiting, running)
-                while running:
-                    future = self._next(running)
-                    outcome = self._outcome(future, running.pop(future))
-                    self._begin(function, waiting, running)
-                    yield outcome
-            finally:
-                self._let_go(running)
+        ended: SimpleQueue[Future[Result]] = SimpleQueue()
+        try:
+            while True:
+                # No more units than threads: one that waits on a worker shares the blame when another kills that
+                # worker, and is given up with it. Dask's own worker-saturation bounds large batches alone, and is set
+                # where the scheduler is started, which may be by somebody else.
+                for unit in islice(waiting, max(0, self.threads() - len(running))):
+                    with self._scheduler_expected():
+                        future = self._client.submit(function, unit, pure=False)
+                    running[future] = unit
+                    future.add_done_callback(ended.put)
+                if not running:
+                    return
+                future = self._next(ended)
+                yield self._outcome(future, running.pop(future))
+        finally:
+            if running and self._client.status == _CONNECTED:
+                try:
+                    self._client.cancel(list(running), force=True)
+                except (OSError, CancelledError) as error:  # the user has to know what led here, not this
+                    logger.debug("dask: running units could not be cancelled (%s)", error)
 
-    def width(self) -> int:
-        """Return the number of threads of all workers that are there, or 1 if they are on their way.
+    def threads(self) -> int:
+        """Return the number of threads of all workers, or 1 while there are none, since new ones may be starting.
 
         Raises:
             StageError: If the scheduler has gone away.
         """
-        return max(1, sum(self._threads().values()))
+        return max(1, sum(self._threads_by_worker().values()))
 
     def workers(self) -> int:
-        """Return how many workers are there.
+        """Return the number of workers.
 
         Raises:
             StageError: If the scheduler has gone away.
         """
-        return len(self._threads())
+        return len(self._threads_by_worker())
 
-    def _threads(self) -> dict[str, int]:
-        """Ask for the number of threads of each worker."""
-        with self._scheduler_missed():
+    def _threads_by_worker(self) -> dict[str, int]:
+        with self._scheduler_expected():
             return self._answer(lambda limit_s: self._client.nthreads(callback_timeout=limit_s))
 
-    def stop(self) -> None:
-        """Begin no more units, and wait until no thread waits for one; the client can be closed then."""
-        self._stopping = True
-        with self._left:
-            if not self._left.wait_for(lambda: not self._in_use, _STOP_LIMIT_S):
-                logger.debug("dask: %d threads still wait for units", self._in_use)
-
-    @contextlib.contextmanager
-    def _used(self) -> Iterator[None]:
-        """Note that a thread makes use of this."""
-        with self._left:
-            self._in_use += 1
-        try:
-            yield
-        finally:
-            with self._left:
-                self._in_use -= 1
-                self._left.notify_all()
-
-    def _begin(
-        self,
-        function: Callable[[Unit], Result],
-        waiting: deque[Unit],
-        running: "dict[Future[Result], Unit]",
-    ) -> None:
-        """Begin as many units as there are free threads; one at least, which waits for a worker to come back."""
-        if not waiting:
-            return
-        self._check_in_charge()
-        alone = len(waiting) == 1 and not running  # as ever, where somebody else sees to how many are begun
-        room = 1 if alone else self.width() - len(running)
-        with self._scheduler_missed():
-            for _ in range(min(room, len(waiting))):
-                unit = waiting.popleft()
-                running[self._client.submit(function, unit, pure=False)] = unit
-
-    def _next(self, running: "Iterable[Future[Result]]") -> "Future[Result]":
-        """Wait for a unit to end, and look now and then, for what is sent to a scheduler that is gone never ends."""
+    def _next(self, ended: "SimpleQueue[Future[Result]]") -> "Future[Result]":
+        """Wait for a unit to end. Units that were sent to a scheduler that has gone away never do."""
         while True:
-            for future in running:
-                if future.done():
-                    return future
-            self._check_in_charge()
-            time.sleep(_LOOK_S)
+            self._check_connected()
+            with contextlib.suppress(Empty):
+                return ended.get(timeout=_CHECK_S)
 
     def _outcome(self, future: "Future[Result]", unit: Unit) -> Outcome[Result]:
-        """Read what became of one unit."""
-        with self._scheduler_missed():
+        with self._scheduler_expected():
             if future.status == "finished":
                 outcome: Outcome[Result] = Outcome(unit, self._answer(future.result), None)
             elif future.status == "error":
@@ -217,46 +160,34 @@ class DaskExecutor:
         return outcome
 
     def _answer(self, ask: Callable[[float], Answer]) -> Answer:
-        """Ask until there is an answer, for workers may be slow to give one, or make it anew for one that has died.
+        """Ask until there is an answer: workers may be slow, and a result that died with its worker is made again.
 
-        Left to itself, the client waits for a scheduler that has gone away as long as it did to connect at first.
+        Without a limit, the client would wait for a scheduler that has gone away as long as it did to connect.
 
         Args:
             ask: Takes how long to wait [s], and raises TimeoutError after that.
 
         Raises:
-            PipelineError: If this is stopped, or the scheduler has gone away.
+            StageError: If the scheduler has gone away.
         """
         while True:
             try:
                 return ask(_ANSWER_LIMIT_S)
             except TimeoutError:
-                self._check_in_charge()
+                self._check_connected()
 
-    def _let_go(self, running: "dict[Future[Result], Unit]") -> None:
-        """Take back the units that have not ended."""
-        if not running or self._client.status != _CONNECTED:
-            return
-        try:
-            self._client.cancel(list(running), force=True)
-        except (OSError, CancelledError) as error:  # what led here is what the user has to know
-            logger.debug("dask: units in hand could not be taken back (%s)", error)
-
-    def _check_in_charge(self) -> None:
-        """Refuse to wait for what will not come.
+    def _check_connected(self) -> None:
+        """Refuse to wait for a scheduler that has gone away.
 
         Raises:
-            PipelineError: If this is stopped, or the scheduler has gone away.
+            StageError: If it has.
         """
-        if self._stopping:
-            message = "dask: the run is being stopped; run the same command to go on"
-            raise PipelineError(message)
         if self._client.status != _CONNECTED:
             raise StageError(_gone(self._client.status))
 
     @contextlib.contextmanager
-    def _scheduler_missed(self) -> Iterator[None]:
-        """Tell errors that come of a scheduler which has gone away as such, whatever the client makes of them.
+    def _scheduler_expected(self) -> Iterator[None]:
+        """Report any error that comes of a scheduler which has gone away as that.
 
         Raises:
             StageError: If the scheduler has gone away.
@@ -265,12 +196,10 @@ class DaskExecutor:
             yield
         except PipelineError:
             raise
-        except (OSError, CancelledError) as error:
-            raise StageError(_gone(str(error))) from error
         except Exception as error:
-            if self._client.status == _CONNECTED:
-                raise
-            raise StageError(_gone(str(error))) from error
+            if isinstance(error, OSError | CancelledError) or self._client.status != _CONNECTED:
+                raise StageError(_gone(str(error))) from error
+            raise
 
 
 def _gone(reason: str) -> str:
@@ -285,8 +214,8 @@ def executor_for(
 
     Args:
         compute: Where units run.
-        waiting: What surrounds the wait for workers: told of a Ctrl-C, it can speak before what was started is
-            stopped, which takes as long as the start.
+        waiting: Surrounds the wait for workers. It sees a Ctrl-C before what was started is stopped, which takes
+            as long as the start.
 
     Raises:
         PipelineError: If workers cannot be started here, or the named scheduler cannot be reached or has none.
@@ -294,26 +223,28 @@ def executor_for(
     if not compute.dask_address and compute.workers == 0:
         yield InlineExecutor()
         return
-    # Dask is not to be cut when it starts or ends processes: it would lose them, and say so at length.
+    # A Ctrl-C while Dask starts or ends processes would lose them.
     with held_back(), contextlib.ExitStack() as started:
         dask_logger = started.enter_context(_quiet_dask())
-        address = started.enter_context(_cluster_address(compute))
-        wanted = (1, compute.connect_limit_s) if compute.dask_address else (compute.workers, _LOCAL_START_LIMIT_S)
-        client = started.enter_context(_client(address, wanted[1]))
+        if compute.dask_address:
+            address, expected, limit_s = compute.dask_address, 1, compute.connect_limit_s
+        else:
+            address = started.enter_context(local_cluster(compute.workers, compute.dashboard_port))
+            expected, limit_s = compute.workers, _LOCAL_START_LIMIT_S
+        client = started.enter_context(_client(address, limit_s))
+        executor = DaskExecutor(client)
         with waiting():
-            _await_workers(client, address, *wanted)
-        # Ending, Dask tells at length of workers in the middle of a unit, and of a scheduler that has gone away.
+            _await_workers(executor, address, expected, limit_s)
+        # At its end Dask logs workers in the middle of a unit, and a scheduler that has gone away, at length.
         started.callback(dask_logger.setLevel, logging.CRITICAL)
         logger.info("Dask dashboard: %s", client.dashboard_link)
-        executor = DaskExecutor(client)
-        started.callback(executor.stop)
         with let_through():
             yield executor
 
 
 @contextlib.contextmanager
 def _quiet_dask() -> Iterator[logging.Logger]:
-    """Let Dask's own log tell of warnings only, for the time being."""
+    """Limit Dask's own log to warnings."""
     import distributed  # importing it sets its log level
 
     dask_logger = logging.getLogger(distributed.__name__)
@@ -326,16 +257,6 @@ def _quiet_dask() -> Iterator[logging.Logger]:
 
 
 @contextlib.contextmanager
-def _cluster_address(compute: Compute) -> Iterator[str]:
-    """Yield the address of a scheduler: the named one, or that of workers started here for the time being."""
-    if compute.dask_address:
-        yield compute.dask_address
-        return
-    with local_cluster(compute.workers, compute.dashboard_port) as address:
-        yield address
-
-
-@contextlib.contextmanager
 def _client(address: str, timeout_s: float) -> Iterator["Client"]:
     """Connect to a scheduler.
 
@@ -344,49 +265,46 @@ def _client(address: str, timeout_s: float) -> Iterator["Client"]:
     """
     from distributed import Client
 
-    class PunctualClient(Client):
-        """A client that waits for what has been reached, and is no scheduler, no longer than for one to be reached."""
+    class ClientWithTimeout(Client):
+        """Gives up on a server that accepts the connection and is no scheduler."""
 
         def start(self, **arguments: Any) -> None:
             super().start(callback_timeout=timeout_s + _ANSWER_LIMIT_S, **arguments)
 
-    logging.getLogger(_CLIENT_LOG).setLevel(logging.NOTSET)  # an earlier client was silenced when it was closed
+    client_logger = logging.getLogger("distributed.client")
+    client_logger.setLevel(logging.NOTSET)  # an earlier client was silenced when it was closed
     try:
-        client = PunctualClient(address, timeout=timeout_s, set_as_default=False)
+        client = ClientWithTimeout(address, timeout=timeout_s, set_as_default=False)
     except (OSError, TimeoutError, ValueError) as error:
         message = (
-            f"dask address {address!r}: no scheduler answers within {timeout_s:g} s ({error}); start one or mend it"
+            f"dask address {address!r}: no scheduler answers within {timeout_s:g} s ({error}); start one, or correct "
+            "the address"
         )
         raise PipelineError(message) from error
     try:
         yield client
     finally:
-        _close(client)
+        # For good: a client that looks for a lost scheduler logs that it gives up a little after it was closed.
+        client_logger.setLevel(logging.CRITICAL)
+        try:
+            client.close(timeout=_CLOSE_LIMIT_S)
+        except (OSError, RuntimeError, AssertionError) as error:  # must not hide why the run ends
+            logger.debug("dask: the client did not end in order (%r)", error)
 
 
-def _await_workers(client: "Client", address: str, wanted: int, timeout_s: float) -> None:
+def _await_workers(executor: DaskExecutor, address: str, expected: int, timeout_s: float) -> None:
     """Wait for the workers of a scheduler; a Ctrl-C takes effect between two questions.
 
     Raises:
         PipelineError: If there are too few in time, or the scheduler goes away.
     """
-    end, executor = time.monotonic() + timeout_s, DaskExecutor(client)
-    while (found := executor.workers()) < wanted:
+    end = time.monotonic() + timeout_s
+    while (found := executor.workers()) < expected:
         if time.monotonic() > end:
             message = (
-                f"dask address {address!r}: {found} workers after {timeout_s:g} s, {wanted} are wanted; start workers, "
-                "or raise dask.connect_limit_s"
+                f"dask address {address!r}: {found} workers after {timeout_s:g} s, {expected} are expected; start "
+                "workers, or raise dask.connect_limit_s"
             )
             raise PipelineError(message)
         with let_through():
-            time.sleep(_LOOK_S)
-
-
-def _close(client: "Client") -> None:
-    """Close a client, whose scheduler may have gone away, so that nothing it says of that hides why the run ends."""
-    # Beyond the end, since one that looks for a lost scheduler says a little later that it gives up, when it is closed.
-    logging.getLogger(_CLIENT_LOG).setLevel(logging.CRITICAL)
-    try:
-        client.close(timeout=_CLOSE_LIMIT_S)
-    except (OSError, RuntimeError, AssertionError) as error:
-        logger.debug("dask: the client did not end in order (%r)", error)
+            time.sleep(0.05)

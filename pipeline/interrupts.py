@@ -16,18 +16,12 @@ Handler = Callable[[int, FrameType | None], object] | int | None
 
 @dataclass(slots=True)
 class _Hold:
-    """One block in which interrupts are held back.
+    """One block in which interrupts are held back."""
 
-    Attributes:
-        before: What took the signal before.
-        came: Whether an interrupt came that has not taken effect.
-    """
-
-    before: Handler
-    came: bool = False
+    before: Handler  # of the signal, before the block
+    came: bool = False  # an interrupt that has not taken effect
 
     def record(self, _number: int, _frame: FrameType | None) -> None:
-        """Take the signal."""
         self.came = True
 
 

@@ -48,15 +48,10 @@ def local_cluster(workers: int, dashboard_port: int) -> Iterator[str]:
             cluster.scale(workers)
             yield cluster.scheduler_address
         finally:
-            _stop(cluster)
-
-
-def _stop(cluster: "LocalCluster") -> None:
-    """Stop workers started here, those that are still starting after their start."""
-    try:
-        cluster.close(timeout=_STOP_LIMIT_S)
-    except TimeoutError:  # Dask tries once more when Python ends, and kills them then
-        logger.debug("dask: workers did not stop within %g s", _STOP_LIMIT_S)
+            try:
+                cluster.close(timeout=_STOP_LIMIT_S)  # workers that are still starting end after their start
+            except TimeoutError:  # Dask tries once more when Python ends, and kills them then
+                logger.debug("dask: workers did not stop within %g s", _STOP_LIMIT_S)
 
 
 def _started(dashboard_port: int) -> "LocalCluster":

@@ -56,8 +56,10 @@ def test_the_pages_show_runs_tasks_and_artifacts(pages: Pages, browser: Page) ->
     address, runs = pages.api.removesuffix("/api"), pages.flow_runs()
     browser.open(f"{address}/runs/flow-run/{runs['paged']['id']}")
     assert shows(browser, "paged", "Completed", "Logs")
-    browser.open(f"{address}/runs/flow-run/{runs['prepare paged']['id']}?tab=Task%20Runs")
-    assert shows(browser, "prepare paged", "3 Task runs")
+    browser.open(f"{address}/runs/flow-run/{runs['prepare paged']['id']}")
+    assert shows(browser, "prepare paged", "3 Task runs", "Task Runs")
+    leaf = "[...document.querySelectorAll('*')].find(e => !e.children.length && e.textContent.trim() === 'Task Runs')"
+    browser.run(f"{leaf}.click()")
     assert shows(browser, *(f"test small shard-0000{number}" for number in range(3)))
     shown = pages.artifacts(runs["evaluate paged"])
     browser.open(f"{address}/artifacts/artifact/{shown['evaluate-units']['id']}")

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -88,7 +88,7 @@ def test_a_cluster_started_by_hand_loses_a_worker_in_the_middle_of_a_unit(tmp_pa
 
 
 @pytest.mark.slow
-def test_a_scheduler_that_goes_away_is_told_and_what_is_done_is_kept(tmp_path: Path) -> None:
+def test_a_scheduler_that_goes_away_is_named_and_what_is_done_is_kept(tmp_path: Path) -> None:
     address = f"tcp://127.0.0.1:{free_port()}"
     artifact = planned(tmp_path, 4)
     with started_scheduler(address) as scheduler, started_worker(address):
@@ -111,13 +111,14 @@ def test_a_question_to_a_scheduler_that_has_gone_away_does_not_wait_for_it_to_co
         started_worker(address),
         executor_for(compute) as executor,
     ):
-        assert executor.width() == 1
+        assert isinstance(executor, DaskExecutor)
+        assert executor.threads() == 1
         os.killpg(scheduler.pid, signal.SIGKILL)
         scheduler.wait()
         time.sleep(0.5)  # so that a new connection is needed, as the client has seen that it lost the old one
         killed = time.monotonic()
         with pytest.raises(StageError, match=r"^dask: the scheduler has gone away \(connecting\); start it and run"):
-            executor.width()
+            executor.threads()
         assert time.monotonic() - killed < START_LIMIT_S / 2
 
 
@@ -136,7 +137,9 @@ def test_a_server_that_is_no_scheduler_is_not_waited_for() -> None:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         compute = Compute(dask_address=f"tcp://127.0.0.1:{server.server_port}", connect_limit_s=0.5)
         with (
-            pytest.raises(PipelineError, match=r"no scheduler answers within 0.5 s \(.+\); start one or mend it"),
+            pytest.raises(
+                PipelineError, match=r"no scheduler answers within 0.5 s \(.+\); start one, or correct the address"
+            ),
             executor_for(compute),
         ):
             pass
@@ -148,13 +151,15 @@ def test_a_scheduler_without_workers_is_named() -> None:
         address = cluster.scheduler_address
         compute = Compute(dask_address=address, connect_limit_s=0.5)
         with (
-            pytest.raises(PipelineError, match=rf"{address}': 0 workers after 0.5 s, 1 are wanted; start workers, or"),
+            pytest.raises(
+                PipelineError, match=rf"{address}': 0 workers after 0.5 s, 1 are expected; start workers, or"
+            ),
             executor_for(compute),
         ):
             pass
 
 
-def test_ctrl_c_ends_the_wait_for_workers_and_the_caller_can_tell_so() -> None:
+def test_ctrl_c_ends_the_wait_for_workers_and_the_caller_can_say_so() -> None:
     seen: list[str] = []
 
     @contextmanager
@@ -164,18 +169,18 @@ def test_ctrl_c_ends_the_wait_for_workers_and_the_caller_can_tell_so() -> None:
         try:
             yield
         except KeyboardInterrupt:
-            seen.append("told")
+            seen.append("seen")
             raise
 
     with LocalCluster(n_workers=0, processes=False, dashboard_address="127.0.0.1:0") as cluster:
         compute = Compute(dask_address=cluster.scheduler_address, connect_limit_s=5000)
         with pytest.raises(KeyboardInterrupt), executor_for(compute, waiting=waiting):
             pass
-    assert seen == ["held back until here", "told"]
+    assert seen == ["held back until here", "seen"]
 
 
 @pytest.mark.slow
-def test_a_scheduler_that_goes_away_while_workers_are_waited_for_is_told() -> None:
+def test_a_scheduler_that_goes_away_while_workers_are_waited_for_is_named() -> None:
     address = f"tcp://127.0.0.1:{free_port()}"
 
     @contextmanager
@@ -232,6 +237,22 @@ def test_the_environment_is_left_as_it_was() -> None:
     assert dict(os.environ) == before
 
 
+def test_no_unit_waits_on_a_worker_and_shares_the_blame_for_killing_it() -> None:
+    taken: list[str] = []
+
+    def units() -> Iterator[str]:
+        for unit in ("a", "b"):
+            taken.append(unit)
+            yield unit
+
+    for executor in (InlineExecutor(), DaskExecutor(cast("Client", QuietClient(after_first="running")))):
+        taken.clear()
+        outcomes = executor.outcomes(str, units())
+        assert next(outcomes).unit == "a"
+        assert taken == ["a"]
+        outcomes.close()
+
+
 class LateFuture:
     """A unit whose worker died when it was done: Dask makes it anew while its result is being asked for."""
 
@@ -240,8 +261,8 @@ class LateFuture:
     def __init__(self, client: "QuietClient") -> None:
         self.client, self.asked, self.released = client, 0, False
 
-    def done(self) -> bool:
-        return True
+    def add_done_callback(self, function: Callable[["LateFuture"], None]) -> None:
+        function(self)
 
     def result(self, timeout: float) -> str:
         self.asked += 1
@@ -267,6 +288,9 @@ class QuietClient:
         assert not pure
         self.futures.append(LateFuture(self))
         return self.futures[-1]
+
+    def cancel(self, futures: list[LateFuture], *, force: bool) -> None:
+        assert force
 
     def nthreads(self, *, callback_timeout: float) -> dict[str, int]:
         assert callback_timeout > 0
