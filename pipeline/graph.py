@@ -158,6 +158,11 @@ class Step:
         del node
         return None
 
+    def caption_count(self, node: "Node") -> int | None:
+        """Return how many captions it holds; None if that is unknown, or it is not scenes."""
+        del node
+        return None
+
     def size_bytes(self, counts: ParameterCounts, scenes: int) -> int:
         """Estimate what the whole artifact will take, to a factor of two or so.
 

@@ -10,20 +10,33 @@ from storage_schemas.digests import Json, sha256_of_json
 from storage_schemas.scenes import ScenesAttributes
 
 
+def check_data_set(scenes: Node, settings: MineSettings) -> None:
+    """Check that a data set has what the source of pairs is made of, before any scene of it is made.
+
+    Raises:
+        SettingsError: If there is no label, or no caption, and they are needed.
+    """
+    _refuse_without(scenes, settings, scenes.step.label_count(scenes) != 0, scenes.step.caption_count(scenes) != 0)
+
+
 def check_scenes(scenes: Node, settings: MineSettings) -> None:
-    """Check that scenes have what the source of pairs is made of.
+    """Check the same of finished scenes, of which a label or a caption may have turned out to be unusable.
 
     Raises:
         SettingsError: If no scene has labels, or no scene has a caption, and they are needed.
     """
-    sidecars = scenes.manifest().units
-    for fact, what, needed in (
-        ("labelled", "labels", settings.uses_ground_truth_masks),
-        ("captions", "captions", settings.captions_per_image > 0),
-    ):
-        if needed and not any(sidecar.facts.get(fact) for sidecar in sidecars):
-            message = f"mine.source: {what} are expected, no scene of {scenes.name!r} has any"
-            raise SettingsError([f"{message}; choose another source or data set (got {settings.source!r})"])
+    labelled, captioned = (
+        any(sidecar.facts.get(fact) for sidecar in scenes.manifest().units) for fact in ("labelled", "captions")
+    )
+    _refuse_without(scenes, settings, labelled, captioned)
+
+
+def _refuse_without(scenes: Node, settings: MineSettings, labelled: bool, captioned: bool) -> None:
+    missing = "captions" if settings.captions_per_image and not captioned else ""
+    missing = "labels" if settings.uses_ground_truth_masks and not labelled else missing
+    if missing:
+        message = f"mine.source: {missing} are expected, no scene of {scenes.name!r} has any"
+        raise SettingsError([f"{message}; choose another source or data set (got {settings.source!r})"])
 
 
 def net_size(settings: MineSettings) -> NetSize:

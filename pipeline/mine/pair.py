@@ -16,7 +16,7 @@ from pipeline.graph import Node, ParameterCounts, Step
 from pipeline.mine.best_regions import BestRegion, best_regions, cosine_scores
 from pipeline.mine.card import MAKER, make_card
 from pipeline.mine.embed_texts import EmbedTexts, Vector, vectors_of
-from pipeline.mine.inputs import check_scenes, net_size, noun_identity, noun_source, regions_of
+from pipeline.mine.inputs import check_data_set, check_scenes, net_size, noun_identity, noun_source, regions_of
 from pipeline.mine.pair_members import RegionCutter
 from pipeline.mine.regions import NetSize, RegionSource, SceneRegions, UndecodableError
 from pipeline.mine.scene_nouns import NounSource, SceneNoun
@@ -84,11 +84,13 @@ class PairNouns(Step):
         }
 
     def check(self, node: Node) -> None:
-        """Load the tagger, before any picture goes through a model.
+        """Check the data set and load the tagger, before any picture goes through a model.
 
         Raises:
+            SettingsError: If the data set lacks what pairs are made of.
             TaggerMissingError: If what the tagger needs is not installed.
         """
+        check_data_set(node["scenes"], self.mining)
         if self.mining.captions_per_image:
             load_tagger(self.mining.nouns.tagger)
 

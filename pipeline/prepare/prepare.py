@@ -181,6 +181,13 @@ class Prepare(Step):
             return None
         return plan.job.facts.found.labels if ScenesAttributes.of(plan.artifact).class_names else 0
 
+    def caption_count(self, node: Node) -> int | None:
+        """Return how many captions there are; None if the data set is not here."""
+        try:
+            return self.plan(node.runs).job.facts.found.captions
+        except LayoutError:
+            return None
+
     def size_bytes(self, counts: ParameterCounts, scenes: int) -> int:
         """Estimate from COCO's pictures."""
         del counts

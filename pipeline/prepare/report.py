@@ -142,7 +142,7 @@ class PrepareReport:
             "usable": self.usable,
             "pictures": {"found": self.found.pictures, "used": self.usable},
             "labels": {"found": self.found.labels, "used": self.labels, "with_a_class": self.labelled},
-            "captions": {"found": max(self.found.captions, self.captions), "used": self.captions},
+            "captions": {"found": max(self.found.captions or 0, self.captions), "used": self.captions},
             "passed_over": [
                 {"count": passed.count, "example": passed.example, "reason": passed.reason}
                 for passed in self.passed_over()
@@ -182,7 +182,7 @@ class PrepareReport:
         yield f"{'':<12}{'found':>10}{'used':>10}"
         yield f"{'pictures':<12}{self.found.pictures:>10}{self.usable:>10}"
         yield f"{'labels':<12}{self.found.labels:>10}{self.labels:>10}"
-        yield f"{'captions':<12}{max(self.found.captions, self.captions):>10}{self.captions:>10}"
+        yield f"{'captions':<12}{max(self.found.captions or 0, self.captions):>10}{self.captions:>10}"
         for passed in self.found.passed_over:
             yield f"passed over: {passed.count} {passed.reason}, such as {passed.example}"
         for value, files in sorted(self.ignored_values.items()):

@@ -32,7 +32,7 @@ class Found:
     Attributes:
         pictures: Picture files.
         labels: Label files, or pictures with an annotation that gives a label.
-        captions: Captions.
+        captions: Captions; None if their number is known only when scenes are made.
         passed_over: Files that belong to no scene.
         no_label_used: Why no picture has any of the labels that are there or asked for; empty where one has.
         notes: What else is worth knowing of how files were understood.
@@ -40,7 +40,7 @@ class Found:
 
     pictures: int
     labels: int = 0
-    captions: int = 0
+    captions: int | None = 0
     passed_over: tuple[PassedOver, ...] = ()
     no_label_used: str = ""
     notes: tuple[str, ...] = ()

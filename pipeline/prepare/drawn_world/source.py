@@ -93,7 +93,7 @@ class DrawnWorldSource:
 
     def found(self) -> Found:
         """Return what can be drawn; how many captions a scene has is known when it is drawn."""
-        return Found(pictures=self.scenes, labels=self.scenes)
+        return Found(pictures=self.scenes, labels=self.scenes, captions=None)
 
     @property
     def looked(self) -> Looked:

@@ -381,7 +381,7 @@ def test_a_dry_run_finds_a_data_set_without_labels(tmp_path):
     put(root / "classes.txt", "sky\nroad\n")
     found = dry_run(labelless_settings(tmp_path, root), STAGE_NAMES)
     missing = {finding.where: finding.text for finding in found.findings}
-    assert list(missing) == ["datasets.mine"]
+    assert list(missing) == ["datasets.mine", "mine.source"]  # it has no caption either
     assert "no scene has a labelled pixel" in missing["datasets.mine"]
     assert not found.is_all_there
 
