@@ -89,7 +89,8 @@ class StageBoard:
 
     def begun(self, artifact: Artifact, *, todo: int) -> None:
         """Show that the units of an artifact are begun."""
-        bar = _Bar(shown=None, total=len(artifact.description.units), todo=todo, begun_s=time.monotonic())
+        now = time.monotonic()
+        bar = _Bar(shown=None, total=len(artifact.description.units), todo=todo, begun_s=now, updated_s=now)
         label = _label(artifact)
         key, text = _key(self._variant, label, "progress"), bar.text(self._titled(label))
         shown = self._pages.show(lambda: create_progress_artifact(bar.percent, key=key, description=text))
