@@ -195,7 +195,6 @@ class Node:
         sources: What it is made of, by role.
         setting: Name that the settings give it beside, for people; empty for none.
         command: What the user types to make it.
-        made_here: Whether the run makes it; otherwise another command does.
     """
 
     def __init__(
@@ -207,7 +206,6 @@ class Node:
         *,
         setting: str = "",
         command: str = "",
-        made_here: bool = True,
     ) -> None:
         self.step = step
         self.name = name
@@ -215,7 +213,6 @@ class Node:
         self.sources = sources
         self.setting = setting
         self.command = command or f"ovseg {step.stage}"
-        self.made_here = made_here
         self._status: ArtifactStatus | None = None
         self._manifest: Manifest | None = None
         self._digest: str | None = None
@@ -466,7 +463,7 @@ class Graph:
             command: What the user types to make it; by default that of its stage.
         """
         found = {role: source for role, source in sources.items() if source is not None}
-        node = Node(step, name or self.name, self.runs, found, setting=setting, command=command, made_here=made_here)
+        node = Node(step, name or self.name, self.runs, found, setting=setting, command=command)
         (self.nodes if made_here else self.others).append(node)
         return node
 

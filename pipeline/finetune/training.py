@@ -1,8 +1,6 @@
 """The training of stage 3: its phases, what they share, and what is written at their end."""
 
-import contextlib
 import logging
-import time
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -22,10 +20,11 @@ from pipeline.finetune.samples import PairSamples
 from pipeline.finetune.task import FinetuneTask, ImageSide, accuracies
 from pipeline.finetune.validation import Validation, seen_groups
 from pipeline.graph import Node
-from pipeline.settings import ComputeSettings, FinetuneSettings, writable_runs_dir
+from pipeline.settings import ComputeSettings, FinetuneSettings
 from pipeline.shard_runner import Execution, StageReport
 from pipeline.training.loop import Plan, Trainer
-from pipeline.training.processes import Processes, joined
+from pipeline.training.processes import Processes
+from pipeline.training.stage import trained
 from storage_schemas.artifact import Artifact
 from storage_schemas.checkpoints import MASK_PROMPTS, Checkpoint, CheckpointStore
 from storage_schemas.pair_collection import PairCollection
@@ -55,34 +54,19 @@ def train(settings: FinetuneSettings, compute: ComputeSettings, node: Node, exec
         HeldError: If another process holds the artifact.
         WriteError: If the artifact's directory cannot be written to.
     """
-    started = time.monotonic()
-    with joined(compute.device, compute.threads_per_worker) as processes:
-        if processes.is_first:
-            node.make_inputs(execution)
-        processes.wait()
+
+    def train_phases(processes: Processes) -> None:
         artifact = node.artifact
-        status = artifact.status()
-        todo = 0 if status.finished else max(1, len(status.todo))
-        processes.wait()  # no process reads the state after another has begun to write
-        if todo:
-            with contextlib.ExitStack() as held:
-                if processes.is_first:
-                    writable_runs_dir(node.runs)
-                    held.enter_context(artifact.writing(wait_s=compute.wait_s))
-                processes.wait()  # a run that is refused ends here
-                inputs = gather_inputs(settings, node, processes)
-                phases = phases_of(settings)
-                run_phases(phases, inputs, settings, compute, artifact, processes)
-                if processes.is_first:
-                    training = Training(artifact=artifact, phases=phases, pairs=inputs.pairs, before=inputs.before)
-                    report = write_report(training, node, inputs.base, inputs.adapted)
-                    facts = {"mode": settings.mode}
-                    write_adapted_clip(artifact, inputs.adapted, inputs.base, facts, written={report.unit: report})
-                processes.wait()
-        elif processes.is_first:
-            logger.info("adapted_clip %s: already complete", node.name)
-    units = len(artifact.description.units)
-    return execution.noted(StageReport(artifact, artifact.manifest(), todo, units - todo, time.monotonic() - started))
+        inputs = gather_inputs(settings, node, processes)
+        phases = phases_of(settings)
+        run_phases(phases, inputs, settings, compute, artifact, processes)
+        if processes.is_first:
+            training = Training(artifact=artifact, phases=phases, pairs=inputs.pairs, before=inputs.before)
+            report = write_report(training, node, inputs.base, inputs.adapted)
+            facts = {"mode": settings.mode}
+            write_adapted_clip(artifact, inputs.adapted, inputs.base, facts, written={report.unit: report})
+
+    return trained(node, compute, execution, train_phases)
 
 
 class Inputs(NamedTuple):

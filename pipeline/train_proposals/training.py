@@ -1,15 +1,13 @@
 """The training of stage 1: the net, what it learns from and is measured on, and what is written at its end."""
 
-import contextlib
 import logging
-import time
 
 import torch
 
 from pipeline.clip_loading import load_clip
 from pipeline.graph import Node
 from pipeline.proposal_net_loading import write_proposal_net
-from pipeline.settings import ComputeSettings, ProposalNetSettings, writable_runs_dir
+from pipeline.settings import ComputeSettings, ProposalNetSettings
 from pipeline.shard_runner import Execution, StageReport
 from pipeline.train_proposals.augmentation import Augmentation
 from pipeline.train_proposals.held_out import held_out_indices
@@ -20,8 +18,9 @@ from pipeline.train_proposals.task import ProposalTask, Vocabulary
 from pipeline.train_proposals.validation import Validation
 from pipeline.training.loop import Plan, Trainer
 from pipeline.training.metrics import METRICS_FILE, read_metrics
-from pipeline.training.processes import Processes, joined
+from pipeline.training.processes import Processes
 from pipeline.training.schedules import WarmupPoly
+from pipeline.training.stage import trained
 from storage_schemas.checkpoints import REPORT, WEIGHTS
 from storage_schemas.digests import Json
 from storage_schemas.scene_collection import SceneCollection
@@ -46,34 +45,14 @@ def train(settings: ProposalNetSettings, compute: ComputeSettings, node: Node, e
         HeldError: If another process holds the artifact.
         WriteError: If the artifact's directory cannot be written to.
     """
-    started = time.monotonic()
-    with joined(compute.device, compute.threads_per_worker) as processes:
+
+    def train_net(processes: Processes) -> None:
+        task = proposal_task(settings, compute, node, processes)
+        Trainer(task, loop_plan(settings, compute), node.artifact, processes).run()
         if processes.is_first:
-            node.make_inputs(execution)
-        processes.wait()
-        units = len(node.artifact.description.units)
-        todo = processes.from_first(_todo(node) if processes.is_first else 0)
-        if todo:
-            with contextlib.ExitStack() as held:
-                if processes.is_first:
-                    writable_runs_dir(node.runs)
-                    held.enter_context(node.artifact.writing(wait_s=compute.wait_s))
-                processes.wait()  # a run that is refused ends here
-                task = proposal_task(settings, compute, node, processes)
-                Trainer(task, loop_plan(settings, compute), node.artifact, processes).run()
-                if processes.is_first:
-                    _finish(settings, node, task)
-                processes.wait()
-        elif processes.is_first:
-            logger.info("proposal_net %s: already complete", node.name)
-    manifest = node.artifact.manifest()
-    return execution.noted(StageReport(node.artifact, manifest, todo, units - todo, time.monotonic() - started))
+            _finish(settings, node, task)
 
-
-def _todo(node: Node) -> int:
-    """Count the units that are not done; at least 1 where the artifact is not finished."""
-    status = node.artifact.status()
-    return 0 if status.finished else max(1, len(status.todo))
+    return trained(node, compute, execution, train_net)
 
 
 def proposal_task(
