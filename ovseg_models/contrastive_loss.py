@@ -9,6 +9,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional
 
+from ovseg_models.tf32 import full_precision
+
 
 def contrastive_loss(
     image_features: Float[Tensor, "pair dim"],
@@ -80,7 +82,7 @@ def _against_other_nouns(
 
 
 def _similarities(image_features: Tensor, text_features: Tensor, scale: Tensor) -> Float[Tensor, "pair pair"]:
-    """Multiply features in at least single precision, since half is too coarse for a scale of 100."""
+    """Multiply features in at least single precision: 10 bits of half precision or TF32 are few for a scale of 100."""
     if len(image_features) != len(text_features) or not len(image_features):
         raise ValueError(
             f"contrastive loss: {len(image_features)} images and {len(text_features)} texts, equally many are wanted "
@@ -88,5 +90,5 @@ def _similarities(image_features: Tensor, text_features: Tensor, scale: Tensor) 
         )
     if image_features.dtype in {torch.float16, torch.bfloat16}:
         image_features, text_features = image_features.float(), text_features.float()
-    with torch.autocast(image_features.device.type, enabled=False):
+    with full_precision(image_features.device):
         return scale * image_features @ text_features.to(image_features.dtype).T

@@ -11,6 +11,7 @@ from torch import Tensor
 from ovseg_models.matching import DICE_SMOOTHING, FOCAL_ALPHA, LossWeights, Matches, match_queries
 from ovseg_models.proposal_net import ProposalOutput
 from ovseg_models.targets import TargetBatch, Targets, pack_targets
+from ovseg_models.tf32 import full_precision
 
 
 class LossTerms(NamedTuple):
@@ -71,7 +72,7 @@ def proposal_losses(
         num_classes=class_logits[0].shape[-1] - 1,
         device=device,
     )
-    with torch.autocast(device.type, enabled=False):  # sums over a million pixels need full precision
+    with full_precision(device):  # sums over a million pixels need full precision
         mask_logits = [layer.mask_logits.float() for layer in output.layers]
         full_logits = [logits.float() for logits in class_logits]
         layers = tuple(

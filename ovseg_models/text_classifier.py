@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from ovseg_models.mask_adapted_clip import OpenClip
 from ovseg_models.text_tower import encode_related_texts, encode_text
+from ovseg_models.tf32 import full_precision
 from ovseg_models.weights_digest import text_tower_weights, weights_digest
 
 Tokenize: TypeAlias = Callable[[list[str]], Int[Tensor, "text context"]]
@@ -86,8 +87,8 @@ class TextClassifier:
         device = self._clip.logit_scale.device
         encode = encode_related_texts if self._name_by_name else encode_text
         at_once = len(templates) if self._name_by_name else self._texts_per_batch
-        # A vector that is kept must not depend on the mixed precision of whoever asks for it first.
-        with torch.autocast(device.type, enabled=False):
+        # A vector that is kept must not depend on the precision of whoever asks for it first.
+        with full_precision(device):
             embeddings = torch.cat(
                 [
                     encode(self._clip, self._tokenize(sentences[start : start + at_once]).to(device))

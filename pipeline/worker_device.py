@@ -1,5 +1,7 @@
 """Where a worker of the shard runner computes: one model per worker, one worker per GPU."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -73,12 +75,41 @@ def crops_at_once(setting: int | None, device: "torch.device") -> int:
     return setting or (64 if device.type == "cpu" else 256)
 
 
-def autocast(device: "torch.device", precision: Precision) -> "torch.autocast":
-    """Return the context in which a model computes in a precision; on a CPU always the single one."""
+@contextmanager
+def autocast(device: "torch.device", precision: Precision) -> Iterator[None]:
+    """Let nets compute in a precision; on a CPU always in full single precision.
+
+    In half precision autocast chooses the operations; what it leaves in single precision is computed in full. Without
+    this context torch computes CUDA's convolutions in TF32 and other products in full, so "fp32" needs it too.
+    """
     import torch
 
-    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
-    return torch.autocast(device.type, dtype=dtype, enabled=device.type == "cuda" and precision != "fp32")
+    with single_precision(device, precision):
+        dtype = half_precision(device, precision)
+        with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
+            yield
+
+
+@contextmanager
+def single_precision(device: "torch.device", precision: Precision) -> Iterator[None]:
+    """Let numbers of single precision be multiplied in a precision's way: as TF32, or in full for all others.
+
+    This is the part of a precision that holds for a whole run, backward passes and validation included.
+    """
+    from ovseg_models.tf32 import tf32_products
+
+    if device.type == "cuda":
+        with tf32_products(enabled=precision == "tf32"):
+            yield
+    else:
+        yield
+
+
+def half_precision(device: "torch.device", precision: Precision) -> "torch.dtype | None":
+    """Return the type that autocast computes in; None on a CPU, and where a precision has 32 bits."""
+    import torch
+
+    return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision) if device.type == "cuda" else None
 
 
 def _worker_number() -> int | None:

@@ -24,6 +24,7 @@ from pipeline.settings import Settings, load_settings
 CONFIGS = Path(__file__).parents[1] / "flows" / "configs"
 RUNS = ("ovseg_r101c_vitb16", "ovseg_swinb_vitl14")
 TRAIN_IMAGES = 118_287  # of COCO train2017
+VALIDATION_IMAGES = 5000  # of COCO val2017
 PAIRS = 442_117  # of the paper, one caption per image
 EVALUATED_IMAGES = {  # of the official validation sets
     "ade20k-847": 2000,
@@ -73,12 +74,15 @@ def work_of(settings: Settings) -> list[Work]:
     queries = settings.proposal_net.architecture.queries
     training, crop_px = settings.proposal_net.training, settings.proposal_net.training.augmentation.crop_px
     step_image = operations(lambda: net(_image(crop_px, crop_px)))
+    validated = operations(lambda: net(_image(*_net_size(settings.proposal_net.validation_short_side_px))))
+    validations = math.ceil(training.steps / settings.proposal_net.validation_every_steps)  # the last step's is one
     image = operations(lambda: net(_image(*_net_size(settings.mine.propose.short_side_px))))
     crop = operations(lambda: clip.encode_image(_image(clip.crop_px, clip.crop_px), None))
     evaluated = sum(EVALUATED_IMAGES[row.dataset] for row in settings.evaluate.datasets)
     pairs = PAIRS * settings.finetune.ft.epochs
     return [
         Work("1 train the proposal net", training.steps * training.batch_images, "image", (1 + BACKWARD) * step_image),
+        Work("1 its validation", validations * VALIDATION_IMAGES, "image", validated),
         Work("2 mine: propose", TRAIN_IMAGES, "image", image),
         Work("2 mine: embed", TRAIN_IMAGES * queries, "crop", crop),
         Work("3 FT", pairs, "pair", (1 + BACKWARD) * crop),

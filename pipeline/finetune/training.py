@@ -25,6 +25,7 @@ from pipeline.shard_runner import Execution, StageReport
 from pipeline.training.loop import Plan, Trainer
 from pipeline.training.processes import Processes
 from pipeline.training.stage import trained
+from pipeline.worker_device import single_precision
 from storage_schemas.artifact import Artifact
 from storage_schemas.checkpoints import MASK_PROMPTS, Checkpoint, CheckpointStore
 from storage_schemas.pair_collection import PairCollection
@@ -210,7 +211,8 @@ def _start(
         return known or store.load(0)
     before = {}
     if validation is not None:
-        before = accuracies(validation, ImageSide(adapted, uses_prompts=False).eval(), processes)
+        with single_precision(processes.device, settings.precision):
+            before = accuracies(validation, ImageSide(adapted, uses_prompts=False).eval(), processes)
     if processes.is_first:
         embeddings = classifier.text_embeddings(pairs.nouns, prompt_templates(settings.prompt_templates)).cpu().numpy()
         store.prepare()

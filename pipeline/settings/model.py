@@ -32,8 +32,11 @@ SideLength = Annotated[int, Field(ge=16, le=8192)]
 MaskThreshold = Annotated[float, Field(ge=0, lt=1)]
 """A mask probability above which a pixel belongs to a mask; none is above 1, so that a segmenter refuses it too."""
 
-Precision = Literal["fp32", "bf16", "fp16"]
-"""Arithmetic of a model on CUDA; a CPU always computes in fp32."""
+Precision = Literal["fp32", "tf32", "bf16", "fp16"]
+"""Arithmetic of a model on CUDA; a CPU always computes in fp32, in full.
+
+``"tf32"`` keeps numbers of 32 bits and multiplies them with 10 bits of mantissa, about 3 digits, from Ampere cards on.
+"""
 
 PromptTemplates = Literal["bare", "single", "vild", "imagenet"]
 """Sentences that a noun or class name is put into: the name alone, one sentence, ViLD's 14, CLIP's 80 for ImageNet."""

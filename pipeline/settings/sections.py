@@ -822,7 +822,9 @@ class Settings(SettingsModel):
         json_schema_extra=CHANGES_NO_RESULT,
     )
     precision: Precision = Field(
-        default=_PRECISION, description="Arithmetic of all models on CUDA, where a stage does not say otherwise."
+        default=_PRECISION,
+        description="Arithmetic of all models on CUDA, where a stage does not say otherwise: single precision in full, "
+        "or with products in TF32, or half precision by autocast. A CPU computes in fp32.",
     )
     net_input: NetInputSettings = _section(NetInputSettings, "The proposal net's input.")
     datasets: dict[DatasetKey, PrepareSettings] = Field(

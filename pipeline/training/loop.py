@@ -17,12 +17,14 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from pipeline.errors import StageError
+from pipeline.settings import Precision
 from pipeline.training.data_order import torch_seed
 from pipeline.training.loader import Batch, lost_worker, rows, size
 from pipeline.training.metrics import MetricsLog
 from pipeline.training.processes import Processes
 from pipeline.training.schedules import Schedule
 from pipeline.training.state import from_checkpoint, to_checkpoint
+from pipeline.worker_device import half_precision, single_precision
 from storage_schemas.artifact import Artifact
 from storage_schemas.checkpoints import CheckpointStore
 
@@ -39,7 +41,7 @@ class Plan:
         schedule: Factor on each group's learning rate.
         gradient_clip_norm: Upper limit of the L2 norm of the whole gradient; infinity for none.
         accumulation_parts: Parts into which a process's batch is cut to save memory.
-        precision: ``"fp32"``, ``"bf16"`` or ``"fp16"``; the latter two on CUDA only.
+        precision: Of all steps and validations; on a CPU always ``"fp32"``.
         compile: Whether to compile the model.
         checkpoint_every: Steps from one checkpoint to the next.
         keep_last: Checkpoints to keep.
@@ -53,7 +55,7 @@ class Plan:
     schedule: Schedule
     gradient_clip_norm: float = math.inf
     accumulation_parts: int = 1
-    precision: str = "fp32"
+    precision: Precision = "fp32"
     compile: bool = False
     checkpoint_every: int = 1000
     keep_last: int = 2
@@ -190,6 +192,7 @@ class Trainer:
                 if self._processes.is_first:
                     directory = self._artifact.local_directory / self._run
                     metrics = stack.enter_context(MetricsLog(directory, step=step))
+                stack.enter_context(single_precision(self._processes.device, self._plan.precision))
                 try:
                     self._steps(step, store, metrics)
                 except torch.OutOfMemoryError as error:
@@ -301,8 +304,7 @@ class Trainer:
 
 def _step_context(plan: Plan, processes: Processes) -> StepContext:
     """Choose precision and scaler; a CPU computes in full precision whatever the setting."""
-    types = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
-    autocast_type = types[plan.precision] if processes.device.type == "cuda" else None
+    autocast_type = half_precision(processes.device, plan.precision)
     scaler = GradScaler(processes.device.type, enabled=autocast_type is torch.float16)
     return StepContext(processes, plan.accumulation_parts, scaler, autocast_type)
 
@@ -323,7 +325,7 @@ def _not_finite_message(step: int, found: str, samples: str) -> str:
     """Say where a loss stopped being a number."""
     return (
         f"step {step}: the loss or its gradient is not finite ({found}) on {samples}; look at these samples, lower the "
-        "learning rate, or use precision 'fp32' or 'bf16'; the checkpoints before are whole"
+        "learning rate, or use precision 'fp32', 'tf32' or 'bf16'; the checkpoints before are whole"
     )
 
 

@@ -1,10 +1,12 @@
 """Where workers compute."""
 
+from typing import get_args
+
 import pytest
 import torch
 
 from pipeline.errors import PipelineError
-from pipeline.settings import ComputeSettings
+from pipeline.settings import ComputeSettings, Precision
 from pipeline.worker_device import WorkerCompute, autocast, gpu_of_worker
 
 
@@ -32,3 +34,25 @@ def test_cuda_where_there_is_none_is_an_error():
 def test_a_cpu_always_computes_in_single_precision():
     with autocast(torch.device("cpu"), "bf16"):
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
+
+
+@pytest.mark.parametrize("precision", get_args(Precision))
+def test_the_precision_decides_how_cuda_multiplies(precision, monkeypatch):
+    # torch refuses to autocast on CUDA where there is none; the context itself needs no device
+    monkeypatch.setattr(torch.cuda.amp.common, "amp_definitely_not_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *_, **__: True)
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = matmul.allow_tf32, cudnn.allow_tf32
+    with autocast(torch.device("cuda"), precision):
+        assert (matmul.allow_tf32, cudnn.allow_tf32) == (precision == "tf32",) * 2
+        assert torch.is_autocast_enabled("cuda") == (precision in {"bf16", "fp16"})
+        half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
+        assert half is None or torch.get_autocast_dtype("cuda") == half
+    assert (matmul.allow_tf32, cudnn.allow_tf32) == before
+    assert not torch.is_autocast_enabled("cuda")
+
+
+def test_on_a_cpu_no_precision_touches_the_switches_of_cuda():
+    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    with autocast(torch.device("cpu"), "tf32"):
+        assert (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32) == before

@@ -83,7 +83,7 @@ def test_one_side_may_be_inherited_and_the_other_given(tmp_path: Path):
             "net_input.short_side = 96",
             "net_input.short_side: unknown setting, did you mean 'net_input.short_side_px'? (got 96)",
         ),
-        ("precision = 'fp8'", "precision: should be 'fp32', 'bf16' or 'fp16' (got \"fp8\")"),
+        ("precision = 'fp8'", "precision: should be 'fp32', 'tf32', 'bf16' or 'fp16' (got \"fp8\")"),
     ],
 )
 def test_what_is_inherited_and_wrong_is_reported_once_where_it_is(line, fault, tmp_path):

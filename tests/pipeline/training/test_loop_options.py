@@ -3,7 +3,7 @@
 import io
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,7 @@ from pipeline.training.loop import Plan, StepContext, Trainer
 from pipeline.training.metrics import read_metrics
 from pipeline.training.processes import Processes
 from storage_schemas.checkpoints import CheckpointStore
-from tests.pipeline.training.toy_run import Stopped, ToySource, ToyTask, toy_artifact, toy_plan
+from tests.pipeline.training.toy_run import Stopped, ToyBatch, ToySource, ToyTask, toy_artifact, toy_plan
 
 STEPS = 12
 FIRST_SCALE, GROWTH_INTERVAL = 256.0, 3
@@ -66,7 +66,13 @@ def test_a_compiled_model_gives_the_same_losses_and_the_same_checkpoint(
 
 @pytest.mark.parametrize(
     ("precision", "device", "autocast_type"),
-    [("fp32", "cuda", None), ("bf16", "cuda", torch.bfloat16), ("bf16", "cpu", None), ("fp16", "cpu", None)],
+    [
+        ("fp32", "cuda", None),
+        ("tf32", "cuda", None),
+        ("bf16", "cuda", torch.bfloat16),
+        ("bf16", "cpu", None),
+        ("fp16", "cpu", None),
+    ],
 )
 def test_half_precision_is_for_cuda_and_bf16_needs_no_scaling(
     precision: str, device: str, autocast_type: torch.dtype | None
@@ -74,6 +80,33 @@ def test_half_precision_is_for_cuda_and_bf16_needs_no_scaling(
     context = loop._step_context(toy_plan(STEPS, precision=precision), Processes(0, 1, torch.device(device)))
     assert context.autocast_type == autocast_type
     assert not context.scaler.is_enabled()
+
+
+@pytest.mark.parametrize("precision", ["fp32", "tf32"])
+def test_backward_passes_and_validations_multiply_as_the_precision_says(tmp_path: Path, precision: str) -> None:
+    seen = []
+
+    class Watched(ToyTask):
+        def backward(self, model: torch.nn.Module, batch: ToyBatch, step: StepContext) -> Mapping[str, torch.Tensor]:
+            model[0].weight.register_hook(lambda _: seen.append(("backward", cuda_switches())))
+            return super().backward(model, batch, step)
+
+        def validate(self) -> Mapping[str, float]:
+            seen.append(("validate", cuda_switches()))
+            return super().validate()
+
+    before = cuda_switches()
+    # The loop is made to believe that it computes on CUDA; the task computes on the CPU, with CUDA's switches in view.
+    task = Watched(Processes(0, 1, torch.device("cpu")), STEPS, 0, 0.5, ToySource())
+    on_cuda = Processes(0, 1, torch.device("cuda"))
+    Trainer(task, toy_plan(STEPS, precision=precision), toy_artifact(tmp_path), on_cuda).run()
+    assert {where for where, _ in seen} == {"backward", "validate"}
+    assert {switches for _, switches in seen} == {(precision == "tf32",) * 2}
+    assert cuda_switches() == before
+
+
+def cuda_switches() -> tuple[bool, bool]:
+    return torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
 
 
 @pytest.fixture
