@@ -5,9 +5,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
+from pycocotools import mask as coco_mask
 
 from storage_schemas.errors import SchemaError
-from storage_schemas.rle import areas_px, boxes_xyxy, decode_masks, encode_masks, iou_matrix
+from storage_schemas.rle import (
+    areas_px,
+    boxes_xyxy,
+    compressed,
+    decode_masks,
+    encode_masks,
+    iou_matrix,
+    run_lengths_of,
+)
 
 masks = arrays.arrays(np.bool_, st.tuples(st.integers(0, 4), st.integers(1, 9), st.integers(1, 9)))
 
@@ -52,3 +61,64 @@ def test_what_is_no_stack_of_masks_is_refused() -> None:
         encode_masks(np.zeros((2, 2), np.bool_))
     with pytest.raises(SchemaError, match="side of 0 px"):
         encode_masks(np.zeros((1, 0, 2), np.bool_))
+
+
+def coco_counts(lengths: list[int]) -> bytes:
+    """Compress run lengths by pycocotools."""
+    return coco_mask.frPyObjects({"size": [1, sum(lengths)], "counts": lengths}, 1, sum(lengths))["counts"]
+
+
+lengths_of_one = st.lists(st.one_of(st.integers(1, 40), st.integers(1, 2**26)), min_size=1, max_size=7)
+
+
+@given(st.lists(lengths_of_one, max_size=5), st.booleans())
+def test_counts_are_those_of_pycocotools(masks_runs: list[list[int]], begins_inside: bool) -> None:
+    if begins_inside:
+        masks_runs = [[0, *lengths] for lengths in masks_runs]
+    lengths = np.array([length for of_one in masks_runs for length in of_one], np.int64)
+    runs = np.array([len(of_one) for of_one in masks_runs], np.int64)
+    counts = compressed(lengths, runs)
+    assert counts == [coco_counts(of_one) for of_one in masks_runs]
+    for one, of_one in zip(counts, masks_runs, strict=True):
+        back, number = run_lengths_of([one], 1, sum(of_one))
+        assert back.tolist() == of_one
+        assert number.tolist() == [len(of_one)]
+
+
+@given(masks)
+def test_run_lengths_of_several_masks_come_back(stack: np.ndarray) -> None:
+    counts = encode_masks(stack)
+    lengths, runs = run_lengths_of(counts, *stack.shape[1:])
+    assert len(runs) == len(stack)
+    assert compressed(lengths, runs) == counts
+    values = np.concatenate([np.arange(number) % 2 for number in runs]) if len(runs) else lengths
+    columns = np.repeat(values.astype(bool), lengths).reshape(-1, stack.shape[2], stack.shape[1])
+    np.testing.assert_array_equal(columns.transpose(0, 2, 1), stack)
+
+
+@pytest.mark.parametrize("numbers", [[2**31 - 1], [0, 2**31 - 1], [7, 2**31 - 1, 3, 1, 2**30, 2**20, 2**15, 1]])
+def test_lengths_of_32_bits_are_kept(numbers: list[int]) -> None:
+    counts = compressed(np.array(numbers), np.array([len(numbers)]))
+    assert run_lengths_of(counts, 1, sum(numbers))[0].tolist() == numbers
+
+
+@pytest.mark.parametrize(
+    ("counts", "reason"),
+    [
+        (b"", "cut off"),
+        (b"l", "cut off"),
+        (b"0\xff", "characters that counts have not"),
+        (b"PPPPPPPP0", "cut off"),
+        (b"4", "other masks than 2 x 3 px"),
+        (b"3N3N", "other masks than 2 x 3 px"),
+    ],
+)
+def test_damaged_counts_are_refused(counts: bytes, reason: str) -> None:
+    with pytest.raises(SchemaError, match=reason):
+        run_lengths_of([b"6", counts], 3, 2)
+
+
+@pytest.mark.parametrize(("lengths", "runs"), [([3, -1], [2]), ([3], [2]), ([3], [1, 0]), ([2**32], [1])])
+def test_lengths_that_are_none_are_refused(lengths: list[int], runs: list[int]) -> None:
+    with pytest.raises(SchemaError, match="each mask has at least one run"):
+        compressed(np.array(lengths), np.array(runs))
