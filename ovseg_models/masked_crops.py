@@ -8,16 +8,24 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
+import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int, Shaped, UInt8
+from jaxtyping import Bool, Float, Int, Int64, Shaped, UInt8
 from torch import Tensor
 from torch.nn import functional
 
-from ovseg_models.region_resize import line_blocks, resize_bicubic, resize_boxes, resize_boxes_nearest, resize_nearest
+from ovseg_models.region_resize import (
+    box_chunks,
+    line_blocks,
+    resize_bicubic,
+    resize_boxes,
+    resize_boxes_nearest,
+    resize_nearest,
+)
 
 CLIP_MEAN_RGB = (0.48145466, 0.4578275, 0.40821073)  # of CLIP's training images, as parts of 255
 CLIP_STD_RGB = (0.26862954, 0.26130258, 0.27577711)
-CPU_CHUNK, GPU_CHUNK = 8, 128  # masks in work at a time: a CPU's cache is small, a GPU is idle between small steps
+CPU_WORK_BYTES, GPU_WORK_BYTES = 2**25, 2**31  # in work at a time: a CPU's cache is small, a GPU wants few big steps
 
 Fill: TypeAlias = Literal["mean", "zero", "unmasked"] | tuple[float, float, float]
 """The colour outside the mask: CLIP's mean, black, an RGB colour in 0..255, or the image itself (no masking)."""
@@ -25,7 +33,7 @@ Fill: TypeAlias = Literal["mean", "zero", "unmasked"] | tuple[float, float, floa
 
 @dataclass(frozen=True)
 class MaskedCrops:
-    """Crops of the non-empty masks of one image, in the order of the masks.
+    """Crops of the non-empty masks of one image, or of several, in the order of the masks.
 
     Attributes:
         crops: Normalised for CLIP; the fill "mean" is 0 there.
@@ -57,8 +65,8 @@ def masked_crops(
         masks: True inside the region; an all-False row is dropped, never an error. There may be none at all.
         crop_px: Side of the square crops [px].
         fill: What is shown outside the mask.
-        chunk: Masks in work at a time. Bounds the memory beyond the result: one image in single precision and, for each
-            mask in work, at most two more. The result doesn't depend on it. None for `CPU_CHUNK` or `GPU_CHUNK`.
+        chunk: Masks in work at a time, at most. The result doesn't depend on it. By default as many as fit into
+            `CPU_WORK_BYTES` or `GPU_WORK_BYTES`.
         soft_masks: 0..1; if given, image and fill are mixed by these instead of by ``masks``, which go on deciding
             about rows, boxes and ``crop_masks`` (the reference's MASK_MATTING).
 
@@ -69,22 +77,58 @@ def masked_crops(
         OVSeg, section 3.1. The resize is bicubic without antialiasing; the reference normalises before it, as here, so
         that the overshoot at the edges is the same.
     """
-    _check_sizes(image, masks, soft_masks)
+    pictures = np.zeros(len(masks), np.int64)
+    return masked_crops_of_pictures(
+        image[None], masks, pictures, crop_px=crop_px, fill=fill, chunk=chunk, soft_masks=soft_masks
+    )
+
+
+@torch.no_grad()
+def masked_crops_of_pictures(
+    images: UInt8[Tensor, "picture 3 height width"],
+    masks: Bool[Tensor, "mask height width"],
+    pictures: Int64[np.ndarray, "mask"],
+    *,
+    crop_px: int,
+    fill: Fill = "mean",
+    chunk: int | None = None,
+    soft_masks: Float[Tensor, "mask height width"] | None = None,
+    boxes_xyxy: Int[np.ndarray, "mask 4"] | None = None,
+) -> MaskedCrops:
+    """Do what `masked_crops` does for several images at once, in the same number of operations.
+
+    Args:
+        images: As there; each at the top left of its frame, as are its masks. What lies beyond is not read.
+        masks: True inside the region.
+        pictures: To which image each mask belongs.
+        crop_px: As there, like ``fill``, ``chunk`` and ``soft_masks``.
+        boxes_xyxy: Tight boxes of the masks [px], half-open, all zero for an empty one, where they are known: a GPU
+            need not be waited for then. None to find them.
+
+    Raises:
+        ValueError: As there.
+    """
+    _check_sizes(images, masks, soft_masks)
     _check_options(crop_px, 1 if chunk is None else chunk)
-    kept_rows, boxes_xyxy = mask_boxes(masks)
-    windows = torch.cat([kept_rows[:, None], boxes_xyxy], dim=1).cpu().numpy()
-    rows, boxes = windows[:, 0], windows[:, 1:]
-    base = _normalised_fill(fill, image.device)
-    blocks = line_blocks(_lines_above_fill(image, base))
+    device = images.device
+    if boxes_xyxy is None:
+        kept, kept_boxes = mask_boxes(masks)
+        windows = torch.cat([kept[:, None], kept_boxes], dim=1).cpu().numpy()
+        rows, boxes = windows[:, 0], windows[:, 1:]
+    else:
+        rows = np.flatnonzero(boxes_xyxy[:, 2] > boxes_xyxy[:, 0])
+        boxes = boxes_xyxy[rows].astype(np.int64)
+        kept, kept_boxes = (torch.from_numpy(part).to(device) for part in (rows, boxes))
+    base = _normalised_fill(fill, device)
+    blocks = line_blocks(_lines_above_fill(images, base))
     factors = None if fill == "unmasked" else masks.view(torch.uint8) if soft_masks is None else soft_masks
-    crops = torch.empty(len(rows), 3, crop_px, crop_px, device=image.device)
-    at_once = chunk or (CPU_CHUNK if image.device.type == "cpu" else GPU_CHUNK)
-    for start in range(0, len(rows), at_once):
-        some = slice(start, start + at_once)
-        crops[some] = resize_boxes(blocks, factors, rows[some], boxes[some], crop_px)
+    crops = torch.empty(len(rows), 3, crop_px, crop_px, device=device)
+    limit_bytes = CPU_WORK_BYTES if device.type == "cpu" else GPU_WORK_BYTES
+    for some in box_chunks(boxes, crop_px, limit_bytes, at_most=chunk):
+        crops[some] = resize_boxes(blocks, factors, pictures[rows[some]], rows[some], boxes[some], crop_px)
     crops.add_(base)
     crop_masks = resize_boxes_nearest(masks, rows, boxes, crop_px)
-    return MaskedCrops(crops, crop_masks, kept_rows, boxes_xyxy)
+    return MaskedCrops(crops, crop_masks, kept, kept_boxes)
 
 
 @torch.no_grad()
@@ -175,15 +219,15 @@ def _first_and_end(filled: UInt8[Tensor, "mask length"]) -> tuple[Int[Tensor, "m
 
 
 def _lines_above_fill(
-    image: UInt8[Tensor, "3 height width"], base: Float[Tensor, "3 1 1"]
-) -> Float[Tensor, "height 3 width"]:
-    """Normalise an image for CLIP and subtract the fill, so that masking is a product and the fill is added last.
+    image: UInt8[Tensor, "*batch 3 height width"], base: Float[Tensor, "3 1 1"]
+) -> Float[Tensor, "*batch height 3 width"]:
+    """Normalise images for CLIP and subtract the fill, so that masking is a product and the fill is added last.
 
     That changes nothing, since resampling weights sum to one, and a product is several times faster than a choice per
     pixel. Lines come first, as ``resize_bicubic`` wants them.
     """
     mean, std = (255 * torch.tensor(part, device=image.device) for part in (CLIP_MEAN_RGB, CLIP_STD_RGB))
-    pixels = image.permute(1, 0, 2).to(torch.float32, memory_format=torch.contiguous_format)
+    pixels = image.transpose(-3, -2).to(torch.float32, memory_format=torch.contiguous_format)
     return pixels.sub_(mean[:, None]).div_(std[:, None]).sub_(base[:, 0])
 
 
@@ -226,10 +270,10 @@ def _fill_rgb(fill: Fill) -> tuple[float, float, float] | None:
 def _check_sizes(image: Tensor, masks: Tensor, soft_masks: Tensor | None, where: str = "masked_crops") -> None:
     """Raise ValueError unless the masks lie on the image pixel by pixel."""
     for name, found in (("masks", masks), ("soft_masks", soft_masks)):
-        if found is not None and found.shape[1:] != image.shape[1:]:
+        if found is not None and found.shape[-2:] != image.shape[-2:]:
             raise ValueError(
                 f"{where}: {name} are {found.shape[2]} x {found.shape[1]} px, the image is "
-                f"{image.shape[2]} x {image.shape[1]} px; resize the masks to the image first"
+                f"{image.shape[-1]} x {image.shape[-2]} px; resize the masks to the image first"
             )
 
 

@@ -1,7 +1,7 @@
 """Resizing many image regions of different sizes to one square, as fast on a CPU as memory allows.
 
-`resize_boxes` takes all boxes of a picture in the same few operations, which is what a GPU needs; `resize_bicubic`
-takes regions that were cut out already.
+`resize_boxes` takes all boxes of a batch of pictures in the same few operations, which is what a GPU needs;
+`resize_bicubic` takes regions that were cut out already.
 
 Equal to ``torch.nn.functional.interpolate`` (bicubic without antialiasing, nearest) on each region alone. Bicubic
 resizing is separable and each output row is a weighted sum of four input rows: that is what ``embedding_bag`` computes.
@@ -59,33 +59,61 @@ def resize_bicubic(
     return resized.view(len(regions), side, 3, side).permute(0, 2, 3, 1).contiguous()
 
 
-def line_blocks(lines: Float[Tensor, "height 3 width"]) -> Float[Tensor, "height block 3 column"]:
-    """Cut an image's lines into blocks of `BLOCK_PX` columns, the last one filled up with zeros, for `resize_boxes`."""
-    padded = functional.pad(lines, (0, -lines.shape[2] % BLOCK_PX))
-    blocks: Tensor = padded.unflatten(2, (-1, BLOCK_PX)).transpose(1, 2)
+def line_blocks(
+    lines: Float[Tensor, "picture height 3 width"],
+) -> Float[Tensor, "picture height block 3 column"]:
+    """Cut images' lines into blocks of `BLOCK_PX` columns, the last one filled up with zeros, for `resize_boxes`."""
+    padded = functional.pad(lines, (0, -lines.shape[3] % BLOCK_PX))
+    blocks: Tensor = padded.unflatten(3, (-1, BLOCK_PX)).transpose(2, 3)
     return blocks.contiguous()
 
 
+def box_chunks(
+    boxes_xyxy: Int64[np.ndarray, "box 4"], side: int, limit_bytes: int, *, at_most: int | None = None
+) -> list[slice]:
+    """Cut boxes into runs that `resize_boxes` can take in a bounded memory; each has at least one box.
+
+    Args:
+        boxes_xyxy: Boxes [px], half-open.
+        side: As of `resize_boxes`.
+        limit_bytes: Of what it works in, beyond the images and masks.
+        at_most: Boxes of a run; None for any number.
+    """
+    left, top, right, bottom = boxes_xyxy.T
+    blocks = (right - 1) // BLOCK_PX - left // BLOCK_PX + 1
+    # A line of a block in single precision; both tables, of which one is copied; the result, copied twice.
+    needed = 12 * (BLOCK_PX * blocks * (bottom - top + 2 * side) + 2 * side * side)
+    ends, chunks, start = np.cumsum(needed), [], 0
+    while start < len(ends):
+        fitting = int(np.searchsorted(ends, ends[start] - needed[start] + limit_bytes, side="right"))
+        end = min(max(fitting, start + 1), start + (at_most or len(ends)))
+        chunks.append(slice(start, end))
+        start = end
+    return chunks
+
+
 def resize_boxes(
-    image_blocks: Float[Tensor, "height block 3 column"],
+    image_blocks: Float[Tensor, "picture height block 3 column"],
     factors: Shaped[Tensor, "mask height width"] | None,
+    pictures: Int64[np.ndarray, "box"],
     rows: Int64[np.ndarray, "box"],
     boxes_xyxy: Int64[np.ndarray, "box 4"],
     side: int,
 ) -> Float[Tensor, "box 3 side side"]:
-    """Multiply each box of an image by its mask and resize it as `resize_bicubic` does, all boxes at once.
+    """Multiply each box of its image by its mask and resize it as `resize_bicubic` does, all boxes at once.
 
     ``embedding_bag`` adds up rows of one length, and boxes have any width. So a box is cut into blocks of columns, of
     which each line is one row. Rows and boxes are given on the host, so that a GPU need not be waited for.
 
     Args:
-        image_blocks: The image, as `line_blocks` cuts it.
+        image_blocks: The images, as `line_blocks` cuts them.
         factors: Of the pixels, 0..1; None for ones.
+        pictures: In which image each box lies.
         rows: Which mask belongs to each box, ascending.
         boxes_xyxy: Boxes [px], half-open, at least 1 x 1 px; at least one.
         side: Height and width of the result [px].
     """
-    device, (height, blocks_across, _, _) = image_blocks.device, image_blocks.shape
+    device, (_, height, blocks_across, _, _) = image_blocks.device, image_blocks.shape
     left, top, right, bottom = boxes_xyxy.T
     first_block = left // BLOCK_PX
     blocks = (right - 1) // BLOCK_PX - first_block + 1
@@ -94,7 +122,8 @@ def resize_boxes(
     heights = (bottom - top)[box]
     starts = np.cumsum(heights) - heights  # of each block's rows in the table
     places = (top[box] - starts) * blocks_across + np.arange(len(box)) + (first_block - before)[box]
-    of_blocks = np.stack([heights, starts, places, places + box * height * blocks_across])
+    of_one = height * blocks_across  # lines of blocks that an image has
+    of_blocks = np.stack([heights, starts, places + pictures[box] * of_one, places + box * of_one])
     block_heights, block_starts, image_places, mask_places = torch.from_numpy(of_blocks).to(device)
     longest = max(height, blocks_across * BLOCK_PX)
     taps, weights = _taps_of_all_sizes(-(-longest // _TABLE_STEP_PX) * _TABLE_STEP_PX, side, device)

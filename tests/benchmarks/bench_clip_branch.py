@@ -11,9 +11,10 @@ import open_clip
 import torch
 from torch.nn import functional
 
+from ovseg_models import masked_crops as crop_making
 from ovseg_models.encoded_image import hard_masks
 from ovseg_models.mask_adapted_clip import MaskAdaptedClip
-from ovseg_models.masked_crops import GPU_CHUNK, masked_crops, patch_mask
+from ovseg_models.masked_crops import masked_crops, patch_mask
 from ovseg_models.pretrained_clip import build_clip
 from tests.operations import CountedOperations
 
@@ -80,8 +81,10 @@ def main() -> None:
         f"{naive / ours:.1f} times as fast; greatest difference {(found.crops - expected).abs().max():.1e}"
     )
     # In inference mode torch reports composite views as operations of their own.
+    of_cpu, crop_making.CPU_WORK_BYTES = crop_making.CPU_WORK_BYTES, crop_making.GPU_WORK_BYTES
     with torch.inference_mode(False), CountedOperations() as counted:
-        masked_crops(image, masks, crop_px=CROP_PX, chunk=GPU_CHUNK)
+        masked_crops(image, masks, crop_px=CROP_PX)
+    crop_making.CPU_WORK_BYTES = of_cpu
     with torch.inference_mode(False), CountedOperations() as counted_naive:
         naive_crops(image, masks)
     print(

@@ -1,12 +1,15 @@
 """Masked crops against a naive twin that follows the reference's order of operations, and their edge cases."""
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from ovseg_models.masked_crops import GPU_CHUNK, crops_of_regions, mask_boxes, masked_crops, patch_mask
+from ovseg_models import masked_crops as module
+from ovseg_models.masked_crops import crops_of_regions, mask_boxes, masked_crops, masked_crops_of_pictures, patch_mask
+from ovseg_models.region_resize import box_chunks
 from tests.operations import CountedOperations
 
 MEAN = torch.tensor([0.48145466, 0.4578275, 0.40821073])[:, None, None]
@@ -100,13 +103,55 @@ def test_fill_shows_as_zero_outside_the_mask():
     assert crop[:, 12:52, 12:52].abs().max() < 1e-6
 
 
-def test_a_gpu_gets_few_operations_and_two_synchronisations():
-    image, _ = scene(height=240, width=321)
-    masks = torch.stack([ellipse(240, 321, seed) for seed in range(100)])
+def frames_of(scenes):
+    """Lay images and masks of different sizes into frames of one size; what is beyond them is noise."""
+    height, width = (max(image.shape[axis] for image, _ in scenes) for axis in (1, 2))
+    generator = torch.Generator().manual_seed(11)
+    images = torch.randint(0, 256, (len(scenes), 3, height, width), dtype=torch.uint8, generator=generator)
+    masks = torch.zeros(sum(len(own) for _, own in scenes), height, width, dtype=torch.bool)
+    pictures = np.repeat(np.arange(len(scenes)), [len(own) for _, own in scenes])
+    start = 0
+    for frame, (image, own) in zip(images, scenes, strict=True):
+        frame[:, : image.shape[1], : image.shape[2]] = image
+        masks[start : start + len(own), : image.shape[1], : image.shape[2]] = own
+        start += len(own)
+    return images, masks, pictures
+
+
+@pytest.mark.parametrize("fill", ["mean", "unmasked"])
+@pytest.mark.parametrize("known", [False, True])
+def test_pictures_of_different_sizes_go_together(fill, known):
+    sizes = [(37, 53, 0.02), (64, 20, 0.3), (10, 70, 0.0), (64, 70, 0.01)]
+    scenes = [scene(seed, 5, height, width, density) for seed, (height, width, density) in enumerate(sizes)]
+    scenes[0][1][2] = False
+    images, masks, pictures = frames_of(scenes)
+    boxes = np.zeros((len(masks), 4), np.int32)
+    kept, boxes_of_kept = mask_boxes(masks)
+    boxes[kept.numpy()] = boxes_of_kept.numpy()
+    made = masked_crops_of_pictures(images, masks, pictures, crop_px=24, fill=fill, boxes_xyxy=boxes if known else None)
+    alone = [masked_crops(*of_one, crop_px=24, fill=fill) for of_one in scenes]
+    assert made.kept_rows.tolist() == [5 * of + row for of, one in enumerate(alone) for row in one.kept_rows.tolist()]
+    assert torch.equal(made.boxes_xyxy, torch.cat([one.boxes_xyxy for one in alone]))
+    assert torch.equal(made.crop_masks, torch.cat([one.crop_masks for one in alone]))
+    assert torch.equal(made.crops, torch.cat([one.crops for one in alone]))
+
+
+@pytest.mark.parametrize("count", [1, 4])
+def test_a_gpu_gets_few_operations_and_two_synchronisations_a_batch(monkeypatch, count):
+    monkeypatch.setattr(module, "CPU_WORK_BYTES", module.GPU_WORK_BYTES)
+    scenes = [
+        (scene(height=240, width=321 + index)[0], torch.stack([ellipse(240, 321 + index, seed) for seed in range(50)]))
+        for index in range(count)
+    ]
+    images, masks, pictures = frames_of(scenes)
     with CountedOperations() as counted:
-        masked_crops(image, masks, crop_px=32, chunk=GPU_CHUNK)
+        made = masked_crops_of_pictures(images, masks, pictures, crop_px=32)
     assert 20 < counted.kernels <= 60, counted.names
     assert counted.synchronisations <= 2, counted.waits
+    boxes = made.boxes_xyxy.numpy()
+    with CountedOperations() as counted:
+        masked_crops_of_pictures(images, masks, pictures, crop_px=32, boxes_xyxy=boxes)
+    assert counted.synchronisations == 0, counted.waits
 
 
 @pytest.mark.parametrize("chunk", [1, 2, 5, 100])
@@ -211,3 +256,12 @@ def test_a_region_without_a_pixel_is_refused():
     pixels = torch.zeros(3, 4, 5, dtype=torch.uint8)
     with pytest.raises(ValueError, match=r"region 0 \(5 x 4 px\) has an empty mask, at least one pixel is wanted"):
         crops_of_regions([(pixels, torch.zeros(4, 5, dtype=torch.bool))], crop_px=8)
+
+
+def test_boxes_are_cut_into_runs_that_fit():
+    boxes = np.array([[0, 0, 1, 1], [0, 0, 400, 300], [0, 0, 1, 1], [5, 5, 6, 6], [9, 9, 10, 10]])
+    assert box_chunks(boxes, 8, 2**30) == [slice(0, 5)]
+    assert box_chunks(boxes, 8, 2**16) == [slice(0, 1), slice(1, 2), slice(2, 5)]
+    assert box_chunks(boxes, 8, 2**30, at_most=2) == [slice(0, 2), slice(2, 4), slice(4, 5)]
+    assert box_chunks(boxes, 8, 1) == [slice(row, row + 1) for row in range(5)]
+    assert box_chunks(boxes[:0], 8, 1) == []
