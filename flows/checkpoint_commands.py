@@ -100,7 +100,8 @@ def _description(parts: "SegmenterParts") -> str:
         told.append(f"proposal net of {parts.proposal_net.arguments['backbone']}")
     if parts.clip is not None:
         prompts = f"mask prompts in {parts.clip.prompt_depth} layers" if parts.clip.prompt_depth else "no mask prompts"
-        told.append(f"CLIP of {parts.clip.crop_px} px crops in {parts.clip.patch_px} px patches, {prompts}")
+        dropped = ", blank patches dropped" if parts.clip.blank_patches == "dropped" else ""
+        told.append(f"CLIP of {parts.clip.crop_px} px crops in {parts.clip.patch_px} px patches, {prompts}{dropped}")
     if parts.proposal_net is None:
         told.append("a proposal net is lacking; --base takes it from another segmenter")
     if parts.clip is None:

@@ -2,13 +2,18 @@
 
 Letters in shapes: ``dim`` is the embedding's size, ``width`` the image tower's, ``depth`` the number of layers whose
 input takes prompts, ``patch`` counts a crop's patches line by line from the top left.
+
+A *blank* patch is one without a pixel of the mask: nothing but the fill colour. A model may be trained to drop them.
 """
 
 import math
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TypeAlias
+from itertools import accumulate
+from typing import Literal, NamedTuple, TypeAlias, get_args
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from open_clip import CLIP, CustomTextCLIP
@@ -20,8 +25,15 @@ from torch.utils.checkpoint import checkpoint
 PROMPT_INIT_STD = 0.02
 MAX_LOGIT_SCALE = math.log(100)
 
+GROUP_TOKENS_CPU, GROUP_TOKENS_GPU = 128, 1024
+"""What one more group of crops costs in each layer, in tokens that could be computed instead; for a GPU estimated from
+the time to launch a layer's kernels."""
+
 OpenClip: TypeAlias = CLIP | CustomTextCLIP
 """open_clip's models of an image tower and a text tower; the second keeps the latter's tensors under ``text.``."""
+
+BlankPatches: TypeAlias = Literal["kept", "dropped"]
+"""What becomes of the tokens of blank patches: they stay, as in CLIP and OVSeg, or leave the sequence."""
 
 
 class MaskAdaptedClip(nn.Module):
@@ -32,10 +44,17 @@ class MaskAdaptedClip(nn.Module):
     all of OpenAI's models, the last layer computes no other token: the same embedding to the last bits of single
     precision (7e-7 at most) for 7 % fewer operations in ViT-B/16.
 
+    With ``blank_patches = "dropped"`` the tokens of blank patches leave the sequence, for which CLIP must be trained: a
+    third of the names change otherwise. They leave after patch and positional embedding or, where prompts take their
+    place, after the last layer whose input takes prompts, so that these act as published: a prompt in the deepest
+    prompted layer is read there by the class token and the mask's patches, and its own token is never read again. The
+    class token stays always. Positional embeddings stay those of the places in the crop.
+
     Args:
         clip: open_clip's CLIP or CustomTextCLIP with a vision transformer as image tower.
         prompt_depth: How many layers' inputs take prompts; 0 for a model without prompts.
         prompt_seed: Seed of prompts to be trained, drawn from N(0, 0.02²); None for zeros, to load prompts into.
+        blank_patches: What becomes of the tokens of blank patches, in training and ever after.
 
     Attributes:
         clip: The open_clip model.
@@ -47,7 +66,8 @@ class MaskAdaptedClip(nn.Module):
 
     Raises:
         TypeError: If the image tower is no vision transformer of open_clip.
-        ValueError: If it has a part that doesn't go with prompts, or fewer layers than ``prompt_depth``.
+        ValueError: If it has a part that doesn't go with prompts or with the dropping of tokens, or fewer layers than
+            ``prompt_depth``; or if ``blank_patches`` is unknown.
 
     References:
         OVSeg, section 3.3. As in the published code (and unlike a reading of the paper's figure), prompts replace patch
@@ -57,9 +77,16 @@ class MaskAdaptedClip(nn.Module):
     clip: OpenClip
     mask_prompts: nn.Parameter | None
 
-    def __init__(self, clip: OpenClip, *, prompt_depth: int = 3, prompt_seed: int | None = None) -> None:
+    def __init__(
+        self,
+        clip: OpenClip,
+        *,
+        prompt_depth: int = 3,
+        prompt_seed: int | None = None,
+        blank_patches: BlankPatches = "kept",
+    ) -> None:
         super().__init__()
-        visual = _adaptable_tower(clip)
+        visual = _adaptable_tower(clip, blank_patches)
         layers = len(visual.transformer.resblocks)
         if not 0 <= prompt_depth <= layers:
             raise ValueError(
@@ -67,6 +94,7 @@ class MaskAdaptedClip(nn.Module):
                 "correct the setting"
             )
         self.clip = clip
+        self.blank_patches = blank_patches
         self.crop_px: int = visual.image_size[0]
         self.patch_px: int = visual.patch_size[0]
         shape = (prompt_depth, visual.grid_size[0] * visual.grid_size[1], visual.conv1.out_channels)
@@ -84,38 +112,54 @@ class MaskAdaptedClip(nn.Module):
         logit_scale: Tensor = self.clip.logit_scale
         return logit_scale
 
+    def needs_patch_masks(self, *, use_prompts: bool = True) -> bool:
+        """Return whether embeddings depend on patch masks, so that `encode_image` must be given them."""
+        return self.blank_patches == "dropped" or (use_prompts and self.mask_prompts is not None)
+
     def encode_image(
-        self, crops: Float[Tensor, "crop 3 side side"], patch_mask: Bool[Tensor, "crop patch"] | None = None
+        self,
+        crops: Float[Tensor, "crop 3 side side"],
+        patch_mask: Bool[Tensor, "crop patch"] | None = None,
+        *,
+        use_prompts: bool = True,
     ) -> Float[Tensor, "crop dim"]:
         """Embed crops.
 
         Args:
             crops: Normalised for CLIP, ``crop_px`` wide and high. There may be none.
-            patch_mask: True for patches with a pixel of the mask; the others are replaced by prompts. None, or a model
-                without prompts: every patch is seen as it is.
+            patch_mask: True for patches with a pixel of the mask; the others are blank. None: every patch is seen as it
+                is, whatever the model. A model that drops tokens has to know on the host how many; masks that are there
+                spare it the wait for the device.
+            use_prompts: Whether prompts, if there are any, take the place of blank patches.
 
         Returns:
             L2-normalised embeddings.
         """
         visual = self.clip.visual
-        prompts = self.mask_prompts
+        masks = patch_mask if self.needs_patch_masks(use_prompts=use_prompts) else None
+        prompts = self.mask_prompts if use_prompts and masks is not None else None
         patches = visual.conv1(crops).flatten(2).transpose(1, 2)
-        kept, prompted_layers = None, 0
-        if patch_mask is not None and prompts is not None:
-            patches = torch.where(patch_mask[:, :, None], patches, prompts[0].to(patches.dtype))
-            # The class token is always kept, so that one choice over all the tokens serves at the deeper layers.
-            kept, prompted_layers = functional.pad(patch_mask, (1, 0), value=True)[:, :, None], len(prompts)
+        # The class token is always kept, so that one choice over all the tokens serves at the deeper layers.
+        kept = None if masks is None else functional.pad(masks.to(crops.device), (1, 0), value=True)
+        if prompts is not None and kept is not None:
+            patches = torch.where(kept[:, 1:, None], patches, prompts[0].to(patches.dtype))
         class_token = visual.class_embedding.to(patches.dtype).expand(len(crops), 1, -1)
         tokens = torch.cat([class_token, patches], dim=1) + visual.positional_embedding.to(patches.dtype)
         tokens = visual.ln_pre(tokens)
-        layers: list[Callable[[Tensor], Tensor]] = list(visual.transformer.resblocks)
-        if visual.pool_type == "tok" and type(layers[-1]) is ResidualAttentionBlock:
-            layers[-1] = partial(_class_token_layer, layers[-1])
         recompute = visual.transformer.grad_checkpointing and torch.is_grad_enabled()
-        for number, layer in enumerate(layers):
+        blocks = list(visual.transformer.resblocks)
+        prompted_layers = 0 if prompts is None else len(prompts)
+        whole_layers = prompted_layers if masks is not None and self.blank_patches == "dropped" else len(blocks)
+        for number, block in enumerate(blocks[:whole_layers]):
             if prompts is not None and kept is not None and 0 < number < prompted_layers:
-                tokens = torch.where(kept, tokens, functional.pad(prompts[number], (0, 0, 1, 0)).to(tokens.dtype))
+                deeper = functional.pad(prompts[number], (0, 0, 1, 0)).to(tokens.dtype)
+                tokens = torch.where(kept[:, :, None], tokens, deeper)
+            layer: Callable[[Tensor], Tensor] = block
+            if block is blocks[-1] and visual.pool_type == "tok" and type(block) is ResidualAttentionBlock:
+                layer = partial(_layer, block, class_token_only=True)
             tokens = checkpoint(layer, tokens, use_reentrant=False) if recompute else layer(tokens)
+        if masks is not None and kept is not None and whole_layers < len(blocks):
+            tokens = _class_tokens_without_blanks(tokens, blocks[whole_layers:], kept, masks, recompute=recompute)
         pooled: Tensor = visual._pool(tokens)[0]
         return functional.normalize(pooled if visual.proj is None else pooled @ visual.proj, dim=-1)
 
@@ -147,13 +191,112 @@ class MaskAdaptedClip(nn.Module):
         self.clip.visual.set_grad_checkpointing(enabled)
 
 
-def _class_token_layer(
-    block: ResidualAttentionBlock, tokens: Float[Tensor, "crop token width"]
+class LengthGroup(NamedTuple):
+    """Crops that go through the layers together, each of their sequences padded to the longest of them.
+
+    Attributes:
+        crops: How many.
+        tokens: Of the longest.
+        is_padded: Whether any is shorter.
+    """
+
+    crops: int
+    tokens: int
+    is_padded: bool
+
+
+def length_groups(lengths: Sequence[int], group_tokens: int) -> list[LengthGroup]:
+    """Divide sequences of ascending lengths into groups so that the least is computed for padding.
+
+    Args:
+        lengths: Ascending; there may be none, which makes one empty group.
+        group_tokens: What a group costs beside its tokens, in tokens.
+
+    Returns:
+        Groups in order; exact, by dynamic programming over the different lengths.
+    """
+    if not lengths:
+        return [LengthGroup(0, 1, is_padded=False)]
+    counts = Counter(lengths)
+    different = list(counts)
+    before = np.array([0, *accumulate(counts.values())])  # sequences that are shorter than each length
+    # best[end] is the least cost of the sequences before the end, cut[end] where the last group of these begins.
+    best, cut = np.zeros(len(different) + 1), [0] * (len(different) + 1)
+    for end, longest in enumerate(different, start=1):
+        costs = best[:end] + longest * (before[end] - before[:end]) + group_tokens
+        cut[end] = int(costs.argmin())
+        best[end] = costs[cut[end]]
+    groups, end = [], len(different)
+    while end:
+        crops = int(before[end] - before[cut[end]])
+        groups.append(LengthGroup(crops, different[end - 1], is_padded=cut[end] < end - 1))
+        end = cut[end]
+    return groups[::-1]
+
+
+def _class_tokens_without_blanks(
+    tokens: Float[Tensor, "crop token width"],
+    blocks: Sequence[ResidualAttentionBlock],
+    kept: Bool[Tensor, "crop token"],
+    patch_mask: Bool[Tensor, "crop patch"],
+    *,
+    recompute: bool,
 ) -> Float[Tensor, "crop 1 width"]:
-    """Run a layer for its class token alone: all tokens are keys and values, one of them is a query."""
+    """Run layers on the kept tokens alone, crops with about as many of them together.
+
+    Args:
+        tokens: The first one is the class token.
+        blocks: The last one is the image tower's last layer.
+        kept: On the tokens' device.
+        patch_mask: The same without the class token; on the host, or else it is waited for.
+        recompute: Whether activations are computed again in the backward pass.
+    """
+    shortest_first = kept.sum(dim=1).argsort(stable=True)
+    lengths = kept.sum(dim=1)[shortest_first]
+    kept_first = kept.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[shortest_first]
+    group_tokens = GROUP_TOKENS_CPU if tokens.device.type == "cpu" else GROUP_TOKENS_GPU
+    class_tokens, start = [], 0
+    for group in length_groups(_sorted_lengths(patch_mask), group_tokens):
+        members = slice(start, start + group.crops)
+        start += group.crops
+        # Where a crop has fewer tokens than the group's longest, blank ones fill up, and nothing ever reads them.
+        some = tokens[shortest_first[members, None], kept_first[members, : group.tokens]]
+        padding = None
+        if group.is_padded:
+            padding = torch.arange(group.tokens, device=tokens.device) >= lengths[members, None]
+        for block in blocks:
+            layer = partial(_layer, block, padding=padding, class_token_only=block is blocks[-1])
+            some = checkpoint(layer, some, use_reentrant=False) if recompute else layer(some)
+        class_tokens.append(some)
+    return torch.cat(class_tokens)[shortest_first.argsort()]
+
+
+def _sorted_lengths(patch_mask: Bool[Tensor, "crop patch"]) -> list[int]:
+    """Return how many tokens crops keep, the class token among them, ascending; waits for a mask on a device."""
+    lengths: list[int] = np.sort(1 + patch_mask.cpu().numpy().sum(axis=1)).tolist()
+    return lengths
+
+
+def _layer(
+    block: ResidualAttentionBlock,
+    tokens: Float[Tensor, "crop token width"],
+    *,
+    padding: Bool[Tensor, "crop token"] | None = None,
+    class_token_only: bool = False,
+) -> Float[Tensor, "crop result width"]:
+    """Run a layer as open_clip does, but for tokens that nobody reads.
+
+    Args:
+        padding: True for tokens that are neither keys nor values.
+        class_token_only: All tokens are keys and values, the class token alone is a query and comes out.
+    """
     normed = block.ln_1(tokens)
-    class_token = tokens[:, :1] + block.ls_1(block.attention(normed[:, :1], normed, normed))
-    result: Tensor = class_token + block.ls_2(block.mlp(block.ln_2(class_token)))
+    queries = normed
+    if class_token_only:
+        tokens, queries = tokens[:, :1], normed[:, :1]
+    attended = block.attn(queries, normed, normed, key_padding_mask=padding, need_weights=False)[0]
+    tokens = tokens + block.ls_1(attended)
+    result: Tensor = tokens + block.ls_2(block.mlp(block.ln_2(tokens)))
     return result
 
 
@@ -164,13 +307,18 @@ def _new_prompts(shape: tuple[int, int, int], seed: int | None) -> nn.Parameter:
     return nn.Parameter(torch.randn(shape, generator=torch.Generator().manual_seed(seed)) * PROMPT_INIT_STD)
 
 
-def _adaptable_tower(clip: OpenClip) -> VisionTransformer:
+def _adaptable_tower(clip: OpenClip, blank_patches: str) -> VisionTransformer:
     """Return a CLIP's image tower.
 
     Raises:
         TypeError: If it is no vision transformer of open_clip.
-        ValueError: If prompts have no meaning in it, saying why.
+        ValueError: If prompts have no meaning in it, or its tokens cannot be dropped, saying why.
     """
+    if blank_patches not in get_args(BlankPatches):
+        raise ValueError(
+            f"MaskAdaptedClip: blank_patches is {blank_patches!r}, one of {get_args(BlankPatches)} is expected; "
+            "correct the setting"
+        )
     visual = clip.visual
     if not isinstance(visual, VisionTransformer):
         raise TypeError(
@@ -191,5 +339,12 @@ def _adaptable_tower(clip: OpenClip) -> VisionTransformer:
         raise ValueError(
             f"MaskAdaptedClip: the image tower has {', '.join(found)}; a plain vision transformer with one embedding "
             "per square image is wanted; change the model's vision_cfg"
+        )
+    own_kind = {type(block) for block in visual.transformer.resblocks} == {ResidualAttentionBlock}
+    if blank_patches == "dropped" and (visual.pool_type != "tok" or not own_kind):
+        found_kind = f"pool_type {visual.pool_type!r}" if visual.pool_type != "tok" else "attention of another kind"
+        raise ValueError(
+            f"MaskAdaptedClip: blank_patches is 'dropped' and the image tower has {found_kind}; the class token's "
+            "embedding and open_clip's plain layers are expected, as in ViT-B-16; set blank_patches to 'kept'"
         )
     return visual

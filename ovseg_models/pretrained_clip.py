@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ovseg_models.checkpoint_keys.clip import MASK_PROMPTS_KEY, needs_quick_gelu, to_open_clip
 from ovseg_models.checkpoint_keys.key_report import take_tensors
-from ovseg_models.mask_adapted_clip import MaskAdaptedClip, OpenClip
+from ovseg_models.mask_adapted_clip import BlankPatches, MaskAdaptedClip, OpenClip
 from ovseg_models.masked_crops import CLIP_MEAN_RGB, CLIP_STD_RGB
 from ovseg_models.weights_file import WEIGHTS_SUFFIXES, read_weights_file
 
@@ -60,6 +60,7 @@ def build_mask_adapted_clip(
     pretrained: str | Path | None = None,
     *,
     prompt_depth: int = 3,
+    blank_patches: BlankPatches = "kept",
     quick_gelu: bool | None = None,
     seed: int = 0,
 ) -> MaskAdaptedClip:
@@ -69,6 +70,7 @@ def build_mask_adapted_clip(
         model: As for ``build_clip``.
         pretrained: As for ``build_clip``; the file may hold mask prompts.
         prompt_depth: How many layers' inputs take prompts; 0 for none. Must agree with the prompts of the file.
+        blank_patches: Whether the tokens of patches without a mask pixel are dropped; as the weights were trained.
         quick_gelu: As for ``build_clip``.
         seed: Of random weights and of new prompts.
 
@@ -82,12 +84,18 @@ def build_mask_adapted_clip(
     prompts = tensors.pop(MASK_PROMPTS_KEY, None)
     quick_gelu = quick_gelu if quick_gelu is not None else said_quick_gelu
     clip = _build(model, tensors, quick_gelu, seed, pretrained)
-    adapted = MaskAdaptedClip(clip, prompt_depth=prompt_depth, prompt_seed=seed)
+    adapted = MaskAdaptedClip(clip, prompt_depth=prompt_depth, prompt_seed=seed, blank_patches=blank_patches)
     if prompts is not None:
         _load_prompts(adapted, prompts, pretrained)
     activation = {} if quick_gelu is None else {"quick_gelu": quick_gelu}
-    adapted.arguments = {"model": _checked_config(model) | activation, "prompt_depth": prompt_depth}
+    config = _checked_config(model) | activation
+    adapted.arguments = {"model": config, "prompt_depth": prompt_depth, **blank_patches_argument(blank_patches)}
     return adapted.eval()
+
+
+def blank_patches_argument(blank_patches: BlankPatches) -> dict[str, object]:
+    """Return what is recorded of a model beside its other arguments: nothing of one that is like every other CLIP."""
+    return {} if blank_patches == "kept" else {"blank_patches": blank_patches}
 
 
 def _load_prompts(adapted: MaskAdaptedClip, prompts: Tensor, where: str | Path | None) -> None:

@@ -165,6 +165,11 @@ def published_weights(net: ProposalNet | None, clip: MaskAdaptedClip | None, lay
     Raises:
         ValueError: If a net is of a form that no published layout has.
     """
+    if clip is not None and clip.blank_patches != "kept":
+        raise ValueError(
+            "export: CLIP was trained without the tokens of patches outside the mask, and the published code keeps "
+            "them: its classes would be others; export a CLIP that was finetuned with blank_patches 'kept'"
+        )
     weights: dict[str, Tensor] = {}
     if net is not None:
         ours = net.state_dict()

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from ovseg_models.checkpoint_keys.key_report import take_tensors
-from ovseg_models.mask_adapted_clip import MaskAdaptedClip
+from ovseg_models.mask_adapted_clip import BlankPatches, MaskAdaptedClip
+from ovseg_models.pretrained_clip import blank_patches_argument
 from pipeline.clip_loading import LoadedClip
 from pipeline.errors import PipelineError
 from storage_schemas.artifact import Artifact
@@ -26,24 +27,30 @@ from storage_schemas.manifest import Manifest, Sidecar
 _TOWER_PREFIX, _LOGIT_SCALE = "clip.visual.", "clip.logit_scale"
 
 
-def new_mask_adapted_clip(base: LoadedClip, *, prompt_depth: int, prompt_seed: int | None = None) -> MaskAdaptedClip:
+def new_mask_adapted_clip(
+    base: LoadedClip, *, prompt_depth: int, prompt_seed: int | None = None, blank_patches: BlankPatches = "kept"
+) -> MaskAdaptedClip:
     """Put mask prompts beside a copy of stock CLIP, which stays as it is.
 
     Args:
         base: Stock CLIP.
         prompt_depth: Layers whose inputs take prompts; 0 for a model without prompts.
         prompt_seed: Seed of prompts to be trained; None for zeros.
+        blank_patches: Whether the tokens of patches without a mask pixel are dropped.
 
     Raises:
-        PipelineError: If prompts have no meaning in its image tower, or it has fewer layers.
+        PipelineError: If prompts have no meaning in its image tower, it has fewer layers, or it cannot drop tokens.
     """
     try:
-        adapted = MaskAdaptedClip(copy.deepcopy(base.clip), prompt_depth=prompt_depth, prompt_seed=prompt_seed)
+        adapted = MaskAdaptedClip(
+            copy.deepcopy(base.clip), prompt_depth=prompt_depth, prompt_seed=prompt_seed, blank_patches=blank_patches
+        )
     except (TypeError, ValueError) as error:
         message = f"finetune: {error}"
         raise PipelineError(message) from error
     if base.config:
-        adapted.arguments = {"model": dict(base.config), "prompt_depth": prompt_depth}
+        recorded = blank_patches_argument(blank_patches)
+        adapted.arguments = {"model": dict(base.config), "prompt_depth": prompt_depth, **recorded}
     return adapted.eval()
 
 
@@ -76,6 +83,7 @@ def write_adapted_clip(
         "base_digest": base.digest,
         "config": cast("Json", dict(base.config)),
         "prompt_depth": adapted.prompt_depth,
+        **cast("dict[str, Json]", blank_patches_argument(adapted.blank_patches)),
         **facts,
     }
     sidecars = dict(written)
@@ -108,7 +116,8 @@ def load_adapted_clip(artifact: Artifact, base: LoadedClip) -> MaskAdaptedClip:
             f"{base.digest[:12]}; set 'clip' as it was then, or run 'ovseg finetune' again"
         )
         raise PipelineError(message)
-    adapted = new_mask_adapted_clip(base, prompt_depth=facts["prompt_depth"])
+    blank_patches = facts.get("blank_patches", "kept")
+    adapted = new_mask_adapted_clip(base, prompt_depth=facts["prompt_depth"], blank_patches=blank_patches)
     for unit, wanted in _tensors_by_unit(adapted, artifact.description.units).items():
         found = {name: torch.from_numpy(array) for name, array in read_weights(artifact, unit).items()}
         conversion = take_tensors(found, wanted, {name: name for name in wanted})

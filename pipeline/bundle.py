@@ -1,6 +1,7 @@
 """What users take away of a run: a segmenter's folder, and the adapted CLIP as a plain open_clip file."""
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from pipeline.proposal_net_loading import load_proposal_net
 from pipeline.settings import Settings
 from storage_schemas.checkpoints import IMAGE_TOWER
 from storage_schemas.commit import Disk, write_file
+
+logger = logging.getLogger(__name__)
 
 
 def bundle(settings: Settings, folder: Path, *, ensemble_weight: float = 0.7, original_clip: bool = False) -> None:
@@ -88,7 +91,14 @@ def export_open_clip(settings: Settings, file: Path) -> Path:
             "finetune in a mode that trains the image tower, or use 'ovseg bundle'"
         )
         raise PipelineError(message)
-    write_open_clip(load_adapted_clip(artifact, load_clip(settings.clip)), file, config_file)
+    adapted = load_adapted_clip(artifact, load_clip(settings.clip))
+    if adapted.blank_patches == "dropped":
+        logger.warning(
+            "%s: this CLIP was trained without the tokens of patches outside the mask, which open_clip keeps: it "
+            "names regions otherwise there",
+            file,
+        )
+    write_open_clip(adapted, file, config_file)
     return config_file
 
 

@@ -118,6 +118,11 @@ def _markdown(card: Mapping[str, Any]) -> str:
         f"CLIP with weights `{card['clip_digest'][:12]}`, adapted to {pairs['pairs']:,} masked crops with "
         f"{card['nouns']:,} nouns (pairs `{pairs['name']}`, digest `{pairs['digest'][:12]}`)."
     )
+    if card["options"].get("blank_patches") == "dropped":
+        made_of += (
+            " Tokens of patches without a mask pixel are dropped, in training and wherever this CLIP is used; with "
+            "them it names regions otherwise."
+        )
     lines = [
         f"# Adapted CLIP `{card['name']}`",
         "",

@@ -19,7 +19,7 @@ from ovseg_models.zero_shot import ZeroShotCounts
 from pipeline.finetune.parameter_groups import parameter_groups
 from pipeline.finetune.phases import Phase
 from pipeline.finetune.samples import PairBatch, PairSamples
-from pipeline.finetune.validation import Validation
+from pipeline.finetune.validation import Embed, Validation
 from pipeline.training.loader import loading, on_device, rows, size
 from pipeline.training.loop import StepContext
 from pipeline.training.processes import Processes
@@ -30,7 +30,8 @@ class ImageSide(nn.Module):
 
     Args:
         adapted: The whole model.
-        uses_prompts: Whether prompts take the place of patches outside the mask.
+        uses_prompts: Whether prompts take the place of patches outside the mask; whether these are dropped, the model
+            knows.
     """
 
     def __init__(self, adapted: MaskAdaptedClip, *, uses_prompts: bool) -> None:
@@ -42,7 +43,7 @@ class ImageSide(nn.Module):
         self, crops: Float[Tensor, "crop 3 side side"], patch_masks: Bool[Tensor, "crop patch"]
     ) -> Float[Tensor, "crop dim"]:
         """Embed crops, L2-normalised, in single precision."""
-        return self.adapted.encode_image(crops, patch_masks if self.uses_prompts else None).float()
+        return self.adapted.encode_image(crops, patch_masks, use_prompts=self.uses_prompts).float()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,8 +183,8 @@ class FinetuneTask:
         return contrastive_loss(image_embeddings, texts, scale)
 
 
-def accuracies(validation: Validation, model: nn.Module, processes: Processes) -> dict[str, float]:
-    """Measure an image side; the processes share the scenes."""
+def accuracies(validation: Validation, model: Embed, processes: Processes) -> dict[str, float]:
+    """Measure what embeds crops, such as an `ImageSide`; the processes share the scenes."""
     shared = range(processes.rank, len(validation.scenes), processes.count)
     numbers = validation.counts(model, shared).stacked().to(processes.device)
     return ZeroShotCounts.from_stacked(processes.sum(numbers).cpu()).accuracies(validation.groups)

@@ -17,7 +17,7 @@ from pipeline.finetune.augmentation import WindowAugmentation
 from pipeline.finetune.phases import Phase, phases_of
 from pipeline.finetune.report import Training, write_report
 from pipeline.finetune.samples import PairSamples
-from pipeline.finetune.task import FinetuneTask, ImageSide, accuracies
+from pipeline.finetune.task import FinetuneTask, accuracies
 from pipeline.finetune.validation import Validation, seen_groups
 from pipeline.graph import Node
 from pipeline.settings import ComputeSettings, FinetuneSettings
@@ -123,7 +123,9 @@ def gather_inputs(settings: FinetuneSettings, node: Node, processes: Processes) 
     """
     base = load_clip(node.clip.settings)
     depth = settings.prompt_depth if MASK_PROMPTS in node.artifact.description.units else 0
-    adapted = new_mask_adapted_clip(base, prompt_depth=depth, prompt_seed=settings.seed).to(processes.device)
+    adapted = new_mask_adapted_clip(
+        base, prompt_depth=depth, prompt_seed=settings.seed, blank_patches=settings.blank_patches
+    ).to(processes.device)
     adapted.set_grad_checkpointing(settings.gradient_checkpointing)
     pairs = PairCollection(node["pairs"].artifact)
     classifier = TextClassifier(adapted.clip, base.tokenize)
@@ -212,7 +214,7 @@ def _start(
     before = {}
     if validation is not None:
         with single_precision(processes.device, settings.precision):
-            before = accuracies(validation, ImageSide(adapted, uses_prompts=False).eval(), processes)
+            before = accuracies(validation, lambda crops, _: adapted.encode_image(crops).float(), processes)
     if processes.is_first:
         embeddings = classifier.text_embeddings(pairs.nouns, prompt_templates(settings.prompt_templates)).cpu().numpy()
         store.prepare()

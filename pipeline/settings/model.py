@@ -18,6 +18,10 @@ ANY_ITEM = "*"
 CHANGES_NO_RESULT: JsonDict = {"changes_result": False}
 """``json_schema_extra`` of a setting, or of a whole section, that says how the work is done, not what comes out."""
 
+LATER_SETTING: JsonDict = {"in_digest_at_default": False}
+"""``json_schema_extra`` of a setting that changes the result and came when artifacts existed: it enters a digest only
+where it has another value than its default, so that theirs stay as they are."""
+
 Item = TypeVar("Item")
 
 ListOf = Annotated[tuple[Item, ...], Field(strict=False)]
@@ -37,6 +41,9 @@ Precision = Literal["fp32", "tf32", "bf16", "fp16"]
 
 ``"tf32"`` keeps numbers of 32 bits and multiplies them with 10 bits of mantissa, about 3 digits, from Ampere cards on.
 """
+
+BlankPatches = Literal["kept", "dropped"]
+"""What becomes of the tokens of a crop's patches without a mask pixel in CLIP's image tower."""
 
 PromptTemplates = Literal["bare", "single", "vild", "imagenet"]
 """Sentences that a noun or class name is put into: the name alone, one sentence, ViLD's 14, CLIP's 80 for ImageNet."""
@@ -100,7 +107,8 @@ def all_settings(model: type[BaseModel], above: tuple[str, ...] = ()) -> Iterato
 def result_settings(model: BaseModel) -> dict[str, Json]:
     """Return the settings that change the result, as JSON values; a stage puts them into its artifact's digest.
 
-    Left out is what is marked with ``CHANGES_NO_RESULT``: a field, or a section as a whole.
+    Left out is what is marked with ``CHANGES_NO_RESULT``: a field, or a section as a whole; and what is marked with
+    ``LATER_SETTING``, where it has its default.
     """
     pruned: dict[str, Json] = _pruned(model, model.model_dump(mode="json")) if changes_result(type(model)) else {}
     return pruned
@@ -146,6 +154,7 @@ def _pruned(value: object, dumped: Any) -> Any:
             for name, field in type(value).model_fields.items()
             if changes_result(field)
             and (not isinstance(item := getattr(value, name), BaseModel) or changes_result(type(item)))
+            and not (_extra(field).get("in_digest_at_default") is False and item == field.default)
         }
     if isinstance(value, Mapping):
         return {key: _pruned(item, dumped[str(key)]) for key, item in value.items()}

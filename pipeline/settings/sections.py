@@ -14,6 +14,8 @@ from ovseg_models.image_input import PIXELS_MAX
 from pipeline.data_set_options import CocoLabelKind, DataSetName, StuffValues, VocLabelDirectory
 from pipeline.settings.model import (
     CHANGES_NO_RESULT,
+    LATER_SETTING,
+    BlankPatches,
     DatasetReference,
     ListOf,
     MaskThreshold,
@@ -603,6 +605,12 @@ class FinetuneSettings(SettingsModel):
     )
     seed: int = Field(default=0, ge=0, description="Seed of prompt tokens, data order and augmentation.")
     prompt_depth: int = Field(default=3, ge=1, le=64, description="Transformer layers that get mask prompt tokens.")
+    blank_patches: BlankPatches = Field(
+        default="kept",
+        description="'dropped' = tokens of patches without a mask pixel leave the sequence (after the last layer that "
+        "takes prompts): fewer operations here and wherever the adapted CLIP is used.",
+        json_schema_extra=LATER_SETTING,
+    )
     train_logit_scale: bool = Field(
         default=True, description="Train the logit scale too, up to ln 100, as the reference does in FT and MPT."
     )

@@ -1,16 +1,21 @@
-"""Identities of the mask-adapted CLIP, a naive twin of its forward, and its gradients.
+"""Identities of the mask-adapted CLIP, naive twins of its forward pass, and its gradients.
 
 Beside open_clip's own forward pass, which computes all tokens of the last layer, the class token alone is equal to
 within rounding: `ROUNDING`, on embeddings of length 1.
 """
 
+import itertools
+
 import open_clip
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils.flop_counter import FlopCounterMode
 
 from ovseg_models import mask_adapted_clip
-from ovseg_models.mask_adapted_clip import MaskAdaptedClip
+from ovseg_models.mask_adapted_clip import MaskAdaptedClip, length_groups
 from ovseg_models.pretrained_clip import build_clip
+from tests.operations import CountedOperations
 
 ROUNDING = 7e-7
 VARIANTS = [
@@ -38,9 +43,9 @@ def inputs(count=3, seed=0, share=0.5, side=16, patches=16):
     return crops, torch.rand(count, patches, generator=generator) < share
 
 
-def naive_embedding(model, crop, mask):
-    """One crop, token by token, with the mask as numbers: x * m + P * (1 - m)."""
-    visual, prompts = model.clip.visual, model.mask_prompts
+def naive_embedding(model, crop, mask, *, dropped=False):
+    """One crop, token by token, with the mask as numbers: x * m + P * (1 - m); blank tokens may leave after that."""
+    visual, prompts = model.clip.visual, [] if model.mask_prompts is None else model.mask_prompts
     patch_px, side = visual.patch_size[0], visual.image_size[0]
     tokens = []
     for top in range(0, side, patch_px):
@@ -48,9 +53,12 @@ def naive_embedding(model, crop, mask):
             pixels = crop[:, top : top + patch_px, left : left + patch_px]
             tokens.append((visual.conv1.weight * pixels).sum(dim=(1, 2, 3)))
     kept = [float(value) for value in mask]
-    tokens = [token * m + prompts[0, i] * (1 - m) for i, (token, m) in enumerate(zip(tokens, kept, strict=True))]
+    if len(prompts):
+        tokens = [token * m + prompts[0, i] * (1 - m) for i, (token, m) in enumerate(zip(tokens, kept, strict=True))]
     x = visual.ln_pre(torch.stack([visual.class_embedding, *tokens]) + visual.positional_embedding)
     for number, block in enumerate(visual.transformer.resblocks, start=1):
+        if dropped and number == len(prompts) + 1:
+            x = torch.stack([x[0], *(x[i + 1] for i, m in enumerate(kept) if m)])
         x = block(x[None])[0]
         if number < len(prompts):
             x = torch.stack([x[0], *(x[i + 1] * m + prompts[number, i] * (1 - m) for i, m in enumerate(kept))])
@@ -114,7 +122,7 @@ def test_the_class_token_alone_has_the_gradients_of_all_tokens(tiny_clip_config,
     last_mlp.register_forward_hook(lambda _, given, __: rows.append(given[0].shape[1]))
     for all_tokens in (False, True):
         if all_tokens:  # a tower's twin whose pooling is not known to need one token
-            monkeypatch.setattr(mask_adapted_clip, "_class_token_layer", lambda block, tokens: block(tokens))
+            monkeypatch.setattr(mask_adapted_clip, "_layer", lambda block, tokens, **_: block(tokens))
         model.zero_grad()
         embeddings = model.encode_image(crops, patch_mask if prompted else None)
         (embeddings * torch.linspace(-1, 1, 16)).sum().backward()
@@ -267,3 +275,170 @@ def test_embeddings_have_unit_length(adapted):
     crops, patch_mask = inputs()
     for embeddings in (adapted.encode_image(crops, patch_mask), adapted.encode_image(crops)):
         torch.testing.assert_close(embeddings.norm(dim=-1), torch.ones(3))
+
+
+# Blank patches that leave the sequence
+
+
+@pytest.fixture(params=[0, mask_adapted_clip.GROUP_TOKENS_CPU], ids=["groups of one length", "one padded group"])
+def group_tokens(request, monkeypatch):
+    monkeypatch.setattr(mask_adapted_clip, "GROUP_TOKENS_CPU", request.param)
+    return request.param
+
+
+def dropping(config, depth=3):
+    clip = build_clip(config)
+    return MaskAdaptedClip(clip, prompt_depth=depth, prompt_seed=1, blank_patches="dropped")
+
+
+def inputs_of_many_lengths(count=6):
+    crops, patch_mask = inputs(count)
+    patch_mask[0], patch_mask[1] = True, False  # all that the crop shows, and the class token alone
+    return crops, patch_mask
+
+
+@pytest.mark.parametrize("depth", [0, 1, 3, 4])
+def test_without_blank_patches_each_crop_equals_its_naive_twin(tiny_clip_config, group_tokens, depth):
+    model = dropping(tiny_clip_config, depth)
+    crops, patch_mask = inputs_of_many_lengths()
+    found = model.encode_image(crops, patch_mask)
+    twins = [naive_embedding(model, *pair, dropped=True) for pair in zip(crops, patch_mask, strict=True)]
+    torch.testing.assert_close(found, torch.stack(twins), atol=1e-5, rtol=0)
+    kept = MaskAdaptedClip(model.clip, prompt_depth=depth, prompt_seed=1).encode_image(crops, patch_mask)
+    changed = (found - kept).abs().amax(dim=1) > 1e-4
+    assert changed.tolist() == [False, *[depth < 4] * 5]  # nothing is blank in the first; after layer 4 none reads
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.parametrize("depth", [0, 2])
+def test_gradients_without_blank_patches_equal_those_of_the_naive_twin(
+    tiny_clip_config, group_tokens, depth, recompute
+):
+    model = dropping(tiny_clip_config, depth)
+    model.set_grad_checkpointing(recompute)
+    crops, patch_mask = inputs_of_many_lengths()
+    slopes = torch.randn(6, 16, generator=torch.Generator().manual_seed(5))
+    gradients = []
+    for embed in (
+        lambda: model.encode_image(crops, patch_mask),
+        lambda: torch.stack(
+            [naive_embedding(model, *each, dropped=True) for each in zip(crops, patch_mask, strict=True)]
+        ),
+    ):
+        model.zero_grad()
+        (embed() * slopes).sum().backward()
+        gradients.append({name: each.grad for name, each in model.named_parameters() if each.grad is not None})
+    assert gradients[0].keys() == gradients[1].keys()
+    assert len(gradients[0]) > 50
+    for name, gradient in gradients[1].items():
+        torch.testing.assert_close(
+            gradients[0][name], gradient, atol=2e-5, rtol=1e-4, msg=lambda told, n=name: f"{n} {told}"
+        )
+
+
+@torch.no_grad()
+def test_blank_patches_are_dropped_where_prompts_are_not_used_too(tiny_clip_config, group_tokens):
+    model = dropping(tiny_clip_config)
+    crops, patch_mask = inputs_of_many_lengths()
+    bare = MaskAdaptedClip(model.clip, prompt_depth=0, blank_patches="dropped")
+    expected = torch.stack([naive_embedding(bare, *pair, dropped=True) for pair in zip(crops, patch_mask, strict=True)])
+    torch.testing.assert_close(model.encode_image(crops, patch_mask, use_prompts=False), expected, atol=1e-5, rtol=0)
+    assert torch.equal(model.encode_image(crops), MaskAdaptedClip(model.clip).encode_image(crops))
+    assert model.encode_image(crops[:0], patch_mask[:0]).shape == (0, 16)
+    needs = [each.needs_patch_masks(use_prompts=use) for each in (model, bare) for use in (True, False)]
+    assert needs == [True] * 4
+    kept = MaskAdaptedClip(model.clip, prompt_depth=3)
+    assert [kept.needs_patch_masks(use_prompts=use) for use in (True, False)] == [True, False]
+
+
+@torch.no_grad()
+def test_what_blank_patches_show_does_not_matter_once_they_are_dropped(tiny_clip_config, group_tokens):
+    model = dropping(tiny_clip_config, depth=0)
+    crops, patch_mask = inputs_of_many_lengths()
+    blank_px = (~patch_mask).unflatten(1, (4, 4)).repeat_interleave(4, 1).repeat_interleave(4, 2)
+    other = torch.where(blank_px[:, None], 1e3, crops)
+    assert torch.equal(model.encode_image(other, patch_mask), model.encode_image(crops, patch_mask))
+
+
+@torch.no_grad()
+def test_without_blank_patches_in_mixed_precision(tiny_clip_config, group_tokens):
+    model = dropping(tiny_clip_config)
+    crops, patch_mask = inputs_of_many_lengths()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = model.encode_image(crops, patch_mask)
+    torch.testing.assert_close(found.float(), model.encode_image(crops, patch_mask), atol=2e-2, rtol=0)
+
+
+def test_the_host_waits_once_for_the_number_of_tokens(tiny_clip_config):
+    model = dropping(tiny_clip_config, depth=1)
+    crops, patch_mask = inputs_of_many_lengths()
+    with CountedOperations() as counted:
+        model.encode_image(crops, patch_mask)
+    assert dict(counted.waits) == {"cpu": 1}
+
+
+def test_beside_the_number_of_tokens_a_device_is_never_waited_for(tiny_clip_config, monkeypatch):
+    """A fake CUDA tensor has no numbers: the forward pass fails wherever it would read one, or mixes up devices."""
+    crops, patch_mask = inputs_of_many_lengths()
+    lengths = mask_adapted_clip._sorted_lengths(patch_mask)
+    monkeypatch.setattr(mask_adapted_clip, "_sorted_lengths", lambda masks: lengths)
+    with FakeTensorMode(), torch.device("cuda"):
+        clip = open_clip.CLIP(**tiny_clip_config)
+        model = MaskAdaptedClip(clip, prompt_depth=1, blank_patches="dropped")
+        found = model.encode_image(torch.empty(crops.shape), torch.empty(patch_mask.shape, dtype=torch.bool))
+    assert (found.device.type, tuple(found.shape)) == ("cuda", (6, 16))
+
+
+@pytest.mark.parametrize("group_tokens", [0, 3, 20, 1000])
+def test_length_groups_compute_the_least(group_tokens):
+    generator = torch.Generator().manual_seed(group_tokens)
+    lengths = torch.randint(1, 12, (9,), generator=generator).sort().values.tolist()
+    costs = []
+    for inner in itertools.product([False, True], repeat=8):  # every way of cutting the sequence of crops
+        ends = [place for place, cut in enumerate([*inner, True], start=1) if cut]
+        starts = [0, *ends[:-1]]
+        costs.append(
+            sum((end - start) * lengths[end - 1] + group_tokens for start, end in zip(starts, ends, strict=True))
+        )
+    groups = length_groups(lengths, group_tokens)
+    assert sum(group.crops * group.tokens + group_tokens for group in groups) == min(costs)
+    assert sum(group.crops for group in groups) == 9
+    start = 0
+    for group in groups:
+        members = lengths[start : start + group.crops]
+        assert (group.tokens, group.is_padded) == (max(members), len(set(members)) > 1)
+        start += group.crops
+
+
+def test_half_the_patches_take_about_half_the_multiplications(tiny_clip_config):
+    tiny_clip_config["vision_cfg"] |= {"image_size": 64, "width": 64, "head_width": 32, "layers": 6}
+    model = dropping(tiny_clip_config, depth=0)
+    crops, patch_mask = inputs(count=64, side=64, patches=256)
+    counts = []
+    for given in (None, patch_mask):
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            model.encode_image(crops, given)
+        counts.append(counter.get_total_flops())
+    assert 0.42 < counts[1] / counts[0] < 0.58
+
+
+@pytest.mark.parametrize(
+    ("vision_cfg", "found"),
+    [
+        ({"pool_type": "avg"}, "pool_type 'avg'"),
+        ({"qk_norm": True, "scale_attn": True}, "attention of another kind"),
+    ],
+)
+def test_towers_whose_tokens_cannot_be_dropped_are_refused(tiny_clip_config, vision_cfg, found):
+    clip = build_clip(variant_of(tiny_clip_config, {"vision_cfg": vision_cfg}))
+    with pytest.raises(
+        ValueError, match=f"blank_patches is 'dropped' and the image tower has {found}.*set blank_patches"
+    ):
+        MaskAdaptedClip(clip, blank_patches="dropped")
+    MaskAdaptedClip(clip)
+
+
+@pytest.mark.usefixtures("without_shape_checks")
+def test_an_unknown_way_with_blank_patches_is_refused(tiny_clip_config):
+    with pytest.raises(ValueError, match=r"blank_patches is 'merged', one of \('kept', 'dropped'\) is expected"):
+        MaskAdaptedClip(build_clip(tiny_clip_config), blank_patches="merged")

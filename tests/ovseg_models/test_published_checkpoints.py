@@ -295,6 +295,13 @@ def test_files_that_cannot_be_written_are_refused(tmp_path):
         write_published_checkpoint(whole_model(), tmp_path / "model.pth")
 
 
+def test_a_clip_without_blank_patches_has_no_published_layout(tmp_path):
+    clip = build_mask_adapted_clip(CLIP, blank_patches="dropped")
+    with pytest.raises(ValueError, match=r"the published code keeps them.*blank_patches 'kept'"):
+        write_published_checkpoint(SegmenterParts(None, clip), tmp_path / "clip.pth")
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize(
     ("preset", "architecture", "keys", "millions", "prompts"),
     [("swin_b", "ViT-L-14", 954, 531.2, (3, 256, 1024)), ("r101c", "ViT-B-16", 983, 211.1, (3, 196, 768))],

@@ -76,6 +76,19 @@ def test_what_was_written_is_read_and_the_base_stays(tmp_path: Path, phases: tup
             assert torch.equal(tensor, base.clip.state_dict()[name]), name
 
 
+@pytest.mark.parametrize("blank_patches", ["kept", "dropped"])
+def test_how_it_was_trained_comes_back_and_old_artifacts_keep_their_bytes(tmp_path: Path, blank_patches: str) -> None:
+    base = tiny_loaded_clip()
+    adapted = new_mask_adapted_clip(base, prompt_depth=2, prompt_seed=3, blank_patches=blank_patches)
+    artifact = artifact_of(tmp_path, ("ft", "mpt"))
+    with artifact.writing():
+        write_adapted_clip(artifact, adapted, base, {})
+    found = load_adapted_clip(Artifact.open(artifact.directory), base)
+    assert found.blank_patches == found.arguments.get("blank_patches", "kept") == blank_patches
+    recorded = [unit.facts.get("blank_patches") for unit in artifact.manifest().units]
+    assert recorded == ([None, None] if blank_patches == "kept" else ["dropped", "dropped"])
+
+
 def test_mask_prompts_are_a_small_file_of_their_own(tmp_path: Path) -> None:
     base = tiny_loaded_clip()
     artifact = written(tmp_path, base, ("ft", "mpt"), 3)

@@ -67,6 +67,25 @@ def test_the_bundle_is_a_segmenter_with_the_adapted_clip(settings: Settings, tmp
 
 
 @pytest.mark.usefixtures("trained_net")
+def test_a_clip_trained_without_blank_patches_drops_them_in_the_bundle_too(
+    settings: Settings, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    finetuning = settings.finetune.model_copy(update={"blank_patches": "dropped", "prompt_depth": 1})
+    dropping = settings.model_copy(update={"finetune": finetuning})
+    run("finetune", dropping)
+    bundle(dropping, tmp_path / "model")
+    clip = Segmenter.load(tmp_path / "model").clip
+    assert clip.blank_patches == "dropped"
+    crops, masks = crops_with_masks()
+    adapted = load_adapted_clip(artifact_of(dropping, "adapted_clip"), load_clip(settings.clip))
+    with torch.no_grad():
+        assert torch.equal(clip.encode_image(crops, masks), adapted.encode_image(crops, masks))
+    assert not caplog.messages
+    export_open_clip(dropping, tmp_path / "adapted.safetensors")
+    assert "was trained without the tokens of patches outside the mask" in caplog.text
+
+
+@pytest.mark.usefixtures("trained_net")
 def test_the_baseline_is_a_segmenter_with_the_original_clip(settings: Settings, tmp_path: Path) -> None:
     bundle(settings, tmp_path / "model", original_clip=True)
     segmenter = Segmenter.load(tmp_path / "model")

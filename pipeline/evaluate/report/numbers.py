@@ -54,7 +54,7 @@ def report_numbers(
     return {
         "name": settings.name,
         "clip": settings.evaluate.clip,
-        "adaptation": settings.finetune.mode if settings.evaluate.clip == "adapted" else None,
+        "adaptation": _adaptation(settings) if settings.evaluate.clip == "adapted" else None,
         "models": {
             "clip": f"{settings.clip.architecture} ({settings.clip.pretrained})",
             "proposal_net": settings.proposal_net.architecture.backbone.name,
@@ -64,6 +64,12 @@ def report_numbers(
         "weight_choice": choices,
         "settings": result_settings(given),
     }
+
+
+def _adaptation(settings: Settings) -> str:
+    """Name what stage 3 did, and that it made a CLIP that reads fewer tokens, if it did."""
+    dropped = ", tokens of blank patches dropped" if settings.finetune.blank_patches == "dropped" else ""
+    return settings.finetune.mode + dropped
 
 
 def dataset_numbers(settings: Settings, node: Node) -> Numbers:

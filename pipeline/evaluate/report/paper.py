@@ -160,7 +160,7 @@ def _adaptation(settings: Settings, view: ClipView) -> Adaptation | None:
     mode = settings.finetune.mode if view.clip == "adapted" else view.clip
     if mode == ORIGINAL:
         return Adaptation(ORIGINAL)
-    if settings.finetune.pairs_dir or not view.masked:
+    if settings.finetune.pairs_dir or settings.finetune.blank_patches == "dropped" or not view.masked:
         return None
     if mode == "ft":
         return Adaptation(mode, settings.mine.source)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from ovseg_models.text_classifier import TextClassifier
@@ -19,12 +20,14 @@ from pipeline.adapted_clip_loading import load_adapted_clip
 from pipeline.clip_loading import load_clip
 from pipeline.errors import PipelineError
 from pipeline.finetune.finetune import Finetune
-from pipeline.finetune.task import FinetuneTask
+from pipeline.finetune.task import FinetuneTask, ImageSide, accuracies
+from pipeline.finetune.training import gather_inputs
 from pipeline.graph import MissingInputError
 from pipeline.settings import Settings
 from pipeline.stages import run
 from pipeline.states import state_of_node
 from pipeline.training.metrics import read_metrics
+from pipeline.training.processes import Processes
 from storage_schemas.artifact import Artifact
 from storage_schemas.checkpoints import read_weights
 from storage_schemas.pair_collection import PairCollection
@@ -114,6 +117,29 @@ def test_the_other_modes_run(pairs: Artifact, tmp_path: Path, mode: str) -> None
     report = run("finetune", small_settings(tmp_path, pairs.directory, mode=mode))
     units = [unit.unit for unit in report.manifest.units]
     assert units == (["image_tower", "report"] if mode == "ft" else ["image_tower", "mask_prompts", "report"])
+
+
+@pytest.mark.parametrize("mode", ["ft", "mpt"])
+def test_training_and_validation_drop_blank_patches_alike(pairs: Artifact, tmp_path: Path, mode: str) -> None:
+    changes = {"mode": mode, "validation_dataset": "scenes", "prompt_depth": 1}
+    kept, dropped = (
+        run("finetune", small_settings(tmp_path, pairs.directory, blank_patches=way, **changes))
+        for way in ("kept", "dropped")
+    )
+    assert kept.artifact.directory != dropped.artifact.directory
+    cards = [report.manifest.units[-1].facts for report in (kept, dropped)]
+    assert cards[0]["before"] == cards[1]["before"]  # stock CLIP as it is
+    assert cards[0]["phases"][0]["first_loss"] != cards[1]["phases"][0]["first_loss"]
+    assert ["are dropped" in card_text(report.artifact) for report in (kept, dropped)] == [False, True]
+    settings = small_settings(tmp_path, pairs.directory, blank_patches="dropped", **changes)
+    adapted = load_adapted_clip(dropped.artifact, load_clip(settings.clip))
+    assert adapted.blank_patches == "dropped"
+    alone = Processes(0, 1, torch.device("cpu"))
+    validation = gather_inputs(settings.finetune, node_of(settings, "adapted_clip"), alone).validation
+    assert validation is not None
+    measured = accuracies(validation, ImageSide(adapted, uses_prompts=mode == "mpt").eval(), alone)
+    stored = cards[1]["phases"][0]["validation"][-1]
+    assert {name: stored[name] for name in measured} == pytest.approx(measured)
 
 
 def test_a_finished_run_does_nothing_and_settings_of_how_change_nothing(

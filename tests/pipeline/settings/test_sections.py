@@ -73,6 +73,7 @@ def test_how_the_work_is_done_does_not_change_the_digest():
         "proposal_net.training.loss.unlabelled_pixels=left_out",
         "mine.source=proposals-5-captions",
         "mine.embed.precision=bf16",
+        "finetune.blank_patches=dropped",
         "mine.nouns.stop_words=['photo']",
         "mine.nouns.shipped_stop_words=true",
         "mine.nouns.fixed_expressions=true",
@@ -85,6 +86,14 @@ def test_how_the_work_is_done_does_not_change_the_digest():
 )
 def test_what_is_done_changes_the_digest(flag):
     assert result_settings(load_settings(None, [flag])) != result_settings(Settings())
+
+
+def test_settings_that_came_later_leave_digests_as_they_were():
+    settings = Settings()
+    assert settings.finetune.blank_patches == "kept"
+    assert "blank_patches" not in result_settings(settings.finetune)
+    given = load_settings(None, ["finetune.blank_patches=kept"])
+    assert result_settings(given) == result_settings(settings)
 
 
 def test_result_settings_are_json_without_sections_that_change_nothing():
