@@ -8,6 +8,7 @@ import torch.nn.functional as F  # noqa: N812
 from jaxtyping import Float
 from torch import Tensor
 
+from ovseg_models.checkpointing import computed_again
 from ovseg_models.matching import DICE_SMOOTHING, FOCAL_ALPHA, LossWeights, Matches, match_queries
 from ovseg_models.proposal_net import ProposalOutput
 from ovseg_models.targets import TargetBatch, Targets, pack_targets
@@ -43,6 +44,7 @@ def proposal_losses(
     num_masks: float | int,
     query_weight: float | int | None = None,
     weights: LossWeights = LossWeights(),  # noqa: B008 (frozen)
+    checkpointing: bool = False,
 ) -> ProposalLosses:
     """Match and compare every decoder output with the ground truth; each output is matched anew.
 
@@ -56,6 +58,8 @@ def proposal_losses(
             total weight, which makes it the published weighted mean. A batch that is computed in parts, or shared by
             processes, gives `total_query_weight` of the whole one, so that the parts add up.
         weights: The same for every output.
+        checkpointing: Compute what the masks' losses need at full size again in the backward pass, one output at a
+            time, instead of keeping it for all.
 
     Raises:
         ValueError: If a target does not fit the vocabulary or the images.
@@ -84,6 +88,7 @@ def proposal_losses(
                 num_masks=float(max(num_masks, 1)),
                 query_weight=query_weight,
                 weights=weights,
+                checkpointing=checkpointing,
             )
             for masks, logits, matches in zip(
                 mask_logits, full_logits, match_queries(mask_logits, full_logits, batch, weights=weights), strict=True
@@ -103,18 +108,31 @@ def _layer_losses(
     num_masks: float,
     query_weight: float | None,
     weights: LossWeights,
+    checkpointing: bool,
 ) -> LossTerms:
     """Compute the terms of one decoder output."""
     every_target_matched = len(matches.targets) == len(targets.class_ids)
     masks = targets.masks if every_target_matched else targets.masks[matches.targets]
     # Only matched masks are brought to full size; unmatched ones have no mask loss.
-    matched = upsample_bilinear(mask_logits[matches.images, matches.queries], (masks.shape[-2], masks.shape[-1]))
+    matched = mask_logits[matches.images, matches.queries]
     counted = None if targets.counted is None else targets.counted[matches.images]
-    focal, dice = mask_losses(matched, masks, counted)
+    if checkpointing:
+        focal, dice = computed_again(_upsampled_mask_losses, matched, masks, counted)
+    else:
+        focal, dice = _upsampled_mask_losses(matched, masks, counted)
     classification = classification_loss(
         class_logits, targets, matches, no_object_weight=weights.no_object, query_weight=query_weight
     )
     return LossTerms(classification, focal.sum() / num_masks, dice.sum() / num_masks)
+
+
+def _upsampled_mask_losses(
+    logits: Float[Tensor, "mask small_h small_w"],
+    masks: Float[Tensor, "mask height width"],
+    counted: Float[Tensor, "mask height width"] | None,
+) -> tuple[Float[Tensor, " mask"], Float[Tensor, " mask"]]:
+    """Bring logits to the masks' size and compute `mask_losses`."""
+    return mask_losses(upsample_bilinear(logits, (masks.shape[-2], masks.shape[-1])), masks, counted)
 
 
 def classification_loss(
@@ -140,16 +158,16 @@ def classification_loss(
     return F.cross_entropy(class_logits.flatten(0, 1), wanted.flatten(), class_weights, reduction="sum") / query_weight
 
 
-def total_query_weight(targets: Sequence[Targets], queries: int, *, no_object_weight: float) -> float:
+def total_query_weight(counts: Sequence[int], queries: int, *, no_object_weight: float) -> float:
     """Add up the weights of all queries in the classification loss, which don't depend on who is matched with whom.
 
     Args:
-        targets: One per image.
+        counts: Targets of each image.
         queries: Of the net; each image matches as many targets as it has, but no more than queries.
         no_object_weight: Weight of a query without a target; the others weigh 1.
     """
-    matched = sum(min(len(target.class_ids), queries) for target in targets)
-    return matched + no_object_weight * (len(targets) * queries - matched)
+    matched = sum(min(count, queries) for count in counts)
+    return matched + no_object_weight * (len(counts) * queries - matched)
 
 
 def upsample_bilinear(

@@ -11,6 +11,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from ovseg_models.backbones import SwinBackbone, TimmBackbone
+from ovseg_models.checkpointing import computed_again
 from ovseg_models.pixel_decoder import PixelDecoder
 from ovseg_models.query_decoder import QueryDecoder
 
@@ -105,6 +106,16 @@ class ProposalNet(nn.Module):
         self.register_buffer("pixel_std", torch.tensor(_PIXEL_STD)[:, None, None], persistent=False)
         self.arguments: dict[str, object] = {}
         self._query_source = query_source
+        self._checkpointing = False
+
+    def set_grad_checkpointing(self, enabled: bool) -> None:
+        """Choose whether backbone and pixel decoder are computed again in the backward pass rather than kept.
+
+        Raises:
+            ValueError: If the backbone does not have it.
+        """
+        self.backbone.set_grad_checkpointing(enabled)
+        self._checkpointing = enabled
 
     def forward(
         self, images: Float[Tensor, "batch 3 height width"], *, every_layer: bool | None = None
@@ -120,7 +131,9 @@ class ProposalNet(nn.Module):
         """
         every_layer = self.training if every_layer is None else every_layer
         features = self.backbone(images)
-        mask_features = self.pixel_decoder(features)
+        mask_features: Tensor = (
+            computed_again(self.pixel_decoder, features) if self._checkpointing else self.pixel_decoder(features)
+        )
         hidden = self.query_decoder(getattr(features, self._query_source), every_layer=every_layer)
         mask_embeddings = self.mask_head(hidden)
         mask_logits = torch.einsum("lbqc,bchw->lbqhw", mask_embeddings, mask_features)

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ovseg_models.backbones.feature_maps import FeatureMaps
+from ovseg_models.checkpointing import Blocks
 
 _PATCH_PX = 4
 _OTHER_REGION = -100.0  # added to the attention logit of two tokens that the cyclic shift made neighbours
@@ -92,10 +93,16 @@ class SwinBackbone(nn.Module):
         super().__init__()
         for stage in body.children():
             if hasattr(stage, "blocks"):
-                stage.blocks = nn.Sequential(*(SwinBlock(block) for block in stage.blocks))  # type: ignore[union-attr]
+                stage.blocks = Blocks(*(SwinBlock(block) for block in stage.blocks))  # type: ignore[union-attr]
         self.body = body
         self.channels = channels
         self.norms = nn.ModuleList(nn.LayerNorm(width) for width in channels)
+
+    def set_grad_checkpointing(self, enabled: bool) -> None:
+        """Choose whether each block is computed again in the backward pass rather than kept."""
+        for module in self.body.modules():
+            if isinstance(module, Blocks):
+                module.checkpointing = enabled
 
     def forward(self, images: Float[Tensor, "batch 3 height width"]) -> FeatureMaps:
         """Compute the feature maps of normalised images; sides are zero-padded to a multiple of 4 px."""

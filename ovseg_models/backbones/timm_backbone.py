@@ -1,5 +1,6 @@
 """Any timm network with ``features_only`` as a backbone, and R101c, the paper's ResNet, built from one of them."""
 
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,6 +10,7 @@ from timm.layers.norm_act import freeze_batch_norm_2d
 from torch import Tensor, nn
 
 from ovseg_models.backbones.feature_maps import STRIDES_PX, FeatureMaps
+from ovseg_models.checkpointing import Blocks
 
 _R101C_RES5_DILATIONS = (1, 2, 4)
 
@@ -31,10 +33,34 @@ class TimmBackbone(nn.Module):
             channels: Their channels.
         """
         super().__init__()
+        for name, stage in body.named_children() if isinstance(body, nn.ModuleDict) else ():  # each is called as one
+            # A stage of a ResNet; a stem's layers, which are no blocks, may change their inputs in place.
+            if type(stage) is nn.Sequential and all(any(block.children()) for block in stage):
+                body.add_module(name, Blocks(OrderedDict(stage.named_children())))  # names of parameters stay
         self.body = body
         self.channels = channels
         self._outputs = tuple(outputs)
         self._channels_come_last = str(getattr(body, "output_fmt", "NCHW")).endswith("NHWC")
+
+    def set_grad_checkpointing(self, enabled: bool) -> None:
+        """Choose whether blocks are computed again in the backward pass rather than kept.
+
+        Raises:
+            ValueError: If this network computes nothing again, or its batch norms would count that too.
+        """
+        blocks = [module for module in self.body.modules() if isinstance(module, Blocks)]
+        for stage in blocks:
+            stage.checkpointing = enabled
+        if blocks or not enabled:
+            return
+        # Other networks of timm have a switch of their own, which knows nothing of running statistics.
+        switch = getattr(self.body, "set_grad_checkpointing", None)
+        if switch is None or any(isinstance(module, nn.BatchNorm2d) for module in self.body.modules()):
+            raise ValueError(
+                f"backbone {type(self.body).__name__}: gradient_checkpointing is for ResNets, Swins, and networks that "
+                "timm can checkpoint and that have no batch norms to train; set frozen_batch_norm, or leave it off"
+            )
+        switch(enabled)
 
     def forward(self, images: Float[Tensor, "batch 3 height width"]) -> FeatureMaps:
         """Compute the feature maps of normalised images."""
