@@ -1,5 +1,6 @@
 """Where a worker of the shard runner computes: one model per worker, one worker per GPU."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,6 +14,9 @@ if TYPE_CHECKING:  # jobs carry a `WorkerCompute`, and planning imports no torch
     import torch
 
 
+_CUBLAS_WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
+
+
 @dataclass(frozen=True, slots=True)
 class WorkerCompute:
     """How a worker computes; picklable.
@@ -24,22 +28,26 @@ class WorkerCompute:
 
     device: str = "cpu"
     threads: int = 1
+    deterministic: bool = False
 
     @classmethod
     def of(cls, settings: ComputeSettings) -> "WorkerCompute":
         """Return what the settings say."""
-        return cls(settings.device, settings.threads_per_worker)
+        return cls(settings.device, settings.threads_per_worker, settings.deterministic)
 
     def begin(self) -> "torch.device":
         """Set this process's threads and return its device.
 
         Raises:
-            PipelineError: If CUDA is asked for and there is none.
+            PipelineError: If CUDA is asked for and there is none, or can't become deterministic any more.
         """
         import torch
 
         torch.set_num_threads(self.threads)
-        return chosen_device(self.device, gpu_of_worker(_worker_number(), torch.cuda.device_count()))
+        device = chosen_device(self.device, gpu_of_worker(_worker_number(), torch.cuda.device_count()))
+        if self.deterministic:
+            use_deterministic_algorithms(device)
+        return device
 
 
 def chosen_device(device: str, local_rank: int | None = None) -> "torch.device":
@@ -63,6 +71,30 @@ def chosen_device(device: str, local_rank: int | None = None) -> "torch.device":
         message = f"compute.device: {device!r}, but torch sees {torch.cuda.device_count()} CUDA devices, from cuda:0 on"
         raise PipelineError(f"{message}; choose one of them")
     return chosen
+
+
+def use_deterministic_algorithms(device: "torch.device") -> None:
+    """Let CUDA give the same bits on every run, for the rest of this process; a CPU does so anyway.
+
+    An operation that CUDA has only in a form that adds up in any order is an error of torch from then on.
+
+    Raises:
+        PipelineError: If CUDA has started already, for then cuBLAS may have, too.
+    """
+    import torch
+
+    if device.type != "cuda":
+        return
+    if os.environ.get(_CUBLAS_WORKSPACE) not in {":4096:8", ":16:8"}:  # the two of which torch knows that they do
+        if torch.cuda.is_initialized():
+            message = (
+                f"compute.deterministic: CUDA started in this process while {_CUBLAS_WORKSPACE} was "
+                f"{os.environ.get(_CUBLAS_WORKSPACE, 'not set')}; set it to ':4096:8' in the environment before"
+            )
+            raise PipelineError(message)
+        os.environ[_CUBLAS_WORKSPACE] = ":4096:8"
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.benchmark = False
 
 
 def gpu_of_worker(worker: int | None, gpus: int) -> int | None:

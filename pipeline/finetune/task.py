@@ -107,8 +107,8 @@ class FinetuneTask:
         References:
             Gao et al., 2021 (gradient caching).
         """
+        nouns = step.gather(batch.nouns).to(step.processes.device, non_blocking=True)
         batch = on_device(batch, step.processes.device)
-        nouns = step.processes.gather(batch.nouns)
         if step.parts == 1:
             loss = self._loss(self._embedded(model, batch, step), nouns, step)
             step.backward(loss)
@@ -149,7 +149,7 @@ class FinetuneTask:
         logit_scale = self.adapted.logit_scale
         slopes, *scale_slope = torch.autograd.grad(loss, [embeddings, *([logit_scale] * self.train_logit_scale)])
         first = 0
-        for part in step.cut(batch, model):
+        for part in step.cut(batch):
             last = first + size(part)
             weighted = (self._embedded(model, part, step) * slopes[first:last]).sum()
             if scale_slope and last == size(batch):
@@ -174,7 +174,7 @@ class FinetuneTask:
         image_embeddings, logit_scale = own, self.adapted.logit_scale
         if processes.count > 1:
             first = processes.rank * len(own)
-            everyone = processes.gather(own)
+            everyone = step.gather(own)
             image_embeddings = torch.cat([everyone[:first], own, everyone[first + len(own) :]])
             logit_scale = logit_scale.detach() + (logit_scale - logit_scale.detach()) / processes.count
         texts, scale = self.noun_embeddings[nouns], logit_scale.exp()

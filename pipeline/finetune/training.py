@@ -178,7 +178,7 @@ def loop_plan(phase: Phase, task: FinetuneTask, settings: FinetuneSettings, comp
         checkpoint_every=settings.checkpoints.every_steps,
         keep_last=settings.checkpoints.keep_last,
         validate_every=order.steps_per_epoch if task.validation is not None else 0,
-        lower_on_memory_error="batch_pairs, set gradient_checkpointing",
+        section="finetune",
     )
 
 

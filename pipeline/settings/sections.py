@@ -209,7 +209,7 @@ class ClipSettings(SettingsModel):
 
 
 class CheckpointSettings(SettingsModel):
-    """When a training saves its state; a run resumes exactly, so none of this changes the result."""
+    """When a training saves its state; a stopped run goes on from it, so none of this changes the result."""
 
     model_config = ConfigDict(json_schema_extra=CHANGES_NO_RESULT)
 
@@ -367,7 +367,16 @@ class ProposalTrainingSettings(SettingsModel):
     steps: int = Field(default=120_000, ge=1, description="Optimizer steps.")
     batch_images: int = Field(default=32, ge=1, description="Images per step, over all processes together.")
     accumulation_steps: int = Field(
-        default=1, ge=1, description="Parts into which a process's share of the batch is cut to save memory."
+        default=0,
+        ge=0,
+        description="Parts in which a process takes its share of the batch to save memory; 0 = as many as the device's "
+        "memory makes necessary, found by trying.",
+        json_schema_extra=CHANGES_NO_RESULT,
+    )
+    gradient_checkpointing: bool = Field(
+        default=False,
+        description="Compute activations again in the backward pass instead of keeping them, to save memory.",
+        json_schema_extra=CHANGES_NO_RESULT,
     )
     learning_rate: float = Field(default=2e-4, gt=0, description="Learning rate after the warm-up.")
     backbone_rate_factor: float = Field(default=0.1, ge=0, description="Factor on the backbone's learning rate.")
@@ -627,14 +636,16 @@ class FinetuneSettings(SettingsModel):
     augmentation: CropAugmentationSettings = _section(CropAugmentationSettings, "How crops are varied.")
     precision: Precision = _inherited("precision", "Arithmetic on CUDA; fp16 scales the loss.")
     accumulation_steps: int = Field(
-        default=1,
-        ge=1,
-        description="Parts into which a process's share of the batch is cut to save memory; embeddings are cached, so "
-        "that the contrastive batch stays whole.",
+        default=0,
+        ge=0,
+        description="Parts in which a process takes its share of the batch to save memory; embeddings are cached, so "
+        "that the contrastive batch stays whole. 0 = as many as the device's memory makes necessary, found by trying.",
         json_schema_extra=CHANGES_NO_RESULT,
     )
     gradient_checkpointing: bool = Field(
-        default=False, description="Recompute activations to save memory.", json_schema_extra=CHANGES_NO_RESULT
+        default=False,
+        description="Compute activations again in the backward pass instead of keeping them, to save memory.",
+        json_schema_extra=CHANGES_NO_RESULT,
     )
     validation_dataset: DatasetReference = Field(
         default="",
@@ -766,6 +777,10 @@ class ComputeSettings(SettingsModel):
     )
     channels_last: bool = Field(default=False, description="Keep images channels-last in memory.")
     compile: bool = Field(default=False, description="Compile models with torch.compile.")
+    deterministic: bool = Field(
+        default=False,
+        description="Let a GPU give the same bits on every run; slower. A CPU does so anyway.",
+    )
     max_failed_units: int = Field(default=10, ge=0, description="Units that may fail before no more are begun.")
     max_failed_share: Share = Field(
         default=0.01, description="Share of rows that may have failed in a finished artifact."

@@ -109,18 +109,17 @@ class ProposalTask:
             FloatingPointError: If a matching cost is not finite.
         """
         classes = batch.classes  # stays on the host, which so knows how many targets each picture has
-        batch = on_device(batch, self.processes.device)
-        targets = self._targets(batch, classes)
+        counts = (classes >= 0).sum(1).tolist()
         weights = loss_weights(self.settings.loss)
         queries = self.net.query_decoder.query_positions.num_embeddings
-        query_weight = total_query_weight(targets, queries, no_object_weight=weights.no_object)
-        normalisers = torch.tensor([float(sum(len(target.class_ids) for target in targets)), query_weight])
-        if self.processes.count > 1:  # else they are on the host already, and need not wait for the device
-            normalisers = self.processes.sum(normalisers.to(self.processes.device))
-        num_masks, query_weight = normalisers.tolist()
+        query_weight = total_query_weight(counts, queries, no_object_weight=weights.no_object)
+        # Summed on the host, which need not wait for the device then.
+        num_masks, query_weight = step.sum(torch.tensor([float(sum(counts)), query_weight])).tolist()
+        batch = on_device(batch, self.processes.device)
+        targets = self._targets(batch, classes)
         totals: dict[str, Tensor] = {}
         first = 0
-        for part in step.cut(batch, model):
+        for part in step.cut(batch):
             images = self._images(part.images)
             with step.autocast():
                 output = model(images)
@@ -136,6 +135,7 @@ class ProposalTask:
                 num_masks=num_masks,
                 query_weight=query_weight,
                 weights=weights,
+                checkpointing=self.settings.gradient_checkpointing,
             )
             first += size(part)
             step.backward(losses.total)

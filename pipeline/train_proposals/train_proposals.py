@@ -106,6 +106,8 @@ def _options(settings: ProposalNetSettings) -> Mapping[str, Json]:
     """Return the settings that change the result; names of data sets and paths of files become what they represent."""
     options: dict[str, Any] = result_settings(settings)
     del options["dataset"], options["validation_dataset"]
+    # The number of parts was once taken to change the result. Artifacts of one part, the default then, stay valid.
+    options["training"]["accumulation_steps"] = 1
     start = initial_weights_file(settings)
     if start is not None:
         options["initial_weights"] = file_digest("initial_weights", start)

@@ -5,6 +5,7 @@ import logging
 import torch
 
 from pipeline.clip_loading import load_clip
+from pipeline.errors import PipelineError
 from pipeline.graph import Node
 from pipeline.proposal_net_loading import write_proposal_net
 from pipeline.settings import ComputeSettings, ProposalNetSettings
@@ -71,6 +72,11 @@ def proposal_task(
     net = initial_net(settings, embedding_dim=embeddings.shape[1], text_width=tower.width).to(processes.device)
     if compute.channels_last:
         net = net.to(memory_format=torch.channels_last)
+    try:
+        net.set_grad_checkpointing(settings.training.gradient_checkpointing)
+    except ValueError as error:
+        message = f"proposal_net.training.gradient_checkpointing: {error}"
+        raise PipelineError(message) from error
     validation, held_out = _validation(node, settings, tower, processes)
     varied = settings.training.augmentation
     return ProposalTask(
@@ -130,7 +136,7 @@ def loop_plan(settings: ProposalNetSettings, compute: ComputeSettings) -> Plan:
         keep_last=training.checkpoints.keep_last,
         validate_every=settings.validation_every_steps if validated else 0,
         best_by="miou" if validated else "",
-        lower_on_memory_error="proposal_net.training.batch_images or augmentation.crop_px",
+        section="proposal_net.training",
     )
 
 

@@ -1,6 +1,8 @@
 """The training loop: steps, checkpoints, validation and metrics around a task that knows model, data and loss."""
 
 import contextlib
+import dataclasses
+import gc
 import logging
 import math
 import sys
@@ -10,9 +12,9 @@ from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.amp import GradScaler
-from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
@@ -21,9 +23,9 @@ from pipeline.settings import Precision
 from pipeline.training.data_order import torch_seed
 from pipeline.training.loader import Batch, lost_worker, rows, size
 from pipeline.training.metrics import MetricsLog
-from pipeline.training.processes import Processes
+from pipeline.training.processes import Processes, SummedGradients
 from pipeline.training.schedules import Schedule
-from pipeline.training.state import from_checkpoint, to_checkpoint
+from pipeline.training.state import from_checkpoint, to_checkpoint, trained_tensors
 from pipeline.worker_device import half_precision, single_precision
 from storage_schemas.artifact import Artifact
 from storage_schemas.checkpoints import CheckpointStore
@@ -40,28 +42,29 @@ class Plan:
         seed: What decides all random numbers.
         schedule: Factor on each group's learning rate.
         gradient_clip_norm: Upper limit of the L2 norm of the whole gradient; infinity for none.
-        accumulation_parts: Parts into which a process's batch is cut to save memory.
+        accumulation_parts: Parts in which a process takes its batch to save memory; 0 = one, and twice as many each
+            time that the device's memory runs out.
         precision: Of all steps and validations; on a CPU always ``"fp32"``.
         compile: Whether to compile the model.
         checkpoint_every: Steps from one checkpoint to the next.
         keep_last: Checkpoints to keep.
         validate_every: Steps from one validation to the next; 0 for none.
         best_by: Name of the validation value whose greatest marks the best checkpoint; empty for none.
-        lower_on_memory_error: What a user can lower when memory runs out, for the message.
+        section: Section of the settings that has ``accumulation_steps``, for messages.
     """
 
     steps: int
     seed: int
     schedule: Schedule
     gradient_clip_norm: float = math.inf
-    accumulation_parts: int = 1
+    accumulation_parts: int = 0
     precision: Precision = "fp32"
     compile: bool = False
     checkpoint_every: int = 1000
     keep_last: int = 2
     validate_every: int = 0
     best_by: str = ""
-    lower_on_memory_error: str = "the batch"
+    section: str = "training"
 
 
 class Task(Protocol):
@@ -87,7 +90,9 @@ class Task(Protocol):
     def backward(self, model: nn.Module, batch: Any, step: "StepContext") -> Mapping[str, Tensor]:
         """Compute the losses of a batch and, through ``step``, their gradients; return the terms and ``"loss"``.
 
-        Each term is this process's share: summed over the processes it is the term of the whole batch.
+        It is called again for the same batch when memory ran out in any process. So it changes nothing but gradients,
+        and what it exchanges with other processes goes through ``step``. Each term is this process's share: summed
+        over the processes it is the term of the whole batch.
         """
         ...
 
@@ -104,13 +109,17 @@ class Task(Protocol):
         ...
 
 
+class _RanOutElsewhereError(Exception):
+    """Another process ran out of memory in this step."""
+
+
 @dataclass(frozen=True)
 class StepContext:
     """What a task needs to compute gradients under the run's precision and processes.
 
     Attributes:
         processes: The processes that train together.
-        parts: Parts into which to cut the batch.
+        parts: Parts in which to take the batch.
         scaler: Scales losses of half precision; does nothing otherwise.
         autocast_type: Type of half precision, None for full.
     """
@@ -127,26 +136,44 @@ class StepContext:
         return torch.autocast(self.processes.device.type, dtype=self.autocast_type)
 
     def backward(self, loss: Tensor) -> None:
-        """Add the gradient of a loss that is a sum over this process's samples, normalised over all processes.
+        """Add the gradient of a loss that is a sum over this process's samples, normalised over all processes."""
+        self.scaler.scale(loss).backward()
 
-        DistributedDataParallel averages gradients over the processes; here they are to be summed.
-        """
-        self.scaler.scale(loss * self.processes.count).backward()
-
-    def cut(self, batch: Batch, model: nn.Module) -> Iterator[Batch]:
-        """Yield the parts of a batch; gradients are exchanged between processes in the last one alone."""
+    def cut(self, batch: Batch) -> Iterator[Batch]:
+        """Yield the parts of a batch."""
         part_size = math.ceil(size(batch) / self.parts)
         for start in range(0, size(batch), part_size):
-            last = start + part_size >= size(batch)
-            with exchange_of_gradients(model, enabled=last):
-                yield rows(batch, start, start + part_size)
+            yield rows(batch, start, start + part_size)
 
+    def agree(self) -> None:
+        """Go on if no process ran out of memory since the last agreement; then all of them make the next exchange.
 
-def exchange_of_gradients(model: nn.Module, *, enabled: bool) -> contextlib.AbstractContextManager[Any]:
-    """Let DistributedDataParallel exchange gradients in this backward pass, or not."""
-    if enabled or not isinstance(model, DistributedDataParallel):
-        return contextlib.nullcontext()
-    return model.no_sync()
+        A process that ran out agrees too, with the opposite, whichever exchange the others are about to make. None of
+        them is left alone in it.
+        """
+        if self.processes.any(False):
+            raise _RanOutElsewhereError
+
+    def sum(self, values: Tensor) -> Tensor:
+        """Return the sum of a tensor over all processes."""
+        if self.processes.count > 1:
+            values = values.detach().clone()  # memory is taken before the agreement
+            self.agree()
+            dist.all_reduce(values)
+        return values
+
+    def gather(self, values: Tensor) -> Tensor:
+        """Return the tensors of all processes in order of rank, one after another along the first dimension.
+
+        They must be of one shape. No gradient flows through.
+        """
+        values = values.detach().contiguous()
+        if self.processes.count == 1:
+            return values
+        everyone = values.new_empty((self.processes.count * len(values), *values.shape[1:]))
+        self.agree()
+        dist.all_gather_into_tensor(everyone, values)
+        return everyone
 
 
 class Trainer:
@@ -171,14 +198,17 @@ class Trainer:
         for group in self._optimizer.param_groups:
             group["base_lr"] = group["lr"]
         self._context = _step_context(plan, processes)
-        self._model = _wrapped(task.model, plan, processes)
+        self._model = cast("nn.Module", torch.compile(task.model)) if plan.compile else task.model
+        parameters = [parameter for group in self._optimizer.param_groups for parameter in group["params"]]
+        self._gradients = SummedGradients(parameters, processes)
+        self._statistics = _running_statistics(task.model)
         self._best: tuple[int, float] | None = None
 
     def run(self) -> None:
         """Train to the last step.
 
         Raises:
-            StageError: If the loss is not finite, or memory runs out on CUDA.
+            StageError: If the loss is not finite, or the device's memory does not hold a single sample of a batch.
             WriteError: If a checkpoint cannot be written.
         """
         store = None
@@ -195,8 +225,8 @@ class Trainer:
                 stack.enter_context(single_precision(self._processes.device, self._plan.precision))
                 try:
                     self._steps(step, store, metrics)
-                except torch.OutOfMemoryError as error:
-                    raise StageError(_memory_message(error, self._plan)) from error
+                except torch.OutOfMemoryError as error:  # outside of what a step can take again in more parts
+                    raise StageError(self._memory_message(str(error), "in the optimizer or in validation")) from error
                 except RuntimeError as error:
                     # torch reports a dead loader worker by a signal handler, at any place of this process
                     if message := lost_worker(error):
@@ -209,6 +239,7 @@ class Trainer:
         latest = store.latest() if store is not None else None
         step = self._processes.from_first(latest.step if latest is not None else -1)
         if step < 0:
+            self._processes.take_from_first(trained_tensors(self._task.model).values())
             return 0
         if latest is None:
             latest = CheckpointStore(self._artifact, self._run).load(step)
@@ -254,17 +285,11 @@ class Trainer:
         factor = self._plan.schedule.factor(step)
         for group in self._optimizer.param_groups:
             group["lr"] = group["base_lr"] * factor
-        torch.manual_seed(torch_seed(self._plan.seed, "step", step, self._processes.rank))
         self._task.model.train()
-        self._optimizer.zero_grad(set_to_none=True)
-        try:
-            terms = self._task.backward(self._model, batch, self._context)
-        except FloatingPointError as error:
-            raise StageError(_not_finite_message(step + 1, str(error), self._task.describe(batch))) from error
+        terms = self._terms_and_gradients(step, batch)
         scaler = self._context.scaler
         scaler.unscale_(self._optimizer)
-        parameters = [parameter for group in self._optimizer.param_groups for parameter in group["params"]]
-        norm = torch.nn.utils.clip_grad_norm_(parameters, self._plan.gradient_clip_norm)
+        norm = torch.nn.utils.clip_grad_norm_(self._gradients.parameters, self._plan.gradient_clip_norm)
         names = sorted(terms)
         summed = self._processes.sum(torch.stack([terms[name].detach().double() for name in names]))
         # One copy to the host for all numbers of the step: each one makes the host wait for the device.
@@ -279,8 +304,76 @@ class Trainer:
         self._task.after_step()
         return {**values, "learning_rate": self._optimizer.param_groups[0]["lr"]}
 
+    def _terms_and_gradients(self, step: int, batch: Any) -> Mapping[str, Tensor]:
+        """Let the task compute a batch, in more parts if the memory of any process does not suffice.
+
+        Raises:
+            StageError: If a cost is not finite, or memory does not suffice for the smallest parts allowed.
+        """
+        before = [statistic.clone() for statistic in self._statistics]
+        while True:
+            self._gradients.clear()
+            torch.manual_seed(torch_seed(self._plan.seed, "step", step, self._processes.rank))
+            try:
+                terms = self._task.backward(self._model, batch, self._context)
+                self._context.agree()
+            except FloatingPointError as error:
+                raise StageError(_not_finite_message(step + 1, str(error), self._task.describe(batch))) from error
+            except _RanOutElsewhereError:
+                reason = "in another process"
+            except RuntimeError as error:
+                if not _is_out_of_memory(error):
+                    raise
+                reason = str(error)
+                self._processes.any(True)  # the agreement at which the others wait, or will
+            else:
+                self._gradients.exchange()
+                return terms
+            # Here, after the handlers, for the error's frames held the activations of the failed attempt.
+            self._take_more_parts(size(batch), reason)
+            for statistic, value in zip(self._statistics, before, strict=True):
+                statistic.copy_(value)
+
+    def _take_more_parts(self, samples: int, reason: str) -> None:
+        """Halve what is computed at a time, for the rest of the run, and free what the failed attempt left behind.
+
+        Args:
+            samples: Of this process's batch.
+            reason: What torch said of the memory.
+
+        Raises:
+            StageError: If the number of parts is set, or each part is one sample already.
+        """
+        parts = self._context.parts
+        if self._plan.accumulation_parts or parts >= samples:
+            taken = f"in {parts} parts a step" if self._plan.accumulation_parts else "with one sample at a time"
+            raise StageError(self._memory_message(reason, taken))
+        self._context = dataclasses.replace(self._context, parts=min(2 * parts, samples))
+        self._gradients.clear()
+        gc.collect()
+        if self._processes.device.type == "cuda":
+            torch.cuda.empty_cache()
+        if self._processes.is_first:
+            logger.info(
+                "%d samples at a time are too many for the device's memory; %d from here on%s",
+                math.ceil(samples / parts),
+                math.ceil(samples / self._context.parts),
+                ", and each such part has its own statistics in batch norms" if self._statistics else "",
+            )
+
+    def _memory_message(self, reason: str, when: str) -> str:
+        """Say what helps when the device's memory runs out."""
+        section, parts = self._plan.section, self._plan.accumulation_parts
+        remedy = f"set {section}.accumulation_steps to 0, which finds the number of parts, or " if parts else ""
+        first_line = reason.split("\n", maxsplit=1)[0]
+        return (
+            f"out of memory on the device {when} ({first_line}); {remedy}set {section}.gradient_checkpointing to true, "
+            "or use a device with more memory; then run the same command again, it goes on from the last checkpoint"
+        )
+
     def _validate(self, step: int, metrics: MetricsLog | None) -> None:
         """Measure the model; remember the best."""
+        self._processes.take_from_first(self._statistics)  # which the checkpoint holds
         self._task.model.eval()
         values = self._task.validate()
         if metrics is not None:
@@ -306,15 +399,19 @@ def _step_context(plan: Plan, processes: Processes) -> StepContext:
     """Choose precision and scaler; a CPU computes in full precision whatever the setting."""
     autocast_type = half_precision(processes.device, plan.precision)
     scaler = GradScaler(processes.device.type, enabled=autocast_type is torch.float16)
-    return StepContext(processes, plan.accumulation_parts, scaler, autocast_type)
+    return StepContext(processes, max(1, plan.accumulation_parts), scaler, autocast_type)
 
 
-def _wrapped(model: nn.Module, plan: Plan, processes: Processes) -> nn.Module:
-    """Compile the model and wrap it for several processes, as the plan says."""
-    wrapped = cast("nn.Module", torch.compile(model)) if plan.compile else model
-    if processes.count == 1:
-        return wrapped
-    return DistributedDataParallel(wrapped, device_ids=[processes.device] if processes.device.type == "cuda" else None)
+def _running_statistics(model: nn.Module) -> list[Tensor]:
+    """Return what batch norms learn from each forward pass, also from one that is taken again."""
+    kinds = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+    norms = (module for module in model.modules() if isinstance(module, kinds))
+    return [statistic for norm in norms for statistic in norm.buffers(recurse=False)]
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    """Return whether a device's memory ran out; libraries that allocate for themselves have no type of error for it."""
+    return isinstance(error, torch.OutOfMemoryError) or "_STATUS_ALLOC_FAILED" in str(error)
 
 
 def _listed(values: Mapping[str, float]) -> str:
@@ -326,13 +423,4 @@ def _not_finite_message(step: int, found: str, samples: str) -> str:
     return (
         f"step {step}: the loss or its gradient is not finite ({found}) on {samples}; look at these samples, lower the "
         "learning rate, or use precision 'fp32', 'tf32' or 'bf16'; the checkpoints before are whole"
-    )
-
-
-def _memory_message(error: Exception, plan: Plan) -> str:
-    """Say what to lower when a device's memory runs out."""
-    first_line = str(error).split("\n", maxsplit=1)[0]
-    return (
-        f"out of memory on the device ({first_line}); lower {plan.lower_on_memory_error}, or raise accumulation_steps "
-        f"from {plan.accumulation_parts}; then run the same command again, it goes on from the last checkpoint"
     )

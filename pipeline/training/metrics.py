@@ -1,4 +1,4 @@
-"""What a training run measures: ``metrics.jsonl``, the same for equal runs to the bit, and TensorBoard beside it."""
+"""What a training run measures: ``metrics.jsonl``, equal bytes for equal runs on a CPU, and TensorBoard beside it."""
 
 import json
 import math

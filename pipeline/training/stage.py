@@ -32,7 +32,7 @@ def trained(
         WriteError: If the artifact's directory cannot be written to.
     """
     started = time.monotonic()
-    with joined(compute.device, compute.threads_per_worker) as processes:
+    with joined(compute.device, compute.threads_per_worker, deterministic=compute.deterministic) as processes:
         if processes.is_first:
             node.make_inputs(execution)
         processes.wait()

@@ -215,10 +215,14 @@ def test_a_stop_between_any_two_writes_changes_nothing(
     assert stops >= {("start",), ("start", "ft"), ("start", *PHASES)}
 
 
-def started(runs: Path, pairs: Path, *options: str, processes: int = 1) -> subprocess.Popen[bytes]:
+def started(
+    runs: Path, pairs: Path, *options: str, processes: int = 1, short_of_memory: tuple[int, int] | None = None
+) -> subprocess.Popen[bytes]:
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    module = ["-m", "tests.pipeline.finetune.finetune_run", str(runs), str(pairs), *options]
-    command = [sys.executable, *(launcher if processes > 1 else []), *module]
+    module = ["tests.pipeline.finetune.finetune_run", str(runs), str(pairs), *options]
+    if short_of_memory:
+        module = ["tests.pipeline.training.short_of_memory", *map(str, short_of_memory), *module]
+    command = [sys.executable, *(launcher if processes > 1 else []), "-m", *module]
     return subprocess.Popen(command, cwd=ROOT, start_new_session=True, stderr=subprocess.DEVNULL)
 
 
@@ -251,10 +255,22 @@ def test_kills_in_ft_at_the_switch_and_in_mpt_change_nothing(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("parts", [1, 2])
-def test_two_processes_equal_one(pairs: Artifact, tmp_path: Path, undisturbed: dict[str, bytes], parts: int) -> None:
-    changes = json.dumps({"accumulation_steps": parts})
-    assert started(tmp_path, pairs.directory, "--changes", changes, processes=2).wait() == 0
+@pytest.mark.parametrize(
+    ("processes", "parts", "short_of_memory"),
+    [(2, 1, None), (2, 2, None), (1, 0, (3, 5)), (2, 0, (3, 5))],
+    ids=["whole", "in parts", "memory runs out", "memory of one runs out"],
+)
+def test_processes_and_parts_equal_one_process_with_whole_batches(
+    pairs: Artifact,
+    tmp_path: Path,
+    undisturbed: dict[str, bytes],
+    processes: int,
+    parts: int,
+    short_of_memory: tuple[int, int] | None,
+) -> None:
+    changes = ["--changes", json.dumps({"accumulation_steps": parts})]
+    run_ = started(tmp_path, pairs.directory, *changes, processes=processes, short_of_memory=short_of_memory)
+    assert run_.wait() == 0
     artifact = artifact_of(small_settings(tmp_path, pairs.directory), "adapted_clip")
     for phase in PHASES:
         lines = undisturbed[f"_local/{phase}/metrics.jsonl"].splitlines()

@@ -57,6 +57,9 @@ def test_how_the_work_is_done_does_not_change_the_digest():
             "finetune.gradient_checkpointing=true",
             "finetune.accumulation_steps=4",
             "finetune.checkpoints.keep_last=9",
+            "proposal_net.training.accumulation_steps=4",
+            "proposal_net.training.gradient_checkpointing=true",
+            "compute.deterministic=true",
             "proposal_net.training.checkpoints.every_steps=1",
         ],
     )

@@ -151,10 +151,35 @@ def test_two_processes_of_torchrun_equal_one_also_after_a_kill(tmp_path: Path, u
     assert_equal_within_1e_5(artifact, undisturbed)
 
 
-def test_an_accumulated_batch_equals_a_whole_one(tmp_path: Path, undisturbed: Artifact) -> None:
+def test_an_accumulated_batch_equals_a_whole_one_under_the_same_digest(tmp_path: Path, undisturbed: Artifact) -> None:
     runs = with_scenes(tmp_path / "runs", undisturbed)
     parts = run("train-proposals", tiny_settings(runs, ["proposal_net.training.accumulation_steps=3"])).artifact
+    assert parts.directory.name == undisturbed.directory.name
+    # What artifacts have in their digest that were made when this was a setting of the result
+    assert parts.description.identity.settings["options"]["training"]["accumulation_steps"] == 1
     assert_equal_within_1e_5(parts, undisturbed)
+
+
+def test_gradient_checkpointing_changes_no_byte_of_the_result(tmp_path: Path, undisturbed: Artifact) -> None:
+    runs = with_scenes(tmp_path / "runs", undisturbed)
+    flags = ["proposal_net.training.gradient_checkpointing=true"]
+    assert bytes_of(run("train-proposals", tiny_settings(runs, flags)).artifact) == bytes_of(undisturbed)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_step_whose_backward_pass_runs_out_of_memory_is_taken_in_parts(
+    processes: int, tmp_path: Path, undisturbed: Artifact
+) -> None:
+    """In the last process alone, in the fourth step: the others are not left waiting."""
+    runs = with_scenes(tmp_path / "runs", undisturbed)
+    module, *arguments = command(runs, "compute.loader_workers=0")[1:]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    short = ["-m", "tests.pipeline.training.short_of_memory", "1", "3", module, *arguments]
+    started = [*launcher, *short] if processes > 1 else [sys.executable, *short]
+    finished = subprocess.run(started, cwd=ROOT, check=True, capture_output=True, text=True)
+    assert finished.stderr.count("at a time are too many for the device's memory") == 2 // processes
+    assert_equal_within_1e_5(artifact_of(tiny_settings(runs), "proposal_net"), undisturbed)
 
 
 def assert_equal_within_1e_5(found: Artifact, wanted: Artifact) -> None:
@@ -183,8 +208,7 @@ def test_running_out_of_memory_names_the_settings(
 
     monkeypatch.setattr(ProposalTask, "backward", out_of_memory)
     runs = with_scenes(tmp_path / "runs", undisturbed)
-    wanted = r"lower proposal_net\.training\.batch_images or augmentation\.crop_px, or raise accumulation_steps from 1"
-    with pytest.raises(StageError, match=wanted):
+    with pytest.raises(StageError, match=r"set proposal_net\.training\.gradient_checkpointing to true"):
         run("train-proposals", tiny_settings(runs))
 
 

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +23,7 @@ import torch
 from pipeline.errors import StageError
 from pipeline.training.data_order import DataOrder, Draw
 from pipeline.training.loader import loading
-from pipeline.training.loop import Trainer
+from pipeline.training.loop import StepContext, Trainer
 from pipeline.training.metrics import read_metrics
 from pipeline.training.processes import Processes, joined
 from storage_schemas.commit import Disk
@@ -127,8 +127,8 @@ def two_processes(runs: Path, until_line: int | None = None) -> None:
     assert process.wait() == 0
 
 
-def numbers(runs: Path) -> tuple[dict[str, np.ndarray], list[float]]:
-    checkpoint, metrics = result(runs)
+def numbers(runs: Path, step: int = STEPS) -> tuple[dict[str, np.ndarray], list[float]]:
+    checkpoint, metrics = result(runs, step)
     losses = [line["loss"] for line in map(json.loads, metrics.decode().splitlines()) if line["group"] == "train"]
     return safetensors.numpy.load(checkpoint), losses
 
@@ -149,7 +149,12 @@ def test_two_processes_and_accumulation_equal_one_process(tmp_path: Path) -> Non
 
 
 def trainer(
-    runs: Path, *, steps: int = STEPS, disk: Disk | None = None, bad_sample: int = -1, **changes: object
+    runs: Path,
+    *,
+    steps: int = STEPS,
+    disk: Disk | None = None,
+    bad_sample: int = -1,
+    **changes: object,
 ) -> Trainer:
     processes = Processes(0, 1, torch.device("cpu"))
     task = ToyTask(processes, steps, 0, 0.5, ToySource(bad_sample))
@@ -161,13 +166,97 @@ def test_a_loss_that_is_not_finite_names_step_and_samples(tmp_path: Path) -> Non
         trainer(tmp_path, bad_sample=11).run()
 
 
-def test_running_out_of_memory_says_what_to_lower(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def out_of_memory(*_: object) -> None:
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB\nmore lines")
+OUT_OF_MEMORY = "CUDA out of memory. Tried to allocate 2 GiB\nmore lines"
 
-    monkeypatch.setattr(ToyTask, "backward", out_of_memory)
-    with pytest.raises(StageError, match="lower batch_images or crop_px, or raise accumulation_steps from 1"):
-        trainer(tmp_path, lower_on_memory_error="batch_images or crop_px").run()
+
+def with_memory_for(task: ToyTask, samples: Callable[[int], int]) -> list[int]:
+    """Let a task's model run out of memory where it gets more samples than fit; return the sizes that it gets.
+
+    Args:
+        samples: From the number of the call, from 0, to the samples that fit then.
+    """
+    sizes: list[int] = []
+
+    def run_out(_: torch.nn.Module, __: object, output: torch.Tensor) -> None:
+        if output.requires_grad:  # not in validation
+            sizes.append(len(output))
+            if len(output) > samples(len(sizes) - 1):
+                raise torch.OutOfMemoryError(OUT_OF_MEMORY)
+
+    task.model.register_forward_hook(run_out)
+    return sizes
+
+
+def toy_task(steps: int, dropout: float = 0.5) -> ToyTask:
+    return ToyTask(ALONE, steps, 0, dropout, ToySource())
+
+
+def train(runs: Path, task: ToyTask, steps: int = STEPS, **changes: object) -> None:
+    Trainer(task, toy_plan(steps, **changes), toy_artifact(runs), ALONE).run()
+
+
+@pytest.mark.parametrize("first_call", [0, 10])
+def test_a_step_that_runs_out_of_memory_is_computed_again_in_more_parts(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, first_call: int
+) -> None:
+    """In the first step, or in the middle of the run: as if the batch had been taken in the parts that fit."""
+    steps = 15
+    train(tmp_path / "whole", toy_task(steps, dropout=0.0), steps)
+    task = toy_task(steps, dropout=0.0)
+    sizes = with_memory_for(task, lambda call: 3 if call >= first_call else 8)
+    with caplog.at_level(logging.INFO):
+        train(tmp_path / "short", task, steps)
+    assert sizes == [8] * first_call + [8, 4] + [2, 2, 2, 2] * (steps - first_call)
+    found, expected = numbers(tmp_path / "short", steps), numbers(tmp_path / "whole", steps)
+    np.testing.assert_allclose(found[1], expected[1], rtol=1e-5)
+    for name, array in expected[0].items():
+        np.testing.assert_allclose(found[0][name], array, atol=1e-6, err_msg=name)
+    told = [text for text in caplog.messages if "samples at a time" in text]
+    assert [re.findall(r"\d+", text) for text in told] == [["8", "4"], ["4", "2"]]
+
+
+def test_a_step_taken_again_keeps_nothing_of_the_failed_attempt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither random numbers nor statistics of batch norms nor gradients, also if memory ran out at the very end."""
+
+    def normed() -> ToyTask:
+        task = toy_task(6)
+        task.model[1] = torch.nn.Sequential(torch.nn.BatchNorm1d(16), torch.nn.ReLU())
+        return task
+
+    train(tmp_path / "undisturbed", normed(), 6, accumulation_parts=2)
+    backward, parts = ToyTask.backward, []
+
+    def failing_once(
+        task: ToyTask, model: torch.nn.Module, batch: ToyBatch, step: StepContext
+    ) -> Mapping[str, torch.Tensor]:
+        terms = backward(task, model, batch, step)
+        parts.append(step.parts)
+        if len(parts) == 1:
+            raise torch.OutOfMemoryError(OUT_OF_MEMORY)
+        return terms
+
+    monkeypatch.setattr(ToyTask, "backward", failing_once)
+    train(tmp_path / "disturbed", normed(), 6)
+    assert parts == [1] + [2] * 6
+    assert result(tmp_path / "disturbed", 6) == result(tmp_path / "undisturbed", 6)
+
+
+def test_memory_for_not_even_one_sample_ends_the_run_with_advice(tmp_path: Path) -> None:
+    task = toy_task(STEPS)
+    sizes = with_memory_for(task, lambda _: 0)
+    with pytest.raises(StageError, match=r"one sample at a time \(CUDA.*2 GiB\); set finetune.gradient_checkpointing"):
+        train(tmp_path, task, section="finetune")
+    assert sizes == [8, 4, 2, 1]
+
+
+def test_a_number_of_parts_that_is_set_is_kept_and_the_advice_names_it(tmp_path: Path) -> None:
+    task = toy_task(STEPS)
+    sizes = with_memory_for(task, lambda _: 3)
+    with pytest.raises(StageError, match=r"in 2 parts a step .*; set finetune.accumulation_steps to 0"):
+        train(tmp_path, task, section="finetune", accumulation_parts=2)
+    assert sizes == [4]
 
 
 @dataclass(frozen=True)

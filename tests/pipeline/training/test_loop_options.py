@@ -115,7 +115,7 @@ def scaled(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def context(plan: Plan, processes: Processes) -> StepContext:
         scaler = GradScaler("cpu", init_scale=FIRST_SCALE, growth_interval=GROWTH_INTERVAL)
-        return StepContext(processes, plan.accumulation_parts, scaler, None)
+        return StepContext(processes, max(1, plan.accumulation_parts), scaler, None)
 
     monkeypatch.setattr(loop, "_step_context", context)
 
