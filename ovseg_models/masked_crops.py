@@ -6,6 +6,7 @@ normalised and then resized to a square, whatever its aspect (OVSeg, section 3.1
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -238,6 +239,7 @@ def _masked(
     return lines if fill == "unmasked" else lines * mask[:, None]
 
 
+@lru_cache(maxsize=16)
 def _normalised_fill(fill: Fill, device: torch.device) -> Float[Tensor, "3 1 1"]:
     """Return a fill's colour as CLIP sees it; zero for "unmasked", which has no colour."""
     colour = _fill_rgb(fill)

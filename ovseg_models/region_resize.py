@@ -40,10 +40,10 @@ def resize_bicubic(
     if not regions:
         return torch.empty(0, 3, side, side)
     device = regions[0].device
-    widths = [region.shape[2] for region in regions]
-    heights = [region.shape[0] for region in regions]
-    row_taps, row_weights = _cubic_taps(torch.tensor(heights, device=device), side)
-    column_taps, column_weights = _cubic_taps(torch.tensor(widths, device=device), side)
+    heights, widths = [region.shape[0] for region in regions], [region.shape[2] for region in regions]
+    taps, weights = _taps_up_to(max(heights + widths), side, device)
+    sizes = torch.tensor([heights, widths], device=device)
+    (row_taps, column_taps), (row_weights, column_weights) = taps[sizes], weights[sizes]
     columns = torch.empty(sum(widths), 3, side, device=device)
     end = 0
     for index, region in enumerate(regions):
@@ -125,8 +125,7 @@ def resize_boxes(
     of_one = height * blocks_across  # lines of blocks that an image has
     of_blocks = np.stack([heights, starts, places + pictures[box] * of_one, places + box * of_one])
     block_heights, block_starts, image_places, mask_places = torch.from_numpy(of_blocks).to(device)
-    longest = max(height, blocks_across * BLOCK_PX)
-    taps, weights = _taps_of_all_sizes(-(-longest // _TABLE_STEP_PX) * _TABLE_STEP_PX, side, device)
+    taps, weights = _taps_up_to(max(height, blocks_across * BLOCK_PX), side, device)
 
     # The table has a row for each line of each block: its pixels times its mask's.
     block = torch.repeat_interleave(block_heights, output_size=int(heights.sum()))
@@ -164,9 +163,7 @@ def resize_boxes_nearest(
 ) -> Bool[Tensor, "box side side"]:
     """Cut boxes out of their masks and resize them as `resize_nearest` does, all at once."""
     starts, sizes = boxes_xyxy[:, :2], boxes_xyxy[:, 2:] - boxes_xyxy[:, :2]
-    scales = (sizes.astype(np.float32) / np.float32(side))[..., None]  # torch's arithmetic is single precision
-    pixels = np.minimum((np.arange(side, dtype=np.float32) * scales).astype(np.int64), sizes[..., None] - 1)
-    columns, lines = (pixels + starts[..., None]).transpose(1, 0, 2)
+    columns, lines = (_nearest_pixels(sizes, side) + starts[..., None]).transpose(1, 0, 2)
     lines += rows[:, None] * masks.shape[1]
     columns_of, lines_of = torch.from_numpy(np.stack([columns, lines])).to(masks.device)
     cut = masks.view(torch.uint8).flatten(0, 1).index_select(0, lines_of.flatten()).view(-1, side, masks.shape[2])
@@ -175,14 +172,34 @@ def resize_boxes_nearest(
 
 def resize_nearest(mask: Bool[Tensor, "height width"], side: int) -> Bool[Tensor, "side side"]:
     """Resize a mask to ``side`` x ``side``: output pixel i shows input pixel ``floor(i * size / side)``."""
-    return functional.interpolate(mask.view(torch.uint8)[None, None], size=(side, side), mode="nearest")[0, 0].bool()
+    lines, columns = (_nearest_pixels_of(size, side, mask.device) for size in mask.shape)
+    cut: Tensor = mask.view(torch.uint8).index_select(0, lines).index_select(1, columns)
+    return cut.view(torch.bool)
+
+
+@lru_cache(maxsize=4096)
+def _nearest_pixels_of(size: int, side: int, device: torch.device) -> Int64[Tensor, "side"]:
+    """Return `_nearest_pixels` of one size on a device."""
+    return torch.from_numpy(_nearest_pixels(np.array(size), side)).to(device)
+
+
+def _nearest_pixels(sizes: Int64[np.ndarray, "*box"], side: int) -> Int64[np.ndarray, "*box side"]:
+    """Find which pixel of a line each output pixel shows; torch's arithmetic is single precision."""
+    scales = (sizes.astype(np.float32) / np.float32(side))[..., None]
+    return np.minimum((np.arange(side, dtype=np.float32) * scales).astype(np.int64), sizes[..., None] - 1)
+
+
+def _taps_up_to(
+    longest: int, side: int, device: torch.device
+) -> tuple[Int32[Tensor, "size side tap"], Float[Tensor, "size side tap"]]:
+    """Return the taps and weights for every length up to a longest one, by length; length 0 has those of 1."""
+    return _taps_of_all_sizes(-(-longest // _TABLE_STEP_PX) * _TABLE_STEP_PX, side, device)  # few tables
 
 
 @lru_cache(maxsize=8)
 def _taps_of_all_sizes(
     longest: int, side: int, device: torch.device
 ) -> tuple[Int32[Tensor, "size side tap"], Float[Tensor, "size side tap"]]:
-    """Return the taps and weights for every length up to a longest one, by length; length 0 has those of 1."""
     taps, weights = _cubic_taps(torch.arange(longest + 1, device=device).clamp_(min=1), side)
     return taps.int(), weights
 

@@ -85,7 +85,8 @@ class PairCollection:
 
     @cached_property
     def _indexes(self) -> list[pa.Table]:
-        return [read_index(self.artifact, unit, columns=_COLUMNS) for unit in self.artifact.description.units]
+        units = self.artifact.description.units  # in one piece each: a row is then found without going through chunks
+        return [read_index(self.artifact, unit, columns=_COLUMNS).combine_chunks() for unit in units]
 
     @cached_property
     def _places(self) -> npt.NDArray[np.int64]:

@@ -8,12 +8,14 @@ from PIL import Image
 
 from pipeline.errors import StageError
 from pipeline.mine.pair import EmbeddedScene, Pairer, PairJob
+from pipeline.mine.pair_members import RegionCutter
 from pipeline.mine.regions import NetSize, SceneAndRegions, SceneRegions
 from pipeline.mine.scene_nouns import CaptionNouns, ClassNouns
 from pipeline.settings import NounSettings, PairSettings
 from storage_schemas.artifact import Artifact
 from storage_schemas.embeddings import KIND, SCHEMA_VERSION, EmbeddingShardWriter, SceneEmbeddings
 from storage_schemas.manifest import Description, Identity
+from storage_schemas.pairs import Pair
 from storage_schemas.rle import areas_px, boxes_xyxy, encode_masks
 from storage_schemas.scenes import Caption, Scene
 
@@ -112,6 +114,26 @@ def test_crops_may_be_jpeg():
     decoded = Image.open(io.BytesIO(dog.crop))
     assert decoded.format == "JPEG"
     assert np.abs(np.asarray(decoded).astype(int) - PIXELS[2:6, 3:9]).mean() < 5
+
+
+@pytest.mark.parametrize(
+    ("size", "stored"), [((600, 900), (256, 384)), ((1200, 300), (1024, 256)), ((99, 999), (99, 999))]
+)
+def test_small_crops_keep_their_aspect_and_a_pixel_of_a_thin_mask(size, stored):
+    cutter = RegionCutter(Image.new("RGB", (1300, 1300), (10, 200, 60)), PairSettings(crop_format="jpg-256"))
+    width, height = size
+    mask = np.zeros((1, 1300, 1300), bool)
+    mask[0, 100 : 100 + height, 50] = mask[0, 100, 50 : 50 + width] = True
+    mask[0, 99 + height, 49 + width] = True
+    (counts,), box = encode_masks(mask), (50, 100, 50 + width, 100 + height)
+    pair = Pair(
+        pair="", key="a", image_id="a", region=3, height_px=1300, width_px=1300, mask_counts=counts, box_xyxy=box
+    )
+    made = cutter.completed(pair)
+    crop, stored_mask = (Image.open(io.BytesIO(file)) for file in (made.crop, made.crop_mask_png))
+    assert (made.crop_suffix, crop.format) == ("jpg", "JPEG")
+    assert crop.size == stored_mask.size == stored
+    assert set(np.unique(stored_mask).tolist()) == {0, 255}
 
 
 def test_class_names_keep_their_own_region_though_another_is_nearer():
