@@ -11,7 +11,7 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int, Int64, Shaped, UInt8
+from jaxtyping import Bool, Float, Int, Int64, UInt8
 from torch import Tensor
 from torch.nn import functional
 
@@ -160,12 +160,13 @@ def crops_of_regions(
     filled = []
     for index, (pixels, mask) in enumerate(regions):
         _check_sizes(pixels, mask[None], None, where=f"crops_of_regions: region {index}")
-        if not mask.any():
+        if not mask.numpy().any():  # stops at the first one
             raise ValueError(
                 f"crops_of_regions: region {index} ({mask.shape[1]} x {mask.shape[0]} px) has an empty mask, "
                 "at least one pixel is wanted; leave such a pair out"
             )
-        filled.append(_masked(_lines_above_fill(pixels, base), mask, fill))
+        lines = _lines_above_fill(pixels, base)
+        filled.append(lines if fill == "unmasked" else lines.mul_(mask.float()[:, None]))  # zero, the fill, outside
         crop_masks[index] = resize_nearest(mask, crop_px)
     return resize_bicubic(filled, crop_px).add_(base), crop_masks
 
@@ -227,16 +228,15 @@ def _lines_above_fill(
     That changes nothing, since resampling weights sum to one, and a product is several times faster than a choice per
     pixel. Lines come first, as ``resize_bicubic`` wants them.
     """
-    mean, std = (255 * torch.tensor(part, device=image.device) for part in (CLIP_MEAN_RGB, CLIP_STD_RGB))
+    mean, std = _mean_and_std(image.device)
     pixels = image.transpose(-3, -2).to(torch.float32, memory_format=torch.contiguous_format)
     return pixels.sub_(mean[:, None]).div_(std[:, None]).sub_(base[:, 0])
 
 
-def _masked(
-    lines: Float[Tensor, "height 3 width"], mask: Shaped[Tensor, "height width"], fill: Fill
-) -> Float[Tensor, "height 3 width"]:
-    """Set a region to zero, which stands for the fill, outside its mask."""
-    return lines if fill == "unmasked" else lines * mask[:, None]
+@lru_cache(maxsize=16)
+def _mean_and_std(device: torch.device) -> tuple[Float[Tensor, "3"], Float[Tensor, "3"]]:
+    """Return mean and standard deviation of CLIP's training images, 0..255."""
+    return tuple(255 * torch.tensor(part, device=device) for part in (CLIP_MEAN_RGB, CLIP_STD_RGB))  # type: ignore[return-value]
 
 
 @lru_cache(maxsize=16)
@@ -245,7 +245,7 @@ def _normalised_fill(fill: Fill, device: torch.device) -> Float[Tensor, "3 1 1"]
     colour = _fill_rgb(fill)
     if colour is None:
         return torch.zeros(3, 1, 1, device=device)
-    mean, std = (255 * torch.tensor(part, device=device) for part in (CLIP_MEAN_RGB, CLIP_STD_RGB))
+    mean, std = _mean_and_std(device)
     return ((torch.tensor(colour, device=device) - mean) / std)[:, None, None]
 
 

@@ -44,7 +44,7 @@ def run_lengths(masks: Bool[Tensor, "mask height width"], sizes: Sequence[tuple[
     """
     count, height, width = masks.shape
     heights, widths = _sides(sizes, count, height, width)
-    at_once = _CPU_MASKS_AT_ONCE if masks.device.type == "cpu" else max(1, count)
+    at_once = max(1, min(count, _CPU_MASKS_AT_ONCE) if masks.device.type == "cpu" else count)
     flips = _bytes(at_once, height, width, masks.device)
     chunks = [slice(start, start + at_once) for start in range(0, count, at_once)]
     parts = [_runs_of_chunk(masks[some], heights[some], widths[some], flips) for some in chunks]
@@ -81,7 +81,7 @@ def masks_of_runs(
             f"masks_of_runs: the run lengths of mask {mask} add up to {totals[mask]} px, expected are "
             f"{widths[mask]} x {heights[mask]} px = {heights[mask] * widths[mask]}; give each mask its own size"
         )
-    at_once = _CPU_MASKS_AT_ONCE if device.type == "cpu" else max(1, count)
+    at_once = max(1, min(count, _CPU_MASKS_AT_ONCE) if device.type == "cpu" else count)
     masks = _bytes(count, height, width, device).view(torch.bool)
     flips = _bytes(at_once, height, width + -width % _WORD_PX, device)
     for start in range(0, count, at_once):

@@ -66,9 +66,8 @@ class PairSamples:
             pixels, mask = self._pictures(draw.sample)
             place = self.pairs.place(draw.sample)
             window = self.augmentation.window(mask, generator(self.seed, "augment", draw.epoch, place.pair))
-            region = torch.from_numpy(np.array(window.of(pixels).transpose(2, 0, 1), order="C"))
-            region_mask = torch.from_numpy(np.array(window.of(mask), order="C"))
-            crop, crop_mask = crops_of_regions([(region, region_mask)], crop_px=side)
+            region = torch.from_numpy(window.of(pixels)).permute(2, 0, 1), torch.from_numpy(window.of(mask))
+            crop, crop_mask = crops_of_regions([region], crop_px=side)
             crops[row], crop_masks[row] = without_normalisation(crop[0]), crop_mask[0]
         numbers = [draw.sample for draw in draws]
         nouns = torch.from_numpy(self.pairs.noun_numbers[numbers])
