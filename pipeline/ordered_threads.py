@@ -1,5 +1,10 @@
-"""Work done by threads beside the caller's own, its results in the order of what it was done on."""
+"""Work done by threads beside the caller's own, its results in the order of what it was done on.
 
+What is done here leaves other threads their turn: Pillow decodes and resizes, torch and numpy compute without holding
+the interpreter's lock.
+"""
+
+import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -9,8 +14,23 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
+_FEWEST, _MOST = 2, 8  # threads by default: a GPU takes no more than eight cores decode, and memory grows with them
+
+_by_default = {"threads": _FEWEST}
+
+
+def use_threads(setting: int | None, *, processes: int = 1) -> None:
+    """Choose how many threads `in_threads` takes in this process where its caller doesn't say.
+
+    Args:
+        setting: The number; None for this process's share of the cores.
+        processes: That share them.
+    """
+    _by_default["threads"] = setting or max(_FEWEST, min(_MOST, _cores() // max(1, processes)))
+
+
 def in_threads(
-    function: Callable[[Item], Result], items: Iterable[Item], *, threads: int = 2, ahead: int = 4
+    function: Callable[[Item], Result], items: Iterable[Item], *, threads: int | None = None, ahead: int | None = None
 ) -> Iterator[Result]:
     """Apply a function to items in threads, and yield the results in order.
 
@@ -20,9 +40,11 @@ def in_threads(
     Args:
         function: What to do; must be safe to be called from several threads at once.
         items: May be endless.
-        threads: Number of threads.
-        ahead: Results that may wait or be in work; bounds the memory.
+        threads: Number of threads; None for what `use_threads` chose.
+        ahead: Results that may wait or be in work; bounds the memory. None for two per thread.
     """
+    threads = threads or _by_default["threads"]
+    ahead = 2 * threads if ahead is None else ahead
     with ThreadPoolExecutor(max_workers=threads) as pool:
         waiting: deque[Future[Result]] = deque()
         try:
@@ -35,3 +57,8 @@ def in_threads(
         finally:
             for future in waiting:  # the caller has stopped: begin no more
                 future.cancel()
+
+
+def _cores() -> int:
+    """Return how many cores this process may use; a job's share of a machine, where it has one."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pipeline.errors import PipelineError
+from pipeline.ordered_threads import use_threads
 from pipeline.settings import ComputeSettings
 from pipeline.settings.model import Precision
 
@@ -24,16 +25,26 @@ class WorkerCompute:
     Attributes:
         device: ``"cpu"``, ``"cuda"``, ``"cuda:N"``, or ``"auto"``: CUDA where there is one.
         threads: Threads of torch. The same number inline and on workers, since sums on a CPU may depend on it.
+        decode_threads: Threads that decode and encode beside them; None for a share of the cores.
+        processes: Workers on this machine, which share its cores.
     """
 
     device: str = "cpu"
     threads: int = 1
     deterministic: bool = False
+    decode_threads: int | None = None
+    processes: int = 1
 
     @classmethod
     def of(cls, settings: ComputeSettings) -> "WorkerCompute":
         """Return what the settings say."""
-        return cls(settings.device, settings.threads_per_worker, settings.deterministic)
+        return cls(
+            settings.device,
+            settings.threads_per_worker,
+            settings.deterministic,
+            settings.decode_threads,
+            max(1, settings.workers),
+        )
 
     def begin(self) -> "torch.device":
         """Set this process's threads and return its device.
@@ -44,6 +55,7 @@ class WorkerCompute:
         import torch
 
         torch.set_num_threads(self.threads)
+        use_threads(self.decode_threads, processes=self.processes)
         device = chosen_device(self.device, gpu_of_worker(_worker_number(), torch.cuda.device_count()))
         if self.deterministic:
             use_deterministic_algorithms(device)

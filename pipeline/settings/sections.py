@@ -765,6 +765,13 @@ class ComputeSettings(SettingsModel):
     threads_per_worker: int = Field(
         default=1, ge=1, le=1024, description="Threads of torch per process, in training too."
     )
+    decode_threads: int | None = Field(
+        default=None,
+        ge=1,
+        le=256,
+        description="Threads per process that decode pictures and encode masks beside the models. By default its share "
+        "of the cores, 2 to 8.",
+    )
     device: str = Field(
         default="auto",
         pattern=r"^(auto|cpu|cuda(:\d+)?)$",

@@ -1,10 +1,12 @@
 """Where workers compute."""
 
+import threading
 from typing import get_args
 
 import pytest
 import torch
 
+from pipeline import ordered_threads
 from pipeline.errors import PipelineError
 from pipeline.settings import ComputeSettings, Precision
 from pipeline.worker_device import WorkerCompute, autocast, gpu_of_worker
@@ -15,6 +17,18 @@ def test_workers_share_the_gpus_of_a_machine():
     assert gpu_of_worker(None, 3) is None
     assert gpu_of_worker(4, 1) is None
     assert gpu_of_worker(4, 0) is None
+
+
+@pytest.mark.parametrize(
+    ("setting", "workers", "cores", "expected"), [(5, 0, 32, 5), (None, 0, 32, 8), (None, 8, 32, 4), (None, 2, 2, 2)]
+)
+def test_decoding_threads_are_as_set_or_a_share_of_the_cores(setting, workers, cores, expected, monkeypatch):
+    monkeypatch.setattr(ordered_threads, "_by_default", {})
+    monkeypatch.setattr(ordered_threads, "_cores", lambda: cores)
+    WorkerCompute.of(ComputeSettings(device="cpu", workers=workers, decode_threads=setting)).begin()
+    together = threading.Barrier(expected, timeout=20)  # broken, and an error, where fewer threads come to it
+    assert len(list(ordered_threads.in_threads(lambda _: together.wait(), range(expected)))) == expected
+    assert ordered_threads._by_default["threads"] == expected
 
 
 def test_a_worker_takes_its_threads_and_device_from_the_settings():
