@@ -186,7 +186,8 @@ def _nearest_pixels_of(size: int, side: int, device: torch.device) -> Int64[Tens
 def _nearest_pixels(sizes: Int64[np.ndarray, "*box"], side: int) -> Int64[np.ndarray, "*box side"]:
     """Find which pixel of a line each output pixel shows; torch's arithmetic is single precision."""
     scales = (sizes.astype(np.float32) / np.float32(side))[..., None]
-    return np.minimum((np.arange(side, dtype=np.float32) * scales).astype(np.int64), sizes[..., None] - 1)
+    pixels = (np.arange(side, dtype=np.float32) * scales).astype(np.int64)
+    return pixels.clip(max=sizes[..., None] - 1)
 
 
 def _taps_up_to(
