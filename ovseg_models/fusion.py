@@ -1,7 +1,7 @@
 """From the classes of the proposals to the classes of the pixels.
 
-First the two branches' class probabilities of each proposal become one score (`ensemble_scores`), then the scores are
-spread over the pixels by the soft masks (`fused_labels`, `fused_scores`).
+First the two branches' class probabilities of each proposal become one score (`classify`), then the scores are spread
+over the pixels by the soft masks (`fused_labels`, `fused_scores`).
 
 The plain form of the second step, an einsum to [class height width], a bilinear resize and an argmax, takes 2 GB for
 847 classes at 640 x 960 px. `fused_labels` gives the same labels from a small part of it. The picture is cut into tiles
@@ -23,7 +23,8 @@ from jaxtyping import Bool, Float, Float32, Int64
 from torch import Tensor
 from torch.nn import functional
 
-from ovseg_models.encoded_image import MASK_STRIDE_PX, upsampled_mask_probs
+from ovseg_models.proposal_masks import MASK_STRIDE_PX, upsampled_mask_probs
+from ovseg_models.proposal_net import LOGIT_TEMPERATURE
 
 _TILE_PX = 16
 _TILE_LOGITS = _TILE_PX // MASK_STRIDE_PX
@@ -32,6 +33,58 @@ _LINES = _TILE_PX + 1
 _ROUNDING = 1e-4  # far above what the sums of some hundred products are rounded by
 _CPU_WORK_BYTES = 4 * 2**20  # more leaves the cache, and its pages come new from the system each time
 _GPU_WORK_BYTES = 2 * 2**30  # few and large steps, so that a GPU is not idle between them
+
+
+class ClassScores(NamedTuple):
+    """What is said of the class of each proposal.
+
+    Attributes:
+        proposal_probs: By the proposal net.
+        clip_probs: By CLIP, for the valid proposals in order; None where it has no say.
+        scores: By both together; see `ensemble_scores`.
+    """
+
+    proposal_probs: Float[Tensor, "query class"]
+    clip_probs: Float[Tensor, "valid class"] | None
+    scores: Float[Tensor, "query class"]
+
+
+@torch.no_grad()
+def classify(
+    proposal_logits: Float[Tensor, "query columns"],
+    clip_logits: Float[Tensor, "valid class"] | None = None,
+    valid: Bool[Tensor, "query"] | None = None,
+    *,
+    ensemble_weight: float | int,
+) -> ClassScores:
+    """Name the proposals of a picture: the one way in which the segmenter, evaluation and validation do it.
+
+    Args:
+        proposal_logits: Of `ProposalNet.class_logits`; no object is the last column.
+        clip_logits: Of `clip_class_logits`, for the valid proposals in order; not needed at weight 0.
+        valid: Which proposals have a crop; not needed at weight 0.
+        ensemble_weight: 0 = proposal net only, 1 = CLIP only.
+
+    Raises:
+        ValueError: As `ensemble_scores`, or if CLIP has a say and its logits are missing.
+    """
+    proposal_probs = proposal_logits.softmax(dim=-1)[:, :-1]
+    if ensemble_weight == 0:
+        return ClassScores(proposal_probs, None, proposal_probs)
+    if clip_logits is None or valid is None:
+        raise ValueError(
+            f"classify: ensemble_weight is {ensemble_weight}, and CLIP's logits of the valid proposals are missing; "
+            "pass both, or weight 0"
+        )
+    clip_probs = clip_logits.softmax(dim=-1)
+    return ClassScores(proposal_probs, clip_probs, ensemble_scores(proposal_probs, clip_probs, valid, ensemble_weight))
+
+
+def clip_class_logits(
+    image_embeddings: Float[Tensor, "valid dim"], text_embeddings: Float[Tensor, "class dim"]
+) -> Float[Tensor, "valid class"]:
+    """Compare embedded crops with a vocabulary: 100 times the cosine. Both are L2-normalised."""
+    return LOGIT_TEMPERATURE * image_embeddings @ text_embeddings.T
 
 
 def ensemble_scores(

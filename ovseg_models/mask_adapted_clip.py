@@ -161,7 +161,9 @@ class MaskAdaptedClip(nn.Module):
         if masks is not None and kept is not None and whole_layers < len(blocks):
             tokens = _class_tokens_without_blanks(tokens, blocks[whole_layers:], kept, masks, recompute=recompute)
         pooled: Tensor = visual._pool(tokens)[0]
-        return functional.normalize(pooled if visual.proj is None else pooled @ visual.proj, dim=-1)
+        embeddings = pooled if visual.proj is None else pooled @ visual.proj
+        # Half precision would leave the lengths off by a percent.
+        return functional.normalize(embeddings.to(torch.promote_types(embeddings.dtype, torch.float32)), dim=-1)
 
     def encode_text(self, tokens: Int[Tensor, "text context"]) -> Float[Tensor, "text dim"]:
         """Embed tokenised texts, L2-normalised."""

@@ -7,6 +7,8 @@ from jaxtyping import Bool, Float, Int64, UInt16
 from torch import Tensor
 from torch.nn import functional
 
+from ovseg_models.segmentation_metrics import shared_px
+
 
 def resized_labels(labels: UInt16[np.ndarray, "height width"], size: tuple[int, int]) -> Int64[Tensor, "out_h out_w"]:
     """Resize a label map to a height and width [px]: nearest neighbour, indices rounded down."""
@@ -29,13 +31,10 @@ def ground_truth_masks(
     """
     classes = np.unique(labels)
     classes = classes[classes != ignore_label].astype(np.int64)
-    resized = resized_labels(labels, size)
-    masks = torch.zeros(len(classes), *size, dtype=torch.bool)
-    for mask, class_index in zip(masks, classes.tolist(), strict=True):
-        torch.eq(resized, class_index, out=mask)
-        if not mask.any():
-            row, column = np.argwhere(labels == class_index)[0]
-            mask[row * size[0] // labels.shape[0], column * size[1] // labels.shape[1]] = True
+    masks = resized_labels(labels, size) == torch.from_numpy(classes)[:, None, None]
+    for lost in (~masks.flatten(1).any(dim=1)).nonzero()[:, 0].tolist():
+        row, column = np.argwhere(labels == classes[lost])[0]
+        masks[lost, row * size[0] // labels.shape[0], column * size[1] // labels.shape[1]] = True
     return classes, masks
 
 
@@ -56,12 +55,13 @@ def oracle_scores(
     Returns:
         1 for that class, else 0; all 0 for a proposal without a labelled pixel.
     """
-    scores = torch.zeros(len(masks), class_count)
-    labelled = labels != ignore_label
-    for query, mask in enumerate(masks):
-        inside = labels[mask.to(labels.device) & labelled]
-        if len(inside):
-            scores[query, int(torch.bincount(inside, minlength=class_count).argmax())] = 1.0
+    scores = torch.zeros(len(masks), class_count, device=masks.device)
+    labels = labels.to(masks.device)
+    present = labels.unique()
+    present = present[present != ignore_label]
+    if len(present):
+        most = shared_px(labels == present[:, None, None], masks).max(dim=0)  # of equal ones the first class
+        scores[torch.arange(len(masks), device=masks.device), present[most.indices]] = (most.values > 0).float()
     return scores
 
 

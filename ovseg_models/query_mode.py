@@ -18,6 +18,8 @@ from torch.nn import functional
 
 OTHERS = "others"
 UNLABELLED = -1
+_NO_SCORE = -1.0
+_CLASSES_AT_ONCE = 16  # bounds the memory
 _INSIDE = 0.5  # of a resized mask: at least half of the pixel is covered
 
 
@@ -70,20 +72,20 @@ def find_regions(
             f"find_regions: scores are {tuple(scores.shape)} [query class] for {len(masks)} masks and "
             f"{len(class_names)} names; one row per mask and one column per name are wanted"
         )
-    labels = torch.full(size, UNLABELLED, device=masks.device)
-    best = torch.zeros(size, device=masks.device)
-    queries = torch.full((len(class_names),), UNLABELLED, device=masks.device)
+    device = masks.device
+    labels = torch.full(size, UNLABELLED, device=device)
+    best = torch.full(size, _NO_SCORE, device=device)
+    queries = torch.full((len(class_names),), UNLABELLED, device=device)
     has_pixels = masks.flatten(1).any(dim=1)
-    if not has_pixels.any():
-        return FoundRegions(labels, queries)
-    class_best = scores.masked_fill(~has_pixels[:, None], -1.0).max(dim=0)
-    for index, name in enumerate(class_names):
-        score, query = float(class_best.values[index]), int(class_best.indices[index])
-        if name == OTHERS or score < min_score:
-            continue
-        covered = functional.interpolate(masks[query][None, None].float(), size=size, mode="bilinear")[0, 0] >= _INSIDE
-        wins = covered & ((labels == UNLABELLED) | (best < score))
-        labels.masked_fill_(wins, index)
-        best.masked_fill_(wins, score)
-        queries[index] = query
+    class_best = scores.masked_fill(~has_pixels[:, None], _NO_SCORE).max(dim=0)
+    nameable = torch.tensor([name != OTHERS for name in class_names], device=device)
+    found = (nameable & (class_best.values >= max(min_score, 0.0))).nonzero()[:, 0]
+    queries[found] = class_best.indices[found]
+    for start in range(0, len(found), _CLASSES_AT_ONCE):
+        classes = found[start : start + _CLASSES_AT_ONCE]
+        covered = functional.interpolate(masks[queries[classes]][None].float(), size=size, mode="bilinear")[0]
+        of_pixels = torch.where(covered >= _INSIDE, class_best.values[classes][:, None, None], _NO_SCORE).max(dim=0)
+        wins = of_pixels.values > best  # not where scores are equal: the class that was named first stays
+        labels = torch.where(wins, classes[of_pixels.indices], labels)
+        best = torch.where(wins, of_pixels.values, best)
     return FoundRegions(labels, queries)

@@ -9,10 +9,10 @@ from jaxtyping import Bool, Float, Int, Int64
 from PIL import Image
 from torch import Tensor
 
-from ovseg_models.encoded_image import EncodedImage
+from ovseg_models.encoding import EncodedImage
+from ovseg_models.fusion import clip_class_logits
 from ovseg_models.masked_crops import mask_boxes
 from ovseg_models.overlay import overlay_picture
-from ovseg_models.proposal_net import LOGIT_TEMPERATURE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +101,7 @@ class Segmentation:
 
         At ensemble weight 0 the segmenter does without them, and CLIP runs when they are first read.
         """
-        return clip_class_probs(self.encoded.image_embeddings, self.text_embeddings)
+        return clip_class_logits(self.encoded.image_embeddings, self.text_embeddings).softmax(dim=-1)
 
     @cached_property
     def masks(self) -> tuple[MaskRow, ...]:
@@ -134,13 +134,6 @@ class Segmentation:
     def overlay(self) -> Image.Image:
         """Return the image with its classes painted over it and a legend below; see `overlay_picture`."""
         return overlay_picture(self.encoded.image, self.label_map.numpy(), self.class_names)
-
-
-def clip_class_probs(
-    image_embeddings: Float[Tensor, "valid dim"], text_embeddings: Float[Tensor, "class dim"]
-) -> Float[Tensor, "valid class"]:
-    """Return CLIP's probabilities of the classes for each embedded crop."""
-    return (LOGIT_TEMPERATURE * image_embeddings @ text_embeddings.T).softmax(dim=-1)
 
 
 def _measured(encoded: EncodedImage) -> tuple[Int[Tensor, "query"], Int[Tensor, "query 4"]]:

@@ -1,4 +1,4 @@
-"""Metrics of semantic segmentation, from pixel counts per class.
+"""Metrics of semantic segmentation, from pixel counts per class, and of masks, from those of regions.
 
 Every metric follows from sums over images (true, predicted and rightly predicted pixels of each class), so any set of
 images, in any order and in any number of parts, gives identical digits. Leading axes are kept: the counts of many
@@ -15,9 +15,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from jaxtyping import Float64, Shaped
+import torch
+from jaxtyping import Bool, Float, Float64, Shaped
+from torch import Tensor
 
 SEEN, UNSEEN = "seen", "unseen"
+_PIXELS_AT_ONCE = 2**20
 
 METRICS = (
     *("miou", "miou_present", "fwiou", "macc", "pacc"),
@@ -47,6 +50,19 @@ class ClassCounts:
     boundary_true_px: Shaped[np.ndarray, "*rounds class"]
     boundary_predicted_px: Shaped[np.ndarray, "*rounds class"]
     boundary_intersection_px: Shaped[np.ndarray, "*rounds class"]
+
+    @classmethod
+    def of_confusion(cls, confusion: Shaped[np.ndarray, "class class"]) -> "ClassCounts":
+        """Return the counts of a table of pixels [true predicted]; no boundary is counted."""
+        none = np.zeros(len(confusion), confusion.dtype)
+        return cls(
+            true_px=confusion.sum(axis=1),
+            predicted_px=confusion.sum(axis=0),
+            intersection_px=confusion.diagonal(),
+            boundary_true_px=none,
+            boundary_predicted_px=none,
+            boundary_intersection_px=none,
+        )
 
     def summed(self) -> "ClassCounts":
         """Sum over the first axis, such as that of images."""
@@ -107,6 +123,28 @@ def metrics_of(counts: ClassCounts, marks: Sequence[str]) -> dict[str, Float64[n
         seen, unseen = metrics[f"seen_miou{ending}"], metrics[f"unseen_miou{ending}"]
         metrics[f"harmonic_miou{ending}"] = np.where(seen + unseen == 0, 0.0, _ratio(2 * seen * unseen, seen + unseen))
     return {name: metrics[name] for name in METRICS}
+
+
+def shared_px(
+    regions: Bool[Tensor, "region height width"], masks: Bool[Tensor, "mask height width"]
+) -> Float[Tensor, "region mask"]:
+    """Count the pixels that each region shares with each mask; exact up to 2^24 pixels."""
+    shared = torch.zeros(len(regions), len(masks), device=masks.device)
+    # Some pixels at a time: as numbers that can be multiplied, masks take four times their memory.
+    for some_regions, some_masks in zip(
+        regions.flatten(1).split(_PIXELS_AT_ONCE, 1), masks.flatten(1).split(_PIXELS_AT_ONCE, 1), strict=True
+    ):
+        shared.addmm_(some_regions.float(), some_masks.float().T)
+    return shared
+
+
+def region_ious(
+    regions: Bool[Tensor, "region height width"], masks: Bool[Tensor, "mask height width"]
+) -> Float[Tensor, "region mask"]:
+    """Return the IoU of each region with each mask; 0 where both are empty."""
+    shared = shared_px(regions, masks)
+    united = regions.flatten(1).sum(1)[:, None] + masks.flatten(1).sum(1) - shared
+    return shared / united.clamp(min=1)
 
 
 def top_confusions(confusion: npt.NDArray[np.int64], count: int) -> list[tuple[int, int, int]]:

@@ -10,7 +10,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import open_clip
 import torch
 from jaxtyping import Bool, Float, UInt8
@@ -18,16 +17,22 @@ from PIL import Image
 from torch import Tensor
 
 from ovseg_models.class_names import checked_class_names
-from ovseg_models.encoded_image import EncodedImage, hard_masks
-from ovseg_models.fusion import ensemble_scores, fused_labels, fused_scores
+from ovseg_models.encoding import (
+    EncodedImage,
+    Proposals,
+    Regions,
+    cut_regions,
+    embed_regions,
+    net_pixels,
+    propose,
+)
+from ovseg_models.fusion import ClassScores, classify, clip_class_logits, fused_labels, fused_scores
 from ovseg_models.image_input import ImageInput, rgb_image
-from ovseg_models.image_size import resize_image
 from ovseg_models.mask_adapted_clip import MaskAdaptedClip
-from ovseg_models.masked_crops import masked_crops, patch_mask
-from ovseg_models.proposal_net import LOGIT_TEMPERATURE, SIZE_DIVISOR_PX, ProposalNet
+from ovseg_models.proposal_masks import hard_masks
+from ovseg_models.proposal_net import ProposalNet
 from ovseg_models.query_mode import OTHERS, find_regions, with_others
-from ovseg_models.region_embedding import embed_regions
-from ovseg_models.segmentation import Branches, Segmentation, clip_class_probs
+from ovseg_models.segmentation import Branches, Segmentation
 from ovseg_models.segmenter_folder import (
     SegmenterParts,
     check_same_space,
@@ -41,12 +46,11 @@ from ovseg_models.word_tokenizer import WordTokenizer, split_words
 logger = logging.getLogger(__name__)
 
 
-class _ClassProbs(NamedTuple):
-    """What the proposal net says of the proposals, what CLIP compares them with, and both branches together."""
+class _Named(NamedTuple):
+    """Class scores of the proposals, and the text embeddings of these classes."""
 
-    proposal_probs: Float[Tensor, "query class"]
     text_embeddings: Float[Tensor, "class dim"]
-    scores: Float[Tensor, "query class"]
+    classes: ClassScores
 
 
 class Segmenter:
@@ -179,9 +183,10 @@ class Segmenter:
         """
         encoded = self._encoded(image)
         names = with_others(checked_class_names(class_names))
-        probs = self._class_probs(encoded, names)
-        found = find_regions(probs.scores, encoded.hard_masks(), names, encoded.size, min_score=float(min_score))
-        return _segmentation(encoded, names, probs, found.label_map, found_queries=found.queries.cpu())
+        named = self._named(encoded, names)
+        scores = named.classes.scores
+        found = find_regions(scores, encoded.hard_masks(), names, encoded.size, min_score=float(min_score))
+        return _segmentation(encoded, names, named, found.label_map, found_queries=found.queries.cpu())
 
     def encode(self, image: ImageInput) -> EncodedImage:
         """Run both nets on an image; `classify`, `segment` and `find` take the result, with any class names."""
@@ -190,26 +195,22 @@ class Segmenter:
     @torch.no_grad()
     def encode_batch(self, images: Sequence[ImageInput]) -> list[EncodedImage]:
         """Run both nets on several images, in order."""
+        settings = self.settings
         own = [rgb_image(image) for image in images]
-        resized = [self._resized(image) for image in own]
-        encoded: dict[int, EncodedImage] = {}
-        for group in self._groups_of_equal_padding(resized):
-            output = self.proposal_net(self.proposal_net.preprocess([resized[index] for index in group]))
-            for row, index in enumerate(group):
-                mask_logits, net_size = output.mask_logits[row], (resized[index].shape[1], resized[index].shape[2])
-                encoded[index] = EncodedImage(
-                    image=own[index],
-                    net_size=net_size,
-                    mask_logits=mask_logits,
-                    proposal_embeddings=output.proposal_embeddings[row],
-                    valid=hard_masks(mask_logits, net_size, self.settings.mask_threshold).flatten(1).any(dim=1),
-                    mask_threshold=self.settings.mask_threshold,
-                    embed_crops=partial(self._image_embeddings, resized[index], mask_logits),
-                )
-        if self.settings.ensemble_weight > 0:  # else nobody may ever ask for CLIP's embeddings
-            for one in encoded.values():
-                _ = one.image_embeddings
-        return [encoded[index] for index in range(len(images))]
+        pictures = [self._net_pixels(image) for image in own]
+        encoded = [
+            EncodedImage(
+                **vars(proposals),
+                image=image,
+                mask_threshold=settings.mask_threshold,
+                embed=partial(self._embedded, pixels, proposals),
+            )
+            for image, pixels, proposals in zip(own, pictures, propose(self.proposal_net, pictures), strict=True)
+        ]
+        if settings.ensemble_weight > 0:  # else nobody may ever ask for CLIP's embeddings
+            for one in encoded:
+                _ = one.regions
+        return encoded
 
     @torch.no_grad()
     def classify(
@@ -223,27 +224,28 @@ class Segmenter:
                 "every pixel gets the first class; lower one of them",
                 encoded.mask_threshold,
             )
-        probs = self._class_probs(encoded, names)
+        named = self._named(encoded, names)
+        sizes = {"net_size": encoded.net_size, "size": encoded.size}
         if return_scores:
-            scores = fused_scores(probs.scores, encoded.mask_logits, net_size=encoded.net_size, size=encoded.size).cpu()
-            return _segmentation(encoded, names, probs, scores.argmax(dim=0), scores=scores)
-        labels = fused_labels(probs.scores, encoded.mask_logits, net_size=encoded.net_size, size=encoded.size)
-        return _segmentation(encoded, names, probs, labels)
+            scores = fused_scores(named.classes.scores, encoded.mask_logits, **sizes).cpu()
+            return _segmentation(encoded, names, named, scores.argmax(dim=0), scores=scores)
+        return _segmentation(encoded, names, named, fused_labels(named.classes.scores, encoded.mask_logits, **sizes))
 
     @torch.no_grad()
     def branches(self, image: ImageInput, class_names: Sequence[str]) -> Branches:
         """Return what both branches say of an image's proposals, before it is fused."""
-        resized = self._resized(rgb_image(image))
-        output = self.proposal_net(self.proposal_net.preprocess([resized]))
-        crops, patches, valid = self._crops(resized, output.mask_logits[0])
+        pixels = self._net_pixels(rgb_image(image))
+        (proposals,) = propose(self.proposal_net, [pixels])
+        cut = cut_regions(pixels, self._masks(proposals), crop_px=self.clip.crop_px, patch_px=self.clip.patch_px)
         text_embeddings = self.text_embeddings(class_names)
+        rows = cut.crop_of_mask[cut.crop_of_mask >= 0]
         return Branches(
-            proposal_logits=self.proposal_net.class_logits(output.proposal_embeddings[0], text_embeddings),
-            mask_logits=output.mask_logits[0],
-            valid=valid,
-            crops=crops,
-            patch_mask=patches,
-            clip_logits=LOGIT_TEMPERATURE * self._image_embeddings(resized, output.mask_logits[0]) @ text_embeddings.T,
+            proposal_logits=self.proposal_net.class_logits(proposals.proposal_embeddings, text_embeddings),
+            mask_logits=proposals.mask_logits,
+            valid=cut.crop_of_mask >= 0,
+            crops=cut.crops[rows],
+            patch_mask=cut.patch_mask[rows],
+            clip_logits=clip_class_logits(self._embedded(pixels, proposals).embeddings, text_embeddings),
         )
 
     @torch.no_grad()
@@ -252,8 +254,8 @@ class Segmenter:
     ) -> Float[Tensor, "class height width"]:
         """Return the fused scores of each class and pixel, at the image's own size, on the CPU."""
         encoded = self._encoded(image)
-        probs = self._class_probs(encoded, checked_class_names(class_names))
-        return fused_scores(probs.scores, encoded.mask_logits, net_size=encoded.net_size, size=encoded.size).cpu()
+        scores = self._named(encoded, checked_class_names(class_names)).classes.scores
+        return fused_scores(scores, encoded.mask_logits, net_size=encoded.net_size, size=encoded.size).cpu()
 
     def text_embeddings(self, class_names: Sequence[str]) -> Float[Tensor, "class dim"]:
         """Embed class names, L2-normalised; they are kept in memory.
@@ -283,67 +285,47 @@ class Segmenter:
         """Encode an image that isn't yet."""
         return image if isinstance(image, EncodedImage) else self.encode(image)
 
-    def _resized(self, image: Image.Image) -> UInt8[Tensor, "3 height width"]:
+    def _net_pixels(self, image: Image.Image) -> UInt8[Tensor, "3 height width"]:
         """Resize an image to net size."""
-        settings = self.settings
-        resized = resize_image(image, short_side_px=settings.short_side_px, max_side_px=settings.max_side_px)
-        return torch.from_numpy(np.array(resized)).permute(2, 0, 1).contiguous()
+        return net_pixels(image, short_side_px=self.settings.short_side_px, max_side_px=self.settings.max_side_px)
 
-    def _groups_of_equal_padding(self, images: Sequence[UInt8[Tensor, "3 _ _"]]) -> list[list[int]]:
-        """Sort images by the size that the net pads them to, since more padding would change a result."""
-        groups: dict[tuple[int, ...], list[int]] = {}
-        for index, image in enumerate(images):
-            padded = tuple(side + -side % SIZE_DIVISOR_PX for side in image.shape[1:])
-            groups.setdefault(padded, []).append(index)
-        return list(groups.values())
-
-    def _crops(
-        self, image: UInt8[Tensor, "3 height width"], mask_logits: Float[Tensor, "query mask_height mask_width"]
-    ) -> tuple[Float[Tensor, "valid 3 side side"], Bool[Tensor, "valid patch"], Bool[Tensor, "query"]]:
-        """Cut the valid proposals' crops, and say which patches see the mask and which proposals are valid."""
-        masks = hard_masks(mask_logits, (image.shape[1], image.shape[2]), self.settings.mask_threshold)
-        cut = masked_crops(image.to(masks.device), masks, crop_px=self.clip.crop_px)
-        valid = torch.zeros(len(masks), dtype=torch.bool, device=masks.device)
-        valid[cut.kept_rows] = True
-        return cut.crops, patch_mask(cut.crop_masks, self.clip.patch_px), valid
+    def _masks(self, proposals: Proposals) -> Bool[Tensor, "query height width"]:
+        return hard_masks(proposals.mask_logits, proposals.net_size, self.settings.mask_threshold)
 
     @torch.no_grad()
-    def _image_embeddings(
-        self, image: UInt8[Tensor, "3 height width"], mask_logits: Float[Tensor, "query mask_height mask_width"]
-    ) -> Float[Tensor, "valid dim"]:
-        """Embed the valid proposals' crops."""
+    def _embedded(self, pixels: UInt8[Tensor, "3 height width"], proposals: Proposals) -> Regions:
+        """Embed the proposals of a picture."""
         settings = self.settings
-        masks = hard_masks(mask_logits, (image.shape[1], image.shape[2]), settings.mask_threshold)
         return embed_regions(
             self.clip,
-            image.to(masks.device),
-            masks,
+            pixels,
+            self._masks(proposals),
             use_mask_prompts=settings.use_mask_prompts,
-            crops_at_once=settings.clip_chunk,
-        )[0]
+            at_once=settings.clip_chunk,
+        )
 
-    def _class_probs(self, encoded: EncodedImage, class_names: Sequence[str]) -> _ClassProbs:
-        """Compute both branches' probabilities of the classes, and their scores together."""
+    def _named(self, encoded: EncodedImage, class_names: Sequence[str]) -> _Named:
+        """Name the proposals; at ensemble weight 0 CLIP's embeddings are not asked for."""
+        weight = self.settings.ensemble_weight
         text_embeddings = self.text_embeddings(class_names)
         proposal_logits = self.proposal_net.class_logits(encoded.proposal_embeddings, text_embeddings)
-        proposal_probs = proposal_logits.softmax(dim=-1)[:, :-1]
-        scores = proposal_probs
-        if self.settings.ensemble_weight > 0:
-            clip_probs = clip_class_probs(encoded.image_embeddings, text_embeddings)
-            scores = ensemble_scores(proposal_probs, clip_probs, encoded.valid, self.settings.ensemble_weight)
-        return _ClassProbs(proposal_probs, text_embeddings, scores)
+        if weight == 0:
+            return _Named(text_embeddings, classify(proposal_logits, ensemble_weight=weight))
+        embeddings, valid = encoded.regions
+        clip_logits = clip_class_logits(embeddings, text_embeddings)
+        return _Named(text_embeddings, classify(proposal_logits, clip_logits, valid, ensemble_weight=weight))
 
 
 def _segmentation(
-    encoded: EncodedImage, class_names: Sequence[str], probs: _ClassProbs, label_map: Tensor, **more: Any
+    encoded: EncodedImage, class_names: Sequence[str], named: _Named, label_map: Tensor, **more: Any
 ) -> Segmentation:
     """Put a result together, its maps on the CPU."""
     return Segmentation(
         class_names=tuple(class_names),
         label_map=label_map.cpu(),
         encoded=encoded,
-        query_scores=probs.scores,
-        proposal_probs=probs.proposal_probs,
-        text_embeddings=probs.text_embeddings,
+        query_scores=named.classes.scores,
+        proposal_probs=named.classes.proposal_probs,
+        text_embeddings=named.text_embeddings,
         **more,
     )

@@ -13,9 +13,10 @@ import numpy as np
 import safetensors.torch
 import torch
 
-from ovseg_models.encoded_image import hard_masks
+from ovseg_models.proposal_masks import hard_masks
 from ovseg_models.proposal_net import ProposalNet
 from ovseg_models.proposal_presets import build_proposal_net
+from ovseg_models.segmentation_metrics import region_ious
 from pipeline.prepare.drawn_world.scene import DrawnScene
 from pipeline.prepare.drawn_world.splits import split_indices
 from pipeline.prepare.drawn_world.stuff import STUFF_NOUNS
@@ -25,7 +26,7 @@ from pipeline.proposal_net_loading import load_proposal_net
 from pipeline.settings import load_settings
 from pipeline.small_proposal_net import PRETRAINING, WEIGHTS_FILE
 from pipeline.stages import run
-from pipeline.train_proposals.validation import MASK_THRESHOLD, ious_with_regions
+from pipeline.train_proposals.validation import MASK_THRESHOLD
 from storage_schemas.artifact import Artifact
 
 LATER_STEPS = (2500,)
@@ -61,7 +62,7 @@ def best_ious(net: ProposalNet, scene: DrawnScene) -> list[tuple[str, float]]:
     output = net(net.preprocess([torch.from_numpy(scene.image).permute(2, 0, 1)]))
     masks = hard_masks(output.mask_logits[0], size, MASK_THRESHOLD)
     labels = np.unique(scene.label_map)
-    best = ious_with_regions(masks, torch.from_numpy(scene.label_map == labels[:, None, None])).amax(1)
+    best = region_ious(torch.from_numpy(scene.label_map == labels[:, None, None]), masks).amax(1)
     return [(kind_of(NOUNS[label]), iou) for label, iou in zip(labels.tolist(), best.tolist(), strict=True)]
 
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from PIL import Image
 from torch import Tensor
 
-from ovseg_models.encoded_image import EncodedImage
+from ovseg_models.encoding import EncodedImage
 from ovseg_models.segmenter import Segmenter
 
 _BYTES_PER_PIXEL = 3
@@ -68,5 +68,6 @@ class EncodedImages:
 
 def encoded_bytes(encoded: EncodedImage) -> int:
     """Return the memory of an encoded image: its pixels and its tensors, CLIP's if they were made."""
-    tensors = [held for held in vars(encoded).values() if isinstance(held, Tensor)]
+    held = vars(encoded)
+    tensors = [part for part in (*held.values(), *held.get("regions", ())) if isinstance(part, Tensor)]
     return sum(tensor.nbytes for tensor in tensors) + encoded.image.width * encoded.image.height * _BYTES_PER_PIXEL

@@ -44,7 +44,7 @@ class BranchJob:
     Attributes:
         scenes: Of the data set.
         nets: Where nets come from.
-        view: How CLIP looks; None for the proposal net's branch.
+        view: Which regions CLIP sees, and how; None for the proposal net's branch.
         proposals: The proposal net's branch, whose masks CLIP's regions are; None where they are the label map's.
     """
 
@@ -71,11 +71,11 @@ class BranchJob:
             return writer.commit()
 
     def _tensors(self, nets: Nets, scene: LabelledImage, masks: BranchShard | None) -> dict[str, torch.Tensor]:
-        """Run the one net that is wanted."""
+        """Run the net of the branch."""
         if self.view is None:
             return vars(nets.proposals(scene.image))
         logits = None if masks is None else torch.from_numpy(masks.tensors(scene.key)["mask_logits"])
-        return vars(nets.look(scene, self.view, logits, self.scenes.ignore_label))
+        return vars(nets.regions(scene, self.view, logits, self.scenes.ignore_label))
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,11 +84,11 @@ class StoredSources:
 
     Attributes:
         proposals: The proposal net's.
-        looks: CLIP's, by view.
+        regions: CLIP's, by view.
     """
 
     proposals: Artifact
-    looks: Mapping[ClipView, Artifact] = field(default_factory=dict)
+    regions: Mapping[ClipView, Artifact] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,7 +128,7 @@ class ScoreJob:
         """Return where this shard's branches come from."""
         if self.stored is None:
             return LiveBranches(nets, self.scenes.ignore_label)
-        return StoredBranches(self.stored.proposals, self.stored.looks, unit, nets.device)
+        return StoredBranches(self.stored.proposals, self.stored.regions, unit, nets.device)
 
     def _score(self, scene: LabelledImage, branches: BranchSource, writer: ScoreShardWriter) -> None:
         """Predict one scene in every way, each different prediction once, and add what is counted."""

@@ -4,19 +4,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
-import numpy as np
 import torch
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
 
-from ovseg_models.encoded_image import hard_masks
-from ovseg_models.image_size import resize_image
+from ovseg_models.encoding import embed_regions, net_pixels, propose
+from ovseg_models.fusion import clip_class_logits
 from ovseg_models.mask_adapted_clip import MaskAdaptedClip
 from ovseg_models.oracle import ground_truth_masks
 from ovseg_models.prompt_templates import prompt_templates
-from ovseg_models.proposal_net import LOGIT_TEMPERATURE, ProposalNet
-from ovseg_models.region_embedding import embed_regions
+from ovseg_models.proposal_masks import hard_masks
+from ovseg_models.proposal_net import ProposalNet
 from ovseg_models.text_classifier import TextClassifier
 from pipeline.adapted_clip_loading import load_adapted_clip, stock_mask_adapted_clip
 from pipeline.clip_loading import LoadedClip, load_clip
@@ -139,31 +138,32 @@ class Nets:
 
     def resized(self, image: Image.Image) -> UInt8[Tensor, "3 height width"]:
         """Resize an image to net size."""
-        small = resize_image(image, short_side_px=self.sources.short_side_px, max_side_px=self.sources.max_side_px)
-        return torch.from_numpy(np.array(small)).permute(2, 0, 1).contiguous()
+        return net_pixels(image, short_side_px=self.sources.short_side_px, max_side_px=self.sources.max_side_px)
 
     @torch.no_grad()
     def proposals(self, image: Image.Image) -> ProposalBranch:
         """Run the proposal net on an image."""
         with autocast(self.device, self.sources.precision):
-            output = self.proposal_net(self.proposal_net.preprocess([self.resized(image)]))
-        logits = self.proposal_net.class_logits(output.proposal_embeddings[0].float(), self.text_embeddings)
-        return ProposalBranch(output.mask_logits[0].float(), logits)
+            (found,) = propose(self.proposal_net, [self.resized(image)])
+        logits = self.proposal_net.class_logits(found.proposal_embeddings, self.text_embeddings)
+        return ProposalBranch(found.mask_logits, logits)
 
     @torch.no_grad()
-    def look(self, scene: LabelledImage, view: ClipView, mask_logits: Tensor | None, ignore_label: int) -> ClipBranch:
+    def regions(
+        self, scene: LabelledImage, view: ClipView, mask_logits: Tensor | None, ignore_label: int
+    ) -> ClipBranch:
         """Run CLIP on an image's regions.
 
         Args:
             scene: Image and label map.
-            view: How CLIP looks.
+            view: Which regions CLIP sees, and how.
             mask_logits: The proposal net's; None where regions are those of the label map.
             ignore_label: Value of pixels without a class.
 
         Raises:
             ValueError: If the regions are proposals and there are no mask logits.
         """
-        pixels = self.resized(scene.image).to(self.device)
+        pixels = self.resized(scene.image)
         size = (pixels.shape[1], pixels.shape[2])
         if view.regions == GROUND_TRUTH:
             classes, masks = ground_truth_masks(scene.labels, size, ignore_label)
@@ -181,22 +181,11 @@ class Nets:
                 masks,
                 fill="mean" if view.masked else "unmasked",
                 use_mask_prompts=view.mask_prompts,
-                crops_at_once=crops_at_once(self.sources.batch_crops, self.device),
+                at_once=self.crops_at_once,
             )
-        return ClipBranch(names[valid.cpu()], LOGIT_TEMPERATURE * embeddings @ self.text_embeddings.T)
+        return ClipBranch(names[valid.cpu()], clip_class_logits(embeddings, self.text_embeddings))
 
-    @torch.no_grad()
-    def embedded_crops(
-        self,
-        clip: MaskAdaptedClip,
-        crops: Float[Tensor, "crop 3 side side"],
-        patches: Bool[Tensor, "crop patch"] | None,
-    ) -> Float[Tensor, "crop dim"]:
-        """Embed crops, some at a time; of an image all of whose masks are empty there is none."""
-        count = crops_at_once(self.sources.batch_crops, self.device)
-        embeddings = [torch.zeros(0, clip.clip.visual.output_dim, device=self.device)]
-        with autocast(self.device, self.sources.precision):
-            for start in range(0, len(crops), count):
-                some = None if patches is None else patches[start : start + count]
-                embeddings.append(clip.encode_image(crops[start : start + count], some).float())
-        return torch.cat(embeddings)
+    @property
+    def crops_at_once(self) -> int:
+        """How many crops CLIP takes at a time."""
+        return crops_at_once(self.sources.batch_crops, self.device)

@@ -11,10 +11,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ovseg_models.encoded_image import hard_masks
-from ovseg_models.fusion import ensemble_scores, fused_labels
+from ovseg_models.fusion import classify, fused_labels
 from ovseg_models.image_size import resized_size
 from ovseg_models.oracle import ground_truth_masks, labels_of_regions, oracle_scores, resized_labels
+from ovseg_models.proposal_masks import hard_masks
 from pipeline.evaluate.decoding import LabelledImage
 from pipeline.evaluate.nets import ClipBranch, Nets, ProposalBranch
 from pipeline.evaluate.variants import GROUND_TRUTH, ClipView, Variant
@@ -31,7 +31,7 @@ class BranchSource(Protocol):
         """Return what the proposal net said."""
         ...
 
-    def look(self, scene: LabelledImage, view: ClipView) -> ClipBranch:
+    def regions(self, scene: LabelledImage, view: ClipView) -> ClipBranch:
         """Return what CLIP said."""
         ...
 
@@ -49,7 +49,7 @@ class LiveBranches:
         self._ignore_label = ignore_label
         self._key: str | None = None
         self._proposals: ProposalBranch | None = None
-        self._looks: dict[ClipView, ClipBranch] = {}
+        self._regions: dict[ClipView, ClipBranch] = {}
 
     def proposals(self, scene: LabelledImage) -> ProposalBranch:
         """Run the proposal net, unless it has seen this image just now."""
@@ -58,17 +58,17 @@ class LiveBranches:
             self._proposals = self._nets.proposals(scene.image)
         return self._proposals
 
-    def look(self, scene: LabelledImage, view: ClipView) -> ClipBranch:
+    def regions(self, scene: LabelledImage, view: ClipView) -> ClipBranch:
         """Run CLIP, unless it has seen this image so just now."""
         self._turn_to(scene)
-        if view not in self._looks:
+        if view not in self._regions:
             logits = None if view.regions == GROUND_TRUTH else self.proposals(scene).mask_logits
-            self._looks[view] = self._nets.look(scene, view, logits, self._ignore_label)
-        return self._looks[view]
+            self._regions[view] = self._nets.regions(scene, view, logits, self._ignore_label)
+        return self._regions[view]
 
     def _turn_to(self, scene: LabelledImage) -> None:
         if scene.key != self._key:
-            self._key, self._proposals, self._looks = scene.key, None, {}
+            self._key, self._proposals, self._regions = scene.key, None, {}
 
 
 class StoredBranches:
@@ -76,16 +76,16 @@ class StoredBranches:
 
     Args:
         proposals: The proposal net's branch.
-        looks: CLIP's, by view.
+        regions: CLIP's, by view.
         unit: The shard in hand.
         device: Where scores are computed.
     """
 
     def __init__(
-        self, proposals: Artifact, looks: Mapping[ClipView, Artifact], unit: str, device: torch.device
+        self, proposals: Artifact, regions: Mapping[ClipView, Artifact], unit: str, device: torch.device
     ) -> None:
         self._proposals = BranchShard(proposals, unit)
-        self._looks = {view: BranchShard(artifact, unit) for view, artifact in looks.items()}
+        self._regions = {view: BranchShard(artifact, unit) for view, artifact in regions.items()}
         self._device = device
 
     def proposals(self, scene: LabelledImage) -> ProposalBranch:
@@ -93,9 +93,9 @@ class StoredBranches:
         tensors = self._read(self._proposals, scene)
         return ProposalBranch(tensors["mask_logits"], tensors["proposal_logits"])
 
-    def look(self, scene: LabelledImage, view: ClipView) -> ClipBranch:
+    def regions(self, scene: LabelledImage, view: ClipView) -> ClipBranch:
         """Read what CLIP said."""
-        tensors = self._read(self._looks[view], scene)
+        tensors = self._read(self._regions[view], scene)
         return ClipBranch(tensors["regions"].cpu(), tensors["clip_logits"])
 
     def _read(self, shard: BranchShard, scene: LabelledImage) -> dict[str, Tensor]:
@@ -143,8 +143,8 @@ class Predictor:
                 return labels_of_regions(
                     truth, regions, oracle_scores(masks, whole, self._class_count, self._ignore_label)
                 )
-            look = self._branches.look(self._scene, variant.view)
-            return labels_of_regions(self._scene.labels, look.regions.cpu().numpy(), look.clip_logits)
+            clip = self._branches.regions(self._scene, variant.view)
+            return labels_of_regions(self._scene.labels, clip.regions.cpu().numpy(), clip.clip_logits)
         size = (self._scene.image.height, self._scene.image.width)
         mask_logits = self._branches.proposals(self._scene).mask_logits
         predicted = fused_labels(self._scores(variant), mask_logits, net_size=self._net_size, size=size)
@@ -157,11 +157,11 @@ class Predictor:
         if variant.oracle_threshold is not None:
             masks = hard_masks(proposals.mask_logits, self._net_size, variant.oracle_threshold)
             labels = resized_labels(self._scene.labels, self._net_size)
-            return oracle_scores(masks.cpu(), labels, self._class_count, self._ignore_label).to(masks.device)
-        proposal_probs = proposals.proposal_logits.softmax(dim=-1)[:, :-1]
+            return oracle_scores(masks, labels, self._class_count, self._ignore_label)
+        logits = proposals.proposal_logits
         if variant.view is None:
-            return proposal_probs
-        look = self._branches.look(self._scene, variant.view)
-        valid = torch.zeros(len(proposal_probs), dtype=torch.bool, device=proposal_probs.device)
-        valid[look.regions.to(valid.device)] = True
-        return ensemble_scores(proposal_probs, look.clip_logits.softmax(dim=-1), valid, variant.ensemble_weight)
+            return classify(logits, ensemble_weight=0).scores
+        clip = self._branches.regions(self._scene, variant.view)
+        valid = torch.zeros(len(logits), dtype=torch.bool, device=logits.device)
+        valid[clip.regions.to(valid.device)] = True
+        return classify(logits, clip.clip_logits, valid, ensemble_weight=variant.ensemble_weight).scores

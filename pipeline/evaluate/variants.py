@@ -16,7 +16,7 @@ Section = Literal["main", "branches", "bottleneck", "adaptation", "weights", "th
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClipView:
-    """One way in which CLIP looks at the regions of an image; CLIP runs once per view.
+    """One way in which CLIP sees the regions of an image; CLIP runs once per view.
 
     Attributes:
         clip: ``"adapted"``, ``"original"``, or the name of another mode of stage 3.
@@ -50,7 +50,7 @@ class Variant:
         name: Unique among the variants of an evaluation.
         section: In which table or chart of the report it stands.
         ensemble_weight: Lambda: 0 = proposal net only, 1 = CLIP only.
-        view: How CLIP looks; None where it has no say.
+        view: Which regions CLIP sees, and how; None where it has no say.
         oracle_threshold: If given, each proposal takes the class of the label map that it covers most, at this mask
             threshold, and no model classifies. With a view of the ground truth the label map's regions at its own size
             take their own classes: all metrics are 100 %, or the labels are not what they seem.
@@ -157,7 +157,7 @@ def _weighted(section: Section, view: ClipView, weight: float, prefix: str = "")
 
 
 def view_of(settings: EvaluateSettings, clip: str, threshold: float | None = None) -> ClipView:
-    """Return how a CLIP looks at proposals, as the settings say; the original has no prompts."""
+    """Return how a CLIP sees proposals, as the settings say; the original has no prompts."""
     return ClipView(
         clip=clip,
         mask_threshold=settings.mask_threshold if threshold is None else threshold,

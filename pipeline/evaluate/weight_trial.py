@@ -9,14 +9,14 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from ovseg_models.fusion import ensemble_scores
+from ovseg_models.encoding import embed_crops
+from ovseg_models.fusion import classify, clip_class_logits
 from ovseg_models.masked_crops import Fill, crops_of_regions, patch_mask
-from ovseg_models.proposal_net import LOGIT_TEMPERATURE
 from pipeline.errors import PipelineError
 from pipeline.evaluate.nets import Nets, NetSources
 from pipeline.evaluate.variants import ClipView
 from pipeline.pair_pictures import pair_pictures
-from pipeline.worker_device import crops_at_once
+from pipeline.worker_device import autocast
 from storage_schemas.artifact import Artifact
 from storage_schemas.manifest import Sidecar
 from storage_schemas.pairs import read_index, read_members
@@ -81,11 +81,11 @@ class WeightChoiceJob:
             message = f"{self.pairs.directory}: holds {len(nouns)} nouns, at least two to choose from are expected"
             raise PipelineError(f"{message}; mine more pictures")
         own = torch.tensor([nouns.index(pair.noun) for pair in found])
-        proposal_probs, clip_probs = self._branches(state, found, nouns)
+        proposal_logits, clip_logits = self._branches(state, found, nouns)
         valid = torch.ones(len(found), dtype=torch.bool)
         rows = []
         for weight in self.ensemble_weights:
-            named = ensemble_scores(proposal_probs, clip_probs, valid, weight).argmax(dim=1)
+            named = classify(proposal_logits, clip_logits, valid, ensemble_weight=weight).scores.argmax(dim=1)
             rows.append(
                 {
                     "ensemble_weight": weight,
@@ -99,24 +99,25 @@ class WeightChoiceJob:
     def _branches(
         self, nets: Nets, pairs: Sequence[MinedPair], nouns: Sequence[str]
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return both branches' probabilities of the nouns [pair noun], on the CPU."""
+        """Return both branches' logits of the nouns [pair column] and [pair noun], on the CPU."""
         texts = nets.embedded_names(nouns)
         embeddings = torch.from_numpy(np.stack([pair.proposal_embedding for pair in pairs])).to(nets.device)
-        proposal_probs = nets.proposal_net.class_logits(embeddings, texts).softmax(dim=1)[:, :-1]
+        proposal_logits = nets.proposal_net.class_logits(embeddings, texts)
         clip = nets.clip(self.view.clip)
         fill: Fill = "mean" if self.view.masked else "unmasked"
-        clip_probs = []
-        batch_crops = crops_at_once(self.nets.batch_crops, nets.device)
-        for start in range(0, len(pairs), batch_crops):
+        clip_logits = []
+        at_once = nets.crops_at_once
+        for start in range(0, len(pairs), at_once):
             regions = [
                 (torch.from_numpy(pair.pixels).permute(2, 0, 1), torch.from_numpy(pair.mask))
-                for pair in pairs[start : start + batch_crops]
+                for pair in pairs[start : start + at_once]
             ]
             crops, masks = crops_of_regions(regions, crop_px=clip.crop_px, fill=fill)
             patches = patch_mask(masks, clip.patch_px).to(nets.device) if self.view.mask_prompts else None
-            embedded = nets.embedded_crops(clip, crops.to(nets.device), patches)
-            clip_probs.append((LOGIT_TEMPERATURE * embedded @ texts.T).softmax(dim=1))
-        return proposal_probs.cpu(), torch.cat(clip_probs).cpu()
+            with autocast(nets.device, self.nets.precision):
+                embedded = embed_crops(clip, crops.to(nets.device), patches, at_once=at_once)
+            clip_logits.append(clip_class_logits(embedded, texts))
+        return proposal_logits.cpu(), torch.cat(clip_logits).cpu()
 
 
 def mined_pairs(pairs: Artifact, proposals: Artifact, embedding_dim: int) -> Iterator[MinedPair]:

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from ovseg_models.masked_crops import masked_crops, patch_mask
+from ovseg_models.encoding import cut_regions
 from ovseg_models.zero_shot import ZeroShotCounts
 from pipeline.errors import StageError
 from pipeline.upright_scenes import upright_labels, upright_picture
@@ -19,7 +19,7 @@ from storage_schemas.scene_collection import SceneCollection
 _CROPS_PER_FORWARD = 256
 
 
-class RegionCrops(NamedTuple):
+class LabelledCrops(NamedTuple):
     """Masked crops of labelled regions.
 
     Attributes:
@@ -70,14 +70,13 @@ class Validation:
             StageError: If a scene cannot be decoded.
         """
         counts = ZeroShotCounts.none(len(self.text_embeddings))
-        device = self.text_embeddings.device
         for batch in _batched(self._regions(numbers), _CROPS_PER_FORWARD):
-            embeddings = embed(batch.crops.to(device), batch.patch_masks.to(device))
-            counts.add(embeddings, self.text_embeddings, batch.class_ids)
+            counts.add(embed(batch.crops, batch.patch_masks), self.text_embeddings, batch.class_ids)
         return counts
 
-    def _regions(self, numbers: Sequence[int]) -> Iterator[RegionCrops]:
-        """Yield the regions of each scene."""
+    def _regions(self, numbers: Sequence[int]) -> Iterator[LabelledCrops]:
+        """Yield the regions of each scene, on the device."""
+        device = self.text_embeddings.device
         for number in numbers:
             scene = self.scenes.read(number)
             try:
@@ -87,9 +86,11 @@ class Validation:
                 unit, key = self.scenes.place(number)
                 message = f"{unit}: scene {key} cannot be decoded ({error}); run 'ovseg prepare' again"
                 raise StageError(message) from error
-            class_ids = torch.tensor(scene.classes, dtype=torch.int64)
-            cut = masked_crops(pixels, label_map == class_ids[:, None, None], crop_px=self.crop_px)
-            yield RegionCrops(class_ids[cut.kept_rows], cut.crops, patch_mask(cut.crop_masks, self.patch_px))
+            class_ids = torch.tensor(scene.classes, dtype=torch.int64, device=device)
+            masks = label_map.to(device) == class_ids[:, None, None]
+            cut = cut_regions(pixels, masks, crop_px=self.crop_px, patch_px=self.patch_px)
+            valid = cut.crop_of_mask >= 0  # no two classes share a pixel, so that each has a crop of its own
+            yield LabelledCrops(class_ids[valid], cut.crops, cut.patch_mask)
 
 
 def seen_groups(marks: Sequence[str]) -> dict[str, tuple[int, ...]]:
@@ -98,13 +99,13 @@ def seen_groups(marks: Sequence[str]) -> dict[str, tuple[int, ...]]:
     return groups if all(groups.values()) else {}
 
 
-def _batched(regions: Iterator[RegionCrops], size: int) -> Iterator[RegionCrops]:
+def _batched(regions: Iterator[LabelledCrops], size: int) -> Iterator[LabelledCrops]:
     """Put regions of several scenes together to batches of at least ``size`` crops; the last one may be smaller."""
-    waiting: list[RegionCrops] = []
+    waiting: list[LabelledCrops] = []
     for some in regions:
         waiting.append(some)
         if sum(len(part.class_ids) for part in waiting) >= size:
-            yield RegionCrops(*map(torch.cat, zip(*waiting, strict=True)))
+            yield LabelledCrops(*map(torch.cat, zip(*waiting, strict=True)))
             waiting = []
     if waiting:
-        yield RegionCrops(*map(torch.cat, zip(*waiting, strict=True)))
+        yield LabelledCrops(*map(torch.cat, zip(*waiting, strict=True)))

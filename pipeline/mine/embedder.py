@@ -7,10 +7,9 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.nn import functional
 
+from ovseg_models.encoding import cut_regions, embed_crops
 from ovseg_models.mask_adapted_clip import MaskAdaptedClip
-from ovseg_models.masked_crops import masked_crops
 from pipeline.clip_loading import load_clip
 from pipeline.mine.full_batches import SparingModel, in_full_batches
 from pipeline.mine.regions import NetSize, SceneAndRegions, UndecodableError, net_picture
@@ -73,8 +72,7 @@ class Embedder:
     @torch.inference_mode()
     def _forward(self, crops: Float[Tensor, "crop 3 side side"]) -> Float[Tensor, "crop dim"]:
         with autocast(crops.device, self._settings.precision):
-            embeddings = self._clip.encode_image(crops)
-        return functional.normalize(embeddings.float(), dim=-1)  # half precision leaves their lengths off by a percent
+            return embed_crops(self._clip, crops, at_once=len(crops))
 
     @torch.inference_mode()
     def _cut(self, of: SceneAndRegions) -> tuple[_CutScene, Float[Tensor, "crop 3 side side"]]:
@@ -89,13 +87,9 @@ class Embedder:
         except UndecodableError as error:
             return _CutScene(of, nothing[0], UNDECODABLE, str(error)), nothing[1]
         pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1).contiguous().to(device)
-        distinct: dict[bytes, int] = {}  # equal run lengths are equal masks, and need one crop
-        of_region = [distinct.setdefault(counts, len(distinct)) for counts in regions.mask_counts]
-        masks = torch.from_numpy(decode_masks(list(distinct), regions.height_px, regions.width_px)).to(device)
-        cut = masked_crops(pixels, masks, crop_px=side)
-        crop_of_mask = np.full(len(distinct), -1)
-        crop_of_mask[cut.kept_rows.cpu().numpy()] = np.arange(len(cut.kept_rows))
-        return _CutScene(of, crop_of_mask[np.array(of_region, np.int64)]), cut.crops
+        masks = torch.from_numpy(decode_masks(regions.mask_counts, regions.height_px, regions.width_px)).to(device)
+        cut = cut_regions(pixels, masks, crop_px=side, patch_px=self._clip.patch_px)
+        return _CutScene(of, cut.crop_of_mask.cpu().numpy()), cut.crops
 
 
 def _rows(embedded: tuple[_CutScene, Float[Tensor, "crop dim"]]) -> SceneEmbeddings:

@@ -9,8 +9,9 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from ovseg_models.encoded_image import hard_masks
-from ovseg_models.proposal_net import SIZE_DIVISOR_PX, ProposalNet
+from ovseg_models.encoding import Proposals, propose
+from ovseg_models.proposal_masks import hard_masks
+from ovseg_models.proposal_net import ProposalNet
 from ovseg_models.text_classifier import TextClassifier
 from pipeline.clip_loading import load_clip
 from pipeline.mine.regions import NetSize, UndecodableError, net_picture
@@ -39,9 +40,8 @@ class _Picture(NamedTuple):
 class _NetOutput(NamedTuple):
     """What the net says of one picture."""
 
-    picture: _Picture
-    mask_logits: Float[Tensor, "query mask_height mask_width"]
-    embeddings: Float[Tensor, "query dim"]
+    key: str
+    proposals: Proposals
     objectness: Float[Tensor, "query"]
 
 
@@ -105,48 +105,40 @@ class Proposer:
             return _Picture(scene.key, None, UNDECODABLE, str(error))
         return _Picture(scene.key, torch.from_numpy(np.array(picture)).permute(2, 0, 1).contiguous())
 
+    @torch.inference_mode()
     def _outputs(self, pictures: Iterator[_Picture]) -> Iterator[_Picture | _NetOutput]:
         """Run the net over pictures; those of equal padded size near each other go together."""
         at_once = self._settings.batch_images
         window = at_once * (_WINDOW_BATCHES if at_once > 1 else 1)
         while some := list(islice(pictures, window)):
-            outputs: dict[int, _NetOutput] = {}
-            for group in _groups_of_equal_padding(some):
-                for start in range(0, len(group), at_once):
-                    batch = group[start : start + at_once]
-                    outputs.update(zip(batch, self._forward([some[place] for place in batch]), strict=True))
-            for place, picture in enumerate(some):
-                yield outputs.get(place, picture)
+            pixels = [picture.pixels for picture in some if picture.pixels is not None]
+            with autocast(self._text_embeddings.device, self._settings.precision):
+                found = iter(propose(self._net, pixels, at_once=at_once))
+            for picture in some:
+                yield picture if picture.pixels is None else self._output(picture.key, next(found))
 
-    @torch.inference_mode()
-    def _forward(self, pictures: Sequence[_Picture]) -> list[_NetOutput]:
-        """Run the net over pictures of equal padded size."""
-        images = self._net.preprocess([picture.pixels for picture in pictures if picture.pixels is not None])
-        with autocast(images.device, self._settings.precision):
-            output = self._net(images)
-        embeddings = output.proposal_embeddings.float()
-        class_probs = self._net.class_logits(embeddings, self._text_embeddings).softmax(dim=-1)
-        objectness = class_probs[..., :-1].sum(dim=-1)
-        parts = (pictures, output.mask_logits.float(), embeddings, objectness)
-        return [_NetOutput(*of_one) for of_one in zip(*parts, strict=True)]
+    def _output(self, key: str, proposals: Proposals) -> _NetOutput:
+        """Add how likely each proposal shows anything that the net learned."""
+        logits = self._net.class_logits(proposals.proposal_embeddings, self._text_embeddings)
+        return _NetOutput(key, proposals, logits.softmax(dim=-1)[:, :-1].sum(dim=-1))
 
     @torch.inference_mode()
     def _encoded(self, output: _Picture | _NetOutput) -> SceneProposals:
         """Turn what the net says into masks as run lengths; empty masks and near-duplicates are left out."""
         if isinstance(output, _Picture):
             return SceneProposals.failed(output.key, self.embedding_dim, output.status, output.reason)
-        pixels = output.picture.pixels
-        height, width = (0, 0) if pixels is None else (int(pixels.shape[1]), int(pixels.shape[2]))
-        masks = hard_masks(output.mask_logits, (height, width), self._settings.mask_threshold).cpu().numpy()
+        found = output.proposals
+        height, width = found.net_size
+        masks = hard_masks(found.mask_logits, found.net_size, self._settings.mask_threshold).cpu().numpy()
         queries = np.flatnonzero(masks.any(axis=(1, 2)))
         counts = encode_masks(masks[queries])
         kept = distinct_masks(counts, height, width, max_iou=self._settings.duplicate_iou)
         queries, counts = queries[kept], [counts[place] for place in kept]
         if not counts:
             reason = f"no pixel of {len(masks)} queries has a mask probability above {self._settings.mask_threshold}"
-            return SceneProposals.failed(output.picture.key, self.embedding_dim, NO_PROPOSALS, reason)
+            return SceneProposals.failed(output.key, self.embedding_dim, NO_PROPOSALS, reason)
         return SceneProposals(
-            key=output.picture.key,
+            key=output.key,
             height_px=height,
             width_px=width,
             queries=queries.astype(np.int32),
@@ -154,7 +146,7 @@ class Proposer:
             areas_px=areas_px(counts, height, width),
             boxes_xyxy=boxes_xyxy(counts, height, width),
             objectness=output.objectness.cpu().numpy()[queries],
-            embeddings=output.embeddings.cpu().numpy()[queries],
+            embeddings=found.proposal_embeddings.cpu().numpy()[queries],
         )
 
 
@@ -178,13 +170,3 @@ def distinct_masks(counts: Sequence[bytes], height_px: int, width_px: int, *, ma
         if not overlaps[place, kept].any():
             kept.append(place)
     return kept
-
-
-def _groups_of_equal_padding(pictures: Sequence[_Picture]) -> list[list[int]]:
-    """Sort the places of readable pictures by the size that the net pads them to; more padding would change results."""
-    groups: dict[tuple[int, ...], list[int]] = {}
-    for place, picture in enumerate(pictures):
-        if picture.pixels is not None:
-            padded = tuple(side + -side % SIZE_DIVISOR_PX for side in picture.pixels.shape[1:])
-            groups.setdefault(padded, []).append(place)
-    return list(groups.values())

@@ -7,11 +7,13 @@ import numpy.typing as npt
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-from ovseg_models.encoded_image import hard_masks
-from ovseg_models.image_size import nearest_resized, resize_image
+from ovseg_models.encoding import net_pixels, propose
+from ovseg_models.image_size import nearest_resized
 from ovseg_models.palette import palette
+from ovseg_models.proposal_masks import hard_masks
 from ovseg_models.proposal_net import ProposalNet
-from pipeline.train_proposals.validation import MASK_THRESHOLD, ious_with_regions, read_labelled
+from ovseg_models.segmentation_metrics import region_ious
+from pipeline.train_proposals.validation import MASK_THRESHOLD, read_labelled
 from storage_schemas.scene_collection import SceneCollection
 
 REGIONS_SHOWN = 6
@@ -54,14 +56,14 @@ def proposal_sheet(
     colours = palette(len(class_names))
     for number in numbers:
         image, label_map = read_labelled(scenes, number)
-        resized = resize_image(image, short_side_px=short_side_px, max_side_px=max_side_px)
-        pixels, size = np.array(resized), (resized.height, resized.width)
-        labels = nearest_resized(label_map, *size)
-        output = net(net.preprocess([torch.from_numpy(pixels).permute(2, 0, 1)]))
-        masks = hard_masks(output.mask_logits[0], size, MASK_THRESHOLD).cpu()
+        picture = net_pixels(image, short_side_px=short_side_px, max_side_px=max_side_px)
+        (found,) = propose(net, [picture])
+        pixels = picture.permute(1, 2, 0).numpy()
+        labels = nearest_resized(label_map, *found.net_size)
+        masks = hard_masks(found.mask_logits, found.net_size, MASK_THRESHOLD).cpu()
         ids, counts = np.unique(labels[labels != ignore_label], return_counts=True)
         ids = ids[np.argsort(-counts, kind="stable")][:REGIONS_SHOWN]
-        fits = ious_with_regions(masks, torch.from_numpy(labels == ids[:, None, None]))
+        fits = region_ious(torch.from_numpy(labels == ids[:, None, None]), masks)
         cells = [(_painted(pixels, labels, colours, ignore_label), "labels", _INK)] if len(ids) else []
         for region, index in enumerate(ids.tolist()):
             query = int(fits[region].argmax())

@@ -9,10 +9,12 @@ from jaxtyping import Bool, Float, Int
 from PIL import Image
 from torch import Tensor
 
-from ovseg_models.encoded_image import hard_masks
-from ovseg_models.fusion import fused_labels
-from ovseg_models.image_size import nearest_resized, resize_image
+from ovseg_models.encoding import net_pixels, propose
+from ovseg_models.fusion import classify, fused_labels
+from ovseg_models.image_size import nearest_resized
+from ovseg_models.proposal_masks import hard_masks
 from ovseg_models.proposal_net import ProposalNet
+from ovseg_models.segmentation_metrics import ClassCounts, class_iou, region_ious
 from pipeline.upright_scenes import upright_labels, upright_picture
 from storage_schemas.scene_collection import SceneCollection
 
@@ -61,19 +63,16 @@ class Counts:
         References:
             mIoU as OVSeg's evaluator has it: a class that is predicted but never there counts as IoU 0.
         """
-        true, predicted = self.confusion.sum(1), self.confusion.sum(0)
-        right = self.confusion.diagonal()
-        present = true > 0
-        iou = right / (true + predicted - right).clamp(min=1)
+        iou = class_iou(ClassCounts.of_confusion(self.confusion.numpy()))  # NaN for a class that counts nowhere
         values = {}
-        for name, members in {"": range(len(true)), **groups}.items():
-            chosen = torch.zeros(len(true), dtype=torch.bool)
+        for name, members in {"": range(len(iou)), **groups}.items():
+            chosen = torch.zeros(len(iou), dtype=torch.bool)
             chosen[list(members)] = True
             ending = f"_{name}" if name else ""
-            counted = int((chosen & (present | (predicted > 0))).sum())
+            counted = iou[chosen.numpy() & ~np.isnan(iou)]
             occurring = chosen & (self.regions > 0)
             per_class = self.best_iou[occurring] / self.regions[occurring]
-            values[f"miou{ending}"] = float(iou[chosen & present].sum()) / max(1, counted)
+            values[f"miou{ending}"] = float(counted.mean()) if len(counted) else 0.0
             values[f"best_iou{ending}"] = float(per_class.mean()) if len(per_class) else 0.0
             values[f"recall_50{ending}"] = float(self.found[chosen].sum()) / max(1.0, float(self.regions[chosen].sum()))
         return values
@@ -109,11 +108,11 @@ class Validation:
         total = Counts.none(classes)
         for number in numbers:
             image, label_map = read_labelled(self.scenes, number)
-            resized = resize_image(image, short_side_px=self.short_side_px, max_side_px=self.max_side_px)
-            pixels = torch.from_numpy(np.array(resized)).permute(2, 0, 1)
-            output = net(net.preprocess([pixels]))
-            scores = net.class_logits(output.proposal_embeddings[0], self.text_embeddings).softmax(-1)[:, :-1]
-            logits, net_size = output.mask_logits[0], (resized.height, resized.width)
+            pixels = net_pixels(image, short_side_px=self.short_side_px, max_side_px=self.max_side_px)
+            (found,) = propose(net, [pixels])
+            logits, net_size = found.mask_logits, found.net_size
+            class_logits = net.class_logits(found.proposal_embeddings, self.text_embeddings)
+            scores = classify(class_logits, ensemble_weight=0).scores
             true = torch.from_numpy(label_map).to(scores.device)
             predicted = fused_labels(scores, logits, net_size=net_size, size=(image.height, image.width))
             labelled = true != self.ignore_label
@@ -129,21 +128,11 @@ class Validation:
         """Add what the proposals of one scene come to."""
         present = torch.bincount(label_map.flatten(), minlength=1).nonzero().flatten()
         class_ids = present[present != self.ignore_label]
-        best = ious_with_regions(masks, label_map == class_ids[:, None, None]).amax(1).double().cpu()
+        best = region_ious(label_map == class_ids[:, None, None], masks).amax(1).double().cpu()
         places = class_ids.cpu()
         total.best_iou.index_add_(0, places, best)
         total.found.index_add_(0, places, (best >= FOUND_IOU).double())
         total.regions.index_add_(0, places, torch.ones_like(best))
-
-
-def ious_with_regions(
-    masks: Bool[Tensor, "query height width"], regions: Bool[Tensor, "region height width"]
-) -> Float[Tensor, "region query"]:
-    """Return the IoU of each region with each mask."""
-    flat_masks, flat_regions = masks.flatten(1).float(), regions.flatten(1).float()
-    shared = flat_regions @ flat_masks.T
-    either = flat_regions.sum(1)[:, None] + flat_masks.sum(1)[None] - shared
-    return shared / either.clamp(min=1)
 
 
 def read_labelled(scenes: SceneCollection, number: int) -> tuple[Image.Image, np.ndarray]:

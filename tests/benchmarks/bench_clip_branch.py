@@ -12,10 +12,10 @@ import torch
 from torch.nn import functional
 
 from ovseg_models import masked_crops as crop_making
-from ovseg_models.encoded_image import hard_masks
 from ovseg_models.mask_adapted_clip import MaskAdaptedClip
 from ovseg_models.masked_crops import masked_crops, patch_mask
 from ovseg_models.pretrained_clip import build_clip
+from ovseg_models.proposal_masks import hard_masks
 from tests.operations import CountedOperations
 
 HEIGHT_PX, WIDTH_PX, CROP_PX = 640, 853, 224

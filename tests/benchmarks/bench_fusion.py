@@ -17,8 +17,8 @@ import torch
 from torch.nn import functional
 
 from ovseg_models import fusion
-from ovseg_models.encoded_image import upsampled_mask_probs
 from ovseg_models.fusion import ensemble_scores, fused_labels
+from ovseg_models.proposal_masks import upsampled_mask_probs
 from tests.operations import CountedOperations
 from tests.proposal_shapes import ellipse_logits
 

@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from torch.nn import functional
 
+from ovseg_models.encoding import Regions
 from ovseg_models.segmenter import Segmenter
 from ovseg_models.word_tokenizer import WordTokenizer
 from tests.tiny_segmenter import CLASS_NAMES, picture, tiny_segmenter
@@ -260,7 +261,9 @@ def test_at_weight_0_clip_does_not_run_before_it_is_asked(monkeypatch):
 def test_without_any_valid_mask_the_net_decides_alone_and_clip_alone_says_that_it_cannot(weight, warnings, caplog):
     segmenter = tiny_segmenter(ensemble_weight=weight)
     encoded = segmenter.encode(picture())
-    nothing = replace(encoded, valid=torch.zeros_like(encoded.valid), embed_crops=lambda: encoded.image_embeddings[:0])
+    none = Regions(encoded.image_embeddings[:0], torch.zeros_like(encoded.valid))
+    nothing = replace(encoded, embed=lambda: none)
+    assert not nothing.regions.valid.any()
     labels = segmenter.classify(nothing, CLASS_NAMES).label_map
     found = [record.getMessage() for record in caplog.records if "CLIP sees nothing" in record.getMessage()]
     assert len(found) == warnings

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from ovseg_models import region_embedding
+from ovseg_models import encoding
 from ovseg_models.mask_adapted_clip import MaskAdaptedClip
 from ovseg_models.segmenter import Segmenter
 from ovseg_models.segmenter_settings import SegmenterSettings
@@ -52,8 +52,8 @@ def write_adapted(settings: Settings, seed: int) -> MaskAdaptedClip:
 
 
 def test_predictions_are_those_of_a_segmenter_with_that_clip(tmp_path, monkeypatch):
-    cut, calls = region_embedding.masked_crops, []
-    monkeypatch.setattr(region_embedding, "masked_crops", lambda *given, **how: calls.append(1) or cut(*given, **how))
+    cut, calls = encoding.masked_crops, []
+    monkeypatch.setattr(encoding, "masked_crops", lambda *given, **how: calls.append(1) or cut(*given, **how))
     settings = adapted_settings(tmp_path)
     adapted = write_adapted(settings, seed=1)
     report = run("evaluate", settings)

@@ -176,7 +176,7 @@ def test_an_image_all_of_whose_masks_are_empty_is_named_by_the_proposal_net(tmp_
     (scene, *_) = images_of(plan["scenes"].artifact)
     opened = job_of(plan).open()
     branch = ProposalBranch(torch.full((9, 16, 16), -9.0), torch.eye(9, 55))
-    look = opened.look(scene, job_of(plan).variants[0].view, branch.mask_logits, 255)
+    look = opened.regions(scene, job_of(plan).variants[0].view, branch.mask_logits, 255)
     assert (look.regions.tolist(), look.clip_logits.shape) == ([], (0, 54))
     live = LiveBranches(opened, 255)
     live.proposals = lambda scene: branch
@@ -188,7 +188,7 @@ def test_clip_names_no_proposals_that_it_is_not_given(tmp_path):
     plan = scores_of(settings_of(tmp_path))
     (scene, *_) = images_of(plan["scenes"].artifact)
     with pytest.raises(ValueError, match="CLIP is to name proposals, none are given; pass their mask logits"):
-        job_of(plan).open().look(scene, job_of(plan).variants[0].view, None, 255)
+        job_of(plan).open().regions(scene, job_of(plan).variants[0].view, None, 255)
 
 
 def test_scenes_that_cannot_be_scored_are_rows(tmp_path):

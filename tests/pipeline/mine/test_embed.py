@@ -77,7 +77,7 @@ def test_embeddings_equal_one_crop_at_a_time(clip, batch):
 def test_forward_passes_are_full_across_images(clip, monkeypatch):
     sizes = []
     original = clip.encode_image
-    monkeypatch.setattr(clip, "encode_image", lambda crops: sizes.append(len(crops)) or original(crops))
+    monkeypatch.setattr(clip, "encode_image", lambda crops, *rest: sizes.append(len(crops)) or original(crops, *rest))
     scenes = [scene_with_regions("a" * (1 + number), 3) for number in range(4)]
     assert len(list(Embedder(clip, EmbedSettings(batch_crops=5), SIZE).embeddings(iter(scenes)))) == 4
     assert sizes == [5, 5, 2]
@@ -85,7 +85,7 @@ def test_forward_passes_are_full_across_images(clip, monkeypatch):
 
 def test_equal_masks_go_through_clip_once(clip, monkeypatch):
     sizes, original = [], clip.encode_image
-    monkeypatch.setattr(clip, "encode_image", lambda crops: sizes.append(len(crops)) or original(crops))
+    monkeypatch.setattr(clip, "encode_image", lambda crops, *rest: sizes.append(len(crops)) or original(crops, *rest))
     of = scene_with_regions("a", 4)
     first, *others = of.regions.mask_counts
     doubled = of._replace(regions=replace(of.regions, mask_counts=[first, others[0], first, first]))
@@ -100,11 +100,11 @@ def test_the_batch_is_halved_when_memory_runs_out(clip, monkeypatch):
     sizes = []
     original = clip.encode_image
 
-    def short_of_memory(crops):
+    def short_of_memory(crops, *rest):
         sizes.append(len(crops))
         if len(crops) > 3:
             raise torch.OutOfMemoryError("no more")
-        return original(crops)
+        return original(crops, *rest)
 
     scenes = [scene_with_regions("a", 4), scene_with_regions("bb", 4)]
     (expected,) = ([one.embeddings for one in Embedder(clip, EmbedSettings(), SIZE).embeddings(iter(scenes))],)
@@ -123,7 +123,7 @@ def test_what_cannot_be_embedded_says_why(clip, monkeypatch):
     found = list(Embedder(clip, EmbedSettings(), SIZE).embeddings(iter([damaged, without, hollow])))
     assert [one.scene_status for one in found] == ["image_undecodable", "no_proposals", "ok"]
     assert found[2].statuses == ("ok", "empty_mask", "ok")
-    monkeypatch.setattr(clip, "encode_image", lambda crops: torch.full((len(crops), 96), torch.nan))
+    monkeypatch.setattr(clip, "encode_image", lambda crops, *rest: torch.full((len(crops), 96), torch.nan))
     (broken,) = Embedder(clip, EmbedSettings(), SIZE).embeddings(iter([hollow]))
     assert broken.statuses == ("embedding_not_finite", "empty_mask", "embedding_not_finite")
     assert not broken.embeddings.any()

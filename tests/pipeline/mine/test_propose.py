@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from ovseg_models.encoded_image import upsampled_mask_probs
+from ovseg_models.proposal_masks import upsampled_mask_probs
 from pipeline.mine.proposer import Proposer, distinct_masks
 from pipeline.settings import ProposeSettings
 from storage_schemas.rle import decode_masks, encode_masks

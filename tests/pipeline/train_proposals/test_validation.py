@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ovseg_models.proposal_presets import build_proposal_net
-from pipeline.train_proposals.validation import Counts, Validation, ious_with_regions, read_labelled
+from ovseg_models.segmentation_metrics import region_ious
+from pipeline.train_proposals.validation import Counts, Validation, read_labelled
 from storage_schemas.scene_collection import SceneCollection
 from tests.pipeline.planned import prepare_scenes, scenes_of
 from tests.pipeline.train_proposals.tiny_training import tiny_settings
@@ -19,7 +20,7 @@ from tests.tiny_segmenter import PROPOSAL_NET
 def test_ious_are_shared_over_united_pixels(seed: int, masks: int, regions: int) -> None:
     random = np.random.default_rng(seed)
     some, others = random.random((masks, 3, 4)) < 0.5, random.random((regions, 3, 4)) < 0.4
-    found = ious_with_regions(torch.from_numpy(some), torch.from_numpy(others)).numpy()
+    found = region_ious(torch.from_numpy(others), torch.from_numpy(some)).numpy()
     for region, mask in np.ndindex(regions, masks):
         united = (others[region] | some[mask]).sum()
         wanted = (others[region] & some[mask]).sum() / united if united else 0

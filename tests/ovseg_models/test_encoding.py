@@ -5,9 +5,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ovseg_models.encoding import distinct_masks, embed_regions
 from ovseg_models.masked_crops import masked_crops, patch_mask
 from ovseg_models.pretrained_clip import build_mask_adapted_clip
-from ovseg_models.region_embedding import distinct_masks, embed_regions
 from tests.tiny_segmenter import CLIP, picture
 
 
@@ -41,9 +41,9 @@ def test_masks_with_equal_counts_per_line_and_column_are_told_apart():
 
 
 @pytest.mark.parametrize("use_mask_prompts", [True, False])
-@pytest.mark.parametrize("crops_at_once", [1, 2, 64])
+@pytest.mark.parametrize("at_once", [1, 2, 64])
 @torch.no_grad()
-def test_equal_masks_are_embedded_once_and_all_as_alone(monkeypatch, use_mask_prompts, crops_at_once):
+def test_equal_masks_are_embedded_once_and_all_as_alone(monkeypatch, use_mask_prompts, at_once):
     clip = build_mask_adapted_clip(CLIP, prompt_depth=3, seed=0)
     clip.mask_prompts.data.mul_(20)
     image = torch.from_numpy(picture()).permute(2, 0, 1).contiguous()
@@ -56,12 +56,10 @@ def test_equal_masks_are_embedded_once_and_all_as_alone(monkeypatch, use_mask_pr
         expected.append(clip.encode_image(cut.crops, patch_mask(cut.crop_masks, 4) if use_mask_prompts else None)[0])
     crops, encode_image = [], clip.encode_image
     monkeypatch.setattr(clip, "encode_image", lambda some, *rest: crops.append(len(some)) or encode_image(some, *rest))
-    embeddings, valid = embed_regions(
-        clip, image, masks, use_mask_prompts=use_mask_prompts, crops_at_once=crops_at_once
-    )
+    embeddings, valid = embed_regions(clip, image, masks, use_mask_prompts=use_mask_prompts, at_once=at_once)
     assert valid.tolist() == [True, False, True, True, False, True]
     assert sum(crops) == 2
-    assert max(crops) <= crops_at_once
+    assert max(crops) <= at_once
     torch.testing.assert_close(embeddings, torch.stack(expected), atol=1e-6, rtol=0)
 
 
@@ -69,6 +67,6 @@ def test_equal_masks_are_embedded_once_and_all_as_alone(monkeypatch, use_mask_pr
 def test_no_mask_and_empty_masks_give_no_embedding(count):
     clip = build_mask_adapted_clip(CLIP, prompt_depth=3, seed=0)
     image = torch.from_numpy(picture()).permute(2, 0, 1).contiguous()
-    embeddings, valid = embed_regions(clip, image, torch.zeros(count, 50, 70, dtype=torch.bool), crops_at_once=4)
+    embeddings, valid = embed_regions(clip, image, torch.zeros(count, 50, 70, dtype=torch.bool), at_once=4)
     assert embeddings.shape == (0, 16)
     assert valid.tolist() == [False] * count

@@ -1,0 +1,264 @@
+"""Encoding pictures: what both nets see before a class is named. One code for all who run the nets.
+
+The segmenter, mining, evaluation and the validations of both trainings are composed of the same three steps: `propose`
+runs the proposal net over pictures, `cut_regions` cuts what CLIP sees of a picture's masks, and `embed_crops` runs CLIP
+over crops, of one picture or of many. `embed_regions` is the last two. What then names the masks is
+`ovseg_models.fusion.classify`. So what is measured is what ships.
+
+Each works on the device of its net. Mixed precision is the caller's, by `torch.autocast`; what is returned is in single
+precision.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int64, UInt8
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional
+
+from ovseg_models.image_size import resize_image
+from ovseg_models.mask_adapted_clip import MaskAdaptedClip
+from ovseg_models.masked_crops import Fill, masked_crops, patch_mask
+from ovseg_models.proposal_masks import hard_masks, query_chunks, upsampled_mask_probs
+from ovseg_models.proposal_net import SIZE_DIVISOR_PX, ProposalNet
+
+
+@dataclass(frozen=True, kw_only=True)
+class Proposals:
+    """What the proposal net found in one picture.
+
+    Attributes:
+        net_size: Height and width at which the net and the crops see the picture, without the net's padding [px].
+        mask_logits: At stride 4 of the padded net input.
+        proposal_embeddings: In CLIP's space, L2-normalised.
+    """
+
+    net_size: tuple[int, int]
+    mask_logits: Float[Tensor, "query mask_height mask_width"]
+    proposal_embeddings: Float[Tensor, "query dim"]
+
+
+class Regions(NamedTuple):
+    """CLIP's embeddings of the regions of one picture.
+
+    Attributes:
+        embeddings: Of the masks that have a pixel, in order, L2-normalised.
+        valid: Which masks these are.
+    """
+
+    embeddings: Float[Tensor, "valid dim"]
+    valid: Bool[Tensor, "mask"]
+
+
+class RegionCrops(NamedTuple):
+    """What CLIP sees of the masks of one picture.
+
+    Attributes:
+        crops: Normalised for CLIP.
+        patch_mask: Which patches see a pixel of the mask.
+        crop_of_mask: The crop of each mask; equal masks share one, -1 is a mask without a pixel.
+    """
+
+    crops: Float[Tensor, "crop 3 side side"]
+    patch_mask: Bool[Tensor, "crop patch"]
+    crop_of_mask: Int64[Tensor, "mask"]
+
+    def regions(self, embeddings: Float[Tensor, "crop dim"]) -> Regions:
+        """Give each mask the embedding of its crop."""
+        valid = self.crop_of_mask >= 0
+        return Regions(embeddings[self.crop_of_mask[valid]], valid)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodedImage(Proposals):
+    """The part of segmenting an image that doesn't depend on the class names, which takes nearly all of the time.
+
+    Attributes:
+        image: RGB, upright, at its own size.
+        mask_threshold: With which hard masks are made.
+        embed: Cuts and embeds the proposals' crops; see `regions`.
+    """
+
+    image: Image.Image
+    mask_threshold: float | int
+    embed: Callable[[], Regions] = field(repr=False, compare=False)
+
+    @cached_property
+    def regions(self) -> Regions:
+        """CLIP's embeddings of the proposals; made when they are first read."""
+        return self.embed()
+
+    @property
+    def image_embeddings(self) -> Float[Tensor, "valid dim"]:
+        """CLIP's embeddings of the valid proposals' crops, L2-normalised."""
+        return self.regions.embeddings
+
+    @cached_property
+    def valid(self) -> Bool[Tensor, "query"]:
+        """Whether a proposal's hard mask has a pixel at net size; CLIP need not run for this."""
+        known = vars(self).get("regions")
+        return self.hard_masks().flatten(1).any(dim=1) if known is None else known.valid
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """The image's own height and width [px]."""
+        return self.image.height, self.image.width
+
+    def mask_probs(self) -> Float[Tensor, "query height width"]:
+        """Return the soft masks at net size; 4 bytes per query and pixel."""
+        return upsampled_mask_probs(self.mask_logits, self.net_size)
+
+    def hard_masks(self) -> Bool[Tensor, "query height width"]:
+        """Return the hard masks at net size; 1 byte per query and pixel."""
+        return hard_masks(self.mask_logits, self.net_size, self.mask_threshold)
+
+    def hard_masks_at_image_size(self) -> Iterator[Bool[Tensor, "some height width"]]:
+        """Yield the hard masks at the image's own size, some queries at a time.
+
+        The soft masks are resized bilinearly, then compared with the threshold.
+        """
+        largest = max(self.size, self.net_size, key=lambda size: size[0] * size[1])
+        for rows in query_chunks(self.mask_logits, largest):
+            probs = upsampled_mask_probs(self.mask_logits[rows], self.net_size)
+            if self.size != self.net_size:
+                probs = functional.interpolate(probs[None], size=self.size, mode="bilinear", align_corners=False)[0]
+            yield probs > self.mask_threshold
+
+
+def net_pixels(image: Image.Image, *, short_side_px: int, max_side_px: int) -> UInt8[Tensor, "3 height width"]:
+    """Resize an RGB image to the size at which the nets see it; arguments and errors as `resize_image`."""
+    resized = resize_image(image, short_side_px=short_side_px, max_side_px=max_side_px)
+    return torch.from_numpy(np.array(resized)).permute(2, 0, 1).contiguous()
+
+
+@torch.no_grad()
+def propose(
+    net: ProposalNet, pictures: Sequence[UInt8[Tensor, "3 _ _"]], *, at_once: int | None = None
+) -> list[Proposals]:
+    """Find masks in pictures.
+
+    Pictures of equal padded size go through the net together; more padding than a picture's own would change a result.
+
+    Args:
+        net: In evaluation mode.
+        pictures: RGB, at net size; see `net_pixels`.
+        at_once: Pictures of a batch; None for no limit.
+
+    Returns:
+        One for each picture, in order.
+    """
+    places: dict[tuple[int, ...], list[int]] = {}
+    for index, picture in enumerate(pictures):
+        padded = tuple(side + -side % SIZE_DIVISOR_PX for side in picture.shape[1:])
+        places.setdefault(padded, []).append(index)
+    found: dict[int, Proposals] = {}
+    for group in places.values():
+        step = at_once or len(group)
+        for batch in (group[start : start + step] for start in range(0, len(group), step)):
+            output = net(net.preprocess([pictures[index] for index in batch]))
+            mask_logits, embeddings = output.mask_logits.float(), output.proposal_embeddings.float()
+            for index, *of_one in zip(batch, mask_logits, embeddings, strict=True):
+                height, width = pictures[index].shape[1:]
+                found[index] = Proposals(net_size=(height, width), mask_logits=of_one[0], proposal_embeddings=of_one[1])
+    return [found[index] for index in range(len(pictures))]
+
+
+@torch.no_grad()
+def cut_regions(
+    picture: UInt8[Tensor, "3 height width"],
+    masks: Bool[Tensor, "mask height width"],
+    *,
+    crop_px: int,
+    patch_px: int,
+    fill: Fill = "mean",
+) -> RegionCrops:
+    """Cut the masked crop of each region; equal masks share one.
+
+    Args:
+        picture: RGB, of the masks' size, on any device.
+        masks: On the device where crops are cut. There may be none.
+        crop_px: Side of CLIP's input [px].
+        patch_px: Side of a patch [px].
+        fill: What is shown outside the mask.
+    """
+    first, of_mask = distinct_masks(masks)
+    distinct = masks if len(first) == len(masks) else masks[first]
+    cut = masked_crops(picture.to(masks.device), distinct, crop_px=crop_px, fill=fill)
+    crop_of_distinct = torch.full_like(first, -1)
+    crop_of_distinct[cut.kept_rows] = torch.arange(len(cut.kept_rows), device=first.device)
+    return RegionCrops(cut.crops, patch_mask(cut.crop_masks, patch_px), crop_of_distinct[of_mask])
+
+
+@torch.no_grad()
+def embed_crops(
+    clip: MaskAdaptedClip,
+    crops: Float[Tensor, "crop 3 side side"],
+    patch_mask: Bool[Tensor, "crop patch"] | None = None,
+    *,
+    at_once: int,
+) -> Float[Tensor, "crop dim"]:
+    """Embed crops, L2-normalised.
+
+    Args:
+        clip: In evaluation mode.
+        crops: Normalised for CLIP, on its device. There may be none.
+        patch_mask: Which patches see a pixel of the mask; if given, CLIP sees its mask prompts in place of the others.
+        at_once: Crops that CLIP takes at a time; bounds the memory, and changes no result but for rounding.
+    """
+    starts = range(0, max(1, len(crops)), at_once)
+    return torch.cat(
+        [
+            clip.encode_image(
+                crops[start : start + at_once], None if patch_mask is None else patch_mask[start : start + at_once]
+            )
+            for start in starts
+        ]
+    ).float()
+
+
+@torch.no_grad()
+def embed_regions(
+    clip: MaskAdaptedClip,
+    picture: UInt8[Tensor, "3 height width"],
+    masks: Bool[Tensor, "mask height width"],
+    *,
+    fill: Fill = "mean",
+    use_mask_prompts: bool = True,
+    at_once: int,
+) -> Regions:
+    """Embed the regions of one picture: `cut_regions`, then `embed_crops`; their arguments.
+
+    Args:
+        use_mask_prompts: Whether CLIP sees its mask prompts in place of patches outside the mask.
+    """
+    cut = cut_regions(picture, masks, crop_px=clip.crop_px, patch_px=clip.patch_px, fill=fill)
+    return cut.regions(embed_crops(clip, cut.crops, cut.patch_mask if use_mask_prompts else None, at_once=at_once))
+
+
+@torch.no_grad()
+def distinct_masks(
+    masks: Bool[Tensor, "mask height width"],
+) -> tuple[Int64[Tensor, "distinct"], Int64[Tensor, "mask"]]:
+    """Find masks that are equal pixel by pixel; in rare cases not all of them, so that some work is done twice.
+
+    Returns:
+        The rows of masks that represent all, ascending, and which of these each mask is equal to.
+    """
+    mask_bytes, rows = masks.view(torch.uint8), torch.arange(len(masks), device=masks.device)
+    if len(masks) < 2:
+        return rows, rows
+    # Pixels per line and per column tell nearly all masks apart. Masks that agree in them are compared pixel by pixel,
+    # and one that differs from the first nevertheless keeps a crop of its own.
+    pixels = torch.cat([mask_bytes.sum(dim=2, dtype=torch.int32), mask_bytes.sum(dim=1, dtype=torch.int32)], dim=1)
+    like = pixels.unique(dim=0, return_inverse=True)[1]
+    first_like = torch.full_like(rows, len(masks)).scatter_reduce_(0, like, rows, "amin")[like]
+    candidates = (first_like != rows).nonzero()[:, 0]
+    different = (mask_bytes[candidates] != mask_bytes[first_like[candidates]]).flatten(1).any(dim=1)
+    first_like[candidates] = torch.where(different, candidates, first_like[candidates])
+    distinct, of_mask = first_like.unique(return_inverse=True)
+    return distinct, of_mask
