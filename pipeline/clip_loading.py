@@ -56,9 +56,9 @@ def warn_of_unknown(settings: ClipSettings, names: Sequence[str], what: str) -> 
         what: What they are, for the warning.
 
     Raises:
-        PipelineError: If CLIP cannot be loaded.
+        PipelineError: If the architecture is not available.
     """
-    words = load_clip(settings).words
+    _, words = architecture_of(settings.architecture)
     unknown = words.unknown(names) if words is not None else []
     if unknown:
         logger.warning(

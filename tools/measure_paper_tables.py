@@ -25,12 +25,12 @@ from pipeline import small_clip, small_proposal_net
 from pipeline.adaptations import GROUPS
 from pipeline.dataflow import dataflow
 from pipeline.mine import filter_pairs as filtering
-from pipeline.mine.embed_texts import EmbedTexts
 from pipeline.mine.filter_pairs import PairRule, filter_pairs
 from pipeline.mine.tagger.sources import TaggerName, tagger_identity
 from pipeline.prepare.drawn_world.words import UNSEEN_NOUNS
 from pipeline.settings import Settings, load_settings, result_settings
 from pipeline.stages import run
+from pipeline.text_embeddings import EmbedTexts
 from storage_schemas.artifact import Artifact
 from storage_schemas.digests import Json, sha256_of_file, sha256_of_json
 from storage_schemas.reports import KIND as REPORTS

@@ -13,16 +13,15 @@ from ovseg_models.encoding import embed_regions, net_pixels, propose
 from ovseg_models.fusion import clip_class_logits
 from ovseg_models.mask_adapted_clip import MaskAdaptedClip
 from ovseg_models.oracle import ground_truth_masks
-from ovseg_models.prompt_templates import prompt_templates
 from ovseg_models.proposal_masks import hard_masks
 from ovseg_models.proposal_net import ProposalNet
-from ovseg_models.text_classifier import TextClassifier
 from pipeline.adapted_clip_loading import load_adapted_clip, stock_mask_adapted_clip
 from pipeline.clip_loading import LoadedClip, load_clip
 from pipeline.evaluate.decoding import LabelledImage
 from pipeline.evaluate.variants import GROUND_TRUTH, ORIGINAL, ClipView
 from pipeline.proposal_net_loading import load_proposal_net
 from pipeline.settings import ClipSettings, Precision
+from pipeline.text_embeddings import TextSource
 from pipeline.worker_device import WorkerCompute, autocast, crops_at_once
 from storage_schemas.artifact import Artifact
 
@@ -36,7 +35,7 @@ class NetSources:
         clip: The original CLIP.
         adapted: Adapted ones by the names that views have for them, finished.
         class_names: The vocabulary.
-        prompt_templates: Name of the sentences around class names.
+        texts: Where embeddings of class names come from.
         short_side_px: Short side of the proposal net's input [px].
         max_side_px: Upper limit of its long side [px].
         precision: Arithmetic on CUDA.
@@ -47,7 +46,7 @@ class NetSources:
     clip: ClipSettings
     adapted: Mapping[str, Artifact] = field(default_factory=dict)
     class_names: tuple[str, ...]
-    prompt_templates: str
+    texts: TextSource
     short_side_px: int
     max_side_px: int
     precision: Precision = "fp32"
@@ -97,6 +96,7 @@ class Nets:
         self.sources = sources
         self.device = device
         self._clips: dict[str, MaskAdaptedClip] = {}
+        self._texts = sources.texts.open(device)
 
     @cached_property
     def proposal_net(self) -> ProposalNet:
@@ -120,9 +120,8 @@ class Nets:
         return self.embedded_names(self.sources.class_names)
 
     def embedded_names(self, names: Sequence[str]) -> Float[Tensor, "name dim"]:
-        """Embed class names, by the evaluation's templates."""
-        classifier = TextClassifier(self.base.clip, self.base.tokenize)
-        return classifier.text_embeddings(names, prompt_templates(self.sources.prompt_templates)).to(self.device)
+        """Embed names by the evaluation's templates."""
+        return torch.from_numpy(self._texts.vectors(names)).to(self.device)
 
     def clip(self, name: str) -> MaskAdaptedClip:
         """Return the CLIP that views call by this name."""

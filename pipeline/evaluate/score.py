@@ -27,6 +27,7 @@ from pipeline.settings import (
 )
 from pipeline.shard_runner import Execution, StageReport
 from pipeline.stage_names import StageName
+from pipeline.text_embeddings import TextSource, embed_names
 from pipeline.worker_device import WorkerCompute
 from storage_schemas import branches, scores
 from storage_schemas.checkpoints import ADAPTED_CLIP
@@ -133,9 +134,10 @@ class Score(Step):
         stored = None
         if not node.status().finished:
             self.check(node)
-            from pipeline.clip_loading import warn_of_unknown
-
-            warn_of_unknown(node.clip.settings, class_names_of(node), f"class names of {self.dataset.dataset}")
+            if any(variant.oracle_threshold is None for variant in self.variants):
+                names, templates = class_names_of(node), self.settings.prompt_templates
+                what = f"class names of {self.dataset.dataset}"
+                embed_names(node, names, templates, self.compute, execution, what=what)
         if self.ablate:
             stored = self._branches(node, execution)
         return execution.run(self._job(node, stored), node.artifact, tolerated=self.tolerated)
@@ -236,7 +238,7 @@ def net_sources(
             if isinstance(source, Node) and source.step.kind == ADAPTED_CLIP
         },
         class_names=class_names,
-        prompt_templates=settings.prompt_templates,
+        texts=TextSource.of(node, settings.prompt_templates),
         short_side_px=settings.short_side_px,
         max_side_px=settings.max_side_px,
         precision=settings.precision,

@@ -15,7 +15,6 @@ from pipeline.errors import StageError
 from pipeline.graph import Node, ParameterCounts, Step
 from pipeline.mine.best_regions import BestRegion, best_regions, cosine_scores
 from pipeline.mine.card import MAKER, make_card
-from pipeline.mine.embed_texts import EmbedTexts, Vector, vectors_of
 from pipeline.mine.inputs import check_data_set, check_scenes, net_size, noun_identity, noun_source, regions_of
 from pipeline.mine.pair_members import RegionCutter
 from pipeline.mine.regions import NetSize, RegionSource, SceneRegions, UndecodableError
@@ -26,6 +25,7 @@ from pipeline.ordered_threads import in_threads
 from pipeline.settings import ComputeSettings, MineSettings, PairSettings, result_settings
 from pipeline.shard_runner import Execution, StageReport
 from pipeline.stage_names import StageName
+from pipeline.text_embeddings import Vector, embed_names, vectors_of
 from storage_schemas.artifact import Artifact
 from storage_schemas.cards import has_current_card
 from storage_schemas.digests import Json
@@ -116,10 +116,8 @@ class PairNouns(Step):
             nouns = job.nouns.vocabulary(job.regions.scenes)
             logger.info("pairs %s: %d different nouns", node.name, len(nouns))
             if nouns:
-                step = EmbedTexts(tuple(nouns), self.mining.pair.prompt_templates, self.compute)
-                texts = Node(step, node.name, node.runs, {"clip": node.clip})
-                texts.make(execution)
-                job = replace(job, texts=texts.artifact)
+                templates = self.mining.pair.prompt_templates
+                job = replace(job, texts=embed_names(node, nouns, templates, self.compute, execution))
         report = execution.run(job, node.artifact, tolerated=self.tolerated)
         counts = report.manifest.counts
         if not counts.get(OK):

@@ -7,19 +7,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ovseg_models.prompt_templates import prompt_templates
 from pipeline.graph import Node, ParameterCounts, Step
 from pipeline.mine.inputs import check_scenes
 from pipeline.mine.statuses import EXPECTED
 from pipeline.settings import (
-    ClipSettings,
     ComputeSettings,
     MineSettings,
     ProposalNetSettings,
     ProposeSettings,
     result_settings,
 )
+from pipeline.shard_runner import Execution, StageReport
 from pipeline.stage_names import StageName
+from pipeline.text_embeddings import TextSource, embed_names
 from pipeline.worker_device import WorkerCompute
 from storage_schemas.artifact import Artifact
 from storage_schemas.digests import Json
@@ -62,16 +62,26 @@ class Propose(Step):
 
     def job(self, node: Node) -> "ProposeJob":
         """Return what makes a shard."""
-        taught = ScenesAttributes.of(node["proposal_net"]["scenes"].artifact).class_names
         return ProposeJob(
             scenes=node["scenes"].artifact,
             proposal_net=node["proposal_net"].artifact,
-            class_names=tuple(name for name in taught if name not in self.training.held_out_classes),
-            prompt_templates=self.training.prompt_templates,
-            clip=node.clip.settings,
+            class_names=self._learned(node),
+            texts=TextSource.of(node, self.training.prompt_templates),
             settings=self.mining.propose,
             compute=WorkerCompute.of(self.compute),
         )
+
+    def make(self, node: Node, execution: Execution) -> StageReport:
+        """Propose; the classes that the net learned are embedded first, once for all workers."""
+        if not node.status().finished:
+            names, templates = self._learned(node), self.training.prompt_templates
+            embed_names(node, names, templates, self.compute, execution, what="classes that the net learned")
+        return super().make(node, execution)
+
+    def _learned(self, node: Node) -> tuple[str, ...]:
+        """Return the classes that the net learned."""
+        taught = ScenesAttributes.of(node["proposal_net"]["scenes"].artifact).class_names
+        return tuple(name for name in taught if name not in self.training.held_out_classes)
 
     def size_bytes(self, counts: ParameterCounts, scenes: int) -> int:
         """Estimate from all queries of all scenes."""
@@ -86,25 +96,26 @@ class ProposeJob:
         scenes: Where pictures come from.
         proposal_net: What finds masks in them.
         class_names: Classes that it learned.
-        prompt_templates: Name of the sentences around them.
-        clip: The CLIP whose text tower embeds them.
+        texts: Where their embeddings come from.
     """
 
     scenes: Artifact
     proposal_net: Artifact
     class_names: tuple[str, ...]
-    prompt_templates: str
-    clip: ClipSettings
+    texts: TextSource
     settings: ProposeSettings
     compute: WorkerCompute
 
     def open(self) -> "Proposer":
         """Load the net."""
-        from pipeline.mine.proposer import Proposer
+        import torch
 
-        templates = prompt_templates(self.prompt_templates)
+        from pipeline.mine.proposer import Proposer
+        from pipeline.proposal_net_loading import load_proposal_net
+
         device = self.compute.begin()
-        return Proposer.loaded(self.proposal_net, self.class_names, templates, self.clip, self.settings, device)
+        texts = torch.from_numpy(self.texts.open(device).vectors(self.class_names)).to(device)
+        return Proposer(load_proposal_net(self.proposal_net, device), texts, self.settings)
 
     def run(self, state: "Proposer", artifact: Artifact, unit: str) -> Sidecar:
         """Make one shard."""

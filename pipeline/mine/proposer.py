@@ -12,15 +12,11 @@ from torch import Tensor
 from ovseg_models.encoding import Proposals, propose
 from ovseg_models.proposal_masks import hard_masks
 from ovseg_models.proposal_net import ProposalNet
-from ovseg_models.text_classifier import TextClassifier
-from pipeline.clip_loading import load_clip
 from pipeline.mine.regions import NetSize, UndecodableError, net_picture
 from pipeline.mine.statuses import NO_CAPTION, NO_PROPOSALS, UNDECODABLE
 from pipeline.ordered_threads import in_threads
-from pipeline.proposal_net_loading import load_proposal_net
-from pipeline.settings import ClipSettings, ProposeSettings
+from pipeline.settings import ProposeSettings
 from pipeline.worker_device import autocast
-from storage_schemas.artifact import Artifact
 from storage_schemas.proposals import SceneProposals
 from storage_schemas.rle import areas_px, boxes_xyxy, encode_masks, iou_matrix
 from storage_schemas.scenes import OK, Scene
@@ -59,29 +55,6 @@ class Proposer:
         self._net = net
         self._text_embeddings = text_embeddings
         self._settings = settings
-
-    @classmethod
-    def loaded(
-        cls,
-        net: Artifact,
-        class_names: Sequence[str],
-        templates: Sequence[str],
-        clip: ClipSettings,
-        settings: ProposeSettings,
-        device: torch.device,
-    ) -> "Proposer":
-        """Load the net, and embed the classes that it learned; CLIP is loaded for this alone.
-
-        Args:
-            net: A finished proposal net.
-            class_names: Classes that it learned.
-            templates: Sentences around them.
-            clip: The CLIP whose text tower embeds them.
-            device: Where.
-        """
-        loaded = load_clip(clip)
-        texts = TextClassifier(loaded.clip, loaded.tokenize).text_embeddings(class_names, templates)
-        return cls(load_proposal_net(net, device), texts.to(device), settings)
 
     @property
     def embedding_dim(self) -> int:

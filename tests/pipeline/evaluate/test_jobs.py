@@ -11,6 +11,7 @@ from PIL import Image
 from ovseg_models.prompt_templates import prompt_templates
 from ovseg_models.segmenter import Segmenter
 from ovseg_models.segmenter_settings import SegmenterSettings
+from ovseg_models.text_classifier import TextClassifier
 from pipeline.adapted_clip_loading import stock_mask_adapted_clip
 from pipeline.clip_loading import load_clip
 from pipeline.evaluate import nets
@@ -63,6 +64,26 @@ def predictions_of(artifact: Artifact) -> dict[str, np.ndarray]:
                 (png,) = read_predictions(artifact, unit, [Member(**row["prediction"])])
                 found[row["key"]] = np.asarray(Image.open(io.BytesIO(png)))
     return found
+
+
+def test_class_names_go_through_the_text_tower_once_per_run(tmp_path, monkeypatch):
+    embedded, original = [], TextClassifier.text_embeddings
+
+    def noting(self, class_names, *arguments, **options):
+        embedded.extend(class_names)
+        return original(self, class_names, *arguments, **options)
+
+    monkeypatch.setattr(TextClassifier, "text_embeddings", noting)
+    plan = scores_of(settings_of(tmp_path))
+    embedded.clear()  # those of the proposal net's training
+    run(plan)
+    class_names = job_of(plan).nets.class_names
+    assert embedded == sorted(class_names)
+    worker = job_of(plan).open()  # another one of the same run
+    loaded = load_clip(settings_of(tmp_path).clip)
+    expected = original(TextClassifier(loaded.clip, loaded.tokenize), class_names, prompt_templates("vild"))
+    torch.testing.assert_close(worker.text_embeddings, expected, atol=1e-6, rtol=0)
+    assert len(embedded) == len(class_names)
 
 
 @pytest.mark.parametrize("weight", [0.7, 0.0, 1.0])

@@ -9,13 +9,13 @@ import torch
 
 from ovseg_models.prompt_templates import prompt_templates
 from ovseg_models.text_classifier import TextClassifier
+from pipeline import text_embeddings
 from pipeline.clip_loading import load_clip
 from pipeline.clip_weights import ClipWeights
 from pipeline.graph import Node
-from pipeline.mine import embed_texts
-from pipeline.mine.embed_texts import NOUNS_PER_UNIT, EmbedTexts, vectors_of
 from pipeline.settings import ClipSettings, ComputeSettings
 from pipeline.shard_runner import Execution
+from pipeline.text_embeddings import NAMES_PER_UNIT, EmbedTexts, vectors_of
 
 CLIP = ClipSettings(architecture="drawn-world-small", pretrained="shipped")
 
@@ -81,8 +81,9 @@ def test_vectors_of_other_templates_or_weights_are_not_taken(tmp_path, embedded,
 
 
 def test_many_nouns_are_parted_into_units(tmp_path, monkeypatch):
-    monkeypatch.setattr(embed_texts.NounEmbedder, "vector", lambda self, noun: np.full(3, len(noun), np.float32))
-    nouns = [f"noun{number:04d}" for number in range(NOUNS_PER_UNIT + 1)]
+    few = lambda self, names: np.array([[len(name)] * 3 for name in names], np.float32)  # noqa: E731
+    monkeypatch.setattr(text_embeddings.TextEmbedder, "vectors", few)
+    nouns = [f"noun{number:04d}" for number in range(NAMES_PER_UNIT + 1)]
     artifact = made(planned(tmp_path, nouns))
-    assert [unit.rows for unit in artifact.manifest().units] == [NOUNS_PER_UNIT, 1]
+    assert [unit.rows for unit in artifact.manifest().units] == [NAMES_PER_UNIT, 1]
     assert list(vectors_of(artifact)) == nouns
