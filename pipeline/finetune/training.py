@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ovseg_models.encoding import embed_crops
 from ovseg_models.mask_adapted_clip import MaskAdaptedClip
 from ovseg_models.prompt_templates import VILD, prompt_templates
 from ovseg_models.text_classifier import TextClassifier
@@ -214,7 +215,7 @@ def _start(
     before = {}
     if validation is not None:
         with single_precision(processes.device, settings.precision):
-            before = accuracies(validation, lambda crops, _: adapted.encode_image(crops).float(), processes)
+            before = accuracies(validation, lambda crops, _: embed_crops(adapted, crops, at_once=len(crops)), processes)
     if processes.is_first:
         embeddings = classifier.text_embeddings(pairs.nouns, prompt_templates(settings.prompt_templates)).cpu().numpy()
         store.prepare()

@@ -26,10 +26,10 @@ from torch.nn import functional
 
 from ovseg_models import fusion, masked_crops, run_lengths
 from ovseg_models.contrastive_loss import contrastive_loss
-from ovseg_models.encoded_image import hard_masks
 from ovseg_models.fusion import fused_labels
 from ovseg_models.mask_adapted_clip import MaskAdaptedClip
 from ovseg_models.proposal_losses import proposal_losses
+from ovseg_models.proposal_masks import hard_masks
 from pipeline.clip_loading import load_clip
 from pipeline.evaluate.decoding import decoded
 from pipeline.finetune.augmentation import WindowAugmentation
