@@ -12,7 +12,7 @@ STAMP := $(VENV)/.installed
 # Torch sizes its thread pool from the machine; tests start several processes, so each gets one thread.
 TEST_ENV := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 DO_NOT_TRACK=1 PREFECT_SERVER_ANALYTICS_ENABLED=false
 
-.PHONY: help install demo run ui proposals mine finetune bundle eval demo-results paper-tables finetune-table status test lint format bench docs constraints clean
+.PHONY: help install demo run ui proposals mine finetune bundle eval demo-results paper-tables finetune-table status test test-gpu lint format bench docs constraints clean
 
 help:  ## Print this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -68,6 +68,10 @@ status: $(STAMP)  ## Show what is done, stale, missing or corrupt of CONFIG (flo
 
 test: $(STAMP)  ## Run the tests
 	$(TEST_ENV) $(BIN)/python -m pytest
+
+# cuBLAS adds up in a fixed order only with a workspace of its own, which is chosen before CUDA starts.
+test-gpu: $(STAMP)  ## Check parity, resume, processes and memory on this machine's GPUs; prints a report for an issue
+	CUBLAS_WORKSPACE_CONFIG=:4096:8 $(TEST_ENV) $(BIN)/python -m pytest tests/gpu -m gpu --device $(or $(DEVICE),cuda)
 
 lint: $(STAMP)  ## Check style, docstrings, types, layers and size limits
 	$(BIN)/ruff check .

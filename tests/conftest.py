@@ -25,6 +25,12 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.load_profile("project")
 
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Let the tests of tests/gpu run on a device of one's own."""
+    parser.addoption("--device", default="cpu", help="where tests/gpu computes: cpu, cuda or cuda:N (make test-gpu)")
+
+
 jaxtyping.install_import_hook("ovseg_models", "beartype.beartype")
 
 

@@ -1,7 +1,7 @@
 """All stages on a CUDA device without numbers: every operand is on its device, and of the type that is meant.
 
-Forward passes and losses only. Backward passes do not work here: they need threads of autograd. `make test-gpu`
-runs them where there is a GPU.
+Forward passes and losses only: backward passes don't work here, as they need CUDA's threads of autograd.
+`make test-gpu` runs them where there is a GPU.
 """
 
 from dataclasses import replace
