@@ -95,7 +95,8 @@ def match_queries(
             rows.append(np.stack((np.full_like(slots, image), queries[order], slots[order] + first)))
             first += count
         ends.append(sum(min(of_output.shape[1], count) for count in targets.counts))
-    matched = torch.from_numpy(np.concatenate(rows, axis=1)).long().to(mask_logits[0].device)
+    matched = torch.from_numpy(np.concatenate(rows, axis=1)).long()
+    matched = matched.to(mask_logits[0].device, non_blocking=True)  # as in `pack_targets`
     return [Matches(*of_output) for of_output in matched.split(ends, dim=1)]
 
 

@@ -2,6 +2,8 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,8 +18,11 @@ from pipeline.settings import LossSettings, ProposalTrainingSettings
 from pipeline.train_proposals.augmentation import Augmentation
 from pipeline.train_proposals.samples import ProposalBatch, ProposalSamples
 from pipeline.train_proposals.task import ProposalTask, Vocabulary, loss_weights
-from pipeline.training.loop import StepContext
+from pipeline.training.loop import Plan, StepContext, Trainer
 from pipeline.training.processes import Processes
+from pipeline.training.schedules import WarmupPoly
+from tests.fake_cuda import CUDA, FakeCuda
+from tests.pipeline.training.toy_run import toy_artifact
 from tests.tiny_segmenter import PROPOSAL_NET
 
 IGNORE, HELD_OUT = 255, (1,)
@@ -141,6 +146,41 @@ def test_channels_last_changes_the_memory_and_not_the_losses() -> None:
         assert found[name].item() == pytest.approx(value.item(), rel=1e-4), name
     one, two = (torch.cat([each.flatten() for each in gradients(trained.net)]) for trained in (other, plain))
     assert (one - two).norm() < 1e-3 * two.norm()
+
+
+class MadeUpGradients(StepContext):
+    """A step on a device that has no backward pass."""
+
+    def backward(self, loss: torch.Tensor) -> None:
+        assert loss.device == CUDA
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+def test_a_step_waits_for_its_device_once_a_part_and_once_for_its_numbers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, parts: int
+) -> None:
+    """The costs of all decoder layers go to the host together; losses and gradient norm do at the end of the step."""
+    host, plan = task(), Plan(steps=1, seed=0, schedule=WarmupPoly(1, 0, 1.0, 1.0), gradient_clip_norm=0.01)
+    monkeypatch.setattr(torch.optim.AdamW, "step", lambda _: None)  # it needs gradients
+    with FakeCuda() as device:
+        host.net.to(CUDA)
+        processes = Processes(0, 1, CUDA)
+        vocabulary = Vocabulary(host.vocabulary.text_embeddings.to(CUDA), host.vocabulary.places)
+        trainer = Trainer(
+            replace(host, processes=processes, vocabulary=vocabulary), plan, toy_artifact(tmp_path), processes
+        )
+        trainer._context = MadeUpGradients(processes, parts, GradScaler("cuda", enabled=False), None)
+        clear = trainer._gradients.clear
+
+        def made_up() -> None:
+            clear()
+            for parameter in host.net.parameters():
+                parameter.grad = torch.ones_like(parameter)
+
+        monkeypatch.setattr(trainer._gradients, "clear", made_up)
+        values = trainer._step(0, ProposalBatch(*(tensor[[0, 1, 2, 0]] for tensor in batch())))
+    assert {"loss", "dice", "gradient_norm", "learning_rate"} <= values.keys()
+    assert device.reads == {"to the host": parts + 1}
 
 
 def test_bf16_gives_the_same_losses_to_its_few_digits() -> None:
