@@ -6,19 +6,20 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int, Int64, UInt8
 from torch import Tensor
 
 from ovseg_models.encoding import Proposals, propose
 from ovseg_models.proposal_masks import hard_masks
 from ovseg_models.proposal_net import ProposalNet
+from ovseg_models.run_lengths import run_lengths
 from pipeline.mine.regions import NetSize, UndecodableError, net_picture
 from pipeline.mine.statuses import NO_CAPTION, NO_PROPOSALS, UNDECODABLE
 from pipeline.ordered_threads import in_threads
 from pipeline.settings import ProposeSettings
 from pipeline.worker_device import autocast
 from storage_schemas.proposals import SceneProposals
-from storage_schemas.rle import areas_px, boxes_xyxy, encode_masks, iou_matrix
+from storage_schemas.rle import areas_of_runs, boxes_of_runs, compressed, iou_matrix
 from storage_schemas.scenes import OK, Scene
 
 _WINDOW_BATCHES = 4  # scenes among which those of equal padded size are looked for, when more than one goes at a time
@@ -102,11 +103,17 @@ class Proposer:
             return SceneProposals.failed(output.key, self.embedding_dim, output.status, output.reason)
         found = output.proposals
         height, width = found.net_size
-        masks = hard_masks(found.mask_logits, found.net_size, self._settings.mask_threshold).cpu().numpy()
-        queries = np.flatnonzero(masks.any(axis=(1, 2)))
-        counts = encode_masks(masks[queries])
-        kept = distinct_masks(counts, height, width, max_iou=self._settings.duplicate_iou)
-        queries, counts = queries[kept], [counts[place] for place in kept]
+        masks = hard_masks(found.mask_logits, found.net_size, self._settings.mask_threshold)
+        runs = run_lengths(masks)  # all of the masks that leaves the device
+        areas, boxes, all_counts = areas_of_runs(*runs), boxes_of_runs(*runs, height), compressed(*runs)
+        filled = np.flatnonzero(areas)
+        queries = filled[
+            distinct_masks(
+                [all_counts[query] for query in filled], areas[filled], boxes[filled], height, width,
+                max_iou=self._settings.duplicate_iou,
+            )
+        ]  # fmt: skip
+        counts = [all_counts[query] for query in queries]
         if not counts:
             reason = f"no pixel of {len(masks)} queries has a mask probability above {self._settings.mask_threshold}"
             return SceneProposals.failed(output.key, self.embedding_dim, NO_PROPOSALS, reason)
@@ -116,18 +123,28 @@ class Proposer:
             width_px=width,
             queries=queries.astype(np.int32),
             mask_counts=counts,
-            areas_px=areas_px(counts, height, width),
-            boxes_xyxy=boxes_xyxy(counts, height, width),
+            areas_px=areas[queries],
+            boxes_xyxy=boxes[queries],
             objectness=output.objectness.cpu().numpy()[queries],
             embeddings=found.proposal_embeddings.cpu().numpy()[queries],
         )
 
 
-def distinct_masks(counts: Sequence[bytes], height_px: int, width_px: int, *, max_iou: float) -> list[int]:
+def distinct_masks(
+    counts: Sequence[bytes],
+    areas_px: Int64[np.ndarray, "mask"],
+    boxes_xyxy: Int[np.ndarray, "mask 4"],
+    height_px: int,
+    width_px: int,
+    *,
+    max_iou: float,
+) -> list[int]:
     """Choose masks, first come first served, none of which overlaps an earlier chosen one by more than ``max_iou``.
 
     Args:
-        counts: Compressed COCO run lengths.
+        counts: Compressed COCO run lengths; no mask is empty.
+        areas_px: Pixels of each mask.
+        boxes_xyxy: Tight boxes of them; px, half-open.
         height_px: Height of the masks.
         width_px: Width of the masks.
         max_iou: Intersection over union; 1 keeps all.
@@ -137,9 +154,14 @@ def distinct_masks(counts: Sequence[bytes], height_px: int, width_px: int, *, ma
     """
     if max_iou >= 1:
         return list(range(len(counts)))
-    overlaps = iou_matrix(counts, counts, height_px, width_px) > max_iou
+    # Masks have no more in common than the smaller one of them, or than their boxes. That excludes nearly all pairs.
+    corners = np.maximum(boxes_xyxy[:, None, :2], boxes_xyxy[None, :, :2])
+    sides = (np.minimum(boxes_xyxy[:, None, 2:], boxes_xyxy[None, :, 2:]) - corners).clip(min=0).astype(np.int64)
+    most = np.minimum(sides.prod(axis=2), np.minimum(areas_px[:, None], areas_px))
+    may_overlap = most / (areas_px[:, None] + areas_px - most) > max_iou
     kept: list[int] = []
     for place in range(len(counts)):
-        if not overlaps[place, kept].any():
+        near = [counts[other] for other in kept if may_overlap[place, other]]
+        if not (iou_matrix([counts[place]], near, height_px, width_px) > max_iou).any():
             kept.append(place)
     return kept

@@ -5,12 +5,14 @@ import io
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from ovseg_models.proposal_masks import upsampled_mask_probs
 from pipeline.mine.proposer import Proposer, distinct_masks
 from pipeline.settings import ProposeSettings
-from storage_schemas.rle import decode_masks, encode_masks
+from storage_schemas.rle import areas_px, boxes_xyxy, decode_masks, encode_masks
 from storage_schemas.scenes import Caption, Scene
 from tests.pipeline.mine.mining_world import QUERIES, random_net
 
@@ -24,6 +26,11 @@ def scene(key: str, height: int = 40, width: int = 60, **options) -> Scene:
     Image.fromarray(pixels).save(buffer, format="PNG")
     known = {"image_suffix": "png", "width_px": width, "height_px": height, "captions": (Caption(1, "a dog"),)}
     return Scene(key=key, image_id="1", **{"image": buffer.getvalue()} | known | options)
+
+
+def chosen(counts, *, max_iou: float) -> list[int]:
+    areas, boxes = areas_px(counts, 10, 10), boxes_xyxy(counts, 10, 10)
+    return distinct_masks(counts, areas, boxes, 10, 10, max_iou=max_iou)
 
 
 @pytest.fixture(scope="module")
@@ -97,10 +104,25 @@ def test_near_duplicates_go_to_the_earlier_query():
     masks[2, :3] = True  # 0.6 with the first, 0.75 with the second
     masks[3, 9] = True
     counts = encode_masks(masks)
-    assert distinct_masks(counts, 10, 10, max_iou=1.0) == [0, 1, 2, 3]
-    assert distinct_masks(counts, 10, 10, max_iou=0.8) == [0, 1, 2, 3]
-    assert distinct_masks(counts, 10, 10, max_iou=0.7) == [0, 2, 3]  # the second was dropped, so it drops no other
-    assert distinct_masks(counts, 10, 10, max_iou=0.1) == [0, 3]
+    assert chosen(counts, max_iou=1.0) == [0, 1, 2, 3]
+    assert chosen(counts, max_iou=0.8) == [0, 1, 2, 3]
+    assert chosen(counts, max_iou=0.7) == [0, 2, 3]  # the second was dropped, so it drops no other
+    assert chosen(counts, max_iou=0.1) == [0, 3]
+
+
+@given(st.integers(0, 2**31), st.sampled_from([0.05, 0.3, 0.6, 0.9]))
+@settings(max_examples=30, deadline=None)
+def test_masks_chosen_are_those_of_all_overlaps(seed, max_iou):
+    rng = np.random.default_rng(seed)
+    masks = np.zeros((12, 10, 10), bool)
+    for mask in masks:
+        top, left, high, wide = rng.integers(0, 6), rng.integers(0, 6), rng.integers(1, 5), rng.integers(1, 5)
+        mask[top : top + high, left : left + wide] = True
+    expected: list[int] = []
+    for place, mask in enumerate(masks):
+        if all((mask & masks[other]).sum() / (mask | masks[other]).sum() <= max_iou for other in expected):
+            expected.append(place)
+    assert chosen(encode_masks(masks), max_iou=max_iou) == expected
 
 
 def test_duplicates_are_dropped_when_asked_for(net, texts):
