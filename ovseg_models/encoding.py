@@ -23,6 +23,7 @@ from torch.nn import functional
 
 from ovseg_models.image_size import resize_image
 from ovseg_models.mask_adapted_clip import MaskAdaptedClip
+from ovseg_models.mask_sharing import shared_masks
 from ovseg_models.masked_crops import Fill, masked_crops, patch_mask
 from ovseg_models.proposal_masks import hard_masks, query_chunks, upsampled_mask_probs
 from ovseg_models.proposal_net import SIZE_DIVISOR_PX, ProposalNet
@@ -176,6 +177,7 @@ def cut_regions(
     crop_px: int,
     patch_px: int,
     fill: Fill = "mean",
+    share_above_iou: float = 1.0,
 ) -> RegionCrops:
     """Cut the masked crop of each region; equal masks share one.
 
@@ -185,8 +187,9 @@ def cut_regions(
         crop_px: Side of CLIP's input [px].
         patch_px: Side of a patch [px].
         fill: What is shown outside the mask.
+        share_above_iou: Below 1, masks that overlap by more share the crop of one of them; see `shared_masks`.
     """
-    first, of_mask = distinct_masks(masks)
+    first, of_mask = distinct_masks(masks) if share_above_iou == 1 else shared_masks(masks, share_above_iou)
     distinct = masks if len(first) == len(masks) else masks[first]
     cut = masked_crops(picture.to(masks.device), distinct, crop_px=crop_px, fill=fill)
     crop_of_distinct = torch.full_like(first, -1)
@@ -200,6 +203,7 @@ def embed_crops(
     crops: Float[Tensor, "crop 3 side side"],
     patch_mask: Bool[Tensor, "crop patch"] | None = None,
     *,
+    use_mask_prompts: bool = True,
     at_once: int,
 ) -> Float[Tensor, "crop dim"]:
     """Embed crops, L2-normalised.
@@ -207,14 +211,17 @@ def embed_crops(
     Args:
         clip: In evaluation mode.
         crops: Normalised for CLIP, on its device. There may be none.
-        patch_mask: Which patches see a pixel of the mask; if given, CLIP sees its mask prompts in place of the others.
+        patch_mask: Which patches see a pixel of the mask, on any device; None: no patch is blank.
+        use_mask_prompts: Whether CLIP sees its mask prompts in place of blank patches.
         at_once: Crops that CLIP takes at a time; bounds the memory, and changes no result but for rounding.
     """
     starts = range(0, max(1, len(crops)), at_once)
     return torch.cat(
         [
             clip.encode_image(
-                crops[start : start + at_once], None if patch_mask is None else patch_mask[start : start + at_once]
+                crops[start : start + at_once],
+                None if patch_mask is None else patch_mask[start : start + at_once],
+                use_prompts=use_mask_prompts,
             )
             for start in starts
         ]
@@ -234,10 +241,13 @@ def embed_regions(
     """Embed the regions of one picture: `cut_regions`, then `embed_crops`; their arguments.
 
     Args:
-        use_mask_prompts: Whether CLIP sees its mask prompts in place of patches outside the mask.
+        use_mask_prompts: Whether CLIP sees its mask prompts in place of patches outside the mask. A CLIP that drops
+            blank patches does so either way, but where they show the picture.
     """
     cut = cut_regions(picture, masks, crop_px=clip.crop_px, patch_px=clip.patch_px, fill=fill)
-    return cut.regions(embed_crops(clip, cut.crops, cut.patch_mask if use_mask_prompts else None, at_once=at_once))
+    none_is_blank = fill == "unmasked" and not use_mask_prompts
+    patches = None if none_is_blank else cut.patch_mask
+    return cut.regions(embed_crops(clip, cut.crops, patches, use_mask_prompts=use_mask_prompts, at_once=at_once))
 
 
 @torch.no_grad()

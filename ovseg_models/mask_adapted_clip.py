@@ -25,7 +25,7 @@ from torch.utils.checkpoint import checkpoint
 PROMPT_INIT_STD = 0.02
 MAX_LOGIT_SCALE = math.log(100)
 
-GROUP_TOKENS_CPU, GROUP_TOKENS_GPU = 128, 1024
+GROUP_TOKENS_CPU, GROUP_TOKENS_GPU = 16, 1024
 """What one more group of crops costs in each layer, in tokens that could be computed instead; for a GPU estimated from
 the time to launch a layer's kernels."""
 

@@ -95,7 +95,7 @@ def export_open_clip(settings: Settings, file: Path) -> Path:
     if adapted.blank_patches == "dropped":
         logger.warning(
             "%s: this CLIP was trained without the tokens of patches outside the mask, which open_clip keeps: it "
-            "names regions otherwise there",
+            "names regions otherwise there; to mine with it, set mine.embed.blank_patches to 'dropped'",
             file,
         )
     write_open_clip(adapted, file, config_file)

@@ -6,8 +6,9 @@ A unit is ``shard-00000.parquet``, one row per embedded mask and one row group p
 """
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +16,7 @@ import pyarrow as pa
 
 from storage_schemas.artifact import Artifact, UnitWriter
 from storage_schemas.columns import column, slices_by, vector_type, vectors_of
+from storage_schemas.digests import Json
 from storage_schemas.errors import SchemaError
 from storage_schemas.manifest import Sidecar
 from storage_schemas.scenes import OK
@@ -114,14 +116,17 @@ class EmbeddingShardWriter:
             }
         )
 
-    def commit(self) -> Sidecar:
+    def commit(self, facts: Mapping[str, Json] = MappingProxyType({})) -> Sidecar:
         """Make the shard a finished unit.
+
+        Args:
+            facts: What else is known of it.
 
         Raises:
             WriteError: If the operating system refuses.
         """
         self._table.close()
-        return self._writer.commit(rows=self._table.rows, counts=self._counts)
+        return self._writer.commit(rows=self._table.rows, counts=self._counts, facts=facts)
 
 
 def embedding_dim_of(artifact: Artifact) -> int:

@@ -53,12 +53,14 @@ class Course(NamedTuple):
         phases: What is trained after what.
         loss: As the setting has it.
         closed_set: Whether the pairs are exact masks of seen classes.
+        blank_patches: As the setting has it, in training and when it is tested.
     """
 
     title: str
     phases: tuple[str, ...]
     loss: str = "contrastive"
     closed_set: bool = False
+    blank_patches: str = "kept"
 
 
 COURSES = (
@@ -71,6 +73,9 @@ COURSES = (
     Course("FT then FT, equal steps (control)", ("ft", "ft")),
     Course("FT on ground-truth pairs of seen classes", ("ft",), closed_set=True),
     Course("FT, noun-aware loss", ("ft",), loss="noun-aware"),
+    Course("original CLIP, blank patches dropped", (), blank_patches="dropped"),
+    Course("FT, blank patches dropped", ("ft",), blank_patches="dropped"),
+    Course("FT then MPT, blank patches dropped", ("ft", "mpt"), blank_patches="dropped"),
 )
 TITLES = tuple(course.title for course in COURSES)
 
@@ -105,7 +110,7 @@ class Trial(NamedTuple):
     rate_ft: float = RATE_FT
 
 
-def settings_of(trial: Trial, loss: str) -> Settings:
+def settings_of(trial: Trial, loss: str, blank_patches: str = "kept") -> Settings:
     """Return stage 3's settings; the mode is that of the longest course, the phases come from the courses."""
     phase = {"epochs": EPOCHS, "batch_pairs": BATCH, "warmup_steps": WARMUP}
     return Settings.model_validate(
@@ -117,6 +122,7 @@ def settings_of(trial: Trial, loss: str) -> Settings:
                 "seed": trial.seed,
                 "prompt_depth": DEPTH,
                 "loss": loss,
+                "blank_patches": blank_patches,
                 "ft": {**phase, "learning_rate": trial.rate_ft},
                 "mpt": {**phase, "learning_rate": RATE_MPT},
             },
@@ -161,7 +167,7 @@ def measured(image_side: ImageSide, texts: torch.Tensor, regions: TestRegions, k
 
 def adapted_by(course: Course, pairs: Artifact, trial: Trial) -> ImageSide:
     """Train a course, or what is left of it; runs that courses share lie in one artifact, which is never finished."""
-    settings = settings_of(trial, course.loss)
+    settings = settings_of(trial, course.loss, course.blank_patches)
     finetuning = settings.finetune.model_copy(update={"pairs_dir": str(pairs.directory)})
     node = dataflow(settings.model_copy(update={"finetune": finetuning})).only("adapted_clip")
     processes = Processes(0, 1, torch.device("cpu"))

@@ -113,9 +113,12 @@ class WeightChoiceJob:
                 for pair in pairs[start : start + at_once]
             ]
             crops, masks = crops_of_regions(regions, crop_px=clip.crop_px, fill=fill)
-            patches = patch_mask(masks, clip.patch_px).to(nets.device) if self.view.mask_prompts else None
+            none_is_blank = not self.view.masked and not self.view.mask_prompts
+            patches = None if none_is_blank else patch_mask(masks, clip.patch_px)
             with autocast(nets.device, self.nets.precision):
-                embedded = embed_crops(clip, crops.to(nets.device), patches, at_once=at_once)
+                embedded = embed_crops(
+                    clip, crops.to(nets.device), patches, use_mask_prompts=self.view.mask_prompts, at_once=at_once
+                )
             clip_logits.append(clip_class_logits(embedded, texts))
         return proposal_logits.cpu(), torch.cat(clip_logits).cpu()
 

@@ -5,6 +5,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -148,6 +149,7 @@ def markdown(artifact: Artifact, facts: PairFacts) -> str:
                 ("source of regions and nouns", _code(str(attributes.get("source", "")))),
                 ("artifact", f"`{artifact.identity.name}-{artifact.identity.digest()[:12]}`"),
                 ("manifest", f"`{artifact.manifest().digest()}`"),
+                *_sharing(attributes.get("sharing")),
                 *(
                     [("subset", _code(json.dumps(attributes["filter"], sort_keys=True, ensure_ascii=False)))]
                     if "filter" in attributes
@@ -173,6 +175,18 @@ def markdown(artifact: Artifact, facts: PairFacts) -> str:
         *_nouns(facts),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _sharing(sharing: Any) -> list[tuple[str, str]]:
+    """Say how many masks were embedded, where masks that overlap shared an embedding."""
+    if sharing is None:
+        return []
+    masks, embedded, above_iou = sharing["masks"], sharing["embedded"], sharing["above_iou"]
+    shared = (
+        f"{embedded:,} of {masks:,} ({embedded / max(1, masks):.1%}): those that overlap by an IoU above {above_iou} "
+        "share an embedding, so a noun may have got another mask of such a group; what that costs: docs/mining.md"
+    )
+    return [("masks embedded", shared)]
 
 
 def _nouns(facts: PairFacts) -> list[str]:

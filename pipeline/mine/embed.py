@@ -5,7 +5,7 @@ Reads ``scenes`` and either their ``proposals`` or their labels; writes ``embedd
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from pipeline.graph import Node, ParameterCounts, Step
 from pipeline.mine.inputs import check_scenes, net_size, regions_of
@@ -17,8 +17,9 @@ from pipeline.stage_names import StageName
 from pipeline.worker_device import WorkerCompute
 from storage_schemas.artifact import Artifact
 from storage_schemas.digests import Json
-from storage_schemas.embeddings import KIND, SCHEMA_VERSION, EmbeddingShardWriter
+from storage_schemas.embeddings import KIND, SCHEMA_VERSION, EmbeddingShardWriter, SceneEmbeddings
 from storage_schemas.manifest import Sidecar
+from storage_schemas.scenes import OK
 
 if TYPE_CHECKING:
     from pipeline.mine.embedder import Embedder
@@ -89,6 +90,25 @@ class EmbedJob:
         """Make one shard; rows are written by a thread beside the forward pass."""
         with artifact.write_unit(unit) as unit_writer:
             writer = EmbeddingShardWriter(unit_writer, embedding_dim=state.embedding_dim)
-            for _ in in_threads(writer.add, state.embeddings(self.regions.read(unit)), threads=1):
-                pass
-            return writer.commit()
+            masks = embedded = 0
+
+            def added(scene: SceneEmbeddings) -> SceneEmbeddings:
+                writer.add(scene)
+                return scene
+
+            for scene in in_threads(added, state.embeddings(self.regions.read(unit)), threads=1):
+                rows = zip(scene.embeddings, scene.statuses, strict=True)
+                vectors = [vector.tobytes() for vector, status in rows if status == OK]
+                masks += len(vectors)
+                embedded += len(set(vectors))  # masks that share a crop have the same bits
+            shares = self.settings.share_above_iou < 1
+            return writer.commit({"masks": masks, "embedded": embedded} if shares else {})
+
+
+def sharing_of(embeddings: Artifact, settings: EmbedSettings) -> dict[str, Json]:
+    """Return what the card of pairs says of masks that share embeddings; nothing where only equal ones do."""
+    if settings.share_above_iou == 1:
+        return {}
+    facts = [unit.facts for unit in embeddings.manifest().units]
+    masks, embedded = (sum(cast("int", of_unit[name]) for of_unit in facts) for name in ("masks", "embedded"))
+    return {"sharing": {"above_iou": settings.share_above_iou, "masks": masks, "embedded": embedded}}

@@ -5,12 +5,13 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ovseg_models.encoding import cut_regions, embed_crops
 from ovseg_models.mask_adapted_clip import MaskAdaptedClip
 from pipeline.clip_loading import load_clip
+from pipeline.errors import PipelineError
 from pipeline.mine.full_batches import SparingModel, in_full_batches
 from pipeline.mine.regions import NetSize, SceneAndRegions, UndecodableError, net_picture
 from pipeline.mine.statuses import EMPTY_MASK, NOT_FINITE, UNDECODABLE
@@ -55,8 +56,18 @@ class Embedder:
 
     @classmethod
     def loaded(cls, clip: ClipSettings, settings: EmbedSettings, size: NetSize, device: torch.device) -> "Embedder":
-        """Load CLIP; without mask prompts it is the original one."""
-        return cls(MaskAdaptedClip(load_clip(clip).clip, prompt_depth=0).eval().to(device), settings, size)
+        """Load CLIP; without mask prompts it is the original one.
+
+        Raises:
+            PipelineError: If it is to drop tokens and cannot.
+        """
+        loaded = load_clip(clip).clip
+        try:
+            adapted = MaskAdaptedClip(loaded, prompt_depth=0, blank_patches=settings.blank_patches)
+        except ValueError as error:
+            message = f"mine.embed: {error}"
+            raise PipelineError(message) from error
+        return cls(adapted.eval().to(device), settings, size)
 
     @property
     def embedding_dim(self) -> int:
@@ -70,15 +81,20 @@ class Embedder:
         return in_threads(_rows, in_full_batches(cut, self._model, size=self._batch_crops), threads=1)
 
     @torch.inference_mode()
-    def _forward(self, crops: Float[Tensor, "crop 3 side side"]) -> Float[Tensor, "crop dim"]:
+    def _forward(
+        self, crops: Float[Tensor, "crop 3 side side"], *patch_masks: Bool[Tensor, "crop patch"]
+    ) -> Float[Tensor, "crop dim"]:
         with autocast(crops.device, self._settings.precision):
-            return embed_crops(self._clip, crops, at_once=len(crops))
+            return embed_crops(self._clip, crops, *patch_masks, at_once=len(crops))
 
     @torch.inference_mode()
-    def _cut(self, of: SceneAndRegions) -> tuple[_CutScene, Float[Tensor, "crop 3 side side"]]:
-        """Decode a scene's picture and masks, and cut the crops, on CLIP's device."""
+    def _cut(self, of: SceneAndRegions) -> tuple[_CutScene, tuple[Tensor, ...]]:
+        """Decode a scene's picture and masks, and cut CLIP's input: crops, and patch masks if needed."""
         device, side = self._clip.logit_scale.device, self._clip.crop_px
-        nothing = np.zeros(0, np.int64), torch.zeros(0, 3, side, side, device=device)
+        given = 1 + self._clip.needs_patch_masks()
+        no_crops = torch.zeros(0, 3, side, side, device=device)
+        no_patches = torch.zeros(0, (side // self._clip.patch_px) ** 2, dtype=torch.bool)
+        nothing = np.zeros(0, np.int64), (no_crops, no_patches)[:given]
         regions = of.regions
         if regions.status != OK:
             return _CutScene(of, nothing[0], regions.status, regions.reason), nothing[1]
@@ -88,8 +104,10 @@ class Embedder:
             return _CutScene(of, nothing[0], UNDECODABLE, str(error)), nothing[1]
         pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1).contiguous().to(device)
         masks = torch.from_numpy(decode_masks(regions.mask_counts, regions.height_px, regions.width_px)).to(device)
-        cut = cut_regions(pixels, masks, crop_px=side, patch_px=self._clip.patch_px)
-        return _CutScene(of, cut.crop_of_mask.cpu().numpy()), cut.crops
+        share = self._settings.share_above_iou
+        cut = cut_regions(pixels, masks, crop_px=side, patch_px=self._clip.patch_px, share_above_iou=share)
+        rows = (cut.crops,) if given == 1 else (cut.crops, cut.patch_mask.cpu())
+        return _CutScene(of, cut.crop_of_mask.cpu().numpy()), rows
 
 
 def _rows(embedded: tuple[_CutScene, Float[Tensor, "crop dim"]]) -> SceneEmbeddings:

@@ -16,7 +16,7 @@ Item = TypeVar("Item")
 
 
 def in_full_batches(
-    groups: Iterable[tuple[Item, Tensor]], forward: Callable[[Tensor], Tensor], *, size: int
+    groups: Iterable[tuple[Item, tuple[Tensor, ...]]], forward: Callable[..., Tensor], *, size: int
 ) -> Iterator[tuple[Item, Tensor]]:
     """Apply a model to groups of rows, always ``size`` rows at a time but for the last time.
 
@@ -24,7 +24,7 @@ def in_full_batches(
     the same bits on every run.
 
     Args:
-        groups: Items with their rows [row ...]; a group may be empty.
+        groups: Items with the model's arguments, each [row ...]; a group may be empty.
         forward: From rows to results, one each.
         size: Rows of a batch.
 
@@ -32,18 +32,18 @@ def in_full_batches(
         Each item with its results, in order.
     """
     waiting: deque[tuple[Item, int]] = deque()
-    rows: list[Tensor] = []
+    parts: list[tuple[Tensor, ...]] = []
     results: list[Tensor] = []
     for item, group in groups:
-        waiting.append((item, len(group)))
-        rows.append(group)
-        while sum(map(len, rows)) >= size:
-            joined = torch.cat(rows)
-            results.append(forward(joined[:size]))
-            rows = [joined[size:]]
+        waiting.append((item, len(group[0])))
+        parts.append(group)
+        while sum(len(part[0]) for part in parts) >= size:
+            joined = [torch.cat(same) for same in zip(*parts, strict=True)]
+            results.append(forward(*(rows[:size] for rows in joined)))
+            parts = [tuple(rows[size:] for rows in joined)]
         yield from _completed(waiting, results)
-    if sum(map(len, rows)):
-        results.append(forward(torch.cat(rows)))
+    if any(len(part[0]) for part in parts):
+        results.append(forward(*(torch.cat(same) for same in zip(*parts, strict=True))))
     yield from _completed(waiting, results)
 
 
@@ -63,41 +63,42 @@ class SparingModel:
     """A model that takes fewer rows at a time once memory ran out.
 
     Args:
-        model: From rows to results, one each.
+        model: From rows, in one argument or more, to results, one each.
         where: What runs out of memory, for messages.
     """
 
-    def __init__(self, model: Callable[[Tensor], Tensor], *, where: str) -> None:
+    def __init__(self, model: Callable[..., Tensor], *, where: str) -> None:
         self._model = model
         self._where = where
         self._at_once: int | None = None
 
-    def __call__(self, rows: Tensor) -> Tensor:
+    def __call__(self, *rows: Tensor) -> Tensor:
         """Return the model's results.
 
         Raises:
             StageError: If memory does not suffice for a single row.
         """
         results: list[Tensor] = []
-        start = 0
-        while start < len(rows):
-            some = rows[start : start + (self._at_once or len(rows))]
-            if (result := self._tried(some)) is not None:
+        start, count = 0, len(rows[0])
+        while start < count:
+            some = [part[start : start + (self._at_once or count)] for part in rows]
+            if (result := self._tried(*some)) is not None:
                 results.append(result)
-                start += len(some)
+                start += len(some[0])
         return torch.cat(results)
 
-    def _tried(self, rows: Tensor) -> Tensor | None:
+    def _tried(self, *rows: Tensor) -> Tensor | None:
         """Run the model; where memory runs out, halve what it gets and return None."""
         try:
-            return self._model(rows)
+            return self._model(*rows)
         except torch.OutOfMemoryError as error:
             reason = str(error)
-        if len(rows) == 1:
+        count = len(rows[0])
+        if count == 1:
             message = f"{self._where}: memory does not suffice for one crop ({reason}); free the device, or use another"
             raise StageError(message)
-        self._at_once = len(rows) // 2
-        logger.warning("%s: memory does not suffice for %d crops, %d go on", self._where, len(rows), self._at_once)
+        self._at_once = count // 2
+        logger.warning("%s: memory does not suffice for %d crops, %d go on", self._where, count, self._at_once)
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         return None

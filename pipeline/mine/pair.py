@@ -15,6 +15,7 @@ from pipeline.errors import StageError
 from pipeline.graph import Node, ParameterCounts, Step
 from pipeline.mine.best_regions import BestRegion, best_regions, cosine_scores
 from pipeline.mine.card import MAKER, make_card
+from pipeline.mine.embed import sharing_of
 from pipeline.mine.inputs import check_data_set, check_scenes, net_size, noun_identity, noun_source, regions_of
 from pipeline.mine.pair_members import RegionCutter
 from pipeline.mine.regions import NetSize, RegionSource, SceneRegions, UndecodableError
@@ -81,6 +82,7 @@ class PairNouns(Step):
             "dataset": scenes.identity.name,
             "licence": ScenesAttributes.of(scenes).licence,
             "models": {"clip": node.clip.digest(), "proposals": proposals},
+            **sharing_of(node["embeddings"].artifact, self.mining.embed),
         }
 
     def check(self, node: Node) -> None:

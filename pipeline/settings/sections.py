@@ -465,6 +465,20 @@ class EmbedSettings(SettingsModel):
     """Second step: the original CLIP gives one embedding per masked crop. No noun or caption plays a part."""
 
     precision: Precision = _inherited("precision", "Arithmetic on CUDA.")
+    share_above_iou: float = Field(
+        default=1.0,
+        gt=0,
+        le=1,
+        description="IoU above which overlapping masks of a picture share the crop and embedding of one of them; 1 = "
+        "only equal masks do. The card of the pairs reports what it saved.",
+        json_schema_extra=LATER_SETTING,
+    )
+    blank_patches: BlankPatches = Field(
+        default="kept",
+        description="'dropped' = tokens of patches without a mask pixel leave CLIP's sequence; for a CLIP that was "
+        "finetuned so, as 'clip.pretrained' may name one.",
+        json_schema_extra=LATER_SETTING,
+    )
     batch_crops: int | None = Field(
         default=None,
         ge=1,

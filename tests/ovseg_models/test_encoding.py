@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ovseg_models.encoding import distinct_masks, embed_regions
+from ovseg_models.encoding import cut_regions, distinct_masks, embed_regions
 from ovseg_models.masked_crops import masked_crops, patch_mask
 from ovseg_models.pretrained_clip import build_mask_adapted_clip
 from tests.tiny_segmenter import CLIP, picture
@@ -55,12 +55,51 @@ def test_equal_masks_are_embedded_once_and_all_as_alone(monkeypatch, use_mask_pr
         cut = masked_crops(image, mask[None], crop_px=clip.crop_px)
         expected.append(clip.encode_image(cut.crops, patch_mask(cut.crop_masks, 4) if use_mask_prompts else None)[0])
     crops, encode_image = [], clip.encode_image
-    monkeypatch.setattr(clip, "encode_image", lambda some, *rest: crops.append(len(some)) or encode_image(some, *rest))
+
+    def counting(some, *rest, **how):
+        crops.append(len(some))
+        return encode_image(some, *rest, **how)
+
+    monkeypatch.setattr(
+        clip, "encode_image", lambda some, *rest, **how: crops.append(len(some)) or encode_image(some, *rest, **how)
+    )
     embeddings, valid = embed_regions(clip, image, masks, use_mask_prompts=use_mask_prompts, at_once=at_once)
     assert valid.tolist() == [True, False, True, True, False, True]
     assert sum(crops) == 2
     assert max(crops) <= at_once
     torch.testing.assert_close(embeddings, torch.stack(expected), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("use_mask_prompts", [True, False])
+@torch.no_grad()
+def test_a_clip_that_drops_blank_patches_does_so_with_and_without_prompts(use_mask_prompts):
+    clip = build_mask_adapted_clip(CLIP, prompt_depth=1, seed=0, blank_patches="dropped")
+    clip.mask_prompts.data.mul_(20)
+    image = torch.from_numpy(picture()).permute(2, 0, 1).contiguous()
+    masks = torch.zeros(2, 50, 70, dtype=torch.bool)
+    masks[0, 3:40, 4:12] = masks[0, 32:40, 4:60] = masks[1, 10:20, 30:50] = True
+    cut = masked_crops(image, masks, crop_px=clip.crop_px)
+    patches = patch_mask(cut.crop_masks, 4)
+    assert patches.all(dim=1).tolist() == [False, True]
+    expected = clip.encode_image(cut.crops, patches, use_prompts=use_mask_prompts)
+    found = embed_regions(clip, image, masks, use_mask_prompts=use_mask_prompts, at_once=1).embeddings
+    torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
+    assert (found[0] - clip.encode_image(cut.crops)[0]).abs().max() > 1e-3
+    boxes = embed_regions(clip, image, masks, fill="unmasked", use_mask_prompts=False, at_once=2).embeddings
+    whole = clip.encode_image(masked_crops(image, masks, crop_px=clip.crop_px, fill="unmasked").crops)
+    torch.testing.assert_close(boxes, whole, atol=1e-6, rtol=0)
+
+
+def test_overlapping_masks_share_a_crop_where_that_is_asked_for():
+    image = torch.from_numpy(picture()).permute(2, 0, 1).contiguous()
+    masks = torch.zeros(4, 50, 70, dtype=torch.bool)
+    masks[0, 3:20, 4:30] = masks[2, 3:20, 4:30] = masks[3, 30:, 40:] = True
+    masks[2, 3, 4] = False  # 1 stays empty
+    exact, shared = (cut_regions(image, masks, crop_px=16, patch_px=4, share_above_iou=iou) for iou in (1.0, 0.9))
+    assert exact.crop_of_mask.tolist() == [0, -1, 1, 2]
+    assert shared.crop_of_mask.tolist() == [0, -1, 0, 1]
+    assert torch.equal(shared.crops, exact.crops[[0, 2]])
+    assert torch.equal(shared.patch_mask, exact.patch_mask[[0, 2]])
 
 
 @pytest.mark.parametrize("count", [0, 1, 3])

@@ -247,7 +247,9 @@ def test_other_names_reuse_what_was_encoded(monkeypatch):
 def test_at_weight_0_clip_does_not_run_before_it_is_asked(monkeypatch):
     segmenter, runs = tiny_segmenter(ensemble_weight=0.0), []
     encode_image = segmenter.clip.encode_image
-    monkeypatch.setattr(segmenter.clip, "encode_image", lambda *given: runs.append(given) or encode_image(*given))
+    monkeypatch.setattr(
+        segmenter.clip, "encode_image", lambda *given, **how: runs.append(given) or encode_image(*given, **how)
+    )
     found = segmenter.segment(picture(), CLASS_NAMES)
     segmenter.find(found.encoded, ["boat"])
     assert not runs

@@ -6,6 +6,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -17,7 +18,7 @@ from storage_schemas.artifact import Artifact
 from storage_schemas.cards import card_facts
 from storage_schemas.manifest import Description, Identity
 from storage_schemas.pairs import SCHEMA_VERSION, Pair, PairShardWriter
-from tests.pipeline.mine.mining_world import mining_settings, pair_rows
+from tests.pipeline.mine.mining_world import QUERIES, mining_settings, pair_rows, random_net, with_net
 
 
 def test_numbers_equal_a_naive_count(drawn_pairs):
@@ -46,6 +47,35 @@ def test_mining_leaves_a_card_for_people_and_programs(drawn_pairs):
     assert json.loads(json.dumps(card_facts(drawn_pairs)))["noun_counts"] == dict(facts.noun_counts)
     with Image.open(card / "contact_sheet.png") as sheet:
         assert sheet.width > sheet.height > 100
+
+
+def test_the_card_reports_masks_that_shared_embeddings(tmp_path):
+    source = "mine.source=proposals-1-caption"
+    settings = with_net(mining_settings(tmp_path, source, scenes=2), sharing_net())
+    exact = run("mine", settings)
+    shared = run("mine", mining_settings(tmp_path, source, "mine.embed.share_above_iou=0.5", scenes=2))
+    assert "masks embedded" not in (exact.artifact.directory / "card" / "README.md").read_text()
+    assert "sharing" not in exact.artifact.description.attributes
+    embeddings = [report.of_kind("embeddings")[0].artifact for report in (exact, shared)]
+    assert "share_above_iou" not in embeddings[0].identity.settings["options"]
+    assert [unit.facts for unit in embeddings[0].manifest().units] == [{}]
+    (facts,) = (unit.facts for unit in embeddings[1].manifest().units)
+    masks = embeddings[1].manifest().rows
+    assert facts["masks"] == masks == 2 * QUERIES
+    assert 2 <= facts["embedded"] < masks
+    assert shared.artifact.description.attributes["sharing"] == {"above_iou": 0.5, **facts}
+    text = (shared.artifact.directory / "card" / "README.md").read_text()
+    assert f"| masks embedded | {facts['embedded']} of {masks} (" in text
+    assert "an IoU above 0.5 share an embedding" in text
+
+
+def sharing_net():
+    """Build a net whose last two queries find nearly the same masks."""
+    net = random_net()
+    with torch.no_grad():
+        for table in (net.query_decoder.query_positions.weight,):
+            table[-1] = table[-2] + 1e-3
+    return net
 
 
 def test_a_card_is_made_once_and_again_when_it_is_damaged(drawn_pairs):

@@ -9,12 +9,12 @@ import torch
 from PIL import Image
 
 from ovseg_models.mask_adapted_clip import MaskAdaptedClip
-from ovseg_models.masked_crops import masked_crops
+from ovseg_models.masked_crops import masked_crops, patch_mask
 from pipeline.clip_loading import load_clip
 from pipeline.mine.embedder import Embedder
 from pipeline.mine.regions import NetSize, SceneAndRegions, SceneRegions
 from pipeline.settings import ClipSettings, EmbedSettings
-from storage_schemas.rle import areas_px, boxes_xyxy, encode_masks
+from storage_schemas.rle import areas_px, boxes_xyxy, decode_masks, encode_masks
 from storage_schemas.scenes import Scene
 
 SIZE = NetSize(48, 96)
@@ -52,8 +52,6 @@ def scene_with_regions(key: str, regions: int, *, empty: int | None = None) -> S
 
 @torch.no_grad()
 def one_at_a_time(clip: MaskAdaptedClip, of: SceneAndRegions) -> np.ndarray:
-    from storage_schemas.rle import decode_masks
-
     pixels = torch.from_numpy(np.array(Image.open(io.BytesIO(of.scene.image)))).permute(2, 0, 1)
     vectors = []
     for mask in decode_masks(of.regions.mask_counts, 48, 64):
@@ -77,7 +75,9 @@ def test_embeddings_equal_one_crop_at_a_time(clip, batch):
 def test_forward_passes_are_full_across_images(clip, monkeypatch):
     sizes = []
     original = clip.encode_image
-    monkeypatch.setattr(clip, "encode_image", lambda crops, *rest: sizes.append(len(crops)) or original(crops, *rest))
+    monkeypatch.setattr(
+        clip, "encode_image", lambda crops, *rest, **how: sizes.append(len(crops)) or original(crops, *rest)
+    )
     scenes = [scene_with_regions("a" * (1 + number), 3) for number in range(4)]
     assert len(list(Embedder(clip, EmbedSettings(batch_crops=5), SIZE).embeddings(iter(scenes)))) == 4
     assert sizes == [5, 5, 2]
@@ -85,7 +85,9 @@ def test_forward_passes_are_full_across_images(clip, monkeypatch):
 
 def test_equal_masks_go_through_clip_once(clip, monkeypatch):
     sizes, original = [], clip.encode_image
-    monkeypatch.setattr(clip, "encode_image", lambda crops, *rest: sizes.append(len(crops)) or original(crops, *rest))
+    monkeypatch.setattr(
+        clip, "encode_image", lambda crops, *rest, **how: sizes.append(len(crops)) or original(crops, *rest)
+    )
     of = scene_with_regions("a", 4)
     first, *others = of.regions.mask_counts
     doubled = of._replace(regions=replace(of.regions, mask_counts=[first, others[0], first, first]))
@@ -96,11 +98,57 @@ def test_equal_masks_go_through_clip_once(clip, monkeypatch):
     np.testing.assert_allclose(found.embeddings, one_at_a_time(clip, doubled), atol=6e-4)
 
 
+def test_masks_that_overlap_share_the_embedding_of_the_first(clip, monkeypatch):
+    sizes, original = [], clip.encode_image
+    monkeypatch.setattr(
+        clip, "encode_image", lambda crops, *rest, **how: sizes.append(len(crops)) or original(crops, *rest)
+    )
+    of = scene_with_regions("a", 4)
+    masks = decode_masks(of.regions.mask_counts, 48, 64)
+    masks[2] = masks[0]
+    masks[2][tuple(np.argwhere(masks[0])[0])] = False  # a pixel less
+    alike = of._replace(regions=replace(of.regions, mask_counts=encode_masks(masks)))
+    exact, shared = (
+        next(Embedder(clip, EmbedSettings(share_above_iou=iou), SIZE).embeddings(iter([alike]))) for iou in (1.0, 0.9)
+    )
+    assert sizes == [4, 3]
+    assert not np.array_equal(exact.embeddings[0], exact.embeddings[2])
+    assert np.array_equal(shared.embeddings[0], shared.embeddings[2])
+    np.testing.assert_allclose(shared.embeddings[[0, 1, 3]], exact.embeddings[[0, 1, 3]], atol=6e-4)
+
+
+@torch.no_grad()
+def test_a_clip_that_drops_blank_patches_gets_the_masks(monkeypatch):
+    settings = EmbedSettings(blank_patches="dropped", batch_crops=4)
+    shipped = ClipSettings(architecture="drawn-world-small", pretrained="shipped")
+    embedder = Embedder.loaded(shipped, settings, SIZE, torch.device("cpu"))
+    scenes = [with_corners(scene_with_regions(key, 3)) for key in ("a", "bb", "ccc")]
+    found = list(embedder.embeddings(iter(scenes)))
+    dropping = MaskAdaptedClip(load_clip(shipped).clip, prompt_depth=0, blank_patches="dropped").eval()
+    for one, of in zip(found, scenes, strict=True):
+        pixels = torch.from_numpy(np.array(Image.open(io.BytesIO(of.scene.image)))).permute(2, 0, 1)
+        cut = masked_crops(pixels, torch.from_numpy(decode_masks(of.regions.mask_counts, 48, 64)), crop_px=64)
+        patches = patch_mask(cut.crop_masks, 8)
+        assert not patches.all()
+        expected = dropping.encode_image(cut.crops, patches).numpy()
+        embedded = one.embeddings[np.array(one.statuses) == "ok"]
+        np.testing.assert_allclose(embedded, expected, atol=6e-4)
+        assert np.abs(embedded - dropping.encode_image(cut.crops).numpy()).max() > 1e-2
+
+
+def with_corners(of: SceneAndRegions) -> SceneAndRegions:
+    """Give a scene masks that fill the left and the lower edge of their boxes alone; the first one has no pixel."""
+    masks = np.zeros((len(of.regions.mask_counts), 48, 64), bool)
+    for number, mask in enumerate(masks[1:], start=4):
+        mask[4:40, 4 : 4 + number] = mask[40 - number : 40, 4:60] = True
+    return of._replace(regions=replace(of.regions, mask_counts=encode_masks(masks)))
+
+
 def test_the_batch_is_halved_when_memory_runs_out(clip, monkeypatch):
     sizes = []
     original = clip.encode_image
 
-    def short_of_memory(crops, *rest):
+    def short_of_memory(crops, *rest, **_):
         sizes.append(len(crops))
         if len(crops) > 3:
             raise torch.OutOfMemoryError("no more")
@@ -123,7 +171,7 @@ def test_what_cannot_be_embedded_says_why(clip, monkeypatch):
     found = list(Embedder(clip, EmbedSettings(), SIZE).embeddings(iter([damaged, without, hollow])))
     assert [one.scene_status for one in found] == ["image_undecodable", "no_proposals", "ok"]
     assert found[2].statuses == ("ok", "empty_mask", "ok")
-    monkeypatch.setattr(clip, "encode_image", lambda crops, *rest: torch.full((len(crops), 96), torch.nan))
+    monkeypatch.setattr(clip, "encode_image", lambda crops, *_, **__: torch.full((len(crops), 96), torch.nan))
     (broken,) = Embedder(clip, EmbedSettings(), SIZE).embeddings(iter([hollow]))
     assert broken.statuses == ("embedding_not_finite", "empty_mask", "embedding_not_finite")
     assert not broken.embeddings.any()

@@ -17,14 +17,16 @@ def test_every_row_comes_back_to_its_item_and_batches_are_full(counts, size):
     rows = torch.arange(2.0 * sum(counts)).view(-1, 2)
     seen: list[int] = []
 
-    def forward(batch):
+    def forward(batch, next_to_it):
         seen.append(len(batch))
+        assert torch.equal(next_to_it, batch + 1)
         return batch.sum(dim=1, keepdim=True)
 
-    groups = list(zip("abcdefgh", rows.split(counts) if counts else (), strict=False))
+    parts = rows.split(counts) if counts else ()
+    groups = [(item, (part, part + 1)) for item, part in zip("abcdefgh", parts, strict=False)]
     found = list(in_full_batches(groups, forward, size=size))
     assert [item for item, _ in found] == [item for item, _ in groups]
-    for (_, result), (_, group) in zip(found, groups, strict=True):
+    for (_, result), (_, (group, _)) in zip(found, groups, strict=True):
         torch.testing.assert_close(result, group.sum(dim=1, keepdim=True)) if len(group) else None
         assert len(result) == len(group)
     assert all(count == size for count in seen[:-1])
@@ -37,7 +39,7 @@ def test_items_come_as_soon_as_their_rows_are_done():
     def groups():
         for item in "abcd":
             read.append(item)
-            yield item, torch.zeros(2, 1)
+            yield item, (torch.zeros(2, 1),)
 
     results = in_full_batches(groups(), lambda rows: rows, size=3)
     assert next(results)[0] == "a"

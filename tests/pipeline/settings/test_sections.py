@@ -76,6 +76,8 @@ def test_how_the_work_is_done_does_not_change_the_digest():
         "proposal_net.training.loss.unlabelled_pixels=left_out",
         "mine.source=proposals-5-captions",
         "mine.embed.precision=bf16",
+        "mine.embed.share_above_iou=0.98",
+        "mine.embed.blank_patches=dropped",
         "finetune.blank_patches=dropped",
         "mine.nouns.stop_words=['photo']",
         "mine.nouns.shipped_stop_words=true",
@@ -93,9 +95,11 @@ def test_what_is_done_changes_the_digest(flag):
 
 def test_settings_that_came_later_leave_digests_as_they_were():
     settings = Settings()
-    assert settings.finetune.blank_patches == "kept"
+    assert settings.mine.embed.share_above_iou == 1
+    assert settings.mine.embed.blank_patches == settings.finetune.blank_patches == "kept"
+    assert result_settings(settings.mine.embed) == {"precision": "fp32"}
     assert "blank_patches" not in result_settings(settings.finetune)
-    given = load_settings(None, ["finetune.blank_patches=kept"])
+    given = load_settings(None, ["mine.embed.share_above_iou=1.0", "finetune.blank_patches=kept"])
     assert result_settings(given) == result_settings(settings)
 
 
