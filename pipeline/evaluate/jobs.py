@@ -4,7 +4,7 @@
 ``branches`` in their place, and writes ``scores``.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import torch
@@ -12,7 +12,7 @@ import torch
 from ovseg_models.label_counts import count_labels
 from pipeline.evaluate.decoding import FailedImage, LabelledImage, images_ahead
 from pipeline.evaluate.nets import Nets, NetSources
-from pipeline.evaluate.predicting import BranchSource, LabelArray, LiveBranches, Predictor, StoredBranches
+from pipeline.evaluate.predicting import Branches, LabelArray, Predictor, StoredSources
 from pipeline.evaluate.variants import ClipView, Variant
 from pipeline.prepare.label_maps import encode_png, index_dtype
 from storage_schemas.artifact import Artifact
@@ -78,19 +78,6 @@ class BranchJob:
         return vars(nets.regions(scene, self.view, logits, self.scenes.ignore_label))
 
 
-@dataclass(frozen=True, slots=True)
-class StoredSources:
-    """Where stored branches lie.
-
-    Attributes:
-        proposals: The proposal net's.
-        regions: CLIP's, by view.
-    """
-
-    proposals: Artifact
-    regions: Mapping[ClipView, Artifact] = field(default_factory=dict)
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScoreJob:
     """Predicts each scene in every way asked for, and counts.
@@ -99,13 +86,13 @@ class ScoreJob:
         scenes: Of the data set.
         variants: Ways of predicting; the first is the main one, whose predictions are kept.
         nets: Where nets come from.
-        stored: Branches that were stored before; None to run the nets.
+        stored: Branches that were stored before; nets run for the others.
     """
 
     scenes: LabelledScenes
     variants: tuple[Variant, ...]
     nets: NetSources
-    stored: StoredSources | None = None
+    stored: StoredSources = field(default_factory=StoredSources)
 
     def open(self) -> Nets:
         """Set up the nets, of which none is loaded before it is used."""
@@ -113,7 +100,7 @@ class ScoreJob:
 
     def run(self, state: Nets, artifact: Artifact, unit: str) -> Sidecar:
         """Make one shard."""
-        branches = self._branches(state, unit)
+        branches = Branches(state, self.scenes.ignore_label, self.stored, unit=unit)
         with artifact.write_unit(unit) as unit_writer:
             writer = ScoreShardWriter(unit_writer, self.scenes.class_count)
             for scene in _scenes_of(self.scenes, unit):
@@ -124,13 +111,7 @@ class ScoreJob:
                     self._score(scene, branches, writer)
             return writer.commit()
 
-    def _branches(self, nets: Nets, unit: str) -> BranchSource:
-        """Return where this shard's branches come from."""
-        if self.stored is None:
-            return LiveBranches(nets, self.scenes.ignore_label)
-        return StoredBranches(self.stored.proposals, self.stored.regions, unit, nets.device)
-
-    def _score(self, scene: LabelledImage, branches: BranchSource, writer: ScoreShardWriter) -> None:
+    def _score(self, scene: LabelledImage, branches: Branches, writer: ScoreShardWriter) -> None:
         """Predict one scene in every way, each different prediction once, and add what is counted."""
         predictor = Predictor(
             scene,

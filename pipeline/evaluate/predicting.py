@@ -1,10 +1,10 @@
 """From what the branches said of an image to the class of each pixel, for any number of variants.
 
-Naming is apart from the nets: a `BranchSource` gives what they said, live or as it was stored, and here no model runs.
+Naming is apart from the nets: `Branches` gives what they said, live or as it was stored.
 """
 
 from collections.abc import Mapping
-from typing import Protocol
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -24,82 +24,70 @@ from storage_schemas.branches import BranchShard
 LabelArray = npt.NDArray[np.uint16]
 
 
-class BranchSource(Protocol):
-    """Gives what the branches said of an image."""
+@dataclass(frozen=True, slots=True)
+class StoredSources:
+    """Where stored branches lie; picklable.
 
-    def proposals(self, scene: LabelledImage) -> ProposalBranch:
-        """Return what the proposal net said."""
-        ...
-
-    def regions(self, scene: LabelledImage, view: ClipView) -> ClipBranch:
-        """Return what CLIP said."""
-        ...
-
-
-class LiveBranches:
-    """Runs the nets, each at most once for the image in hand, or once per view.
-
-    Args:
-        nets: Of the evaluation.
-        ignore_label: Value of pixels without a class.
+    Attributes:
+        proposals: The proposal net's; None to run it.
+        regions: CLIP's, by view; it runs for views that are missing.
     """
 
-    def __init__(self, nets: Nets, ignore_label: int) -> None:
+    proposals: Artifact | None = None
+    regions: Mapping[ClipView, Artifact] = field(default_factory=dict)
+
+
+class Branches:
+    """Gives what the nets say of an image: as it was stored, else live, each net once for the image in hand and view.
+
+    Args:
+        nets: Of the evaluation; one whose branches are all stored is never loaded.
+        ignore_label: Value of pixels without a class.
+        stored: What is read instead.
+        unit: The shard in hand.
+    """
+
+    def __init__(
+        self, nets: Nets, ignore_label: int, stored: StoredSources = StoredSources(), *, unit: str = ""
+    ) -> None:
         self._nets = nets
         self._ignore_label = ignore_label
+        self._stored_proposals = BranchShard(stored.proposals, unit) if stored.proposals is not None else None
+        self._stored_regions = {view: BranchShard(artifact, unit) for view, artifact in stored.regions.items()}
         self._key: str | None = None
         self._proposals: ProposalBranch | None = None
         self._regions: dict[ClipView, ClipBranch] = {}
 
     def proposals(self, scene: LabelledImage) -> ProposalBranch:
-        """Run the proposal net, unless it has seen this image just now."""
+        """Return what the proposal net said."""
         self._turn_to(scene)
         if self._proposals is None:
-            self._proposals = self._nets.proposals(scene.image)
+            if self._stored_proposals is None:
+                self._proposals = self._nets.proposals(scene.image)
+            else:
+                tensors = self._read(self._stored_proposals, scene)
+                self._proposals = ProposalBranch(tensors["mask_logits"], tensors["proposal_logits"])
         return self._proposals
 
     def regions(self, scene: LabelledImage, view: ClipView) -> ClipBranch:
-        """Run CLIP, unless it has seen this image so just now."""
+        """Return what CLIP said."""
         self._turn_to(scene)
         if view not in self._regions:
-            logits = None if view.regions == GROUND_TRUTH else self.proposals(scene).mask_logits
-            self._regions[view] = self._nets.regions(scene, view, logits, self._ignore_label)
+            if view in self._stored_regions:
+                tensors = self._read(self._stored_regions[view], scene)
+                self._regions[view] = ClipBranch(tensors["regions"].cpu(), tensors["clip_logits"])
+            else:
+                logits = None if view.regions == GROUND_TRUTH else self.proposals(scene).mask_logits
+                self._regions[view] = self._nets.regions(scene, view, logits, self._ignore_label)
         return self._regions[view]
 
     def _turn_to(self, scene: LabelledImage) -> None:
         if scene.key != self._key:
             self._key, self._proposals, self._regions = scene.key, None, {}
 
-
-class StoredBranches:
-    """Reads what the nets said from artifacts of branches; no model is loaded.
-
-    Args:
-        proposals: The proposal net's branch.
-        regions: CLIP's, by view.
-        unit: The shard in hand.
-        device: Where scores are computed.
-    """
-
-    def __init__(
-        self, proposals: Artifact, regions: Mapping[ClipView, Artifact], unit: str, device: torch.device
-    ) -> None:
-        self._proposals = BranchShard(proposals, unit)
-        self._regions = {view: BranchShard(artifact, unit) for view, artifact in regions.items()}
-        self._device = device
-
-    def proposals(self, scene: LabelledImage) -> ProposalBranch:
-        """Read what the proposal net said."""
-        tensors = self._read(self._proposals, scene)
-        return ProposalBranch(tensors["mask_logits"], tensors["proposal_logits"])
-
-    def regions(self, scene: LabelledImage, view: ClipView) -> ClipBranch:
-        """Read what CLIP said."""
-        tensors = self._read(self._regions[view], scene)
-        return ClipBranch(tensors["regions"].cpu(), tensors["clip_logits"])
-
     def _read(self, shard: BranchShard, scene: LabelledImage) -> dict[str, Tensor]:
-        return {name: torch.from_numpy(array).to(self._device) for name, array in shard.tensors(scene.key).items()}
+        tensors = shard.tensors(scene.key)
+        return {name: torch.from_numpy(array).to(self._nets.device) for name, array in tensors.items()}
 
 
 class Predictor:
@@ -116,7 +104,7 @@ class Predictor:
     def __init__(
         self,
         scene: LabelledImage,
-        branches: BranchSource,
+        branches: Branches,
         *,
         class_count: int,
         ignore_label: int,

@@ -4,7 +4,7 @@ Reads ``scenes``, ``proposal_net`` and ``adapted_clip``; writes ``scores``, and 
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
 from pipeline.evaluate.decoding import NO_LABEL
@@ -36,8 +36,9 @@ from storage_schemas.scenes import ScenesAttributes, labelled_scenes
 from storage_schemas.scores import ScoresAttributes
 
 if TYPE_CHECKING:
-    from pipeline.evaluate.jobs import BranchJob, LabelledScenes, ScoreJob, StoredSources
+    from pipeline.evaluate.jobs import BranchJob, LabelledScenes, ScoreJob
     from pipeline.evaluate.nets import NetSources
+    from pipeline.evaluate.predicting import StoredSources
 
 _OPTIONS = ("short_side_px", "max_side_px", "prompt_templates", "precision")
 _SCORE_BYTES = 12_000
@@ -113,41 +114,37 @@ class Score(Step):
 
     def job(self, node: Node) -> "ScoreJob":
         """Return what scores a shard, from the nets themselves."""
-        return self._job(node, None)
-
-    def _job(self, node: Node, stored: "StoredSources | None") -> "ScoreJob":
         from pipeline.evaluate.jobs import ScoreJob
 
         return ScoreJob(
             scenes=labelled_scenes_of(node),
             variants=self.variants,
             nets=net_sources(node, self.settings, self.compute, class_names_of(node)),
-            stored=stored,
         )
 
     def make(self, node: Node, execution: Execution) -> StageReport:
-        """Score; for ablations the branches are stored first, if there is something to score.
+        """Score; branches that others share are stored first, if there is something to score.
 
         Raises:
             SettingsError: If no scene has a labelled pixel.
         """
-        stored = None
         if not node.status().finished:
             self.check(node)
             if any(variant.oracle_threshold is None for variant in self.variants):
                 names, templates = class_names_of(node), self.settings.prompt_templates
                 what = f"class names of {self.dataset.dataset}"
                 embed_names(node, names, templates, self.compute, execution, what=what)
-        if self.ablate:
-            stored = self._branches(node, execution)
-        return execution.run(self._job(node, stored), node.artifact, tolerated=self.tolerated)
+        stored = self._stored(node, execution)
+        return execution.run(replace(self.job(node), stored=stored), node.artifact, tolerated=self.tolerated)
 
-    def _branches(self, node: Node, execution: Execution) -> "StoredSources":
-        """Return where branches lie, each view's an artifact of its own; make them if there is something to score.
+    def _stored(self, node: Node, execution: Execution) -> "StoredSources":
+        """Return where branches lie, each an artifact of its own; make them if there is something to score.
 
-        So another ensemble weight makes none of them again, and another mask threshold CLIP's alone.
+        For ablations that is every branch, so that another ensemble weight makes none of them again, and another mask
+        threshold CLIP's alone. Where the settings share proposals it is the proposal net's alone, which evaluations of
+        other CLIPs then read.
         """
-        from pipeline.evaluate.jobs import StoredSources
+        from pipeline.evaluate.predicting import StoredSources
 
         def branch(view: ClipView | None, proposals: Node | None) -> Node:
             of_labels = view is not None and view.regions == GROUND_TRUTH
@@ -161,8 +158,11 @@ class Score(Step):
                 made.make(execution)
             return made
 
+        shared = self.settings.share_proposals and any(variant.needs_proposals for variant in self.variants)
+        if not (self.ablate or shared):
+            return StoredSources()
         proposals = branch(None, None)
-        views = {view: branch(view, proposals).artifact for view in views_of(self.variants)}
+        views = {view: branch(view, proposals).artifact for view in views_of(self.variants)} if self.ablate else {}
         return StoredSources(proposals.artifact, views)
 
     def size_bytes(self, counts: ParameterCounts, scenes: int) -> int:

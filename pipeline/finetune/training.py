@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from ovseg_models.encoding import embed_crops
 from ovseg_models.mask_adapted_clip import MaskAdaptedClip
-from ovseg_models.prompt_templates import VILD, prompt_templates
+from ovseg_models.prompt_templates import VILD
 from ovseg_models.text_classifier import TextClassifier
 from pipeline.adapted_clip_loading import new_mask_adapted_clip, write_adapted_clip
 from pipeline.clip_loading import LoadedClip, load_clip
@@ -23,6 +24,7 @@ from pipeline.finetune.validation import Validation, seen_groups
 from pipeline.graph import Node
 from pipeline.settings import ComputeSettings, FinetuneSettings
 from pipeline.shard_runner import Execution, StageReport
+from pipeline.text_embeddings import TextSource
 from pipeline.training.loop import Plan, Trainer
 from pipeline.training.processes import Processes
 from pipeline.training.stage import trained
@@ -129,9 +131,8 @@ def gather_inputs(settings: FinetuneSettings, node: Node, processes: Processes) 
     ).to(processes.device)
     adapted.set_grad_checkpointing(settings.gradient_checkpointing)
     pairs = PairCollection(node["pairs"].artifact)
-    classifier = TextClassifier(adapted.clip, base.tokenize)
-    validation = _validation(node, classifier, adapted)
-    start = _start(node.artifact, settings, pairs, classifier, validation, processes, adapted)
+    validation = _validation(node, TextClassifier(adapted.clip, base.tokenize), adapted)
+    start = _start(node, settings, pairs, replace(base, clip=adapted.clip), validation, processes, adapted)
     nouns = torch.from_numpy(start.tensors[_NOUN_EMBEDDINGS]).to(processes.device)
     before: Any = start.facts["validation"]
     return Inputs(base, adapted, pairs, validation, nouns, before)
@@ -199,16 +200,16 @@ def _validation(node: Node, classifier: TextClassifier, adapted: MaskAdaptedClip
 
 
 def _start(
-    artifact: Artifact,
+    node: Node,
     settings: FinetuneSettings,
     pairs: PairCollection,
-    classifier: TextClassifier,
+    clip: LoadedClip,
     validation: Validation | None,
     processes: Processes,
     adapted: MaskAdaptedClip,
 ) -> Checkpoint:
     """Return what is known before the first step: embeddings of all nouns, and the accuracies of stock CLIP."""
-    store = CheckpointStore(artifact, _START)
+    store = CheckpointStore(node.artifact, _START)
     known = store.latest() if processes.is_first else None
     if processes.from_first(int(known is not None)):
         return known or store.load(0)
@@ -217,7 +218,8 @@ def _start(
         with single_precision(processes.device, settings.precision):
             before = accuracies(validation, lambda crops, _: embed_crops(adapted, crops, at_once=len(crops)), processes)
     if processes.is_first:
-        embeddings = classifier.text_embeddings(pairs.nouns, prompt_templates(settings.prompt_templates)).cpu().numpy()
+        texts = TextSource.of(node, settings.prompt_templates).open(processes.device, clip)
+        embeddings = texts.vectors(pairs.nouns)  # most are known from mining
         store.prepare()
         store.save(Checkpoint(step=0, tensors={_NOUN_EMBEDDINGS: embeddings}, facts={"validation": before}))
         told = ", ".join(f"{name} {value:.4f}" for name, value in before.items())

@@ -34,14 +34,14 @@ class TextTower:
     classifier: TextClassifier
 
     @classmethod
-    def of(cls, loaded: LoadedClip) -> "TextTower":
-        """Take the text tower of a loaded CLIP."""
+    def of(cls, loaded: LoadedClip, device: torch.device) -> "TextTower":
+        """Take the text tower of a loaded CLIP, which is moved to a device."""
         (tokens,) = (
             tensor
             for name, tensor in text_tower_weights(loaded.clip).items()
             if name.endswith("token_embedding.weight")
         )
-        return cls(tokens.shape[1], TextClassifier(loaded.clip, loaded.tokenize))
+        return cls(tokens.shape[1], TextClassifier(loaded.clip.to(device), loaded.tokenize))
 
     def embeddings(self, class_names: Sequence[str], templates: str) -> Float[Tensor, "name dim"]:
         """Embed class names in the sentences that a setting names; L2-normalised, without gradient."""

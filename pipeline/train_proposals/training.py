@@ -67,8 +67,8 @@ def proposal_task(
     scenes = node["scenes"].artifact
     labels = ScenesAttributes.of(scenes)
     held_out_of_scenes = held_out_indices(settings.held_out_classes, labels.class_names)
-    tower = TextTower.of(load_clip(node.clip.settings))
-    embeddings = tower.embeddings(labels.class_names, settings.prompt_templates).to(processes.device)
+    tower = TextTower.of(load_clip(node.clip.settings), processes.device)
+    embeddings = tower.embeddings(labels.class_names, settings.prompt_templates)
     net = initial_net(settings, embedding_dim=embeddings.shape[1], text_width=tower.width).to(processes.device)
     if compute.channels_last:
         net = net.to(memory_format=torch.channels_last)
@@ -107,7 +107,7 @@ def _validation(
         return None, ()
     scenes = node["validation"].artifact
     labels = ScenesAttributes.of(scenes)
-    embeddings = tower.embeddings(labels.class_names, settings.prompt_templates).to(processes.device)
+    embeddings = tower.embeddings(labels.class_names, settings.prompt_templates)
     validation = Validation(
         SceneCollection(scenes, labelled=True),
         embeddings,

@@ -19,7 +19,7 @@ from pipeline.evaluate.counts import Scores
 from pipeline.evaluate.decoding import LabelledImage, decoded
 from pipeline.evaluate.jobs import ScoreJob
 from pipeline.evaluate.nets import ProposalBranch
-from pipeline.evaluate.predicting import LiveBranches, Predictor
+from pipeline.evaluate.predicting import Branches, Predictor
 from pipeline.evaluate.variants import main_variant
 from pipeline.executors import Compute
 from pipeline.graph import Node
@@ -143,7 +143,7 @@ def test_stored_branches_score_as_the_nets_do_and_other_weights_run_no_model(tmp
     settings = settings_of(tmp_path, sweep={"ensemble_weights": [0.0, 0.5], "mask_thresholds": [0.5, 0.6]})
     plan = scores_of(settings, ablate=True)
     run(plan)
-    live = replace(job_of(plan), stored=None)
+    live = job_of(plan)
     other = Artifact.planned(tmp_path / "live", plan.artifact.description)
     run_stage(live, other)
     assert files_of(other) == files_of(plan.artifact)
@@ -159,6 +159,22 @@ def test_stored_branches_score_as_the_nets_do_and_other_weights_run_no_model(tmp
     assert new.artifact.directory != plan.artifact.directory
     assert run(new).units_done == 3
     assert sorted(tmp_path.glob("branches/*")) == branches
+
+
+def test_evaluations_of_other_clips_share_the_proposals(tmp_path, monkeypatch):
+    alone = scores_of(settings_of(tmp_path / "alone"))
+    first, second = (
+        scores_of(settings_of(tmp_path / "shared", share_proposals=True, masked_crops=masked))
+        for masked in (True, False)
+    )
+    run(alone)
+    run(first)
+    assert files_of(first.artifact) == files_of(alone.artifact)
+    monkeypatch.setattr(nets, "load_proposal_net", lambda *arguments: pytest.fail("the proposal net is loaded"))
+    assert run(second).units_done == 3
+    assert files_of(second.artifact) != files_of(alone.artifact)
+    assert [path.name.startswith("tiny-drawn-proposals-") for path in tmp_path.glob("shared/branches/*")] == [True]
+    assert not (tmp_path / "alone" / "branches").exists()
 
 
 def test_another_threshold_runs_the_clip_branch_alone(tmp_path, monkeypatch):
@@ -199,7 +215,7 @@ def test_an_image_all_of_whose_masks_are_empty_is_named_by_the_proposal_net(tmp_
     branch = ProposalBranch(torch.full((9, 16, 16), -9.0), torch.eye(9, 55))
     look = opened.regions(scene, job_of(plan).variants[0].view, branch.mask_logits, 255)
     assert (look.regions.tolist(), look.clip_logits.shape) == ([], (0, 54))
-    live = LiveBranches(opened, 255)
+    live = Branches(opened, 255)
     live.proposals = lambda scene: branch
     predictor = Predictor(scene, live, class_count=54, ignore_label=255, net_sides_px=(64, 128))
     assert np.array_equal(predictor.predict(job_of(plan).variants[0]), np.zeros((96, 96)))
