@@ -142,7 +142,9 @@ class MaskAdaptedClip(nn.Module):
         # The class token is always kept, so that one choice over all the tokens serves at the deeper layers.
         kept = None if masks is None else functional.pad(masks.to(crops.device), (1, 0), value=True)
         if prompts is not None and kept is not None:
-            patches = torch.where(kept[:, 1:, None], patches, prompts[0].to(patches.dtype))
+            # In mixed precision prompts stay in single precision, and so do all tokens between layers from here on, as
+            # in the published code, whose mask of floats makes them so. Products within layers are in half precision.
+            patches = torch.where(kept[:, 1:, None], patches, prompts[0])
         class_token = visual.class_embedding.to(patches.dtype).expand(len(crops), 1, -1)
         tokens = torch.cat([class_token, patches], dim=1) + visual.positional_embedding.to(patches.dtype)
         tokens = visual.ln_pre(tokens)
@@ -152,8 +154,7 @@ class MaskAdaptedClip(nn.Module):
         whole_layers = prompted_layers if masks is not None and self.blank_patches == "dropped" else len(blocks)
         for number, block in enumerate(blocks[:whole_layers]):
             if prompts is not None and kept is not None and 0 < number < prompted_layers:
-                deeper = functional.pad(prompts[number], (0, 0, 1, 0)).to(tokens.dtype)
-                tokens = torch.where(kept[:, :, None], tokens, deeper)
+                tokens = torch.where(kept[:, :, None], tokens, functional.pad(prompts[number], (0, 0, 1, 0)))
             layer: Callable[[Tensor], Tensor] = block
             if block is blocks[-1] and visual.pool_type == "tok" and type(block) is ResidualAttentionBlock:
                 layer = partial(_layer, block, class_token_only=True)

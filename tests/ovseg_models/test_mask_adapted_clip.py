@@ -115,6 +115,22 @@ def test_all_true_mask_equals_open_clip_in_mixed_precision(tiny_clip_config):
     torch.testing.assert_close(found, expected.float(), atol=2e-2, rtol=0)  # bfloat16 keeps 8 bits
 
 
+@torch.no_grad()
+def test_prompts_keep_the_tokens_in_single_precision_between_layers_of_half(tiny_clip_config):
+    model = MaskAdaptedClip(build_clip(tiny_clip_config), prompt_depth=2, prompt_seed=1)
+    crops, patch_mask = inputs()
+    between, products = [], []
+    for block in model.clip.visual.transformer.resblocks:
+        block.register_forward_pre_hook(lambda _, given: between.append(given[0].dtype))
+        block.mlp.c_fc.register_forward_hook(lambda _, __, result: products.append(result.dtype))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        model.encode_image(crops, patch_mask)
+        assert set(between) == {torch.float32}
+        between.clear()
+        model.encode_image(crops)  # without a mask it is open_clip, all in half precision
+    assert set(between) == set(products) == {torch.bfloat16}
+
+
 @pytest.mark.parametrize("prompted", [False, True])
 def test_the_class_token_alone_has_the_gradients_of_all_tokens(tiny_clip_config, monkeypatch, prompted):
     model = MaskAdaptedClip(build_clip(tiny_clip_config), prompt_depth=4, prompt_seed=1)
