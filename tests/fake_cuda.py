@@ -50,6 +50,18 @@ class FakeCuda(TorchDispatchMode):
 
     def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
         kwargs = kwargs or {}
+        # In inference mode torch hands over operations that consist of others as they are.
+        if torch.is_inference_mode_enabled() and operation.namespace == "aten":
+            super().__enter__()
+            try:
+                result = operation.decompose(*args, **kwargs)
+            finally:
+                super().__exit__(None, None, None)
+            if result is not NotImplemented:
+                return result
+        return self._result(operation, args, kwargs)
+
+    def _result(self, operation, args, kwargs):
         name = operation.overloadpacket.__name__
         tensors = [leaf for leaf in tree_flatten((args, kwargs))[0] if isinstance(leaf, torch.Tensor)]
         on_device = any(isinstance(tensor, FakeTensor) for tensor in tensors)

@@ -15,6 +15,7 @@ from ovseg_models.image_size import nearest_resized
 from ovseg_models.proposal_masks import hard_masks
 from ovseg_models.proposal_net import ProposalNet
 from ovseg_models.segmentation_metrics import ClassCounts, class_iou, region_ious
+from ovseg_models.tf32 import full_precision
 from pipeline.upright_scenes import upright_labels, upright_picture
 from storage_schemas.scene_collection import SceneCollection
 
@@ -114,7 +115,8 @@ class Validation:
             class_logits = net.class_logits(found.proposal_embeddings, self.text_embeddings)
             scores = classify(class_logits, ensemble_weight=0).scores
             true = torch.from_numpy(label_map).to(scores.device)
-            predicted = fused_labels(scores, logits, net_size=net_size, size=(image.height, image.width))
+            with full_precision(scores.device):  # as in evaluation, whatever the training's precision is
+                predicted = fused_labels(scores, logits, net_size=net_size, size=(image.height, image.width))
             labelled = true != self.ignore_label
             pairs = torch.bincount(true[labelled] * classes + predicted[labelled], minlength=classes**2)
             total.confusion.add_(pairs.view(classes, classes).cpu())
