@@ -76,12 +76,14 @@ def chosen_device(device: str, local_rank: int | None = None) -> "torch.device":
     if not available:
         message = f"compute.device: {device!r}, but torch sees no CUDA device; set it to 'auto' or 'cpu'"
         raise PipelineError(message)
-    if device in {"auto", "cuda"} and local_rank is not None:
-        return torch.device("cuda", local_rank)
     chosen = torch.device("cuda" if device == "auto" else device)
+    if chosen.index is None and local_rank is not None:
+        chosen = torch.device("cuda", local_rank)
     if (chosen.index or 0) >= torch.cuda.device_count():
-        message = f"compute.device: {device!r}, but torch sees {torch.cuda.device_count()} CUDA devices, from cuda:0 on"
-        raise PipelineError(f"{message}; choose one of them")
+        found = f"{str(chosen)!r}, but torch sees {torch.cuda.device_count()} CUDA devices, from cuda:0 on"
+        remedy = "choose one of them" if local_rank is None else "start no more processes than that"
+        message = f"compute.device: {found}; {remedy}"
+        raise PipelineError(message)
     return chosen
 
 

@@ -122,6 +122,14 @@ def test_on_cuda_each_process_takes_its_gpu_before_it_joins_and_waits_on_the_hos
     assert datetime.timedelta(minutes=15) < STEP_LIMIT < datetime.timedelta(hours=6) < PATIENT_LIMIT
 
 
+@pytest.mark.usefixtures("calls_on_cuda")
+def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOCAL_RANK", "4")
+    expected = r"compute\.device: 'cuda:4', but torch sees 4 CUDA devices.*; start no more processes than that"
+    with pytest.raises(PipelineError, match=expected), joined("auto", 1):
+        pass
+
+
 def test_deterministic_algorithms_are_chosen_before_cuda_starts(
     calls_on_cuda: list[tuple[object, ...]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
