@@ -77,7 +77,7 @@ def chosen_device(device: str, local_rank: int | None = None) -> "torch.device":
         message = f"compute.device: {device!r}, but torch sees no CUDA device; set it to 'auto' or 'cpu'"
         raise PipelineError(message)
     chosen = torch.device("cuda" if device == "auto" else device)
-    if chosen.index is None and local_rank is not None:
+    if device in {"auto", "cuda"} and local_rank is not None:
         chosen = torch.device("cuda", local_rank)
     if (chosen.index or 0) >= torch.cuda.device_count():
         found = f"{str(chosen)!r}, but torch sees {torch.cuda.device_count()} CUDA devices, from cuda:0 on"
