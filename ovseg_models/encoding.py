@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int64, UInt8
+from jaxtyping import Bool, Float, Int, Int64, UInt8
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional
@@ -24,7 +24,7 @@ from torch.nn import functional
 from ovseg_models.image_size import resize_image
 from ovseg_models.mask_adapted_clip import MaskAdaptedClip
 from ovseg_models.mask_sharing import shared_masks
-from ovseg_models.masked_crops import Fill, masked_crops, patch_mask
+from ovseg_models.masked_crops import Fill, masked_crops, masked_crops_of_pictures, patch_mask
 from ovseg_models.proposal_masks import hard_masks, query_chunks, upsampled_mask_probs
 from ovseg_models.proposal_net import SIZE_DIVISOR_PX, ProposalNet
 
@@ -195,6 +195,66 @@ def cut_regions(
     crop_of_distinct = torch.full_like(first, -1)
     crop_of_distinct[cut.kept_rows] = torch.arange(len(cut.kept_rows), device=first.device)
     return RegionCrops(cut.crops, patch_mask(cut.crop_masks, patch_px), crop_of_distinct[of_mask])
+
+
+@torch.no_grad()
+def cut_regions_of_pictures(
+    pictures: Sequence[UInt8[Tensor, "3 _ _"]],
+    masks: Bool[Tensor, "mask height width"],
+    boxes_xyxy: Sequence[Int[np.ndarray, "_ 4"]],
+    *,
+    crop_px: int,
+    patch_px: int,
+    fill: Fill = "mean",
+    share_above_iou: float = 1.0,
+) -> list[RegionCrops]:
+    """Do what `cut_regions` does for several pictures at once, in the same number of operations.
+
+    Their boxes are known, so a GPU is not waited for, unless masks that overlap share crops.
+
+    Args:
+        pictures: RGB, on the host.
+        masks: Of all pictures, one after another, each at the top left of its frame, on the device where crops are
+            cut. Equal ones don't share a crop here: they are to be left out.
+        boxes_xyxy: Tight boxes of each picture's masks [px], half-open, all zero for a mask without a pixel.
+        crop_px: As there, like ``patch_px``, ``fill`` and ``share_above_iou``.
+
+    Returns:
+        One for each picture; ``crop_of_mask`` is on the host.
+
+    Raises:
+        ValueError: If a box or a frame is not of its picture.
+    """
+    frames = torch.zeros(len(pictures), 3, *masks.shape[1:], dtype=torch.uint8)
+    for frame, picture, known in zip(frames, pictures, boxes_xyxy, strict=True):
+        height, width = picture.shape[1:]
+        if (known[:, 2:] > (width, height)).any() or height > frame.shape[1] or width > frame.shape[2]:
+            raise ValueError(
+                f"cut_regions_of_pictures: a picture of {width} x {height} px in a frame of {frame.shape[2]} x "
+                f"{frame.shape[1]} px has boxes up to {known[:, 2:].max(axis=0).tolist()}; give it masks and boxes "
+                "of its own size"
+            )
+        frame[:, :height, :width] = picture
+    counts = [len(boxes) for boxes in boxes_xyxy]
+    own = masks.split(counts)
+    if share_above_iou < 1:
+        sharing = [tuple(rows.cpu() for rows in shared_masks(some, share_above_iou)) for some in own]
+        masks = torch.cat([some[first.to(some.device)] for some, (first, _) in zip(own, sharing, strict=True)])
+    else:
+        sharing = [(torch.arange(count), torch.arange(count)) for count in counts]
+    boxes = [known[first.numpy()] for known, (first, _) in zip(boxes_xyxy, sharing, strict=True)]
+    of_picture = np.repeat(np.arange(len(pictures)), [len(known) for known in boxes])
+    cut = masked_crops_of_pictures(
+        frames.to(masks.device), masks, of_picture, crop_px=crop_px, fill=fill, boxes_xyxy=np.concatenate(boxes)
+    )
+    filled = [torch.from_numpy(known[:, 2] > known[:, 0]) for known in boxes]
+    crops_of = [int(some.sum()) for some in filled]
+    patches = patch_mask(cut.crop_masks, patch_px)
+    parts = zip(cut.crops.split(crops_of), patches.split(crops_of), filled, sharing, strict=True)
+    return [
+        RegionCrops(crops, own_patches, torch.where(some, some.cumsum(0) - 1, -1)[of_mask])
+        for crops, own_patches, some, (_, of_mask) in parts
+    ]
 
 
 @torch.no_grad()

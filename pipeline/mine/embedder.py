@@ -1,15 +1,17 @@
 """The original CLIP at work on the regions of a shard."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
-from ovseg_models.encoding import cut_regions, embed_crops
+from ovseg_models.encoding import RegionCrops, cut_regions_of_pictures, embed_crops
 from ovseg_models.mask_adapted_clip import MaskAdaptedClip
+from ovseg_models.run_lengths import RunLengths, masks_of_runs
 from pipeline.clip_loading import load_clip
 from pipeline.errors import PipelineError
 from pipeline.mine.full_batches import SparingModel, in_full_batches
@@ -19,8 +21,32 @@ from pipeline.ordered_threads import in_threads
 from pipeline.settings import ClipSettings, EmbedSettings
 from pipeline.worker_device import autocast, crops_at_once
 from storage_schemas.embeddings import SceneEmbeddings
-from storage_schemas.rle import decode_masks
+from storage_schemas.rle import boxes_of_runs, run_lengths_of
 from storage_schemas.scenes import OK
+
+_TOGETHER = 4  # pictures whose crops are cut at once on a GPU; on a CPU that would only leave its cache
+
+
+class _Decoded(NamedTuple):
+    """A scene, ready to have its crops cut, or why that can't be.
+
+    Attributes:
+        of: The scene.
+        pixels: At the size at which crops are cut; None if there is nothing to cut.
+        runs: Of its masks, equal ones once.
+        mask_of_region: Which of them is each region's [region].
+        boxes_xyxy: Their tight boxes [mask 4].
+        status: ``"ok"``, else a slug of what went wrong with the scene.
+        reason: The same in words.
+    """
+
+    of: SceneAndRegions
+    pixels: UInt8[Tensor, "3 height width"] | None
+    runs: RunLengths
+    mask_of_region: Int[np.ndarray, "region"]
+    boxes_xyxy: Int[np.ndarray, "mask 4"]
+    status: str = OK
+    reason: str = ""
 
 
 class _CutScene(NamedTuple):
@@ -77,8 +103,12 @@ class Embedder:
 
     def embeddings(self, scenes: Iterator[SceneAndRegions]) -> Iterator[SceneEmbeddings]:
         """Embed every region of scenes, in their order; what could not be embedded is told, not left out."""
-        cut = in_threads(self._cut, scenes)
-        return in_threads(_rows, in_full_batches(cut, self._model, size=self._batch_crops), threads=1)
+        on_gpu = self._clip.logit_scale.device.type != "cpu"
+        groups = _groups(in_threads(self._decoded, scenes), _TOGETHER if on_gpu else 1)
+        # What is cut lies in the device's memory: no more than the next group waits there.
+        cut = in_threads(self._cut, groups, threads=1 if on_gpu else None, ahead=1 if on_gpu else None)
+        crops = (of_scene for of_group in cut for of_scene in of_group)
+        return in_threads(_rows, in_full_batches(crops, self._model, size=self._batch_crops), threads=1)
 
     @torch.inference_mode()
     def _forward(
@@ -87,27 +117,64 @@ class Embedder:
         with autocast(crops.device, self._settings.precision):
             return embed_crops(self._clip, crops, *patch_masks, at_once=len(crops))
 
-    @torch.inference_mode()
-    def _cut(self, of: SceneAndRegions) -> tuple[_CutScene, tuple[Tensor, ...]]:
-        """Decode a scene's picture and masks, and cut CLIP's input: crops, and patch masks if needed."""
-        device, side = self._clip.logit_scale.device, self._clip.crop_px
-        given = 1 + self._clip.needs_patch_masks()
-        no_crops = torch.zeros(0, 3, side, side, device=device)
-        no_patches = torch.zeros(0, (side // self._clip.patch_px) ** 2, dtype=torch.bool)
-        nothing = np.zeros(0, np.int64), (no_crops, no_patches)[:given]
-        regions = of.regions
+    def _decoded(self, of: SceneAndRegions) -> _Decoded:
+        """Decode a scene's picture and the run lengths of its masks, on the host."""
+        regions, no_runs = of.regions, RunLengths(np.zeros(0, np.int64), np.zeros(0, np.int64))
+        nothing = _Decoded(of, None, no_runs, np.zeros(0, np.int64), np.zeros((0, 4), np.int32))
         if regions.status != OK:
-            return _CutScene(of, nothing[0], regions.status, regions.reason), nothing[1]
+            return nothing._replace(status=regions.status, reason=regions.reason)
         try:
             picture = net_picture(of.scene, self._size)
         except UndecodableError as error:
-            return _CutScene(of, nothing[0], UNDECODABLE, str(error)), nothing[1]
-        pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1).contiguous().to(device)
-        masks = torch.from_numpy(decode_masks(regions.mask_counts, regions.height_px, regions.width_px)).to(device)
-        share = self._settings.share_above_iou
-        cut = cut_regions(pixels, masks, crop_px=side, patch_px=self._clip.patch_px, share_above_iou=share)
-        rows = (cut.crops,) if given == 1 else (cut.crops, cut.patch_mask.cpu())
-        return _CutScene(of, cut.crop_of_mask.cpu().numpy()), rows
+            return nothing._replace(status=UNDECODABLE, reason=str(error))
+        distinct: dict[bytes, int] = {}  # equal run lengths are equal masks, and need one crop
+        of_region = [distinct.setdefault(counts, len(distinct)) for counts in regions.mask_counts]
+        runs = RunLengths(*run_lengths_of(list(distinct), regions.height_px, regions.width_px))
+        return nothing._replace(
+            pixels=torch.from_numpy(np.array(picture)).permute(2, 0, 1),
+            runs=runs,
+            mask_of_region=np.array(of_region, np.int64),
+            boxes_xyxy=boxes_of_runs(*runs, regions.height_px),
+        )
+
+    @torch.inference_mode()
+    def _cut(self, group: Sequence[_Decoded]) -> list[tuple[_CutScene, tuple[Tensor, ...]]]:
+        """Cut CLIP's input of some scenes, on CLIP's device: crops, and patch masks if needed."""
+        device, side = self._clip.logit_scale.device, self._clip.crop_px
+        needs_patches = self._clip.needs_patch_masks()
+        no_crops = torch.zeros(0, 3, side, side, device=device)
+        no_patches = torch.zeros(0, (side // self._clip.patch_px) ** 2, dtype=torch.bool)
+        whole = [one for one in group if one.pixels is not None and len(one.runs.runs)]
+        sizes = [(one.of.regions.height_px, one.of.regions.width_px) for one in whole for _ in one.runs.runs]
+        made: Iterator[RegionCrops] = iter(())
+        if whole:
+            frame = max(height for height, _ in sizes), max(width for _, width in sizes)
+            lengths, runs = (np.concatenate(parts) for parts in zip(*(one.runs for one in whole), strict=True))
+            cut = cut_regions_of_pictures(
+                [one.pixels for one in whole if one.pixels is not None],
+                masks_of_runs(RunLengths(lengths, runs), frame, device, sizes),
+                [one.boxes_xyxy for one in whole],
+                crop_px=side,
+                patch_px=self._clip.patch_px,
+                share_above_iou=self._settings.share_above_iou,
+            )
+            made = iter(cut)
+        results: list[tuple[_CutScene, tuple[Tensor, ...]]] = []
+        for one in group:
+            crop_of_region, crops, patches = np.zeros(0, np.int64), no_crops, no_patches
+            if one.pixels is not None and len(one.runs.runs):
+                of_scene = next(made)
+                crop_of_region = of_scene.crop_of_mask.numpy()[one.mask_of_region]
+                crops, patches = of_scene.crops, of_scene.patch_mask
+            scene = _CutScene(one.of, crop_of_region, one.status, one.reason)
+            results.append((scene, (crops, patches.cpu()) if needs_patches else (crops,)))
+        return results
+
+
+def _groups(scenes: Iterator[_Decoded], size: int) -> Iterator[list[_Decoded]]:
+    """Put scenes that follow one another together."""
+    while some := list(islice(scenes, size)):
+        yield some
 
 
 def _rows(embedded: tuple[_CutScene, Float[Tensor, "crop dim"]]) -> SceneEmbeddings:

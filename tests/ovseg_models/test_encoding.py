@@ -4,13 +4,14 @@ import subprocess
 import sys
 import textwrap
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ovseg_models.encoding import cut_regions, distinct_masks, embed_regions
-from ovseg_models.masked_crops import masked_crops, patch_mask
+from ovseg_models.encoding import cut_regions, cut_regions_of_pictures, distinct_masks, embed_regions
+from ovseg_models.masked_crops import mask_boxes, masked_crops, patch_mask
 from ovseg_models.pretrained_clip import build_mask_adapted_clip
 from tests.tiny_segmenter import CLIP, picture
 
@@ -138,3 +139,31 @@ def test_both_nets_compile_to_one_graph_each():
     What lies between the nets follows boxes that are known when masks are, and is no part of a graph.
     """
     subprocess.run([sys.executable, "-c", COMPILED], check=True)
+
+
+@pytest.mark.parametrize("share_above_iou", [1.0, 0.5])
+def test_several_pictures_give_the_crops_of_each_alone(share_above_iou):
+    generator = torch.Generator().manual_seed(3)
+    pictures, frames, boxes, alone = [], torch.zeros(9, 40, 60, dtype=torch.bool), [], []
+    for index, (height, width) in enumerate([(40, 33), (21, 60), (30, 30)]):
+        picture = torch.randint(0, 256, (3, height, width), dtype=torch.uint8, generator=generator)
+        masks = torch.zeros(3, height, width, dtype=torch.bool)
+        masks[0, 2:15, 3:20] = masks[1, 2:15, 4 + index : 20] = True
+        if index:
+            masks[2, 5:, 7] = True
+        kept, known = mask_boxes(masks)
+        of_all = np.zeros((3, 4), np.int32)
+        of_all[kept.numpy()] = known.numpy()
+        pictures.append(picture)
+        boxes.append(of_all)
+        frames[3 * index : 3 * index + 3, :height, :width] = masks
+        alone.append(cut_regions(picture, masks, crop_px=24, patch_px=8, share_above_iou=share_above_iou))
+    sides = {"crop_px": 24, "patch_px": 8, "share_above_iou": share_above_iou}
+    together = cut_regions_of_pictures(pictures, frames, boxes, **sides)
+    for found, expected in zip(together, alone, strict=True):
+        for part, expected_part in zip(found, expected, strict=True):
+            assert torch.equal(part, expected_part)
+    assert together[0].crop_of_mask.tolist() == ([0, 1, -1] if share_above_iou == 1 else [0, 0, -1])
+    boxes[1][0, 2] = 61
+    with pytest.raises(ValueError, match=r"picture of 60 x 21 px in a frame of 60 x 40 px has boxes up to \[61, 21\]"):
+        cut_regions_of_pictures(pictures, frames, boxes, **sides)

@@ -34,7 +34,7 @@ def test_no_stage_runs_a_net_by_itself(package):
         ("pipeline/evaluate/predicting.py", {"classify", "fused_labels"}),
         ("pipeline/evaluate/weight_trial.py", {"embed_crops", "classify"}),
         ("pipeline/mine/proposer.py", {"propose"}),
-        ("pipeline/mine/embedder.py", {"cut_regions", "embed_crops"}),
+        ("pipeline/mine/embedder.py", {"cut_regions_of_pictures", "embed_crops"}),
         ("pipeline/train_proposals/validation.py", {"propose", "classify", "fused_labels"}),
         ("pipeline/finetune/validation.py", {"cut_regions"}),
     ],

@@ -11,6 +11,7 @@ from PIL import Image
 from ovseg_models.mask_adapted_clip import MaskAdaptedClip
 from ovseg_models.masked_crops import masked_crops, patch_mask
 from pipeline.clip_loading import load_clip
+from pipeline.mine import embedder
 from pipeline.mine.embedder import Embedder
 from pipeline.mine.regions import NetSize, SceneAndRegions, SceneRegions
 from pipeline.settings import ClipSettings, EmbedSettings
@@ -60,8 +61,10 @@ def one_at_a_time(clip: MaskAdaptedClip, of: SceneAndRegions) -> np.ndarray:
     return np.stack(vectors)
 
 
+@pytest.mark.parametrize("together", [1, 2])
 @pytest.mark.parametrize("batch", [1, 4, 256])
-def test_embeddings_equal_one_crop_at_a_time(clip, batch):
+def test_embeddings_equal_one_crop_at_a_time(clip, batch, together, monkeypatch):
+    monkeypatch.setattr(embedder, "_groups", lambda scenes, _, groups=embedder._groups: groups(scenes, together))
     scenes = [scene_with_regions("a", 3), scene_with_regions("bb", 1), scene_with_regions("ccc", 5)]
     found = list(Embedder(clip, EmbedSettings(batch_crops=batch), SIZE).embeddings(iter(scenes)))
     assert [one.key for one in found] == ["a", "bb", "ccc"]
@@ -168,6 +171,7 @@ def test_what_cannot_be_embedded_says_why(clip, monkeypatch):
     damaged = damaged._replace(scene=Scene(**{**vars_of(damaged.scene), "image": b"\x89PNG"}))
     without = damaged._replace(regions=SceneRegions.none("no_proposals", "none"))
     hollow = scene_with_regions("ccc", 3, empty=1)
+    monkeypatch.setattr(embedder, "_groups", lambda scenes, _, groups=embedder._groups: groups(scenes, 4))
     found = list(Embedder(clip, EmbedSettings(), SIZE).embeddings(iter([damaged, without, hollow])))
     assert [one.scene_status for one in found] == ["image_undecodable", "no_proposals", "ok"]
     assert found[2].statuses == ("ok", "empty_mask", "ok")
