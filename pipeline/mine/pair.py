@@ -55,7 +55,7 @@ class PairNouns(Step):
 
     kind = KIND
     schema_version = SCHEMA_VERSION
-    recipe = 3
+    recipe = 4
     stage: StageName = "mine"
     tolerated = EXPECTED
 
