@@ -3,7 +3,7 @@
 python -m tools.measure_sharing --config flows/configs/demo.toml --set runs_dir=/tmp/mining
 
 The pairs of each `mine.embed.share_above_iou` are compared with those of the exact run: which share of them keeps its
-mask, or one that overlaps it by an IoU above 0.95. All is mined as far as that is not done; stage 1 is run first where
+mask, or one that overlaps it by an IoU of at least 0.95. All is mined as far as that is not done; stage 1 is run first where
 its net is missing.
 """
 
@@ -32,7 +32,7 @@ def main() -> None:
     parser.add_argument("--ious", type=float, nargs="+", default=[0.99, 0.98, 0.97, 0.95, 0.9])
     options = parser.parse_args()
     run("train-proposals", load_settings(options.config, options.overrides))
-    print(f"| `share_above_iou` | masks embedded | crops saved | same mask | IoU above {ALIKE_IOU} | right |")
+    print(f"| `share_above_iou` | masks embedded | crops saved | same mask | IoU at least {ALIKE_IOU} | right |")
     print("|---|---|---|---|---|---|")
     exact: dict[tuple[str, str], dict[str, Any]] = {}
     for above_iou in (1.0, *options.ious):
