@@ -3,8 +3,8 @@
 python -m tools.measure_sharing --config flows/configs/demo.toml --set runs_dir=/tmp/mining
 
 The pairs of each `mine.embed.share_above_iou` are compared with those of the exact run: which share of them keeps its
-mask, or one that overlaps it by an IoU of at least 0.95. All is mined as far as that is not done; stage 1 is run first where
-its net is missing.
+mask, or one that overlaps it by an IoU of at least 0.95. All is mined as far as that is not done; stage 1 is run first
+where its net is missing.
 """
 
 import argparse
