@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional
 
-from ovseg_models.tf32 import full_precision
+from ovseg_models.precision import full_precision
 
 
 def contrastive_loss(

@@ -24,7 +24,7 @@ from torch.nn import functional
 from ovseg_models.image_size import resize_image
 from ovseg_models.mask_adapted_clip import MaskAdaptedClip
 from ovseg_models.mask_sharing import shared_masks
-from ovseg_models.masked_crops import Fill, masked_crops, masked_crops_of_pictures, patch_mask
+from ovseg_models.masked_crops import Fill, masked_crops_of_pictures, patch_mask
 from ovseg_models.proposal_masks import hard_masks, query_chunks, upsampled_mask_probs
 from ovseg_models.proposal_net import SIZE_DIVISOR_PX, ProposalNet
 
@@ -49,7 +49,7 @@ class Regions(NamedTuple):
 
     Attributes:
         embeddings: Of the masks that have a pixel, in order, L2-normalised.
-        valid: Which masks these are.
+        valid: Which masks these are, on the host.
     """
 
     embeddings: Float[Tensor, "valid dim"]
@@ -62,17 +62,18 @@ class RegionCrops(NamedTuple):
     Attributes:
         crops: Normalised for CLIP.
         patch_mask: Which patches see a pixel of the mask.
-        crop_of_mask: The crop of each mask; equal masks share one, -1 is a mask without a pixel.
+        crop_of_mask: The crop of each mask, on the host; equal masks share one, -1 is a mask without a pixel.
     """
 
     crops: Float[Tensor, "crop 3 side side"]
     patch_mask: Bool[Tensor, "crop patch"]
-    crop_of_mask: Int64[Tensor, "mask"]
+    crop_of_mask: Int64[np.ndarray, "mask"]
 
     def regions(self, embeddings: Float[Tensor, "crop dim"]) -> Regions:
         """Give each mask the embedding of its crop."""
         valid = self.crop_of_mask >= 0
-        return Regions(embeddings[self.crop_of_mask[valid]], valid)
+        rows = torch.from_numpy(self.crop_of_mask[valid]).to(embeddings.device, non_blocking=True)
+        return Regions(embeddings[rows], torch.from_numpy(valid))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,9 +102,9 @@ class EncodedImage(Proposals):
 
     @cached_property
     def valid(self) -> Bool[Tensor, "query"]:
-        """Whether a proposal's hard mask has a pixel at net size; CLIP need not run for this."""
+        """Whether a proposal's hard mask has a pixel at net size, on the host; CLIP need not run for this."""
         known = vars(self).get("regions")
-        return self.hard_masks().flatten(1).any(dim=1) if known is None else known.valid
+        return self.hard_masks().flatten(1).any(dim=1).cpu() if known is None else known.valid
 
     @property
     def size(self) -> tuple[int, int]:
@@ -181,6 +182,8 @@ def cut_regions(
 ) -> RegionCrops:
     """Cut the masked crop of each region; equal masks share one.
 
+    A GPU is waited for once, or twice if masks may be equal: for their boxes, and to tell equal ones from others.
+
     Args:
         picture: RGB, of the masks' size, on any device.
         masks: On the device where crops are cut. There may be none.
@@ -189,12 +192,19 @@ def cut_regions(
         fill: What is shown outside the mask.
         share_above_iou: Below 1, masks that overlap by more share the crop of one of them; see `shared_masks`.
     """
-    first, of_mask = distinct_masks(masks) if share_above_iou == 1 else shared_masks(masks, share_above_iou)
-    distinct = masks if len(first) == len(masks) else masks[first]
-    cut = masked_crops(picture.to(masks.device), distinct, crop_px=crop_px, fill=fill)
-    crop_of_distinct = torch.full_like(first, -1)
-    crop_of_distinct[cut.kept_rows] = torch.arange(len(cut.kept_rows), device=first.device)
-    return RegionCrops(cut.crops, patch_mask(cut.crop_masks, patch_px), crop_of_distinct[of_mask])
+    found = distinct_masks(masks)
+    if len(found.first) < len(masks):
+        masks = masks[torch.from_numpy(found.first).to(masks.device, non_blocking=True)]
+    (cut,) = cut_regions_of_pictures(
+        [picture],
+        masks,
+        [found.boxes_xyxy[found.first]],
+        crop_px=crop_px,
+        patch_px=patch_px,
+        fill=fill,
+        share_above_iou=share_above_iou,
+    )
+    return cut._replace(crop_of_mask=cut.crop_of_mask[found.of_mask])
 
 
 @torch.no_grad()
@@ -208,24 +218,24 @@ def cut_regions_of_pictures(
     fill: Fill = "mean",
     share_above_iou: float = 1.0,
 ) -> list[RegionCrops]:
-    """Do what `cut_regions` does for several pictures at once, in the same number of operations.
+    """Cut the masked crops of several pictures at once, in the number of operations that one picture takes.
 
-    Their boxes are known, so a GPU is not waited for, unless masks that overlap share crops.
+    Boxes are known, so a GPU is not waited for, unless masks that overlap share crops.
 
     Args:
-        pictures: RGB, on the host.
+        pictures: RGB, on any device.
         masks: Of all pictures, one after another, each at the top left of its frame, on the device where crops are
             cut. Equal ones don't share a crop here: they are to be left out.
         boxes_xyxy: Tight boxes of each picture's masks [px], half-open, all zero for a mask without a pixel.
         crop_px: As there, like ``patch_px``, ``fill`` and ``share_above_iou``.
 
     Returns:
-        One for each picture; ``crop_of_mask`` is on the host.
+        One for each picture.
 
     Raises:
         ValueError: If a box or a frame is not of its picture.
     """
-    frames = torch.zeros(len(pictures), 3, *masks.shape[1:], dtype=torch.uint8)
+    frames = pictures[0].new_zeros(len(pictures), 3, *masks.shape[1:])
     for frame, picture, known in zip(frames, pictures, boxes_xyxy, strict=True):
         height, width = picture.shape[1:]
         if (known[:, 2:] > (width, height)).any() or height > frame.shape[1] or width > frame.shape[2]:
@@ -238,21 +248,23 @@ def cut_regions_of_pictures(
     counts = [len(boxes) for boxes in boxes_xyxy]
     own = masks.split(counts)
     if share_above_iou < 1:
-        sharing = [tuple(rows.cpu() for rows in shared_masks(some, share_above_iou)) for some in own]
-        masks = torch.cat([some[first.to(some.device)] for some, (first, _) in zip(own, sharing, strict=True)])
+        sharing = [shared_masks(some, share_above_iou) for some in own]
+        masks = torch.cat(
+            [some[torch.from_numpy(first).to(some.device)] for some, (first, _) in zip(own, sharing, strict=True)]
+        )
     else:
-        sharing = [(torch.arange(count), torch.arange(count)) for count in counts]
-    boxes = [known[first.numpy()] for known, (first, _) in zip(boxes_xyxy, sharing, strict=True)]
+        sharing = [(np.arange(count), np.arange(count)) for count in counts]
+    boxes = [known[first] for known, (first, _) in zip(boxes_xyxy, sharing, strict=True)]
     of_picture = np.repeat(np.arange(len(pictures)), [len(known) for known in boxes])
     cut = masked_crops_of_pictures(
         frames.to(masks.device), masks, of_picture, crop_px=crop_px, fill=fill, boxes_xyxy=np.concatenate(boxes)
     )
-    filled = [torch.from_numpy(known[:, 2] > known[:, 0]) for known in boxes]
+    filled = [known[:, 2] > known[:, 0] for known in boxes]
     crops_of = [int(some.sum()) for some in filled]
     patches = patch_mask(cut.crop_masks, patch_px)
     parts = zip(cut.crops.split(crops_of), patches.split(crops_of), filled, sharing, strict=True)
     return [
-        RegionCrops(crops, own_patches, torch.where(some, some.cumsum(0) - 1, -1)[of_mask])
+        RegionCrops(crops, own_patches, np.where(some, some.cumsum() - 1, -1)[of_mask])
         for crops, own_patches, some, (_, of_mask) in parts
     ]
 
@@ -310,25 +322,40 @@ def embed_regions(
     return cut.regions(embed_crops(clip, cut.crops, patches, use_mask_prompts=use_mask_prompts, at_once=at_once))
 
 
-@torch.no_grad()
-def distinct_masks(
-    masks: Bool[Tensor, "mask height width"],
-) -> tuple[Int64[Tensor, "distinct"], Int64[Tensor, "mask"]]:
-    """Find masks that are equal pixel by pixel; in rare cases not all of them, so that some work is done twice.
+class DistinctMasks(NamedTuple):
+    """Which masks are equal pixel by pixel, and where they lie; all on the host.
 
-    Returns:
-        The rows of masks that represent all, ascending, and which of these each mask is equal to.
+    Attributes:
+        first: The rows of the masks that represent all, ascending.
+        of_mask: Which of these each mask is equal to.
+        boxes_xyxy: Tight boxes of all masks [px], half-open, all zero for a mask without a pixel.
     """
-    mask_bytes, rows = masks.view(torch.uint8), torch.arange(len(masks), device=masks.device)
-    if len(masks) < 2:
-        return rows, rows
+
+    first: Int64[np.ndarray, "distinct"]
+    of_mask: Int64[np.ndarray, "mask"]
+    boxes_xyxy: Int64[np.ndarray, "mask 4"]
+
+
+@torch.no_grad()
+def distinct_masks(masks: Bool[Tensor, "mask height width"]) -> DistinctMasks:
+    """Find masks that are equal pixel by pixel; in rare cases not all of them, so that some work is done twice."""
+    mask_bytes, (count, height, _) = masks.view(torch.uint8), masks.shape
+    per_line = [mask_bytes.sum(dim=2, dtype=torch.int32), mask_bytes.sum(dim=1, dtype=torch.int32)]
+    pixels = torch.cat(per_line, dim=1).cpu().numpy()  # of each line, then of each column: some kB a mask
+    lines, columns = pixels[:, :height] > 0, pixels[:, height:] > 0
+    starts = np.stack([columns.argmax(axis=1), lines.argmax(axis=1)], axis=1)
+    ends = np.stack([side.shape[1] - side[:, ::-1].argmax(axis=1) for side in (columns, lines)], axis=1)
+    boxes = np.concatenate([starts, ends], axis=1).astype(np.int64) * lines.any(axis=1, keepdims=True)
+
     # Pixels per line and per column tell nearly all masks apart. Masks that agree in them are compared pixel by pixel,
     # and one that differs from the first nevertheless keeps a crop of its own.
-    pixels = torch.cat([mask_bytes.sum(dim=2, dtype=torch.int32), mask_bytes.sum(dim=1, dtype=torch.int32)], dim=1)
-    like = pixels.unique(dim=0, return_inverse=True)[1]
-    first_like = torch.full_like(rows, len(masks)).scatter_reduce_(0, like, rows, "amin")[like]
-    candidates = (first_like != rows).nonzero()[:, 0]
-    different = (mask_bytes[candidates] != mask_bytes[first_like[candidates]]).flatten(1).any(dim=1)
-    first_like[candidates] = torch.where(different, candidates, first_like[candidates])
-    distinct, of_mask = first_like.unique(return_inverse=True)
-    return distinct, of_mask
+    rows = np.arange(count)
+    firsts: dict[bytes, int] = {}
+    first_like = np.array([firsts.setdefault(pixels[row].tobytes(), row) for row in range(count)], np.int64)
+    candidates = np.flatnonzero(first_like != rows)
+    if len(candidates):
+        pairs = torch.from_numpy(np.stack([candidates, first_like[candidates]])).to(masks.device, non_blocking=True)
+        different = (mask_bytes[pairs[0]] != mask_bytes[pairs[1]]).flatten(1).any(dim=1).cpu().numpy()
+        first_like[candidates] = np.where(different, candidates, first_like[candidates])
+    first, of_mask = np.unique(first_like, return_inverse=True)
+    return DistinctMasks(first, of_mask, boxes)

@@ -6,13 +6,13 @@ import torch
 from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 
-_PIXELS_AT_ONCE = 2**18
+from ovseg_models.segmentation_metrics import shared_px
 
 
 @torch.no_grad()
 def shared_masks(
     masks: Bool[Tensor, "mask height width"], above_iou: float
-) -> tuple[Int64[Tensor, "kept"], Int64[Tensor, "mask"]]:
+) -> tuple[Int64[np.ndarray, "kept"], Int64[np.ndarray, "mask"]]:
     """Choose masks that represent all the others.
 
     Greedy, in the order of the masks: a mask is kept unless it overlaps one that was kept before by more than
@@ -24,8 +24,8 @@ def shared_masks(
         above_iou: Intersection over union, below 1.
 
     Returns:
-        The rows of the masks that are kept, ascending, and which of these represents each mask. The same on any device,
-        as pixels are counted exactly.
+        The rows of the masks that are kept, ascending, and which of these represents each mask; on the host. The same
+        for masks on any device, as pixels are counted exactly.
     """
     iou = mask_ious(masks)
     earlier = np.tri(len(iou), k=-1, dtype=np.bool_)
@@ -40,19 +40,13 @@ def shared_masks(
     np.fill_diagonal(candidates, np.where(kept, 2.0, -1.0))
     rows = kept.nonzero()[0]
     of_mask = candidates[:, rows].argmax(axis=1) if len(rows) else rows
-    return torch.from_numpy(rows).to(masks.device), torch.from_numpy(of_mask).to(masks.device)
+    return rows, of_mask
 
 
 @torch.no_grad()
 def mask_ious(masks: Bool[Tensor, "mask height width"]) -> Float64[np.ndarray, "mask mask"]:
     """Return the intersection over union of each mask with each other one; 0 of two masks without a pixel."""
-    pixels = masks.flatten(1)
-    common = torch.zeros(len(masks), len(masks), device=masks.device)
-    for some in pixels.split(_PIXELS_AT_ONCE, dim=1):
-        # Sums of ones are exact in single precision up to 16,777,216 pixels, and so in TF32: its factors are 0 or 1.
-        ones = some.float()
-        common += ones @ ones.T
-    counts: Float64[np.ndarray, "mask mask"] = common.double().cpu().numpy()
+    counts: Float64[np.ndarray, "mask mask"] = shared_px(masks, masks).double().cpu().numpy()
     areas = counts.diagonal()
     union = areas[:, None] + areas - counts
     ious: Float64[np.ndarray, "mask mask"] = counts / np.maximum(union, 1)

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from ovseg_models.checkpointing import computed_again
 from ovseg_models.matching import DICE_SMOOTHING, FOCAL_ALPHA, LossWeights, Matches, match_queries
+from ovseg_models.precision import full_precision
 from ovseg_models.proposal_net import ProposalOutput
 from ovseg_models.targets import TargetBatch, Targets, pack_targets
-from ovseg_models.tf32 import full_precision
 
 
 class LossTerms(NamedTuple):

@@ -76,6 +76,8 @@ def find_regions(
     labels = torch.full(size, UNLABELLED, device=device)
     best = torch.full(size, _NO_SCORE, device=device)
     queries = torch.full((len(class_names),), UNLABELLED, device=device)
+    if not len(masks):
+        return FoundRegions(labels, queries)
     has_pixels = masks.flatten(1).any(dim=1)
     class_best = scores.masked_fill(~has_pixels[:, None], _NO_SCORE).max(dim=0)
     nameable = torch.tensor([name != OTHERS for name in class_names], device=device)

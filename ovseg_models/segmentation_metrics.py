@@ -128,7 +128,10 @@ def metrics_of(counts: ClassCounts, marks: Sequence[str]) -> dict[str, Float64[n
 def shared_px(
     regions: Bool[Tensor, "region height width"], masks: Bool[Tensor, "mask height width"]
 ) -> Float[Tensor, "region mask"]:
-    """Count the pixels that each region shares with each mask; exact up to 2^24 pixels."""
+    """Count the pixels that each region shares with each mask; exact up to 2^24 pixels, also in TF32 and autocast.
+
+    Factors are 0 or 1, and what autocast would turn to half precision is no operation in place.
+    """
     shared = torch.zeros(len(regions), len(masks), device=masks.device)
     # Some pixels at a time: as numbers that can be multiplied, masks take four times their memory.
     for some_regions, some_masks in zip(

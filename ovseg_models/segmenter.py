@@ -29,6 +29,7 @@ from ovseg_models.encoding import (
 from ovseg_models.fusion import ClassScores, classify, clip_class_logits, fused_labels, fused_scores
 from ovseg_models.image_input import ImageInput, rgb_image
 from ovseg_models.mask_adapted_clip import MaskAdaptedClip
+from ovseg_models.precision import autocast
 from ovseg_models.proposal_masks import hard_masks
 from ovseg_models.proposal_net import ProposalNet
 from ovseg_models.query_mode import OTHERS, find_regions, with_others
@@ -198,6 +199,8 @@ class Segmenter:
         settings = self.settings
         own = [rgb_image(image) for image in images]
         pictures = [self._net_pixels(image) for image in own]
+        with autocast(self.device, settings.precision):
+            found = propose(self.proposal_net, pictures)
         encoded = [
             EncodedImage(
                 **vars(proposals),
@@ -205,7 +208,7 @@ class Segmenter:
                 mask_threshold=settings.mask_threshold,
                 embed=partial(self._embedded, pixels, proposals),
             )
-            for image, pixels, proposals in zip(own, pictures, propose(self.proposal_net, pictures), strict=True)
+            for image, pixels, proposals in zip(own, pictures, found, strict=True)
         ]
         if settings.ensemble_weight > 0:  # else nobody may ever ask for CLIP's embeddings
             for one in encoded:
@@ -235,14 +238,16 @@ class Segmenter:
     def branches(self, image: ImageInput, class_names: Sequence[str]) -> Branches:
         """Return what both branches say of an image's proposals, before it is fused."""
         pixels = self._net_pixels(rgb_image(image))
-        (proposals,) = propose(self.proposal_net, [pixels])
+        with autocast(self.device, self.settings.precision):
+            (proposals,) = propose(self.proposal_net, [pixels])
         cut = cut_regions(pixels, self._masks(proposals), crop_px=self.clip.crop_px, patch_px=self.clip.patch_px)
         text_embeddings = self.text_embeddings(class_names)
-        rows = cut.crop_of_mask[cut.crop_of_mask >= 0]
+        valid = cut.crop_of_mask >= 0
+        rows = torch.from_numpy(cut.crop_of_mask[valid]).to(self.device)
         return Branches(
             proposal_logits=self.proposal_net.class_logits(proposals.proposal_embeddings, text_embeddings),
             mask_logits=proposals.mask_logits,
-            valid=cut.crop_of_mask >= 0,
+            valid=torch.from_numpy(valid),
             crops=cut.crops[rows],
             patch_mask=cut.patch_mask[rows],
             clip_logits=clip_class_logits(self._embedded(pixels, proposals).embeddings, text_embeddings),
@@ -296,13 +301,14 @@ class Segmenter:
     def _embedded(self, pixels: UInt8[Tensor, "3 height width"], proposals: Proposals) -> Regions:
         """Embed the proposals of a picture."""
         settings = self.settings
-        return embed_regions(
-            self.clip,
-            pixels,
-            self._masks(proposals),
-            use_mask_prompts=settings.use_mask_prompts,
-            at_once=settings.clip_chunk,
-        )
+        with autocast(self.device, settings.precision):
+            return embed_regions(
+                self.clip,
+                pixels,
+                self._masks(proposals),
+                use_mask_prompts=settings.use_mask_prompts,
+                at_once=settings.clip_chunk,
+            )
 
     def _named(self, encoded: EncodedImage, class_names: Sequence[str]) -> _Named:
         """Name the proposals; at ensemble weight 0 CLIP's embeddings are not asked for."""

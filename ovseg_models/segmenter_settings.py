@@ -1,8 +1,9 @@
 """What can be chosen when a segmenter is used, as opposed to what its weights fix."""
 
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import Any, get_args
 
+from ovseg_models.precision import Precision
 from ovseg_models.prompt_templates import VILD
 
 SIDE_MAX_PX = 16_384
@@ -19,6 +20,8 @@ class SegmenterSettings:
             fill colour there. No matter for a CLIP without prompts.
         short_side_px: The image's shorter side as the proposal net and the crops see it.
         max_side_px: Upper bound of the longer side.
+        precision: In which the nets compute on CUDA, as in evaluation: ``"fp32"``, ``"tf32"``, ``"bf16"`` or
+            ``"fp16"``. On a CPU always in full single precision.
         clip_chunk: Crops that CLIP takes at a time; bounds the memory and changes no result.
         prompt_templates: Sentences that class names are put into.
     """
@@ -28,6 +31,7 @@ class SegmenterSettings:
     use_mask_prompts: bool = True
     short_side_px: int = 640
     max_side_px: int = 2560
+    precision: Precision = "fp32"
     clip_chunk: int = 32
     prompt_templates: tuple[str, ...] = VILD
 
@@ -41,6 +45,7 @@ class SegmenterSettings:
                 ("short_side_px", self.short_side_px >= 1, "at least 1"),
                 ("max_side_px", self.max_side_px >= self.short_side_px, f"at least short_side_px {self.short_side_px}"),
                 ("max_side_px", self.max_side_px <= SIDE_MAX_PX, f"at most {SIDE_MAX_PX}"),
+                ("precision", self.precision in get_args(Precision), f"one of {', '.join(get_args(Precision))}"),
                 ("clip_chunk", self.clip_chunk >= 1, "at least 1"),
             )
             if not fits

@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from ovseg_models.mask_adapted_clip import OpenClip
+from ovseg_models.precision import full_precision
 from ovseg_models.text_tower import encode_related_texts, encode_text
-from ovseg_models.tf32 import full_precision
 from ovseg_models.weights_digest import text_tower_weights, weights_digest
 
 Tokenize: TypeAlias = Callable[[list[str]], Int[Tensor, "text context"]]

@@ -53,6 +53,7 @@ def bundle(settings: Settings, folder: Path, *, ensemble_weight: float = 0.7, or
             use_mask_prompts=section.use_mask_prompts,
             short_side_px=section.short_side_px,
             max_side_px=section.max_side_px,
+            precision=section.precision,
             prompt_templates=prompt_templates(section.prompt_templates),
         )
         net = load_proposal_net(net_node.artifact)

@@ -3,12 +3,13 @@
 Writes ``text_embeddings``: of a caption's nouns before they are paired, of a vocabulary before it is evaluated or
 proposed with. Vectors of names that are known from another artifact of the same CLIP and templates are copied. On a CPU
 a name is embedded alone, so its vector has the same bits whatever other names there are; on a GPU many go together, and
-sums differ by rounding.
+sums differ by rounding (which a runs directory keeps that both have written to).
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -100,7 +101,7 @@ def embed_names(
 
     Args:
         node: The artifact; the result bears the name of its scenes.
-        names: In any order; repeated ones are welcome. At least one.
+        names: In any order, any number of times. At least one.
         templates: Name of the sentences around them.
         compute: Where.
         execution: How.
@@ -121,30 +122,33 @@ class TextSource:
 
     Attributes:
         clip: What embeds names that are not known.
+        clip_digest: Of its weights.
         templates: Name of the sentences around names.
-        known: Finished artifacts of the same CLIP and sentences.
+        runs: Runs directory, where known embeddings lie.
     """
 
     clip: ClipSettings
+    clip_digest: str
     templates: str
-    known: tuple[Artifact, ...] = ()
+    runs: Path
 
     @classmethod
     def of(cls, node: Node, templates: str) -> "TextSource":
-        """Return the source for a node's CLIP, with all that is known below its runs directory."""
-        expected = {"templates": list(prompt_templates(templates))}
-        inputs = {"clip": node.clip.digest()}
+        """Return the source for a node's CLIP."""
+        return cls(clip=node.clip.settings, clip_digest=node.clip.digest(), templates=templates, runs=node.runs)
+
+    def known(self) -> list[Artifact]:
+        """Return the finished artifacts of the same CLIP and sentences, those of a few names first."""
+        sentences, inputs = list(prompt_templates(self.templates)), {"clip": self.clip_digest}
         known = [
             artifact
-            for artifact in artifacts_below(node.runs, KIND)
+            for artifact in artifacts_below(self.runs, KIND)
             if (artifact.identity.schema_version, artifact.identity.recipe) == (SCHEMA_VERSION, EmbedTexts.recipe)
-            and artifact.identity.settings.get("templates") == expected["templates"]
+            and artifact.identity.settings.get("templates") == sentences
             and artifact.identity.inputs == inputs
             and artifact.status().finished
         ]
-        # A vocabulary's few names are read before the many nouns of captions.
-        known.sort(key=lambda artifact: len(artifact.description.units))
-        return cls(clip=node.clip.settings, templates=templates, known=tuple(known))
+        return sorted(known, key=lambda artifact: len(artifact.description.units))
 
     def open(self, device: "torch.device", loaded: "LoadedClip | None" = None) -> "TextEmbedder":
         """Return what gives embeddings.
@@ -187,11 +191,13 @@ class TextEmbedder:
         self._source = source
         self._device = device
         self._loaded = loaded
-        self._unread = list(source.known)
+        self._unread: list[Artifact] | None = None
         self._known: dict[str, Vector] = {}
 
     def vectors(self, names: Sequence[str]) -> npt.NDArray[np.float32]:
         """Return embeddings of names, L2-normalised [name dim]."""
+        if self._unread is None:
+            self._unread = self._source.known()
         while self._unread and not self._known.keys() >= set(names):
             self._known.update(vectors_of(self._unread.pop(0)))
         missing = [name for name in dict.fromkeys(names) if name not in self._known]

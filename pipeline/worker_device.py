@@ -1,15 +1,12 @@
 """Where a worker of the shard runner computes: one model per worker, one worker per GPU."""
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pipeline.errors import PipelineError
 from pipeline.ordered_threads import use_threads
 from pipeline.settings import ComputeSettings
-from pipeline.settings.model import Precision
 
 if TYPE_CHECKING:  # jobs carry a `WorkerCompute`, and planning imports no torch
     import torch
@@ -119,43 +116,6 @@ def gpu_of_worker(worker: int | None, gpus: int) -> int | None:
 def crops_at_once(setting: int | None, device: "torch.device") -> int:
     """Return how many crops CLIP takes at a time; by default what the device is fastest with."""
     return setting or (64 if device.type == "cpu" else 256)
-
-
-@contextmanager
-def autocast(device: "torch.device", precision: Precision) -> Iterator[None]:
-    """Let nets compute in a precision; on a CPU always in full single precision.
-
-    In half precision autocast chooses the operations; what it leaves in single precision is computed in full. Without
-    this context torch computes CUDA's convolutions in TF32 and other products in full, so "fp32" needs it too.
-    """
-    import torch
-
-    with single_precision(device, precision):
-        dtype = half_precision(device, precision)
-        with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
-            yield
-
-
-@contextmanager
-def single_precision(device: "torch.device", precision: Precision) -> Iterator[None]:
-    """Let numbers of single precision be multiplied in a precision's way: as TF32, or in full for all others.
-
-    This is the part of a precision that holds for a whole run, backward passes and validation included.
-    """
-    from ovseg_models.tf32 import tf32_products
-
-    if device.type == "cuda":
-        with tf32_products(enabled=precision == "tf32"):
-            yield
-    else:
-        yield
-
-
-def half_precision(device: "torch.device", precision: Precision) -> "torch.dtype | None":
-    """Return the type that autocast computes in; None on a CPU, and where a precision has 32 bits."""
-    import torch
-
-    return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision) if device.type == "cuda" else None
 
 
 def _worker_number() -> int | None:

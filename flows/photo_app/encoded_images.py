@@ -70,4 +70,6 @@ def encoded_bytes(encoded: EncodedImage) -> int:
     """Return the memory of an encoded image: its pixels and its tensors, CLIP's if they were made."""
     held = vars(encoded)
     tensors = [part for part in (*held.values(), *held.get("regions", ())) if isinstance(part, Tensor)]
-    return sum(tensor.nbytes for tensor in tensors) + encoded.image.width * encoded.image.height * _BYTES_PER_PIXEL
+    # The picture at its own size, and at the size at which CLIP's crops are cut.
+    pixels = encoded.image.width * encoded.image.height + encoded.net_size[0] * encoded.net_size[1]
+    return sum(tensor.nbytes for tensor in tensors) + pixels * _BYTES_PER_PIXEL

@@ -13,6 +13,7 @@ from ovseg_models.encoding import embed_regions, net_pixels, propose
 from ovseg_models.fusion import clip_class_logits
 from ovseg_models.mask_adapted_clip import MaskAdaptedClip
 from ovseg_models.oracle import ground_truth_masks
+from ovseg_models.precision import autocast
 from ovseg_models.proposal_masks import hard_masks
 from ovseg_models.proposal_net import ProposalNet
 from pipeline.adapted_clip_loading import load_adapted_clip, stock_mask_adapted_clip
@@ -22,7 +23,7 @@ from pipeline.evaluate.variants import GROUND_TRUTH, ORIGINAL, ClipView
 from pipeline.proposal_net_loading import load_proposal_net
 from pipeline.settings import ClipSettings, Precision
 from pipeline.text_embeddings import TextSource
-from pipeline.worker_device import WorkerCompute, autocast, crops_at_once
+from pipeline.worker_device import WorkerCompute, crops_at_once
 from storage_schemas.artifact import Artifact
 
 
@@ -182,7 +183,7 @@ class Nets:
                 use_mask_prompts=view.mask_prompts,
                 at_once=self.crops_at_once,
             )
-        return ClipBranch(names[valid.cpu()], clip_class_logits(embeddings, self.text_embeddings))
+        return ClipBranch(names[valid], clip_class_logits(embeddings, self.text_embeddings))
 
     @property
     def crops_at_once(self) -> int:

@@ -150,6 +150,6 @@ class Predictor:
         if variant.view is None:
             return classify(logits, ensemble_weight=0).scores
         clip = self._branches.regions(self._scene, variant.view)
-        valid = torch.zeros(len(logits), dtype=torch.bool, device=logits.device)
-        valid[clip.regions.to(valid.device)] = True
+        valid = torch.zeros(len(logits), dtype=torch.bool)
+        valid[clip.regions] = True
         return classify(logits, clip.clip_logits, valid, ensemble_weight=variant.ensemble_weight).scores

@@ -12,11 +12,11 @@ import torch
 from ovseg_models.encoding import embed_crops
 from ovseg_models.fusion import classify, clip_class_logits
 from ovseg_models.masked_crops import Fill, crops_of_regions, patch_mask
+from ovseg_models.precision import autocast
 from pipeline.errors import PipelineError
 from pipeline.evaluate.nets import Nets, NetSources
 from pipeline.evaluate.variants import ClipView
 from pipeline.pair_pictures import pair_pictures
-from pipeline.worker_device import autocast
 from storage_schemas.artifact import Artifact
 from storage_schemas.manifest import Sidecar
 from storage_schemas.pairs import read_index, read_members

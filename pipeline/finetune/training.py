@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ovseg_models.encoding import embed_crops
 from ovseg_models.mask_adapted_clip import MaskAdaptedClip
+from ovseg_models.precision import single_precision
 from ovseg_models.prompt_templates import VILD
 from ovseg_models.text_classifier import TextClassifier
 from pipeline.adapted_clip_loading import new_mask_adapted_clip, write_adapted_clip
@@ -28,7 +29,6 @@ from pipeline.text_embeddings import TextSource
 from pipeline.training.loop import Plan, Trainer
 from pipeline.training.processes import Processes
 from pipeline.training.stage import trained
-from pipeline.worker_device import single_precision
 from storage_schemas.artifact import Artifact
 from storage_schemas.checkpoints import MASK_PROMPTS, Checkpoint, CheckpointStore
 from storage_schemas.pair_collection import PairCollection
@@ -219,7 +219,7 @@ def _start(
             before = accuracies(validation, lambda crops, _: embed_crops(adapted, crops, at_once=len(crops)), processes)
     if processes.is_first:
         texts = TextSource.of(node, settings.prompt_templates).open(processes.device, clip)
-        embeddings = texts.vectors(pairs.nouns)  # most are known from mining
+        embeddings = texts.vectors(pairs.nouns)  # known ones, as from mining with the same sentences, are copied
         store.prepare()
         store.save(Checkpoint(step=0, tensors={_NOUN_EMBEDDINGS: embeddings}, facts={"validation": before}))
         told = ", ".join(f"{name} {value:.4f}" for name, value in before.items())

@@ -89,7 +89,7 @@ class Validation:
             class_ids = torch.tensor(scene.classes, dtype=torch.int64, device=device)
             masks = label_map.to(device) == class_ids[:, None, None]
             cut = cut_regions(pixels, masks, crop_px=self.crop_px, patch_px=self.patch_px)
-            valid = cut.crop_of_mask >= 0  # no two classes share a pixel, so that each has a crop of its own
+            valid = torch.from_numpy(cut.crop_of_mask >= 0)  # no classes share a pixel, so that each has its own crop
             yield LabelledCrops(class_ids[valid], cut.crops, cut.patch_mask)
 
 

@@ -90,6 +90,7 @@ class EmbedJob:
         """Make one shard; rows are written by a thread beside the forward pass."""
         with artifact.write_unit(unit) as unit_writer:
             writer = EmbeddingShardWriter(unit_writer, embedding_dim=state.embedding_dim)
+            shares = self.settings.share_above_iou < 1
             masks = embedded = 0
 
             def added(scene: SceneEmbeddings) -> SceneEmbeddings:
@@ -97,15 +98,15 @@ class EmbedJob:
                 return scene
 
             for scene in in_threads(added, state.embeddings(self.regions.read(unit)), threads=1):
-                rows = zip(scene.embeddings, scene.statuses, strict=True)
-                vectors = [vector.tobytes() for vector, status in rows if status == OK]
-                masks += len(vectors)
-                embedded += len(set(vectors))  # masks that share a crop have the same bits
-            shares = self.settings.share_above_iou < 1
+                if shares:
+                    rows = zip(scene.embeddings, scene.statuses, strict=True)
+                    vectors = [vector.tobytes() for vector, status in rows if status == OK]
+                    masks += len(vectors)
+                    embedded += len(set(vectors))  # masks that share a crop have the same bits
             return writer.commit({"masks": masks, "embedded": embedded} if shares else {})
 
 
-def sharing_of(embeddings: Artifact, settings: EmbedSettings) -> dict[str, Json]:
+def sharing_of(embeddings: Node, settings: EmbedSettings) -> dict[str, Json]:
     """Return what the card of pairs says of masks that share embeddings; nothing where only equal ones do."""
     if settings.share_above_iou == 1:
         return {}

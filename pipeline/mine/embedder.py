@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ovseg_models.encoding import RegionCrops, cut_regions_of_pictures, embed_crops
 from ovseg_models.mask_adapted_clip import MaskAdaptedClip
+from ovseg_models.precision import autocast
 from ovseg_models.run_lengths import RunLengths, masks_of_runs
 from pipeline.clip_loading import load_clip
 from pipeline.errors import PipelineError
@@ -19,7 +20,7 @@ from pipeline.mine.regions import NetSize, SceneAndRegions, UndecodableError, ne
 from pipeline.mine.statuses import EMPTY_MASK, NOT_FINITE, UNDECODABLE
 from pipeline.ordered_threads import in_threads
 from pipeline.settings import ClipSettings, EmbedSettings
-from pipeline.worker_device import autocast, crops_at_once
+from pipeline.worker_device import crops_at_once
 from storage_schemas.embeddings import SceneEmbeddings
 from storage_schemas.rle import boxes_of_runs, run_lengths_of
 from storage_schemas.scenes import OK
@@ -137,8 +138,19 @@ class Embedder:
             boxes_xyxy=boxes_of_runs(*runs, regions.height_px),
         )
 
-    @torch.inference_mode()
     def _cut(self, group: Sequence[_Decoded]) -> list[tuple[_CutScene, tuple[Tensor, ...]]]:
+        """Cut CLIP's input of some scenes together, or one by one where memory does not suffice for that."""
+        try:
+            return self._cut_together(group)
+        except torch.OutOfMemoryError:
+            if len(group) == 1:
+                raise
+        if torch.cuda.is_available():  # not before the error is let go of, which holds what the attempt had made
+            torch.cuda.empty_cache()
+        return [cut for one in group for cut in self._cut_together([one])]
+
+    @torch.inference_mode()
+    def _cut_together(self, group: Sequence[_Decoded]) -> list[tuple[_CutScene, tuple[Tensor, ...]]]:
         """Cut CLIP's input of some scenes, on CLIP's device: crops, and patch masks if needed."""
         device, side = self._clip.logit_scale.device, self._clip.crop_px
         needs_patches = self._clip.needs_patch_masks()
@@ -164,7 +176,7 @@ class Embedder:
             crop_of_region, crops, patches = np.zeros(0, np.int64), no_crops, no_patches
             if one.pixels is not None and len(one.runs.runs):
                 of_scene = next(made)
-                crop_of_region = of_scene.crop_of_mask.numpy()[one.mask_of_region]
+                crop_of_region = of_scene.crop_of_mask[one.mask_of_region]
                 crops, patches = of_scene.crops, of_scene.patch_mask
             scene = _CutScene(one.of, crop_of_region, one.status, one.reason)
             results.append((scene, (crops, patches.cpu()) if needs_patches else (crops,)))

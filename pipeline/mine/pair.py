@@ -22,11 +22,12 @@ from pipeline.mine.regions import NetSize, RegionSource, SceneRegions, Undecodab
 from pipeline.mine.scene_nouns import NounSource, SceneNoun
 from pipeline.mine.statuses import AREA_BELOW_MIN, EXPECTED, SCORE_BELOW_MIN, SCORE_NOT_FINITE, UNDECODABLE
 from pipeline.mine.tagger.sources import load_tagger
-from pipeline.ordered_threads import in_threads
+from pipeline.ordered_threads import in_threads, use_threads
 from pipeline.settings import ComputeSettings, MineSettings, PairSettings, result_settings
 from pipeline.shard_runner import Execution, StageReport
 from pipeline.stage_names import StageName
 from pipeline.text_embeddings import Vector, embed_names, vectors_of
+from pipeline.worker_device import WorkerCompute
 from storage_schemas.artifact import Artifact
 from storage_schemas.cards import has_current_card
 from storage_schemas.digests import Json
@@ -82,7 +83,7 @@ class PairNouns(Step):
             "dataset": scenes.identity.name,
             "licence": ScenesAttributes.of(scenes).licence,
             "models": {"clip": node.clip.digest(), "proposals": proposals},
-            **sharing_of(node["embeddings"].artifact, self.mining.embed),
+            **sharing_of(node["embeddings"], self.mining.embed),
         }
 
     def check(self, node: Node) -> None:
@@ -105,6 +106,7 @@ class PairNouns(Step):
             nouns=noun_source(self.mining, labels),
             texts=None,
             settings=self.mining.pair,
+            compute=WorkerCompute.of(self.compute),
         )
 
     def make(self, node: Node, execution: Execution) -> StageReport:
@@ -154,9 +156,11 @@ class PairJob:
     nouns: NounSource
     texts: Artifact | None
     settings: PairSettings
+    compute: WorkerCompute
 
     def open(self) -> "Pairer":
-        """Read the nouns' embeddings."""
+        """Choose how many threads encode pictures, and read the nouns' embeddings; no device is used."""
+        use_threads(self.compute.decode_threads, processes=self.compute.processes)
         vectors = vectors_of(self.texts) if self.texts is not None else {}
         return Pairer(self.nouns, vectors, self.settings, self.regions.size)
 

@@ -10,6 +10,7 @@ from jaxtyping import Float, Int, Int64, UInt8
 from torch import Tensor
 
 from ovseg_models.encoding import Proposals, propose
+from ovseg_models.precision import autocast
 from ovseg_models.proposal_masks import hard_masks
 from ovseg_models.proposal_net import ProposalNet
 from ovseg_models.run_lengths import run_lengths
@@ -17,7 +18,6 @@ from pipeline.mine.regions import NetSize, UndecodableError, net_picture
 from pipeline.mine.statuses import NO_CAPTION, NO_PROPOSALS, UNDECODABLE
 from pipeline.ordered_threads import in_threads
 from pipeline.settings import ProposeSettings
-from pipeline.worker_device import autocast
 from storage_schemas.proposals import SceneProposals
 from storage_schemas.rle import areas_of_runs, boxes_of_runs, compressed, iou_matrix
 from storage_schemas.scenes import OK, Scene

@@ -12,10 +12,10 @@ from torch import Tensor
 from ovseg_models.encoding import net_pixels, propose
 from ovseg_models.fusion import classify, fused_labels
 from ovseg_models.image_size import nearest_resized
+from ovseg_models.precision import full_precision
 from ovseg_models.proposal_masks import hard_masks
 from ovseg_models.proposal_net import ProposalNet
 from ovseg_models.segmentation_metrics import ClassCounts, class_iou, region_ious
-from ovseg_models.tf32 import full_precision
 from pipeline.upright_scenes import upright_labels, upright_picture
 from storage_schemas.scene_collection import SceneCollection
 
@@ -112,10 +112,10 @@ class Validation:
             pixels = net_pixels(image, short_side_px=self.short_side_px, max_side_px=self.max_side_px)
             (found,) = propose(net, [pixels])
             logits, net_size = found.mask_logits, found.net_size
-            class_logits = net.class_logits(found.proposal_embeddings, self.text_embeddings)
-            scores = classify(class_logits, ensemble_weight=0).scores
-            true = torch.from_numpy(label_map).to(scores.device)
-            with full_precision(scores.device):  # as in evaluation, whatever the training's precision is
+            true = torch.from_numpy(label_map).to(logits.device)
+            with full_precision(logits.device):  # as in evaluation, whatever the training's precision is
+                class_logits = net.class_logits(found.proposal_embeddings, self.text_embeddings)
+                scores = classify(class_logits, ensemble_weight=0).scores
                 predicted = fused_labels(scores, logits, net_size=net_size, size=(image.height, image.width))
             labelled = true != self.ignore_label
             pairs = torch.bincount(true[labelled] * classes + predicted[labelled], minlength=classes**2)

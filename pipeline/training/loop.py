@@ -18,6 +18,7 @@ from torch.amp import GradScaler
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from ovseg_models.precision import half_precision, single_precision
 from pipeline.errors import StageError
 from pipeline.settings import Precision
 from pipeline.training.data_order import torch_seed
@@ -26,7 +27,6 @@ from pipeline.training.metrics import MetricsLog
 from pipeline.training.processes import Processes, SummedGradients
 from pipeline.training.schedules import Schedule
 from pipeline.training.state import from_checkpoint, to_checkpoint, trained_tensors
-from pipeline.worker_device import half_precision, single_precision
 from storage_schemas.artifact import Artifact
 from storage_schemas.checkpoints import CheckpointStore
 

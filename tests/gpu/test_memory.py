@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch.amp import GradScaler
 
+from ovseg_models.precision import autocast, half_precision
 from pipeline.adapted_clip_loading import new_mask_adapted_clip
 from pipeline.clip_loading import load_clip
 from pipeline.finetune.phases import phases_of
@@ -24,7 +25,6 @@ from pipeline.train_proposals.task import ProposalTask, Vocabulary
 from pipeline.train_proposals.training import initial_net
 from pipeline.training.loop import StepContext
 from pipeline.training.processes import Processes
-from pipeline.worker_device import autocast, half_precision
 from tests.pipeline.train_proposals.tiny_training import tiny_settings
 
 pytestmark = pytest.mark.gpu

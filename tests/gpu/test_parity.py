@@ -9,6 +9,7 @@ from torch.amp import GradScaler
 
 from ovseg_models.fusion import fused_labels
 from ovseg_models.masked_crops import masked_crops
+from ovseg_models.precision import autocast, half_precision
 from ovseg_models.proposal_presets import build_proposal_net
 from ovseg_models.published_checkpoints import read_published_checkpoint
 from ovseg_models.segmenter import Segmenter
@@ -18,7 +19,6 @@ from pipeline.settings import Precision
 from pipeline.train_proposals.task import Vocabulary
 from pipeline.training.loop import StepContext
 from pipeline.training.processes import Processes
-from pipeline.worker_device import autocast, half_precision
 from tests.ovseg_models import test_published_model as published
 from tests.ovseg_models.test_fusion import naive_scores, realistic
 from tests.ovseg_models.test_masked_crops import ellipse, naive_crop, scene

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from ovseg_models.encoding import cut_regions, cut_regions_of_pictures, distinct_masks, embed_regions
 from ovseg_models.masked_crops import mask_boxes, masked_crops, patch_mask
 from ovseg_models.pretrained_clip import build_mask_adapted_clip
+from tests.operations import CountedOperations
 from tests.tiny_segmenter import CLIP, picture
 
 
@@ -29,7 +30,10 @@ def test_distinct_masks_equal_a_loop(count, height, width, seed):
         if equal is None:
             firsts.append(row)
         of_mask.append(len(firsts) - 1 if equal is None else equal)
-    found, inverse = distinct_masks(masks)
+    found, inverse, boxes = (torch.from_numpy(part) for part in distinct_masks(masks))
+    rows, tight = mask_boxes(masks)
+    assert torch.equal(boxes[rows], tight)
+    assert boxes.any(dim=1).nonzero()[:, 0].tolist() == rows.tolist()
     assert torch.equal(masks[found][inverse], masks)
     assert set(firsts) <= set(found.tolist())  # no first one is missed
     if masks.flatten(1).unique(dim=0).shape[0] == len(found):
@@ -39,7 +43,7 @@ def test_distinct_masks_equal_a_loop(count, height, width, seed):
 def test_masks_with_equal_counts_per_line_and_column_are_told_apart():
     diagonal = torch.eye(3, dtype=torch.bool)
     masks = torch.stack([diagonal, diagonal.flip(0), diagonal, diagonal.flip(0)])
-    found, of_mask = distinct_masks(masks)
+    found, of_mask, _ = distinct_masks(masks)
     assert torch.equal(masks[found][of_mask], masks)
     assert found.tolist()[:2] == [0, 1]
     assert of_mask[0] == of_mask[2] != of_mask[1]
@@ -107,6 +111,21 @@ def test_overlapping_masks_share_a_crop_where_that_is_asked_for():
     assert torch.equal(shared.patch_mask, exact.patch_mask[[0, 2]])
 
 
+@pytest.mark.parametrize(("equal", "waits"), [(False, 1), (True, 2)])
+def test_a_picture_waits_for_its_device_once_and_again_for_equal_masks(equal, waits):
+    clip = build_mask_adapted_clip(CLIP, prompt_depth=3, seed=0)
+    image = torch.from_numpy(picture()).permute(2, 0, 1).contiguous()
+    masks = torch.zeros(40, 50, 70, dtype=torch.bool)
+    for row in range(40):
+        masks[row, row : row + 10, 5 + row : 60] = True
+    if equal:
+        masks[7] = masks[3]
+    with CountedOperations() as counted:
+        embeddings, valid = embed_regions(clip, image, masks, at_once=64)
+    assert len(embeddings) == valid.sum() == 40
+    assert counted.synchronisations == waits, counted.waits
+
+
 @pytest.mark.parametrize("count", [0, 1, 3])
 def test_no_mask_and_empty_masks_give_no_embedding(count):
     clip = build_mask_adapted_clip(CLIP, prompt_depth=3, seed=0)
@@ -162,7 +181,7 @@ def test_several_pictures_give_the_crops_of_each_alone(share_above_iou):
     together = cut_regions_of_pictures(pictures, frames, boxes, **sides)
     for found, expected in zip(together, alone, strict=True):
         for part, expected_part in zip(found, expected, strict=True):
-            assert torch.equal(part, expected_part)
+            assert np.array_equal(part, expected_part)
     assert together[0].crop_of_mask.tolist() == ([0, 1, -1] if share_above_iou == 1 else [0, 0, -1])
     boxes[1][0, 2] = 61
     with pytest.raises(ValueError, match=r"picture of 60 x 21 px in a frame of 60 x 40 px has boxes up to \[61, 21\]"):

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ovseg_models import mask_sharing
+from ovseg_models import segmentation_metrics
 from ovseg_models.mask_sharing import mask_ious, shared_masks
 from tests.operations import CountedOperations
 
@@ -69,7 +69,7 @@ def test_equal_masks_share_and_empty_ones_do_not():
 
 
 def test_ious_are_exact_where_pixels_come_in_parts(monkeypatch):
-    monkeypatch.setattr(mask_sharing, "_PIXELS_AT_ONCE", 7)
+    monkeypatch.setattr(segmentation_metrics, "_PIXELS_AT_ONCE", 7)
     masks = torch.rand(6, 5, 9, generator=torch.Generator().manual_seed(0)) < torch.linspace(0.1, 0.9, 6)[:, None, None]
     expected = np.array([[iou(one, other) for other in masks] for one in masks])
     assert np.array_equal(mask_ious(masks), expected)

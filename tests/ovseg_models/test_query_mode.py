@@ -66,9 +66,10 @@ def test_where_two_regions_overlap_the_higher_score_wins_and_equal_scores_give_t
 
 
 def test_without_any_mask_nothing_is_found():
-    found = find_regions(torch.ones(2, 1), torch.zeros(2, 3, 3, dtype=torch.bool), ["cat"], (5, 5))
-    assert found.queries.tolist() == [UNLABELLED]
-    assert found.label_map.unique().tolist() == [UNLABELLED]
+    for count in (0, 2):
+        found = find_regions(torch.ones(count, 1), torch.zeros(count, 3, 3, dtype=torch.bool), ["cat"], (5, 5))
+        assert found.queries.tolist() == [UNLABELLED]
+        assert found.label_map.unique().tolist() == [UNLABELLED]
 
 
 def test_regions_keep_their_area_at_another_size():

@@ -11,12 +11,12 @@ import pytest
 import torch
 from torch.amp import GradScaler
 
+from ovseg_models.precision import half_precision
 from pipeline.finetune.task import FinetuneTask
 from pipeline.settings import Precision
 from pipeline.train_proposals.task import Vocabulary
 from pipeline.training.loop import StepContext
 from pipeline.training.processes import Processes
-from pipeline.worker_device import half_precision
 from tests.fake_cuda import CUDA, FakeCuda
 from tests.pipeline.finetune import test_task as finetuning
 from tests.pipeline.finetune.made_pairs import made_pairs

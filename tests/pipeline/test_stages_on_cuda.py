@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from ovseg_models.encoding import embed_crops, propose
+from ovseg_models.precision import autocast
 from ovseg_models.run_lengths import RunLengths, run_lengths
 from pipeline import ordered_threads, worker_device
 from pipeline.finetune import validation as crop_validation
@@ -19,7 +20,6 @@ from pipeline.mine import proposer
 from pipeline.settings import Precision
 from pipeline.stages import run
 from pipeline.train_proposals import validation as proposal_validation
-from pipeline.worker_device import autocast
 from storage_schemas.scene_collection import SceneCollection
 from storage_schemas.scenes import ScenesAttributes
 from tests.fake_cuda import CUDA, FakeCuda
@@ -64,7 +64,7 @@ def fake_cuda(monkeypatch):
 def test_nets_compute_in_the_precision_and_give_single_precision(precision, fake_cuda):
     inside = []
     with fake_cuda:
-        segmenter = tiny_segmenter().to(CUDA)
+        segmenter = tiny_segmenter(precision=precision).to(CUDA)
         net, clip = segmenter.proposal_net, segmenter.clip
         net.pixel_decoder.register_forward_hook(lambda _module, _inputs, output: inside.append(output.dtype))
         mlp = clip.clip.visual.transformer.resblocks[0].mlp
@@ -74,7 +74,7 @@ def test_nets_compute_in_the_precision_and_give_single_precision(precision, fake
             crops = torch.randn(3, 3, 16, 16, device=CUDA)
             embeddings = embed_crops(clip, crops, torch.ones(3, 16, dtype=torch.bool, device=CUDA), at_once=2)
             texts = segmenter.text_embeddings(CLASS_NAMES)
-            segmentation = segmenter.segment(picture(), CLASS_NAMES, return_scores=True)
+        segmentation = segmenter.segment(picture(), CLASS_NAMES, return_scores=True)  # in its own precision
     assert set(inside) == {HALF.get(precision, torch.float32)}
     left = (found.mask_logits, found.proposal_embeddings, embeddings, texts, segmentation.query_scores)
     assert {(tensor.dtype, tensor.device) for tensor in left} == {(torch.float32, CUDA)}

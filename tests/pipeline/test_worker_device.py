@@ -6,10 +6,11 @@ from typing import get_args
 import pytest
 import torch
 
+from ovseg_models.precision import autocast
 from pipeline import ordered_threads
 from pipeline.errors import PipelineError
 from pipeline.settings import ComputeSettings, Precision
-from pipeline.worker_device import WorkerCompute, autocast, gpu_of_worker
+from pipeline.worker_device import WorkerCompute, gpu_of_worker
 
 
 def test_workers_share_the_gpus_of_a_machine():

@@ -77,7 +77,7 @@ def test_the_latest_is_kept_even_if_it_alone_is_too_large(counting):
 def test_an_encoding_counts_with_all_that_it_holds(counting):
     encoded = counting.segmenter.encode(PHOTOGRAPHS[0])
     own = [value for value in (*vars(encoded).values(), *encoded.regions) if isinstance(value, torch.Tensor)]
-    pixels = PHOTOGRAPHS[0].width * PHOTOGRAPHS[0].height
+    pixels = PHOTOGRAPHS[0].width * PHOTOGRAPHS[0].height + encoded.net_size[0] * encoded.net_size[1]
     assert encoded_bytes(encoded) == sum(value.numel() * value.element_size() for value in own) + 3 * pixels
 
 

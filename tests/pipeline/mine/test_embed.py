@@ -147,6 +147,29 @@ def with_corners(of: SceneAndRegions) -> SceneAndRegions:
     return of._replace(regions=replace(of.regions, mask_counts=encode_masks(masks)))
 
 
+def test_pictures_are_cut_one_by_one_when_memory_does_not_suffice_for_several(clip, monkeypatch):
+    """Only a GPU cuts several at once."""
+    one = Embedder(clip, EmbedSettings(), SIZE)
+    group = [one._decoded(scene_with_regions(name, 3)) for name in ("a", "bb")]
+    together, at_once, cut = one._cut(group), [], embedder.cut_regions_of_pictures
+
+    def short_of_memory(pictures, *rest, **options):
+        at_once.append(len(pictures))
+        if len(pictures) > 1:
+            raise torch.OutOfMemoryError("no more")
+        return cut(pictures, *rest, **options)
+
+    monkeypatch.setattr(embedder, "cut_regions_of_pictures", short_of_memory)
+    alone = one._cut(group)
+    assert at_once == [2, 1, 1]
+    for (scene, (crops,)), (expected_scene, (expected,)) in zip(alone, together, strict=True):
+        assert np.array_equal(scene.crop_of_region, expected_scene.crop_of_region)
+        assert torch.equal(crops, expected)
+    monkeypatch.setattr(embedder, "cut_regions_of_pictures", lambda *_, **__: short_of_memory([1, 2]))
+    with pytest.raises(torch.OutOfMemoryError):
+        one._cut(group)
+
+
 def test_the_batch_is_halved_when_memory_runs_out(clip, monkeypatch):
     sizes = []
     original = clip.encode_image

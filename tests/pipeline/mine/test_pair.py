@@ -7,11 +7,13 @@ import pytest
 from PIL import Image
 
 from pipeline.errors import StageError
+from pipeline.mine import pair
 from pipeline.mine.pair import EmbeddedScene, Pairer, PairJob
 from pipeline.mine.pair_members import RegionCutter
 from pipeline.mine.regions import NetSize, SceneAndRegions, SceneRegions
 from pipeline.mine.scene_nouns import CaptionNouns, ClassNouns
 from pipeline.settings import NounSettings, PairSettings
+from pipeline.worker_device import WorkerCompute
 from storage_schemas.artifact import Artifact
 from storage_schemas.embeddings import KIND, SCHEMA_VERSION, EmbeddingShardWriter, SceneEmbeddings
 from storage_schemas.manifest import Description, Identity
@@ -210,7 +212,7 @@ class _Fixed:
         yield SceneAndRegions(self._of, regions())
 
 
-def test_embeddings_of_other_regions_are_refused(tmp_path):
+def test_embeddings_of_other_regions_are_refused(tmp_path, monkeypatch):
     identity = Identity(kind=KIND, name="a", schema_version=SCHEMA_VERSION, recipe=1, settings={})
     artifact = Artifact.planned(tmp_path, Description(identity=identity, units=("shard-00000",)))
     with artifact.writing(), artifact.write_unit("shard-00000") as unit:
@@ -231,7 +233,10 @@ def test_embeddings_of_other_regions_are_refused(tmp_path):
         nouns=CaptionNouns(NounSettings(), 1),
         texts=None,
         settings=PairSettings(),
+        compute=WorkerCompute(decode_threads=3),
     )
+    taken = []
+    monkeypatch.setattr(pair, "use_threads", lambda setting, *, processes: taken.append((setting, processes)))
     target = Artifact.planned(
         tmp_path,
         Description(
@@ -240,3 +245,4 @@ def test_embeddings_of_other_regions_are_refused(tmp_path):
     )
     with target.writing(), pytest.raises(StageError, match="1 embeddings of 'a' where 3 regions of 'a' are expected"):
         job.run(job.open(), target, "shard-00000")
+    assert taken == [(3, 1)]  # threads, and processes that share the cores

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from ovseg_models.contrastive_loss import contrastive_loss
-from ovseg_models.tf32 import full_precision, tf32_products
+from ovseg_models.precision import full_precision, tf32_products
 
 CUDA = torch.device("cuda")
 
@@ -41,6 +41,16 @@ def test_full_precision_within_tf32_is_full_and_tf32_goes_on_after_it(before):
         with full_precision(CUDA):
             assert switches() == (False, False)
         assert switches() == (True, True)
+    assert switches() == before
+
+
+def test_contexts_that_overlap_in_threads_leave_what_was_there(before):
+    one, other = tf32_products(enabled=False), tf32_products(enabled=False)
+    one.__enter__()
+    other.__enter__()
+    one.__exit__(None, None, None)  # left in the order of entering, as threads may
+    assert switches() == (False, False)
+    other.__exit__(None, None, None)
     assert switches() == before
 
 
