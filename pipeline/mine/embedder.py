@@ -15,7 +15,7 @@ from ovseg_models.precision import autocast
 from ovseg_models.run_lengths import RunLengths, masks_of_runs
 from pipeline.clip_loading import load_clip
 from pipeline.errors import PipelineError
-from pipeline.mine.full_batches import SparingModel, in_full_batches
+from pipeline.mine.full_batches import OutOfMemoryBackOff, in_full_batches
 from pipeline.mine.regions import NetSize, SceneAndRegions, UndecodableError, net_picture
 from pipeline.mine.statuses import EMPTY_MASK, NOT_FINITE, UNDECODABLE
 from pipeline.ordered_threads import in_threads
@@ -79,7 +79,7 @@ class Embedder:
         self._settings = settings
         self._size = size
         self._batch_crops = crops_at_once(settings.batch_crops, clip.logit_scale.device)
-        self._model = SparingModel(self._forward, where="embed")
+        self._model = OutOfMemoryBackOff(self._forward, where="embed")
 
     @classmethod
     def loaded(cls, clip: ClipSettings, settings: EmbedSettings, size: NetSize, device: torch.device) -> "Embedder":
@@ -103,7 +103,7 @@ class Embedder:
         return dim
 
     def embeddings(self, scenes: Iterator[SceneAndRegions]) -> Iterator[SceneEmbeddings]:
-        """Embed every region of scenes, in their order; what could not be embedded is told, not left out."""
+        """Embed every region of scenes, in their order; what could not be embedded is a row that says why."""
         on_gpu = self._clip.logit_scale.device.type != "cpu"
         groups = _groups(in_threads(self._decoded, scenes), _TOGETHER if on_gpu else 1)
         # What is cut lies in the device's memory: no more than the next group waits there.

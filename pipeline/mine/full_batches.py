@@ -59,7 +59,7 @@ def _completed(waiting: deque[tuple[Item, int]], results: list[Tensor]) -> Itera
             yield item, torch.empty(0)
 
 
-class SparingModel:
+class OutOfMemoryBackOff:
     """A model that takes fewer rows at a time once memory ran out.
 
     Args:

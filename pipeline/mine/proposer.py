@@ -63,7 +63,7 @@ class Proposer:
         return self._net.no_object_embedding.shape[1]
 
     def proposals(self, scenes: Iterable[Scene]) -> Iterator[SceneProposals]:
-        """Find the masks of scenes, in their order; a scene without any is told, not left out."""
+        """Find the masks of scenes, in their order; a scene without any is a row that says why."""
         pictures = in_threads(self._picture, scenes)
         return in_threads(self._encoded, self._outputs(pictures))
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.errors import StageError
-from pipeline.mine.full_batches import SparingModel, in_full_batches
+from pipeline.mine.full_batches import OutOfMemoryBackOff, in_full_batches
 
 
 @given(st.lists(st.integers(0, 7), max_size=8), st.integers(1, 6))
@@ -62,7 +62,7 @@ class ShortOfMemory:
 
 def test_batches_are_halved_until_memory_suffices_and_stay_so(caplog):
     model = ShortOfMemory(3)
-    sparing = SparingModel(model, where="embed")
+    sparing = OutOfMemoryBackOff(model, where="embed")
     rows = torch.arange(13.0)[:, None]
     with caplog.at_level(logging.WARNING):
         torch.testing.assert_close(sparing(rows), 2 * rows)
@@ -72,7 +72,7 @@ def test_batches_are_halved_until_memory_suffices_and_stay_so(caplog):
 
 
 def test_memory_for_not_even_one_row_is_an_error():
-    sparing = SparingModel(ShortOfMemory(0), where="embed")
+    sparing = OutOfMemoryBackOff(ShortOfMemory(0), where="embed")
     message = "embed: memory does not suffice for one crop (CUDA out of memory"
     with pytest.raises(StageError, match=re.escape(message)):
         sparing(torch.zeros(5, 1))
@@ -83,4 +83,4 @@ def test_other_errors_pass_through():
         raise ValueError("shapes differ")
 
     with pytest.raises(ValueError, match="shapes differ"):
-        SparingModel(broken, where="embed")(torch.zeros(2, 1))
+        OutOfMemoryBackOff(broken, where="embed")(torch.zeros(2, 1))
