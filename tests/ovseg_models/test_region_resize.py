@@ -51,7 +51,7 @@ def test_bicubic_takes_windows_of_a_larger_image():
 )
 def test_all_boxes_at_once_equal_each_box_alone(height, width, corners, side, seed):
     generator = torch.Generator().manual_seed(seed)
-    lines = torch.randn(height, 3, width, generator=generator)
+    lines = torch.randn(2, height, 3, width, generator=generator)
     masks = torch.rand(2 * len(corners), height, width, generator=generator) < 0.7
     rows = np.arange(len(corners)) * (1 + seed % 2)  # in a row, or every other one
     lows = [(int(x * (width - 1)), int(y * (height - 1))) for x, y, _, _ in corners]
@@ -61,11 +61,13 @@ def test_all_boxes_at_once_equal_each_box_alone(height, width, corners, side, se
             for (left, top), (_, _, w, h) in zip(lows, corners, strict=True)
         ]
     )
-    masked = resize_boxes(line_blocks(lines), masks.view(torch.uint8), rows, boxes, side)
-    plain = resize_boxes(line_blocks(lines), None, rows, boxes, side)
+    pictures = torch.randint(2, (len(corners),), generator=generator).numpy()
+    masked = resize_boxes(line_blocks(lines), masks.view(torch.uint8), pictures, rows, boxes, side)
+    plain = resize_boxes(line_blocks(lines), None, pictures, rows, boxes, side)
     nearest = resize_boxes_nearest(masks, rows, boxes, side)
     for number, (row, (left, top, right, bottom)) in enumerate(zip(rows, boxes, strict=True)):
-        region, mask = lines[top:bottom, :, left:right], masks[row, top:bottom, left:right]
+        region = lines[pictures[number], top:bottom, :, left:right]
+        mask = masks[row, top:bottom, left:right]
         torch.testing.assert_close(plain[number], naive_bicubic(region, side), atol=1e-5, rtol=0)
         torch.testing.assert_close(masked[number], naive_bicubic(region * mask[:, None], side), atol=1e-5, rtol=0)
         assert torch.equal(nearest[number], resize_nearest(mask, side))
