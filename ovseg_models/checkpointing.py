@@ -44,12 +44,17 @@ def computed_again(function: Callable[..., Result], *arguments: Any) -> Result:
     return result
 
 
+def running_statistics(module: nn.Module) -> list[Tensor]:
+    """Return what those batch norms that are in training mode learn from a forward pass."""
+    kinds = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+    norms = (each for each in module.modules() if isinstance(each, kinds) and each.training)
+    return [statistic for norm in norms for statistic in norm.buffers(recurse=False)]
+
+
 @contextlib.contextmanager
 def _statistics_kept(module: nn.Module | None) -> Iterator[None]:
     """Bring the running statistics of batch norms back to what they were."""
-    kinds = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
-    norms = [each for each in module.modules() if isinstance(each, kinds) and each.training] if module else []
-    statistics = [statistic for norm in norms for statistic in norm.buffers(recurse=False)]
+    statistics = running_statistics(module) if module else []
     before = [statistic.clone() for statistic in statistics]
     try:
         yield

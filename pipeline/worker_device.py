@@ -127,3 +127,16 @@ def _worker_number() -> int | None:
     except ValueError:  # no worker: the runner's own process
         return None
     return name if isinstance(name, int) else None
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Return whether a device's memory ran out.
+
+    Torch's allocator has a type of error for it. Where CUDA itself has no memory left, torch raises its general error
+    with CUDA's words, and so it does for libraries that allocate for themselves.
+    """
+    import torch
+
+    if isinstance(error, torch.OutOfMemoryError):
+        return True
+    return any(words in str(error) for words in ("CUDA error: out of memory", "_STATUS_ALLOC_FAILED"))

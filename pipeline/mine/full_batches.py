@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from pipeline.errors import StageError
+from pipeline.worker_device import is_out_of_memory
 
 logger = logging.getLogger(__name__)
 
@@ -91,7 +92,9 @@ class OutOfMemoryBackOff:
         """Run the model; where memory runs out, halve what it gets and return None."""
         try:
             return self._model(*rows)
-        except torch.OutOfMemoryError as error:
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
             reason = str(error)
         count = len(rows[0])
         if count == 1:

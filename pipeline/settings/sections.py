@@ -807,7 +807,8 @@ class ComputeSettings(SettingsModel):
     compile: bool = Field(default=False, description="Compile models with torch.compile.")
     deterministic: bool = Field(
         default=False,
-        description="Let a GPU give the same bits on every run; slower. A CPU does so anyway.",
+        description="Let a GPU give the same bits on every run; slower, and experimental: not yet tried on one. A CPU "
+        "does so anyway.",
     )
     max_failed_units: int = Field(default=10, ge=0, description="Units that may fail before no more are begun.")
     max_failed_share: Share = Field(

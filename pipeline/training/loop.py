@@ -18,6 +18,7 @@ from torch.amp import GradScaler
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from ovseg_models.checkpointing import running_statistics
 from ovseg_models.precision import half_precision, single_precision
 from pipeline.errors import StageError
 from pipeline.settings import Precision
@@ -27,6 +28,7 @@ from pipeline.training.metrics import MetricsLog
 from pipeline.training.processes import Processes, SummedGradients
 from pipeline.training.schedules import Schedule
 from pipeline.training.state import from_checkpoint, to_checkpoint, trained_tensors
+from pipeline.worker_device import is_out_of_memory
 from storage_schemas.artifact import Artifact
 from storage_schemas.checkpoints import CheckpointStore
 
@@ -201,7 +203,8 @@ class Trainer:
         self._model = cast("nn.Module", torch.compile(task.model)) if plan.compile else task.model
         parameters = [parameter for group in self._optimizer.param_groups for parameter in group["params"]]
         self._gradients = SummedGradients(parameters, processes)
-        self._statistics = _running_statistics(task.model)
+        task.model.train()
+        self._statistics = running_statistics(task.model)
         self._best: tuple[int, float] | None = None
 
     def run(self) -> None:
@@ -215,6 +218,14 @@ class Trainer:
         if self._processes.is_first:
             store = CheckpointStore(self._artifact, self._run)
             store.prepare()
+        on_gpu = self._processes.device.type == "cuda"  # on a CPU memory is not found by trying
+        if on_gpu and self._statistics and not self._plan.accumulation_parts and self._processes.is_first:
+            logger.warning(
+                "batch norms train, and %(section)s.accumulation_steps is 0: where a step does not fit the memory and "
+                "takes its batch in parts, each is normalised by itself, and the result changes beyond rounding; set "
+                "%(section)s.accumulation_steps to a number that fits, or freeze the batch norms",
+                {"section": self._plan.section},
+            )
         step = self._resume(store)
         if step < self._plan.steps:
             with contextlib.ExitStack() as stack:
@@ -225,9 +236,10 @@ class Trainer:
                 stack.enter_context(single_precision(self._processes.device, self._plan.precision))
                 try:
                     self._steps(step, store, metrics)
-                except torch.OutOfMemoryError as error:  # outside of what a step can take again in more parts
-                    raise StageError(self._memory_message(str(error), "in the optimizer or in validation")) from error
                 except RuntimeError as error:
+                    if is_out_of_memory(error):  # outside of what a step can take again in more parts
+                        message = self._memory_message(str(error), "in the optimizer or in validation")
+                        raise StageError(message) from error
                     # torch reports a dead loader worker by a signal handler, at any place of this process
                     if message := lost_worker(error):
                         raise StageError(message) from error
@@ -310,7 +322,8 @@ class Trainer:
         Raises:
             StageError: If a cost is not finite, or memory does not suffice for the smallest parts allowed.
         """
-        before = [statistic.clone() for statistic in self._statistics]
+        # With a number of parts that is set there is no second attempt.
+        before = None if self._plan.accumulation_parts else [statistic.clone() for statistic in self._statistics]
         while True:
             self._gradients.clear()
             torch.manual_seed(torch_seed(self._plan.seed, "step", step, self._processes.rank))
@@ -322,7 +335,7 @@ class Trainer:
             except _RanOutElsewhereError:
                 reason = "in another process"
             except RuntimeError as error:
-                if not _is_out_of_memory(error):
+                if not is_out_of_memory(error):
                     raise
                 reason = str(error)
                 self._processes.any(True)  # the agreement at which the others wait, or will
@@ -331,7 +344,7 @@ class Trainer:
                 return terms
             # Here, after the handlers, for the error's frames held the activations of the failed attempt.
             self._take_more_parts(size(batch), reason)
-            for statistic, value in zip(self._statistics, before, strict=True):
+            for statistic, value in zip(self._statistics, before or (), strict=True):
                 statistic.copy_(value)
 
     def _take_more_parts(self, samples: int, reason: str) -> None:
@@ -400,18 +413,6 @@ def _step_context(plan: Plan, processes: Processes) -> StepContext:
     autocast_type = half_precision(processes.device, plan.precision)
     scaler = GradScaler(processes.device.type, enabled=autocast_type is torch.float16)
     return StepContext(processes, max(1, plan.accumulation_parts), scaler, autocast_type)
-
-
-def _running_statistics(model: nn.Module) -> list[Tensor]:
-    """Return what batch norms learn from each forward pass, also from one that is taken again."""
-    kinds = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
-    norms = (module for module in model.modules() if isinstance(module, kinds))
-    return [statistic for norm in norms for statistic in norm.buffers(recurse=False)]
-
-
-def _is_out_of_memory(error: RuntimeError) -> bool:
-    """Return whether a device's memory ran out; libraries that allocate for themselves have no type of error for it."""
-    return isinstance(error, torch.OutOfMemoryError) or "_STATUS_ALLOC_FAILED" in str(error)
 
 
 def _listed(values: Mapping[str, float]) -> str:

@@ -215,6 +215,37 @@ def test_a_step_that_runs_out_of_memory_is_computed_again_in_more_parts(
     assert [re.findall(r"\d+", text) for text in told] == [["8", "4"], ["4", "2"]]
 
 
+@pytest.mark.parametrize("error", [torch.AcceleratorError, RuntimeError])
+def test_memory_that_cuda_itself_lacks_is_memory_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[RuntimeError]
+) -> None:
+    backward, parts = ToyTask.backward, []
+
+    def failing_once(
+        task: ToyTask, model: torch.nn.Module, batch: ToyBatch, step: StepContext
+    ) -> Mapping[str, torch.Tensor]:
+        parts.append(step.parts)
+        if len(parts) == 1:
+            raise error("CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported")
+        return backward(task, model, batch, step)
+
+    monkeypatch.setattr(ToyTask, "backward", failing_once)
+    train(tmp_path, toy_task(2), 2)
+    assert parts == [1, 2, 2]
+
+
+@pytest.mark.parametrize(("parts", "norms", "warns"), [(0, True, True), (2, True, False), (0, False, False)])
+def test_batch_norms_that_parts_change_are_warned_of_at_the_start(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, parts: int, norms: bool, warns: bool
+) -> None:
+    task = toy_task(0)
+    task.model[1] = torch.nn.BatchNorm1d(16) if norms else torch.nn.ReLU()
+    plan = toy_plan(0, accumulation_parts=parts, section="proposal_net.training")
+    Trainer(task, plan, toy_artifact(tmp_path), Processes(0, 1, torch.device("cuda"))).run()
+    warnings = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert ["proposal_net.training.accumulation_steps" in text for text in warnings] == [True] * warns
+
+
 def test_a_step_taken_again_keeps_nothing_of_the_failed_attempt(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
