@@ -21,6 +21,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
+from ovseg_models.host_to_device import sent
 from ovseg_models.image_size import resize_image
 from ovseg_models.mask_adapted_clip import MaskAdaptedClip
 from ovseg_models.mask_sharing import shared_masks
@@ -257,7 +258,7 @@ def cut_regions_of_pictures(
     boxes = [known[first] for known, (first, _) in zip(boxes_xyxy, sharing, strict=True)]
     of_picture = np.repeat(np.arange(len(pictures)), [len(known) for known in boxes])
     cut = masked_crops_of_pictures(
-        frames.to(masks.device), masks, of_picture, crop_px=crop_px, fill=fill, boxes_xyxy=np.concatenate(boxes)
+        sent(frames, masks.device), masks, of_picture, crop_px=crop_px, fill=fill, boxes_xyxy=np.concatenate(boxes)
     )
     filled = [known[:, 2] > known[:, 0] for known in boxes]
     crops_of = [int(some.sum()) for some in filled]

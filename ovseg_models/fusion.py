@@ -23,6 +23,7 @@ from jaxtyping import Bool, Float, Float32, Int64
 from torch import Tensor
 from torch.nn import functional
 
+from ovseg_models.host_to_device import sent_together
 from ovseg_models.proposal_masks import MASK_STRIDE_PX, upsampled_mask_probs
 from ovseg_models.proposal_net import LOGIT_TEMPERATURE
 
@@ -168,8 +169,15 @@ def fused_labels(
     device, queries = mask_logits.device, len(mask_logits)
     down, across = (_tile_lines(net_px, out_px) for net_px, out_px in zip(net_size, size, strict=True))
     tiles_across, out_px = len(across.weights), down.weights.shape[2] * across.weights.shape[2]
-    down_weights, across_weights = (torch.from_numpy(lines.weights).to(device) for lines in (down, across))
-    windows, kept = _windows_and_classes(scores, mask_logits, len(down.weights), tiles_across)
+    # Beyond the picture's edges the edge is repeated, as bilinear interpolation does.
+    logit_lines = (
+        np.arange(-1, len(lines.weights) * _TILE_LOGITS + 1).clip(0, length - 1)
+        for lines, length in zip((down, across), mask_logits.shape[1:], strict=True)
+    )
+    tables = (*logit_lines, _upsampling(), *down, *across)
+    rows, columns, upsampling, *of_lines = sent_together(tables, device)
+    down_weights, lines_down, places_down, across_weights, lines_across, places_across = of_lines
+    windows, kept = _windows_and_classes(scores, mask_logits.float()[:, rows[:, None], columns])
 
     # Tiles with many classes come first, so that those of a step need little padding. A tile's candidates ascend, so
     # that the first of equal classes wins, and its last one fills the row: it wins nothing that it would not win once.
@@ -180,7 +188,6 @@ def fused_labels(
     from_last = (counts[:, None] - torch.arange(1, counts_of_tiles[0] + 1, device=device)).clamp_(min=0)
     candidates = kept.nonzero()[:, 1][ends[:, None] - 1 - from_last]
     tile_rows, tile_columns = order // tiles_across, order % tiles_across
-    upsampling = torch.from_numpy(_upsampling()).to(device)
     class_scores = scores.T.float().contiguous()
     tile_labels = torch.empty(len(order), out_px, dtype=torch.int32, device=device)
     for start, end in _steps(counts_of_tiles, queries, out_px, device):
@@ -195,12 +202,8 @@ def fused_labels(
         tile_labels[start:end] = classes.gather(1, resized.argmax(dim=1))
 
     # Put the tiles side by side: each pixel takes its place in its tile, in place to spare memory.
-    lines_down, lines_across, places_down, places_across = (
-        torch.from_numpy(array).to(device)
-        for array in (down.tiles, across.tiles, down.places * across.weights.shape[2], across.places)
-    )
     places = order.argsort().mul_(out_px).view(-1, tiles_across)[lines_down[:, None], lines_across]
-    places.add_(places_down[:, None]).add_(places_across)
+    places.add_(places_down[:, None], alpha=across.weights.shape[2]).add_(places_across)
     return tile_labels.view(-1)[places].long()
 
 
@@ -239,18 +242,9 @@ def _check_rows(scores: Tensor, mask_logits: Tensor) -> None:
 
 
 def _windows_and_classes(
-    scores: Float[Tensor, "query class"],
-    mask_logits: Float[Tensor, "query mask_height mask_width"],
-    down: int,
-    across: int,
+    scores: Float[Tensor, "query class"], padded: Float[Tensor, "query padded_height padded_width"]
 ) -> tuple[Float[Tensor, "down across query win win"], Bool[Tensor, "tile class"]]:
     """Cut logits into the tiles' windows (a view), and say which classes may win a pixel of which tile."""
-    # Beyond the picture's edges the edge is repeated, as bilinear interpolation does.
-    rows, columns = (
-        torch.from_numpy(np.arange(-1, tiles * _TILE_LOGITS + 1).clip(0, length - 1)).to(mask_logits.device)
-        for tiles, length in zip((down, across), mask_logits.shape[1:], strict=True)
-    )
-    padded = mask_logits.float()[:, rows[:, None], columns]
     windows = padded.unfold(1, _WINDOW, _TILE_LOGITS).unfold(2, _WINDOW, _TILE_LOGITS).permute(1, 2, 0, 3, 4)
     greatest = functional.max_pool2d(padded, _WINDOW, _TILE_LOGITS).sigmoid().flatten(1)
     least = functional.max_pool2d(-padded, _WINDOW, _TILE_LOGITS).neg_().sigmoid_().flatten(1)

@@ -22,6 +22,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
+from ovseg_models.host_to_device import sent
+
 PROMPT_INIT_STD = 0.02
 MAX_LOGIT_SCALE = math.log(100)
 
@@ -140,7 +142,7 @@ class MaskAdaptedClip(nn.Module):
         prompts = self.mask_prompts if use_prompts and masks is not None else None
         patches = visual.conv1(crops).flatten(2).transpose(1, 2)
         # The class token is always kept, so that one choice over all the tokens serves at the deeper layers.
-        kept = None if masks is None else functional.pad(masks.to(crops.device), (1, 0), value=True)
+        kept = None if masks is None else functional.pad(sent(masks, crops.device), (1, 0), value=True)
         if prompts is not None and kept is not None:
             # In mixed precision prompts stay in single precision, and so do all tokens between layers from here on, as
             # in the published code, whose mask of floats makes them so. Products within layers are in half precision.

@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float, Int, Int64, UInt8
 from torch import Tensor
 from torch.nn import functional
 
+from ovseg_models.host_to_device import sent, sent_together
 from ovseg_models.region_resize import (
     box_chunks,
     line_blocks,
@@ -104,7 +105,7 @@ def masked_crops_of_pictures(
         pictures: To which image each mask belongs.
         crop_px: As there, like ``fill``, ``chunk`` and ``soft_masks``.
         boxes_xyxy: Tight boxes of the masks [px], half-open, all zero for an empty one, where they are known: a GPU
-            need not be waited for then. None to find them.
+            is not waited for then. None to find them, which takes two waits.
 
     Raises:
         ValueError: As there.
@@ -119,7 +120,7 @@ def masked_crops_of_pictures(
     else:
         rows = np.flatnonzero(boxes_xyxy[:, 2] > boxes_xyxy[:, 0])
         boxes = boxes_xyxy[rows].astype(np.int64)
-        kept, kept_boxes = (torch.from_numpy(part).to(device) for part in (rows, boxes))
+        kept, kept_boxes = sent_together([rows, boxes], device)
     base = _normalised_fill(fill, device)
     blocks = line_blocks(_lines_above_fill(images, base))
     factors = None if fill == "unmasked" else masks.view(torch.uint8) if soft_masks is None else soft_masks
@@ -205,14 +206,14 @@ def patch_mask(crop_masks: Bool[Tensor, "crop side side"], patch_px: int) -> Boo
 
 def normalised(pixels: UInt8[Tensor, "*batch 3 height width"]) -> Float[Tensor, "*batch 3 height width"]:
     """Normalise RGB pixels, 0..255, for CLIP, on their device."""
-    mean, std = (torch.tensor(part, device=pixels.device)[:, None, None] for part in (CLIP_MEAN_RGB, CLIP_STD_RGB))
-    return pixels.float().div_(255).sub_(mean).div_(std)
+    mean, std = _mean_and_std(pixels.device)
+    return pixels.float().sub_(mean[:, None, None]).div_(std[:, None, None])
 
 
 def without_normalisation(crops: Float[Tensor, "*batch 3 height width"]) -> UInt8[Tensor, "*batch 3 height width"]:
     """Return the pixels of normalised crops, rounded to 0..255; what a bicubic resize overshoots is cut off."""
-    mean, std = (torch.tensor(part, device=crops.device)[:, None, None] for part in (CLIP_MEAN_RGB, CLIP_STD_RGB))
-    return crops.mul(std).add_(mean).mul_(255).round_().clamp_(0, 255).to(torch.uint8)
+    mean, std = _mean_and_std(crops.device)
+    return crops.mul(std[:, None, None]).add_(mean[:, None, None]).round_().clamp_(0, 255).to(torch.uint8)
 
 
 def _first_and_end(filled: UInt8[Tensor, "mask length"]) -> tuple[Int[Tensor, "mask"], Int[Tensor, "mask"]]:
@@ -236,7 +237,8 @@ def _lines_above_fill(
 @lru_cache(maxsize=16)
 def _mean_and_std(device: torch.device) -> tuple[Float[Tensor, "3"], Float[Tensor, "3"]]:
     """Return mean and standard deviation of CLIP's training images, 0..255."""
-    return tuple(255 * torch.tensor(part, device=device) for part in (CLIP_MEAN_RGB, CLIP_STD_RGB))  # type: ignore[return-value]
+    mean, std = 255 * sent(torch.tensor((CLIP_MEAN_RGB, CLIP_STD_RGB)), device)
+    return mean, std
 
 
 @lru_cache(maxsize=16)
@@ -246,7 +248,7 @@ def _normalised_fill(fill: Fill, device: torch.device) -> Float[Tensor, "3 1 1"]
     if colour is None:
         return torch.zeros(3, 1, 1, device=device)
     mean, std = _mean_and_std(device)
-    return ((torch.tensor(colour, device=device) - mean) / std)[:, None, None]
+    return ((sent(torch.tensor(colour), device) - mean) / std)[:, None, None]
 
 
 def _fill_rgb(fill: Fill) -> tuple[float, float, float] | None:

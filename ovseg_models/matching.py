@@ -14,6 +14,7 @@ from jaxtyping import Float, Int64
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
+from ovseg_models.host_to_device import sent
 from ovseg_models.targets import TargetBatch
 
 FOCAL_ALPHA = 0.25
@@ -95,8 +96,7 @@ def match_queries(
             rows.append(np.stack((np.full_like(slots, image), queries[order], slots[order] + first)))
             first += count
         ends.append(sum(min(of_output.shape[1], count) for count in targets.counts))
-    matched = torch.from_numpy(np.concatenate(rows, axis=1)).long()
-    matched = matched.to(mask_logits[0].device, non_blocking=True)  # as in `pack_targets`
+    matched = sent(torch.from_numpy(np.concatenate(rows, axis=1)).long(), mask_logits[0].device)
     return [Matches(*of_output) for of_output in matched.split(ends, dim=1)]
 
 

@@ -7,6 +7,7 @@ from jaxtyping import Bool, Float, Int64, UInt16
 from torch import Tensor
 from torch.nn import functional
 
+from ovseg_models.host_to_device import sent
 from ovseg_models.segmentation_metrics import shared_px
 
 
@@ -56,7 +57,7 @@ def oracle_scores(
         1 for that class, else 0; all 0 for a proposal without a labelled pixel.
     """
     scores = torch.zeros(len(masks), class_count, device=masks.device)
-    labels = labels.to(masks.device)
+    labels = sent(labels, masks.device)
     present = labels.unique()
     present = present[present != ignore_label]
     if len(present):

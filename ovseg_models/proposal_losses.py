@@ -152,7 +152,7 @@ def classification_loss(
     wanted = torch.full(class_logits.shape[:2], no_object, device=class_logits.device)
     wanted[matches.images, matches.queries] = targets.class_ids[matches.targets]
     class_weights = class_logits.new_ones(no_object + 1)
-    class_weights[no_object] = no_object_weight
+    class_weights[no_object:].fill_(no_object_weight)  # by its index it would be a copy from the host that waits
     if query_weight is None:
         return F.cross_entropy(class_logits.flatten(0, 1), wanted.flatten(), class_weights)
     return F.cross_entropy(class_logits.flatten(0, 1), wanted.flatten(), class_weights, reduction="sum") / query_weight

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ovseg_models.backbones import SwinBackbone, TimmBackbone
 from ovseg_models.checkpointing import computed_again
+from ovseg_models.host_to_device import sent
 from ovseg_models.pixel_decoder import PixelDecoder
 from ovseg_models.query_decoder import QueryDecoder
 
@@ -185,9 +186,9 @@ class ProposalNet(nn.Module):
         padded = (height + -height % SIZE_DIVISOR_PX, width + -width % SIZE_DIVISOR_PX)
         batch = self.pixel_mean.new_zeros(len(images), 3, *padded)
         if isinstance(images, Tensor):  # of one size: one step for all of them
-            batch[:, :, :height, :width] = (images.to(batch.device) - self.pixel_mean) / self.pixel_std
+            batch[:, :, :height, :width] = (sent(images, batch.device) - self.pixel_mean) / self.pixel_std
             return batch
         for row, image in zip(batch, images, strict=True):
-            pixels = image.to(self.pixel_mean.device, non_blocking=True)
+            pixels = sent(image, batch.device)
             row[:, : image.shape[-2], : image.shape[-1]] = (pixels - self.pixel_mean) / self.pixel_std
         return batch

@@ -19,6 +19,8 @@ from jaxtyping import Bool, Float, Int, Int32, Int64, Shaped
 from torch import Tensor
 from torch.nn import functional
 
+from ovseg_models.host_to_device import sent, sent_together
+
 CUBIC_COEFFICIENT = -0.75  # torch's and OpenCV's; Pillow's is -0.5
 BLOCK_PX = 32
 _TABLE_STEP_PX = 512
@@ -42,7 +44,7 @@ def resize_bicubic(
     device = regions[0].device
     heights, widths = [region.shape[0] for region in regions], [region.shape[2] for region in regions]
     taps, weights = _taps_up_to(max(heights + widths), side, device)
-    sizes = torch.tensor([heights, widths], device=device)
+    sizes = sent(torch.tensor([heights, widths]), device)
     (row_taps, column_taps), (row_weights, column_weights) = taps[sizes], weights[sizes]
     columns = torch.empty(sum(widths), 3, side, device=device)
     end = 0
@@ -103,7 +105,7 @@ def resize_boxes(
     """Multiply each box of its image by its mask and resize it as `resize_bicubic` does, all boxes at once.
 
     ``embedding_bag`` adds up rows of one length, and boxes have any width. So a box is cut into blocks of columns, of
-    which each line is one row. Rows and boxes are given on the host, so that a GPU need not be waited for.
+    which each line is one row. Rows and boxes are given on the host, and sent in one copy that is not waited for.
 
     Args:
         image_blocks: The images, as `line_blocks` cuts them.
@@ -124,7 +126,10 @@ def resize_boxes(
     places = (top[box] - starts) * blocks_across + np.arange(len(box)) + (first_block - before)[box]
     of_one = height * blocks_across  # lines of blocks that an image has
     of_blocks = np.stack([heights, starts, places + pictures[box] * of_one, places + box * of_one])
-    block_heights, block_starts, image_places, mask_places = torch.from_numpy(of_blocks).to(device)
+    of_boxes = np.stack([right - left, left + (before - first_block) * BLOCK_PX])
+    blocks_there, boxes_there, rows_there = sent_together([of_blocks, of_boxes, rows], device)
+    block_heights, block_starts, image_places, mask_places = blocks_there
+    widths, column_starts = boxes_there
     taps, weights = _taps_up_to(max(height, blocks_across * BLOCK_PX), side, device)
 
     # The table has a row for each line of each block: its pixels times its mask's.
@@ -133,7 +138,7 @@ def resize_boxes(
     table = image_blocks.view(-1, 3 * BLOCK_PX).index_select(0, image_places[block] + line_steps)
     if factors is not None:
         in_a_row = rows[-1] - rows[0] == len(rows) - 1
-        own = factors[rows[0] : rows[-1] + 1] if in_a_row else factors[torch.from_numpy(rows).to(device)]
+        own = factors[rows[0] : rows[-1] + 1] if in_a_row else factors[rows_there]
         padded = own.new_empty(*own.shape[:2], blocks_across * BLOCK_PX)  # no tap reads what lies beyond the width
         padded[..., : own.shape[2]] = own
         of_lines = padded.view(-1, BLOCK_PX).index_select(0, mask_places[block] + line_steps)
@@ -145,8 +150,6 @@ def resize_boxes(
     )
     # The second table has a row for each column of each block, and the other axis goes the same way.
     columns = high.view(-1, side, 3, BLOCK_PX).permute(0, 3, 2, 1).reshape(-1, 3 * side)
-    of_boxes = np.stack([right - left, left + (before - first_block) * BLOCK_PX])
-    widths, column_starts = torch.from_numpy(of_boxes).to(device)
     column_taps = taps[widths].add_(column_starts[:, None, None])
     resized = functional.embedding_bag(
         column_taps.flatten(0, 1), columns, per_sample_weights=weights[widths].flatten(0, 1), mode="sum"
@@ -165,7 +168,7 @@ def resize_boxes_nearest(
     starts, sizes = boxes_xyxy[:, :2], boxes_xyxy[:, 2:] - boxes_xyxy[:, :2]
     columns, lines = (_nearest_pixels(sizes, side) + starts[..., None]).transpose(1, 0, 2)
     lines += rows[:, None] * masks.shape[1]
-    columns_of, lines_of = torch.from_numpy(np.stack([columns, lines])).to(masks.device)
+    columns_of, lines_of = sent(torch.from_numpy(np.stack([columns, lines])), masks.device)
     cut = masks.view(torch.uint8).flatten(0, 1).index_select(0, lines_of.flatten()).view(-1, side, masks.shape[2])
     return cut.gather(2, columns_of[:, None].expand(-1, side, -1)).bool()
 
@@ -180,7 +183,7 @@ def resize_nearest(mask: Bool[Tensor, "height width"], side: int) -> Bool[Tensor
 @lru_cache(maxsize=4096)
 def _nearest_pixels_of(size: int, side: int, device: torch.device) -> Int64[Tensor, "side"]:
     """Return `_nearest_pixels` of one size on a device."""
-    return torch.from_numpy(_nearest_pixels(np.array(size), side)).to(device)
+    return sent(torch.from_numpy(_nearest_pixels(np.array(size), side)), device)
 
 
 def _nearest_pixels(sizes: Int64[np.ndarray, "*box"], side: int) -> Int64[np.ndarray, "*box side"]:

@@ -14,6 +14,8 @@ import torch
 from jaxtyping import Bool, Int64, UInt8
 from torch import Tensor
 
+from ovseg_models.host_to_device import sent
+
 _WORD_PX = 8  # pixels, a byte each, that a CPU takes as one number
 _CPU_MASKS_AT_ONCE = 8  # what is in work stays in a CPU's cache; a GPU takes all of them at once
 
@@ -125,7 +127,7 @@ def _runs_of_chunk(
     device, (count, height, width) = masks.device, masks.shape
     pixels = masks.view(torch.uint8)
     first_pixels = np.cumsum(heights * widths) - heights * widths  # of each mask, among the pixels of all
-    own = torch.from_numpy(np.stack([heights, widths, first_pixels])).to(device)
+    own = sent(torch.from_numpy(np.stack([heights, widths, first_pixels])), device)
     of_heights, of_widths, of_first_pixels = own
 
     # A pixel flips if it differs from the one before it in its column. Before a column's first pixel comes the last one
@@ -165,8 +167,8 @@ def _fill(
     # One copy to the device; what is only arithmetic is done there.
     first_runs = np.cumsum(found.runs) - found.runs
     first_pixels = np.cumsum(heights * widths) - heights * widths
-    sent = np.concatenate([found.runs, heights, widths, first_pixels, first_runs, found.lengths])
-    at_device = torch.from_numpy(sent).to(device, non_blocking=True)
+    numbers = np.concatenate([found.runs, heights, widths, first_pixels, first_runs, found.lengths])
+    at_device = sent(torch.from_numpy(numbers), device)
     runs, of_heights, of_widths, of_first_pixels, _ = at_device[: 5 * count].view(5, count)
     mask = torch.repeat_interleave(runs, output_size=len(found.lengths))
     after = at_device[5 * count :].cumsum(0) - of_first_pixels[mask]  # the pixel of its mask that follows each run

@@ -8,6 +8,8 @@ import torch.nn.functional as F  # noqa: N812
 from jaxtyping import Bool, Float, Int64, Integer
 from torch import Tensor
 
+from ovseg_models.host_to_device import sent
+
 
 @dataclass(frozen=True)
 class Targets:
@@ -111,9 +113,8 @@ def pack_targets(
     for row, target in enumerate(targets):
         _require_valid(target, row, image_size, num_classes)
     counts = tuple(len(target.class_ids) for target in targets)
-    masks = torch.cat([_padded(target.masks, image_size) for target in targets]).to(device).float()
-    # One copy to the device: class, image and slot of each target [3 target]. It waits for nothing that the device has
-    # in work: CUDA takes so little from ordinary memory at once.
+    masks = sent(torch.cat([_padded(target.masks, image_size) for target in targets]), device).float()
+    # Class, image and slot of each target [3 target].
     on_host = torch.stack(
         [
             torch.cat([target.class_ids for target in targets]),
@@ -121,7 +122,7 @@ def pack_targets(
             torch.tensor([slot for count in counts for slot in range(count)], dtype=torch.int64),
         ]
     )
-    class_ids, images, slots = on_host.to(device, non_blocking=True)
+    class_ids, images, slots = sent(on_host, device)
     class_slots = class_ids.new_zeros(len(targets), max(counts))
     mask_slots = masks.new_zeros(len(targets), max(counts), *mask_size)
     class_slots[images, slots] = class_ids
@@ -139,7 +140,7 @@ def _counted(
         return None
     everywhere = torch.ones(size, dtype=torch.bool)
     rows = [everywhere if target.counted is None else _padded(target.counted[None], size)[0] for target in targets]
-    return torch.stack([row.to(device) for row in rows]).float()
+    return sent(torch.stack(rows), device).float()
 
 
 def _subsampled(

@@ -1,6 +1,8 @@
 """Counts what code asks of a device: kernels, and the moments at which the host waits for it."""
 
 from collections import Counter
+from contextlib import ExitStack
+from unittest import mock
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -13,7 +15,9 @@ VIEWS = {
     *("t", "transpose", "unbind", "unfold", "unsqueeze", "view"),
 }
 WAITS = {"_local_scalar_dense", "_unique2", "masked_select", "nonzero", "unique_consecutive", "unique_dim"}
-READS = ("tolist", "cpu")  # torch's dispatcher does not see these where tensors are on the CPU already
+# Torch's dispatcher does not see these where tensors are on the CPU already.
+ALWAYS_WAIT = ("tolist", "cpu", "new_tensor")
+COPIES = {torch.Tensor: ("to",), torch: ("tensor", "as_tensor")}
 
 
 class CountedOperations(TorchDispatchMode):
@@ -21,7 +25,9 @@ class CountedOperations(TorchDispatchMode):
 
     Attributes:
         names: How often each operation was called that starts kernels.
-        waits: How often each was called for which the host waits; a mask as an index is one.
+        waits: How often each was called for which the host waits; a mask as an index is one. So is a copy to a named
+            device that may block, also one that has nothing to copy here, where all is on the CPU: after such a copy
+            from the host torch waits for the stream.
     """
 
     def __init__(self) -> None:
@@ -49,19 +55,31 @@ class CountedOperations(TorchDispatchMode):
         return operation(*args, **(kwargs or {}))
 
     def __enter__(self):
-        self._own = {name: getattr(torch.Tensor, name) for name in READS}
-        for name, read in self._own.items():
-            setattr(torch.Tensor, name, self._counting(name, read))
+        self._patches = ExitStack()
+        for name in ALWAYS_WAIT:
+            self._patch(torch.Tensor, name, lambda *_: True)
+        for place, names in COPIES.items():
+            for name in names:
+                self._patch(place, name, _is_blocking_copy)
         return super().__enter__()
 
     def __exit__(self, *error):
-        for name, read in self._own.items():
-            setattr(torch.Tensor, name, read)
+        self._patches.close()
         return super().__exit__(*error)
 
-    def _counting(self, name, read):
-        def counted(tensor, *args, **kwargs):
-            self.waits[name] += 1
-            return read(tensor, *args, **kwargs)
+    def _patch(self, place, name, waits):
+        own = getattr(place, name)
 
-        return counted
+        def counted(*args, **kwargs):
+            if waits(args, kwargs):
+                self.waits[name] += 1
+            return own(*args, **kwargs)
+
+        self._patches.enter_context(mock.patch.object(place, name, counted))
+
+
+def _is_blocking_copy(arguments, options):
+    """Return whether a device is named, of a tensor or as such, and the copy to it may block."""
+    devices = [*arguments[1:], *options.values()]
+    named = any(isinstance(value, torch.device | torch.Tensor | str) for value in devices)
+    return named and True not in (options.get("non_blocking"), *(value for value in arguments[1:] if value is True))

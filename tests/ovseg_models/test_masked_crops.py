@@ -8,8 +8,17 @@ from hypothesis import strategies as st
 from torch.nn import functional
 
 from ovseg_models import masked_crops as module
-from ovseg_models.masked_crops import crops_of_regions, mask_boxes, masked_crops, masked_crops_of_pictures, patch_mask
+from ovseg_models.masked_crops import (
+    crops_of_regions,
+    mask_boxes,
+    masked_crops,
+    masked_crops_of_pictures,
+    normalised,
+    patch_mask,
+    without_normalisation,
+)
 from ovseg_models.region_resize import box_chunks
+from tests.fake_cuda import CUDA, FakeCuda
 from tests.operations import CountedOperations
 
 MEAN = torch.tensor([0.48145466, 0.4578275, 0.40821073])[:, None, None]
@@ -144,6 +153,7 @@ def test_a_gpu_gets_few_operations_and_two_synchronisations_a_batch(monkeypatch,
         for index in range(count)
     ]
     images, masks, pictures = frames_of(scenes)
+    masked_crops_of_pictures(images, masks, pictures, crop_px=32)  # makes the tables that are kept
     with CountedOperations() as counted:
         made = masked_crops_of_pictures(images, masks, pictures, crop_px=32)
     assert 20 < counted.kernels <= 60, counted.names
@@ -152,6 +162,21 @@ def test_a_gpu_gets_few_operations_and_two_synchronisations_a_batch(monkeypatch,
     with CountedOperations() as counted:
         masked_crops_of_pictures(images, masks, pictures, crop_px=32, boxes_xyxy=boxes)
     assert counted.synchronisations == 0, counted.waits
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_crops_wait_for_a_fake_device_as_often(known):
+    """Constants included, which are sent when they are first used."""
+    masks, boxes = torch.ones(100, 240, 320, dtype=torch.bool), np.tile(np.array([0, 0, 320, 240]), (100, 1))
+    pictures = np.arange(100) // 50
+    with FakeCuda() as device:
+        images = torch.zeros(2, 3, 240, 320, dtype=torch.uint8, device=CUDA)
+        made = masked_crops_of_pictures(
+            images, masks.new_ones(masks.shape, device=CUDA), pictures, crop_px=32, boxes_xyxy=boxes if known else None
+        )
+        assert normalised(images).device == without_normalisation(made.crops).device == CUDA
+    assert made.crops.shape == (100, 3, 32, 32)
+    assert device.waits == ({} if known else {"nonzero": 1, "to the host": 1})
 
 
 @pytest.mark.parametrize("chunk", [1, 2, 5, 100])

@@ -50,6 +50,7 @@ def test_stage_1_computes_net_matching_and_losses(precision, unlabelled):
         host.net.to(CUDA)
         vocabulary = Vocabulary(host.vocabulary.text_embeddings.to(CUDA), host.vocabulary.places)
         task = replace(host, processes=ON_CUDA, vocabulary=vocabulary)
+        device.waits.clear()
         terms = task.backward(task.net, proposals.batch(), step(precision))
     assert {name: (value.dtype, value.device) for name, value in terms.items()} == dict.fromkeys(
         ["loss", "classification", "focal", "dice"], (torch.float32, CUDA)
@@ -57,7 +58,7 @@ def test_stage_1_computes_net_matching_and_losses(precision, unlabelled):
     (output,) = left
     assert all(layer.mask_logits.dtype == HALF.get(precision, torch.float32) for layer in output.layers)
     assert all(layer.mask_logits.device == CUDA for layer in output.layers)
-    assert device.reads == {"to the host": 1}  # the costs of all layers together
+    assert device.waits == {"to the host": 1}  # the costs of all layers together
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +77,7 @@ def test_stage_3_computes_tower_and_losses(pairs, precision, loss):
         host.adapted.to(CUDA)
         task: FinetuneTask = replace(host, processes=ON_CUDA, noun_embeddings=host.noun_embeddings.to(CUDA))
         task.parameter_groups()
+        device.waits.clear()
         block = task.adapted.clip.visual.transformer.resblocks[0]
         block.mlp.register_forward_hook(lambda _module, _inputs, output: left.append(output.dtype))
         task.model.register_forward_hook(lambda _module, _inputs, output: left.append(output.dtype))
@@ -84,4 +86,4 @@ def test_stage_3_computes_tower_and_losses(pairs, precision, loss):
     assert left == [HALF.get(precision, torch.float32), torch.float32]
     assert terms["loss"].device == terms["logit_scale"].device == CUDA
     assert terms["loss"].dtype == torch.float32
-    assert not device.reads
+    assert not device.waits

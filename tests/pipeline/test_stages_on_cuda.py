@@ -93,7 +93,7 @@ def test_mining_as_a_whole(fake_cuda, tmp_path, monkeypatch):
     with fake_cuda as device:
         report = run("mine", settings)
     assert len(pair_rows(report.artifact)) > 0
-    assert device.reads  # it was there that nets computed
+    assert device.waits  # it was there that nets computed
 
 
 def test_evaluation_as_a_whole(fake_cuda, tmp_path):
@@ -104,7 +104,7 @@ def test_evaluation_as_a_whole(fake_cuda, tmp_path):
         report = run("evaluate", settings)
     predictions = predictions_of(scores_on(report, "drawn"))
     assert len(predictions) == 5
-    assert device.reads
+    assert device.waits
 
 
 def test_both_validations_of_trainings(fake_cuda, tmp_path):
@@ -121,4 +121,4 @@ def test_both_validations_of_trainings(fake_cuda, tmp_path):
         zero_shot = named.counts(clip.encode_image, [0, 1])
     assert counts.confusion.device.type == "cpu"
     assert zero_shot.stacked().device.type == "cpu"
-    assert device.reads["to the host"] >= 2
+    assert device.waits["to the host"] >= 2

@@ -171,6 +171,7 @@ def test_a_step_waits_for_its_device_once_a_part_and_once_for_its_numbers(
         )
         trainer._context = MadeUpGradients(processes, parts, GradScaler("cuda", enabled=False), None)
         clear = trainer._gradients.clear
+        device.waits.clear()
 
         def made_up() -> None:
             clear()
@@ -180,7 +181,7 @@ def test_a_step_waits_for_its_device_once_a_part_and_once_for_its_numbers(
         monkeypatch.setattr(trainer._gradients, "clear", made_up)
         values = trainer._step(0, ProposalBatch(*(tensor[[0, 1, 2, 0]] for tensor in batch())))
     assert {"loss", "dice", "gradient_norm", "learning_rate"} <= values.keys()
-    assert device.reads == {"to the host": parts + 1}
+    assert device.waits == {"to the host": parts + 1}
 
 
 def test_bf16_gives_the_same_losses_to_its_few_digits() -> None:
