@@ -6,7 +6,9 @@ the texture of a photograph, seen at 640 x 853 px; the proposal net's place is t
 *Host* times are CPU milliseconds of this process, the best of some rounds, one thread: decoding, resizing, run lengths
 as text, tables. What a GPU does itself is counted, not timed: operations that start kernels, moments at which the host
 waits, and bytes. Starting those operations takes the host time too; it is timed by the same code on tensors of a few
-pixels, where there is nothing to compute. "Before" is pycocotools and a picture at a time, called in the same run.
+pixels, where there is nothing to compute. "Before" is pycocotools and a picture at a time, called in the same run; what
+the code of that time asked of a GPU is not run here. Core time says what several cores could do if no thread waited for
+another; so parts that run in threads are timed by the clock on the wall too, in one thread and in two.
 """
 
 import io
@@ -15,7 +17,9 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
+from types import SimpleNamespace
 from typing import NamedTuple
 from unittest.mock import patch
 
@@ -26,6 +30,7 @@ from torch.nn import functional
 
 from ovseg_models import fusion, masked_crops, run_lengths
 from ovseg_models.contrastive_loss import contrastive_loss
+from ovseg_models.encoding import cut_regions
 from ovseg_models.fusion import fused_labels
 from ovseg_models.mask_adapted_clip import MaskAdaptedClip
 from ovseg_models.proposal_losses import proposal_losses
@@ -34,9 +39,12 @@ from pipeline.clip_loading import load_clip
 from pipeline.evaluate.decoding import decoded
 from pipeline.finetune.augmentation import WindowAugmentation
 from pipeline.finetune.samples import PairSamples
+from pipeline.mine.embedder import Embedder, _rows
+from pipeline.mine.full_batches import in_full_batches
 from pipeline.mine.pair_members import RegionCutter
-from pipeline.mine.regions import NetSize, net_picture
-from pipeline.settings import ClipSettings, PairSettings
+from pipeline.mine.regions import NetSize, SceneAndRegions, SceneRegions, net_picture
+from pipeline.ordered_threads import in_threads
+from pipeline.settings import ClipSettings, EmbedSettings, PairSettings
 from pipeline.small_clip import SHIPPED, SMALL
 from pipeline.train_proposals.augmentation import Augmentation
 from pipeline.training.data_order import DataOrder, Draw
@@ -44,13 +52,16 @@ from pipeline.training.loader import loading
 from pipeline.training.processes import Processes
 from pipeline.upright_scenes import upright_labels, upright_picture
 from storage_schemas.artifact import Artifact
+from storage_schemas.embeddings import KIND as EMBEDDINGS
+from storage_schemas.embeddings import SCHEMA_VERSION as EMBEDDINGS_VERSION
+from storage_schemas.embeddings import EmbeddingShardWriter, SceneEmbeddings
 from storage_schemas.manifest import Description, Identity
 from storage_schemas.pair_collection import PairCollection
 from storage_schemas.pairs import KIND, SCHEMA_VERSION, Pair, PairShardWriter
 from storage_schemas.proposals import KIND as PROPOSALS
 from storage_schemas.proposals import SCHEMA_VERSION as PROPOSALS_VERSION
 from storage_schemas.proposals import ProposalShardWriter, SceneProposals
-from storage_schemas.rle import areas_of_runs, boxes_of_runs, compressed, decode_masks, encode_masks, run_lengths_of
+from storage_schemas.rle import areas_of_runs, boxes_of_runs, compressed, decode_masks, encode_masks
 from storage_schemas.scenes import Caption, Scene
 from tests.benchmarks.bench_fusion import peaked_scores
 from tests.benchmarks.bench_proposal_losses import Size, draw
@@ -63,6 +74,7 @@ CORES = 8
 ROUNDS = 5
 CPU = torch.device("cpu")
 CROPS, BATCH = 64, 128  # pairs of the benchmark, and of a batch of stage 3
+GPU_CROPS = 256  # that embed's CLIP takes at a time
 
 
 def cpu_ms(job: Callable[[], object], rounds: int = ROUNDS) -> float:
@@ -166,7 +178,7 @@ class Feeding(NamedTuple):
     def printed(self, name: str, item: str) -> None:
         per_s = CORES * 1e3 / self.host_ms
         print(
-            f"  {name}: {self.host_ms:.2f} core-ms per {item}, {per_s:,.0f} {item}s/s from {CORES} cores; "
+            f"  {name}: {self.host_ms:.2f} core-ms per {item}, {per_s:,.0f} {item}s/s from {CORES} cores' time; "
             f"{self.operations:.1f} operations, {self.waits:.2f} waits; {self.to_device_bytes / 2**10:,.0f} KiB to the "
             f"device, {self.from_device_bytes / 2**10:,.0f} KiB back"
         )
@@ -217,7 +229,7 @@ def proposing(scene: Scene, runs_dir: Path) -> None:
     )
     hard = counted(lambda: hard_masks(logits, NET, 0.5)).kernels
     Feeding(decode + old + write, hard + 1, 2, picture, QUERIES * NET[0] * NET[1] + numbers).printed(
-        "before", "picture"
+        "before: pycocotools", "picture"
     )
     runs_bytes = 4 * (len(found.lengths) + QUERIES)
     after = Feeding(
@@ -225,60 +237,131 @@ def proposing(scene: Scene, runs_dir: Path) -> None:
         runs_bytes + numbers,
     )  # fmt: skip
     after.printed("after", "picture")
+    print(f"  most in one thread: {write:.1f} ms")
+
+    def text_of_runs(_: int) -> None:
+        compressed(*found)
+        areas_of_runs(*found)
+        boxes_of_runs(*found, NET[0])
+
+    in_two_threads("decoding and resizing", lambda _: decoded_pixels(scene))
+    in_two_threads("counts, areas and boxes of run lengths", text_of_runs)
 
 
-def embedding(scene: Scene) -> None:
-    """Step 2 of mining."""
+def embedding(scene: Scene, runs_dir: Path) -> None:
+    """Step 2 of mining: what `Embedder` does beside CLIP, and the writing of rows."""
     masks = hard_masks(blob_logits(), NET, 0.5)
     found = run_lengths.run_lengths(masks)
-    counts, boxes = compressed(*found), boxes_of_runs(*found, NET[0])
-    pixels = decoded_pixels(scene)
-    several = [torch.stack([pixels] * TOGETHER), torch.cat([masks] * TOGETHER)]
-    of_pictures, of_boxes = np.repeat(np.arange(TOGETHER), QUERIES), np.concatenate([boxes] * TOGETHER)
-    runs = run_lengths.RunLengths(np.concatenate([found.lengths] * TOGETHER), np.tile(found.runs, TOGETHER))
-
-    def cut(images: torch.Tensor, some: torch.Tensor, own_boxes: np.ndarray) -> None:
-        masked_crops.masked_crops_of_pictures(images, some, of_pictures, crop_px=224, boxes_xyxy=own_boxes)
-
-    decode = cpu_ms(lambda: decoded_pixels(scene))
-    text = cpu_ms(lambda: run_lengths_of(counts, *NET))
-    tiny_masks = torch.ones(TOGETHER * QUERIES, 2, 2, dtype=torch.bool)
-    tiny = run_lengths.run_lengths(tiny_masks)
-    tiny_images, tiny_boxes = several[0][..., :2, :2], np.tile(np.array([[0, 0, 2, 2]]), (TOGETHER * QUERIES, 1))
-
-    def start_all() -> None:
-        run_lengths.masks_of_runs(tiny, (2, 2), CPU)
-        masked_crops.masked_crops_of_pictures(tiny_images, tiny_masks, of_pictures, crop_px=2, boxes_xyxy=tiny_boxes)
-
-    launch = launch_ms(start_all) / TOGETHER
-    old = cpu_ms(lambda: decode_masks(counts, *NET))
-    whole = cpu_ms(lambda: run_lengths.masks_of_runs(found, NET, CPU))
-    print(
-        f"embed: decoding and resizing {decode:.1f} ms, run lengths of counts {text:.1f} ms, starting the device's "
-        f"operations {launch:.1f} ms, {TOGETHER} pictures together; masks by pycocotools {old:.0f} ms, all on the CPU "
-        f"{whole + text:.0f} ms"
+    counts = compressed(*found)
+    regions = SceneRegions(
+        indices=np.arange(QUERIES, dtype=np.int32),
+        height_px=NET[0],
+        width_px=NET[1],
+        mask_counts=counts,
+        areas_px=areas_of_runs(*found),
+        boxes_xyxy=boxes_of_runs(*found, NET[0]),
     )
+    of = SceneAndRegions(scene, regions)
+    embedder, tiny_embedder = embedder_of(crop_px=224, patch_px=16), embedder_of(crop_px=2, patch_px=1)
+    vectors = torch.zeros(2 * QUERIES * TOGETHER, DIM)
+
+    def rows_of(embedder: Embedder, group: list) -> list[SceneEmbeddings]:
+        # Not in inference mode, where torch reports views as operations of their own.
+        cut = iter(Embedder._cut.__wrapped__(embedder, group))
+        return [_rows(some) for some in in_full_batches(cut, lambda crops: vectors[: len(crops)], size=GPU_CROPS)]
+
+    ready = embedder._decoded(of)
+    tiny = ready._replace(
+        of=SceneAndRegions(scene, replace(regions, height_px=2, width_px=2)),
+        pixels=torch.zeros(3, 2, 2, dtype=torch.uint8),
+        runs=run_lengths.run_lengths(torch.ones(QUERIES, 2, 2, dtype=torch.bool)),
+        boxes_xyxy=np.tile(np.array([[0, 0, 2, 2]], np.int32), (QUERIES, 1)),
+    )
+    identity = Identity(kind=EMBEDDINGS, name="bench", schema_version=EMBEDDINGS_VERSION, recipe=1, settings={})
+    artifact = Artifact.planned(runs_dir, Description(identity=identity, units=("shard-00000",)))
+    with artifact.writing(), artifact.write_unit("shard-00000") as unit:
+        writer, rows = EmbeddingShardWriter(unit, embedding_dim=DIM), rows_of(embedder, [ready])[0]
+        write = cpu_ms(lambda: writer.add(rows))
+        writer.commit()
+
+    decode, picture_alone = cpu_ms(lambda: embedder._decoded(of)), cpu_ms(lambda: decoded_pixels(scene))
+    frames = cpu_ms(lambda: torch.stack([ready.pixels] * TOGETHER)) / TOGETHER
+    cut = launch_ms(lambda: rows_of(tiny_embedder, [tiny] * TOGETHER)) / TOGETHER
+    old = cpu_ms(lambda: decode_masks(counts, *NET))
+    whole = cpu_ms(lambda: embedder._cut([ready]))
+    print(
+        f"embed, {TOGETHER} pictures together: decoding and resizing {picture_alone:.1f} ms, run lengths and boxes of "
+        f"counts {decode - picture_alone:.1f} ms, pictures into frames {frames:.1f} ms, cutting, batches and rows "
+        f"without a GPU's own work {cut:.1f} ms, writing {write:.1f} ms; masks by pycocotools {old:.0f} ms; "
+        f"cutting on the CPU {whole:.0f} ms"
+    )
+    pixels = decoded_pixels(scene)
     one = counted(lambda: masked_crops.masked_crops(pixels, masks, crop_px=224))
-    picture = 3 * NET[0] * NET[1]
-    mask_bytes = QUERIES * NET[0] * NET[1]
-    Feeding(decode + old, one.kernels, one.synchronisations, picture + mask_bytes, 0).printed("before", "picture")
-    made = counted(lambda: run_lengths.masks_of_runs(runs, NET, CPU))
-    crops = counted(lambda: cut(*several, of_boxes))
-    kernels, waits = made.kernels + crops.kernels, made.synchronisations + crops.synchronisations
+    tiny_masks = torch.ones(QUERIES, 2, 2, dtype=torch.bool)
+    one_cut = launch_ms(lambda: masked_crops.masked_crops(pixels[:, :2, :2], tiny_masks, crop_px=2))
+    picture, mask_bytes, back = 3 * NET[0] * NET[1], QUERIES * NET[0] * NET[1], 4 * QUERIES * DIM
+    Feeding(
+        picture_alone + old + one_cut + write, one.kernels, one.synchronisations + 1, picture + mask_bytes, back
+    ).printed("one picture at a time, masks by pycocotools", "picture")  # fmt: skip
+    both = counted(lambda: rows_of(embedder, [ready] * TOGETHER))
     runs_bytes = 8 * (len(found.lengths) + 5 * QUERIES)
-    after = Feeding(decode + text + launch, kernels / TOGETHER, waits / TOGETHER, picture + runs_bytes, 0)
-    after.printed("after", "picture")
-    print(f"  a batch of {TOGETHER} pictures: {made.kernels} operations for the masks, {crops.kernels} for the crops")
+    now = Feeding(
+        decode + frames + cut + write, both.kernels / TOGETHER, both.synchronisations / TOGETHER, picture + runs_bytes,
+        back,
+    )  # fmt: skip
+    now.printed("now, tensors of the host counted too", "picture")
+    print(f"  most in one thread: {max(frames + cut, write):.1f} ms")
+    in_two_threads("decoding, run lengths and boxes of counts", lambda _: embedder._decoded(of))
 
 
-def pairs_in(runs_dir: Path, crop_format: str) -> Artifact:
-    """Cut pairs of the sizes that 100 blobs have out of one picture, in a format."""
-    masks = hard_masks(blob_logits(), NET, 0.5)
+def embedder_of(crop_px: int, patch_px: int) -> Embedder:
+    """Build an embedder whose CLIP is never run."""
+    clip = SimpleNamespace(
+        logit_scale=torch.zeros(()), crop_px=crop_px, patch_px=patch_px, needs_patch_masks=lambda: False
+    )
+    return Embedder(clip, EmbedSettings(), SIZE)  # type: ignore[arg-type]
+
+
+def in_two_threads(name: str, job: Callable[[int], object], items: int = 8, rounds: int = 24) -> None:
+    """Compare the clock on the wall for a job in one thread and in two: 2.0 means that none waits for the other.
+
+    Other programs on the machine make both slower, so each is the best of some rounds, taken in turns with hashing,
+    which holds no lock: what two threads win there is what the machine has for them.
+    """
+    content = bytes(2**23)
+    jobs = {name: job, "hashing": lambda _: sha256(content).digest()}
+    taken: dict[tuple[str, int], list[float]] = {(of, threads): [] for of in jobs for threads in (1, 2)}
+    for _ in range(rounds):
+        for (of, threads), times in taken.items():
+            start = time.perf_counter()
+            for _ in in_threads(jobs[of], range(items), threads=threads):
+                pass
+            times.append(time.perf_counter() - start)
+    best = {key: 1e3 * min(times) / items for key, times in taken.items()}
+    one, two = best[name, 1], best[name, 2]
+    print(
+        f"  {name}, by the clock on the wall: {one:.1f} ms in one thread, {two:.1f} in two, {one / two:.2f} times; "
+        f"hashing {best['hashing', 1] / best['hashing', 2]:.2f} times"
+    )
+
+
+def discs() -> torch.Tensor:
+    """Draw masks of 430 x 430 px, each elsewhere."""
+    generator = torch.Generator().manual_seed(0)
+    centres = torch.rand(CROPS, 2, 1, 1, generator=generator)
+    y, x = (215 + centres[:, axis] * (side - 430) for axis, side in enumerate(NET))
+    lines, columns = torch.arange(NET[0])[:, None] + 0.5, torch.arange(NET[1]) + 0.5
+    return (lines - y) ** 2 + (columns - x) ** 2 <= 215**2
+
+
+def pairs_in(runs_dir: Path, crop_format: str, masks: torch.Tensor) -> Artifact:
+    """Cut pairs of masks out of one picture, in a format."""
     found = run_lengths.run_lengths(masks)
     counts, boxes = compressed(*found), boxes_of_runs(*found, NET[0])
     picture = net_picture(photograph(), SIZE)
     cutter = RegionCutter(picture, PairSettings.model_validate({"crop_format": crop_format}))
-    identity = Identity(kind=KIND, name=crop_format, schema_version=SCHEMA_VERSION, recipe=1, settings={})
+    name = f"{crop_format}-{len(masks)}"
+    identity = Identity(kind=KIND, name=name, schema_version=SCHEMA_VERSION, recipe=1, settings={})
     artifact = Artifact.planned(runs_dir, Description(identity=identity, units=("shard-00000",)))
     with artifact.writing(), artifact.write_unit("shard-00000") as unit:
         writer = PairShardWriter(unit)
@@ -295,7 +378,7 @@ def pairs_in(runs_dir: Path, crop_format: str) -> Artifact:
 
 def finetuning(runs_dir: Path) -> None:
     """Stage 3: what a loader's process does per crop, and the training process per batch."""
-    print(f"finetune, {CROPS} crops of the {QUERIES} blobs' boxes, a window of each, 224 px:")
+    print(f"finetune, {CROPS} crops of 430 x 430 px, then of the {QUERIES} blobs' boxes; a window of each, 224 px:")
     texts = functional.normalize(torch.randn(BATCH, DIM), dim=1)
     small = torch.zeros(2, 3, 2, 2, dtype=torch.uint8)
 
@@ -305,16 +388,17 @@ def finetuning(runs_dir: Path) -> None:
 
     operations = counted(lambda: loss(small, texts[:2]))
     launches = launch_ms(lambda: loss(small, texts[:2]))
-    for crop_format in ("png", "jpg", "jpg-256"):
-        pairs = PairCollection(pairs_in(runs_dir, crop_format))
-        samples = PairSamples(pairs, WindowAugmentation(0.9, 4 / 3), 0, 224, 16)
-        draws = [Draw(0, number) for number in range(CROPS)]
-        sample = cpu_ms(lambda samples=samples, draws=draws: samples.batch(draws), 3) / CROPS
-        stored = sum(len(pairs.read(number).crop) for number in range(CROPS)) / CROPS
-        bytes_of_crop = 3 * 224 * 224 + (224 // 16) ** 2 + 16
-        kernels = operations.kernels / BATCH
-        crop = Feeding(sample, kernels, operations.synchronisations / BATCH, bytes_of_crop, 0)
-        crop.printed(f"{crop_format}, {stored / 1e3:.0f} kB a crop", "crop")
+    for masks in (discs(), hard_masks(blob_logits(), NET, 0.5)):
+        for crop_format in ("png", "jpg", "jpg-256"):
+            pairs = PairCollection(pairs_in(runs_dir, crop_format, masks))
+            samples = PairSamples(pairs, WindowAugmentation(0.9, 4 / 3), 0, 224, 16)
+            draws = [Draw(0, number) for number in range(CROPS)]
+            sample = cpu_ms(lambda samples=samples, draws=draws: samples.batch(draws), 3) / CROPS
+            stored = sum(len(pairs.read(number).crop) for number in range(CROPS)) / CROPS
+            bytes_of_crop = 3 * 224 * 224 + (224 // 16) ** 2 + 16
+            kernels = operations.kernels / BATCH
+            crop = Feeding(sample, kernels, operations.synchronisations / BATCH, bytes_of_crop, 0)
+            crop.printed(f"{crop_format}, {stored / 1e3:.0f} kB a crop", "crop")
     received = []
     with loading(
         replace(samples), DataOrder(CROPS, BATCH, seed=0), first_step=0, steps=8,
@@ -390,14 +474,29 @@ def training_proposals(scene: Scene) -> None:
 
 
 def evaluating(scene: Scene) -> None:
-    """Stage 4, without the nets and their crops, which are those of mining."""
+    """Stage 4, without the nets: crops are cut a picture at a time, from masks that the device has."""
     host = cpu_ms(lambda: decoded(scene, 150, 255)) + cpu_ms(lambda: decoded_pixels(scene))
     scores, logits = peaked_scores(150), blob_logits()
-    operations = counted(lambda: fused_labels(scores, logits, net_size=NET, size=STORED))
-    tiny = launch_ms(lambda: fused_labels(scores, logits[:, :8, :8], net_size=(32, 32), size=(24, 24)))
-    print("evaluate, decoding picture and labels, the picture resized; fusion of 150 classes:")
+    pixels, small = decoded_pixels(scene), logits[:, :8, :8]
+
+    def cut(picture: torch.Tensor, some: torch.Tensor, crop_px: int) -> None:
+        masks = hard_masks(some, (picture.shape[1], picture.shape[2]), 0.5)
+        cut_regions(picture, masks, crop_px=crop_px, patch_px=crop_px // 14)
+
+    many = counted(lambda: fused_labels(peaked_scores(847), logits, net_size=NET, size=STORED))
+    print(f"fusion of 847 classes: {many.kernels} operations, {many.synchronisations} waits")
+    fusing = counted(lambda: fused_labels(scores, logits, net_size=NET, size=STORED))
+    cutting = counted(lambda: cut(pixels, logits, 224))
+    tiny = launch_ms(lambda: fused_labels(scores, small, net_size=(32, 32), size=(24, 24)))
+    tiny += launch_ms(lambda: cut(pixels[:, :32, :32], small, 14))
+    print(
+        "evaluate, decoding picture and labels, the picture resized; fusion of 150 classes and cutting "
+        f"({fusing.kernels} and {cutting.kernels} operations, {fusing.synchronisations} and "
+        f"{cutting.synchronisations} waits):"
+    )
     labels_bytes = 2 * STORED[0] * STORED[1]
-    now = Feeding(host + tiny, operations.kernels, operations.synchronisations, 3 * NET[0] * NET[1], labels_bytes)
+    kernels, waits = fusing.kernels + cutting.kernels, fusing.synchronisations + cutting.synchronisations
+    now = Feeding(host + tiny, kernels, waits, 3 * NET[0] * NET[1], labels_bytes)
     now.printed("now", "picture")
 
 
@@ -406,7 +505,7 @@ def main() -> None:
     scene = photograph()
     with tempfile.TemporaryDirectory() as folder, torch.no_grad():
         proposing(scene, Path(folder))
-        embedding(scene)
+        embedding(scene, Path(folder))
         finetuning(Path(folder))
         given_up()
         training_proposals(scene)

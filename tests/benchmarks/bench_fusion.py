@@ -3,7 +3,8 @@
 Run alone: ``python -m tests.benchmarks.bench_fusion``; about a minute. The ratio is of CPU times on two threads, taken
 in turns. Peak memory is that of the process beyond what it held before, soft masks included, from Linux's /proc. What a
 GPU is asked for is counted with its larger steps. Masks are soft ellipses, as a trained net gives them, and the same
-under noise, which is the hard case: far fewer classes are excluded.
+under noise, which is the hard case: far fewer classes are excluded. On a machine that does other work too, set
+OMP_WAIT_POLICY=passive: threads that wait in a loop for each other count as working.
 """
 
 import resource

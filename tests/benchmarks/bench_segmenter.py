@@ -5,7 +5,8 @@ mask prompts, random weights of the true shapes; a picture of 640 x 853 px, 100 
 before. Masks are soft ellipses in place of what the random net gives, all different. The plain form runs the same
 modules in the published order: soft masks all at once, one crop after the other, all crops through all tokens of every
 layer, and scores of all classes at the net's size before they are resized. The ratio is of CPU seconds on two threads,
-taken in turns; peak memory is that of the process beyond what it held before, from Linux's /proc.
+taken in turns; peak memory is that of the process beyond what it held before, from Linux's /proc. On a machine that
+does other work too, set OMP_WAIT_POLICY=passive: threads that wait in a loop for each other count as working.
 """
 
 import numpy as np
