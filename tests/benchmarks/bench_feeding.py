@@ -267,7 +267,7 @@ def embedding(scene: Scene, runs_dir: Path) -> None:
 
     def rows_of(embedder: Embedder, group: list) -> list[SceneEmbeddings]:
         # Not in inference mode, where torch reports views as operations of their own.
-        cut = iter(Embedder._cut.__wrapped__(embedder, group))
+        cut = iter(Embedder._cut_together.__wrapped__(embedder, group))
         return [_rows(some) for some in in_full_batches(cut, lambda crops: vectors[: len(crops)], size=GPU_CROPS)]
 
     ready = embedder._decoded(of)
