@@ -20,7 +20,7 @@ from pipeline.mine.regions import NetSize, SceneAndRegions, UndecodableError, ne
 from pipeline.mine.statuses import EMPTY_MASK, NOT_FINITE, UNDECODABLE
 from pipeline.ordered_threads import in_threads
 from pipeline.settings import ClipSettings, EmbedSettings
-from pipeline.worker_device import crops_at_once
+from pipeline.worker_device import crops_at_once, is_out_of_memory
 from storage_schemas.embeddings import SceneEmbeddings
 from storage_schemas.rle import boxes_of_runs, run_lengths_of
 from storage_schemas.scenes import OK
@@ -142,8 +142,8 @@ class Embedder:
         """Cut CLIP's input of some scenes together, or one by one where memory does not suffice for that."""
         try:
             return self._cut_together(group)
-        except torch.OutOfMemoryError:
-            if len(group) == 1:
+        except RuntimeError as error:
+            if not is_out_of_memory(error) or len(group) == 1:
                 raise
         if torch.cuda.is_available():  # not before the error is let go of, which holds what the attempt had made
             torch.cuda.empty_cache()

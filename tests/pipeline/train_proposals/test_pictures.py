@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from ovseg_models.proposal_net import ProposalOutput
+from ovseg_models.proposal_net import ProposalNet, ProposalOutput
 from pipeline.train_proposals.proposal_sheet import proposal_sheet
 from pipeline.training.curves import Panel, curves_picture
 from storage_schemas.scene_collection import SceneCollection
@@ -30,8 +30,11 @@ def test_curves_of_nothing_and_of_zeros_can_be_drawn(points: list[tuple[float, f
     assert len(picture.getcolors(10**5)) > 2
 
 
-class Halves(torch.nn.Module):
+class Halves(ProposalNet):
     """A net whose two proposals are the left half of the picture, and nothing."""
+
+    def __init__(self) -> None:
+        torch.nn.Module.__init__(self)
 
     def preprocess(self, images: list[torch.Tensor]) -> torch.Tensor:
         return torch.stack(images).float()
