@@ -252,15 +252,7 @@ def embedding(scene: Scene, runs_dir: Path) -> None:
     """Step 2 of mining: what `Embedder` does beside CLIP, and the writing of rows."""
     masks = hard_masks(blob_logits(), NET, 0.5)
     found = run_lengths.run_lengths(masks)
-    counts = compressed(*found)
-    regions = SceneRegions(
-        indices=np.arange(QUERIES, dtype=np.int32),
-        height_px=NET[0],
-        width_px=NET[1],
-        mask_counts=counts,
-        areas_px=areas_of_runs(*found),
-        boxes_xyxy=boxes_of_runs(*found, NET[0]),
-    )
+    counts, regions = compressed(*found), regions_of(found)
     of = SceneAndRegions(scene, regions)
     embedder, tiny_embedder = embedder_of(crop_px=224, patch_px=16), embedder_of(crop_px=2, patch_px=1)
     vectors = torch.zeros(2 * QUERIES * TOGETHER, DIM)
@@ -312,6 +304,18 @@ def embedding(scene: Scene, runs_dir: Path) -> None:
     now.printed("now, tensors of the host counted too", "picture")
     print(f"  most in one thread: {max(frames + cut, write):.1f} ms")
     in_two_threads("decoding, run lengths and boxes of counts", lambda _: embedder._decoded(of))
+
+
+def regions_of(found: run_lengths.RunLengths) -> SceneRegions:
+    """Return masks as mining reads them."""
+    return SceneRegions(
+        indices=np.arange(QUERIES, dtype=np.int32),
+        height_px=NET[0],
+        width_px=NET[1],
+        mask_counts=compressed(*found),
+        areas_px=areas_of_runs(*found),
+        boxes_xyxy=boxes_of_runs(*found, NET[0]),
+    )
 
 
 def embedder_of(crop_px: int, patch_px: int) -> Embedder:
