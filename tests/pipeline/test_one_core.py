@@ -6,7 +6,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-OF_THE_CORE = {"preprocess", "encode_image", "masked_crops", "ensemble_scores", "upsampled_mask_probs", "no_object"}
+OF_THE_CORE = {
+    *("preprocess", "encode_image", "masked_crops", "masked_crops_of_pictures"),
+    *("ensemble_scores", "upsampled_mask_probs"),
+}
 TRAINED = {  # with gradients, which the core is without
     "pipeline/train_proposals/task.py": {"preprocess"},
     "pipeline/finetune/task.py": {"encode_image"},

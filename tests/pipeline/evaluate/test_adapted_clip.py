@@ -52,8 +52,10 @@ def write_adapted(settings: Settings, seed: int) -> MaskAdaptedClip:
 
 
 def test_predictions_are_those_of_a_segmenter_with_that_clip(tmp_path, monkeypatch):
-    cut, calls = encoding.masked_crops, []
-    monkeypatch.setattr(encoding, "masked_crops", lambda *given, **how: calls.append(1) or cut(*given, **how))
+    cut, calls = encoding.masked_crops_of_pictures, []
+    monkeypatch.setattr(
+        encoding, "masked_crops_of_pictures", lambda *given, **how: calls.append(1) or cut(*given, **how)
+    )
     settings = adapted_settings(tmp_path)
     adapted = write_adapted(settings, seed=1)
     report = run("evaluate", settings)
