@@ -248,6 +248,7 @@ def cut_regions_of_pictures(
         frame[:, :height, :width] = picture
     counts = [len(boxes) for boxes in boxes_xyxy]
     own = masks.split(counts)
+    # Of each picture: the masks that get a crop, and which of these each of its masks takes.
     if share_above_iou < 1:
         sharing = [shared_masks(some, share_above_iou) for some in own]
         masks = torch.cat(
@@ -260,6 +261,7 @@ def cut_regions_of_pictures(
     cut = masked_crops_of_pictures(
         sent(frames, masks.device), masks, of_picture, crop_px=crop_px, fill=fill, boxes_xyxy=np.concatenate(boxes)
     )
+    # Masks without a pixel got no crop: of three masks, the second one empty, the crops are 0, -1, 1.
     filled = [known[:, 2] > known[:, 0] for known in boxes]
     crops_of = [int(some.sum()) for some in filled]
     patches = patch_mask(cut.crop_masks, patch_px)

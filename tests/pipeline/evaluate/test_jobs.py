@@ -168,7 +168,7 @@ def test_evaluations_of_other_clips_share_the_proposals(tmp_path, monkeypatch):
         for masked in (True, False)
     )
     run(alone)
-    run(first)
+    run(first, compute=Compute(workers=2))
     assert files_of(first.artifact) == files_of(alone.artifact)
     monkeypatch.setattr(nets, "load_proposal_net", lambda *arguments: pytest.fail("the proposal net is loaded"))
     assert run(second).units_done == 3
