@@ -73,7 +73,7 @@ class RegionCrops(NamedTuple):
     def regions(self, embeddings: Float[Tensor, "crop dim"]) -> Regions:
         """Give each mask the embedding of its crop."""
         valid = self.crop_of_mask >= 0
-        rows = torch.from_numpy(self.crop_of_mask[valid]).to(embeddings.device, non_blocking=True)
+        rows = sent(torch.from_numpy(self.crop_of_mask[valid]), embeddings.device)
         return Regions(embeddings[rows], torch.from_numpy(valid))
 
 
@@ -195,7 +195,7 @@ def cut_regions(
     """
     found = distinct_masks(masks)
     if len(found.first) < len(masks):
-        masks = masks[torch.from_numpy(found.first).to(masks.device, non_blocking=True)]
+        masks = masks[sent(torch.from_numpy(found.first), masks.device)]
     (cut,) = cut_regions_of_pictures(
         [picture],
         masks,
@@ -252,7 +252,7 @@ def cut_regions_of_pictures(
     if share_above_iou < 1:
         sharing = [shared_masks(some, share_above_iou) for some in own]
         masks = torch.cat(
-            [some[torch.from_numpy(first).to(some.device)] for some, (first, _) in zip(own, sharing, strict=True)]
+            [some[sent(torch.from_numpy(first), some.device)] for some, (first, _) in zip(own, sharing, strict=True)]
         )
     else:
         sharing = [(np.arange(count), np.arange(count)) for count in counts]
@@ -357,7 +357,7 @@ def distinct_masks(masks: Bool[Tensor, "mask height width"]) -> DistinctMasks:
     first_like = np.array([firsts.setdefault(pixels[row].tobytes(), row) for row in range(count)], np.int64)
     candidates = np.flatnonzero(first_like != rows)
     if len(candidates):
-        pairs = torch.from_numpy(np.stack([candidates, first_like[candidates]])).to(masks.device, non_blocking=True)
+        pairs = sent(torch.from_numpy(np.stack([candidates, first_like[candidates]])), masks.device)
         different = (mask_bytes[pairs[0]] != mask_bytes[pairs[1]]).flatten(1).any(dim=1).cpu().numpy()
         first_like[candidates] = np.where(different, candidates, first_like[candidates])
     first, of_mask = np.unique(first_like, return_inverse=True)

@@ -22,11 +22,13 @@ from ovseg_models.encoding import (
     Proposals,
     Regions,
     cut_regions,
+    embed_crops,
     embed_regions,
     net_pixels,
     propose,
 )
 from ovseg_models.fusion import ClassScores, classify, clip_class_logits, fused_labels, fused_scores
+from ovseg_models.host_to_device import sent
 from ovseg_models.image_input import ImageInput, rgb_image
 from ovseg_models.mask_adapted_clip import MaskAdaptedClip
 from ovseg_models.precision import autocast
@@ -237,20 +239,27 @@ class Segmenter:
     @torch.no_grad()
     def branches(self, image: ImageInput, class_names: Sequence[str]) -> Branches:
         """Return what both branches say of an image's proposals, before it is fused."""
+        clip, settings = self.clip, self.settings
         pixels = self._net_pixels(rgb_image(image))
-        with autocast(self.device, self.settings.precision):
+        with autocast(self.device, settings.precision):
             (proposals,) = propose(self.proposal_net, [pixels])
-        cut = cut_regions(pixels, self._masks(proposals), crop_px=self.clip.crop_px, patch_px=self.clip.patch_px)
-        text_embeddings = self.text_embeddings(class_names)
-        valid = cut.crop_of_mask >= 0
-        rows = torch.from_numpy(cut.crop_of_mask[valid]).to(self.device)
+            cut = cut_regions(pixels, self._masks(proposals), crop_px=clip.crop_px, patch_px=clip.patch_px)
+            embeddings = embed_crops(
+                clip,
+                cut.crops,
+                cut.patch_mask,
+                use_mask_prompts=settings.use_mask_prompts,
+                at_once=settings.clip_chunk,
+            )
+        regions, text_embeddings = cut.regions(embeddings), self.text_embeddings(class_names)
+        rows = sent(torch.from_numpy(cut.crop_of_mask[cut.crop_of_mask >= 0]), self.device)
         return Branches(
             proposal_logits=self.proposal_net.class_logits(proposals.proposal_embeddings, text_embeddings),
             mask_logits=proposals.mask_logits,
-            valid=torch.from_numpy(valid),
+            valid=regions.valid,
             crops=cut.crops[rows],
             patch_mask=cut.patch_mask[rows],
-            clip_logits=clip_class_logits(self._embedded(pixels, proposals).embeddings, text_embeddings),
+            clip_logits=clip_class_logits(regions.embeddings, text_embeddings),
         )
 
     @torch.no_grad()
