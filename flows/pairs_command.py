@@ -9,7 +9,7 @@ import tyro
 Action = Literal["filter", "card"]
 
 
-def pairs(  # noqa: PLR0913 - each is an option of the command
+def pairs(
     action: Annotated[Action, tyro.conf.Positional],
     directory: Annotated[Path, tyro.conf.Positional],
     *,

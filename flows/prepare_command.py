@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 Section = TypeVar("Section", bound="SettingsModel")
 
 
-def prepare(  # noqa: PLR0913 - each is an option of the command
+def prepare(
     dataset: Annotated[DataSetName, tyro.conf.Positional],
     *,
     root: Annotated[Path, tyro.conf.arg(metavar="DIR")] = Path(),

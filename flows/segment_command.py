@@ -31,7 +31,7 @@ _MAX_CLASSES_IN_8_BIT = 255  # the value 255 says that nothing was found
 _MAX_CLASSES = 65_535  # likewise in 16 bit
 
 
-def segment(  # noqa: PLR0913 - each is an option of the command
+def segment(
     images: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="IMAGE ...")],
     *,
     classes: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME ...")],

@@ -163,7 +163,7 @@ def _reason(error: Exception) -> str:
     return lines[0].strip() if lines else type(error).__name__
 
 
-def _check_torch_file(path: Path) -> None:  # noqa: C901 - both forms of the format, from the first byte on
+def _check_torch_file(path: Path) -> None:
     """Refuse a torch file that would cost far more than its size, before torch reads it.
 
     torch takes the sizes of storages from the pickle alone, and would read beyond the end of a smaller one.
