@@ -80,7 +80,7 @@ lint: $(STAMP)  ## Check style, docstrings, types, layers and size limits
 	$(BIN)/lint-imports
 	$(BIN)/mypy
 
-format: $(STAMP)  ## Format the code and mend what ruff can mend
+format: $(STAMP)  ## Format the code and fix what ruff can fix
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 

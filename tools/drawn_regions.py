@@ -114,9 +114,8 @@ def mined_pairs(runs: Path, base: LoadedClip, *, seed: int, scenes: int) -> Arti
         if not nouns:
             continue
         texts = classifier.text_embeddings([noun.lemma for noun in nouns], VILD)
-        crops = masked_crops(
-            _chw(scene.image), torch.from_numpy(np.stack(masks)), crop_px=base.clip.visual.image_size[0]
-        )
+        image = torch.from_numpy(np.ascontiguousarray(scene.image.transpose(2, 0, 1)))  # [height width 3] to [3 ...]
+        crops = masked_crops(image, torch.from_numpy(np.stack(masks)), crop_px=base.clip.visual.image_size[0])
         with torch.no_grad():
             scores = texts @ base.clip.encode_image(crops.crops, normalize=True).T
         for place, (noun, score) in enumerate(zip(nouns, scores, strict=True)):
@@ -127,7 +126,7 @@ def mined_pairs(runs: Path, base: LoadedClip, *, seed: int, scenes: int) -> Arti
     return _write(runs, f"mined-{seed}", {"seed": seed, "scenes": scenes}, pairs, right / len(pairs))
 
 
-def ground_truth_pairs(runs: Path, *, seed: int, scenes: int, pairs_wanted: int) -> Artifact:
+def ground_truth_pairs(runs: Path, *, seed: int, scenes: int, most: int) -> Artifact:
     """Pair exact masks with their class names, seen classes alone: the closed set."""
     pairs = []
     for index, scene, rng in scenes_of("train", seed, scenes):
@@ -135,8 +134,8 @@ def ground_truth_pairs(runs: Path, *, seed: int, scenes: int, pairs_wanted: int)
             if NOUNS[region.label] not in UNSEEN_NOUNS:
                 name = f"drawn-{index:08d}-{place:03d}"
                 pairs.append(_pair(name, scene.image, region.exact, NOUNS[region.label], region.label, None))
-    chosen = np.sort(np.random.default_rng(seed).permutation(len(pairs))[:pairs_wanted])
-    settings = {"seed": seed, "scenes": scenes, "pairs": pairs_wanted}
+    chosen = np.sort(np.random.default_rng(seed).permutation(len(pairs))[:most])
+    settings = {"seed": seed, "scenes": scenes, "pairs": most}
     return _write(runs, f"seen-classes-{seed}", settings, [pairs[number] for number in chosen], 1.0)
 
 
@@ -175,10 +174,6 @@ def _write(runs: Path, name: str, settings: dict[str, int], pairs: list[Pair], r
                     writer.add(pair)
                 artifact.finish(artifact.manifest_of({UNIT: writer.commit()}))
     return artifact
-
-
-def _chw(image: np.ndarray) -> torch.Tensor:
-    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
 
 
 def _png(pixels: np.ndarray) -> bytes:

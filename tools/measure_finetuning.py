@@ -1,9 +1,9 @@
 """Measure on the drawn world what each order of FT and MPT does to a CLIP that has never seen a masked picture.
 
-``python -m tools.measure_finetuning --out DIR`` writes one line per seed, course and kind of mask to
+``python -m tools.measure_finetuning --out DIR`` writes one line per seed, schedule and kind of mask to
 ``DIR/results.jsonl``; a run that was stopped goes on. ``--write PAGE`` puts the tables made of it between the marks of
 a page, such as docs/finetuning.md.
-``--rate-ft 3e-5 --courses FT "FT then MPT"`` measures some courses at another rate, which has a table of its own.
+``--rate-ft 3e-5 --schedules FT "FT then MPT"`` measures some schedules at another rate, which has a table of its own.
 Per seed all is new: the world's scenes, the pairs mined from them, prompts, order of pairs, and the scenes to test on.
 """
 
@@ -45,7 +45,7 @@ GROUPS = {
 }
 
 
-class Course(NamedTuple):
+class Schedule(NamedTuple):
     """One row of the table.
 
     Attributes:
@@ -63,21 +63,21 @@ class Course(NamedTuple):
     blank_patches: str = "kept"
 
 
-COURSES = (
-    Course("original CLIP", ()),
-    Course("MPT", ("mpt",)),
-    Course("FT", ("ft",)),
-    Course("FT then MPT", ("ft", "mpt")),
-    Course("MPT then FT", ("mpt", "ft")),
-    Course("both at once", ("ft+mpt",)),
-    Course("FT then FT, equal steps (control)", ("ft", "ft")),
-    Course("FT on ground-truth pairs of seen classes", ("ft",), closed_set=True),
-    Course("FT, noun-aware loss", ("ft",), loss="noun-aware"),
-    Course("original CLIP, blank patches dropped", (), blank_patches="dropped"),
-    Course("FT, blank patches dropped", ("ft",), blank_patches="dropped"),
-    Course("FT then MPT, blank patches dropped", ("ft", "mpt"), blank_patches="dropped"),
+SCHEDULES = (
+    Schedule("original CLIP", ()),
+    Schedule("MPT", ("mpt",)),
+    Schedule("FT", ("ft",)),
+    Schedule("FT then MPT", ("ft", "mpt")),
+    Schedule("MPT then FT", ("mpt", "ft")),
+    Schedule("both at once", ("ft+mpt",)),
+    Schedule("FT then FT, equal steps (control)", ("ft", "ft")),
+    Schedule("FT on ground-truth pairs of seen classes", ("ft",), closed_set=True),
+    Schedule("FT, noun-aware loss", ("ft",), loss="noun-aware"),
+    Schedule("original CLIP, blank patches dropped", (), blank_patches="dropped"),
+    Schedule("FT, blank patches dropped", ("ft",), blank_patches="dropped"),
+    Schedule("FT then MPT, blank patches dropped", ("ft", "mpt"), blank_patches="dropped"),
 )
-TITLES = tuple(course.title for course in COURSES)
+TITLES = tuple(schedule.title for schedule in SCHEDULES)
 
 
 class TestRegions(NamedTuple):
@@ -111,7 +111,7 @@ class Trial(NamedTuple):
 
 
 def settings_of(trial: Trial, loss: str, blank_patches: str = "kept") -> Settings:
-    """Return stage 3's settings; the mode is that of the longest course, the phases come from the courses."""
+    """Return stage 3's settings; the mode is that of the longest schedule, the phases come from the schedules."""
     phase = {"epochs": EPOCHS, "batch_pairs": BATCH, "warmup_steps": WARMUP}
     return Settings.model_validate(
         {
@@ -132,7 +132,7 @@ def settings_of(trial: Trial, loss: str, blank_patches: str = "kept") -> Setting
 
 
 def test_regions(base: LoadedClip, seed: int, scenes: int) -> TestRegions:
-    """Cut the regions of the test scenes out, with exact masks and with those of proposals."""
+    """Cut out the regions of the test scenes, by exact masks and by those of proposals."""
     side, patch_px = base.clip.visual.image_size[0], base.clip.visual.patch_size[0]
     labels: list[int] = []
     crops: dict[str, list[torch.Tensor]] = {kind: [] for kind in MASKS}
@@ -165,24 +165,24 @@ def measured(image_side: ImageSide, texts: torch.Tensor, regions: TestRegions, k
     return {name: 100 * value for name, value in counts.accuracies(GROUPS).items()}
 
 
-def adapted_by(course: Course, pairs: Artifact, trial: Trial) -> ImageSide:
-    """Train a course, or what is left of it; runs that courses share lie in one artifact, which is never finished."""
-    settings = settings_of(trial, course.loss, course.blank_patches)
+def adapted_by(schedule: Schedule, pairs: Artifact, trial: Trial) -> ImageSide:
+    """Train a schedule, or what is left of it; runs that schedules share are in one artifact, never finished."""
+    settings = settings_of(trial, schedule.loss, schedule.blank_patches)
     finetuning = settings.finetune.model_copy(update={"pairs_dir": str(pairs.directory)})
     node = dataflow(settings.model_copy(update={"finetune": finetuning})).only("adapted_clip")
     processes = Processes(0, 1, torch.device("cpu"))
-    phases = phases_of(settings.finetune, course.phases)
+    phases = phases_of(settings.finetune, schedule.phases)
     inputs = gather_inputs(finetuning, node, processes)
     with node.artifact.writing():
         run_phases(phases, inputs, finetuning, settings.compute, node.artifact, processes)
     return ImageSide(inputs.adapted, uses_prompts=bool(phases) and phases[-1].uses_prompts)
 
 
-def run_trial(trial: Trial, courses: Sequence[Course]) -> Iterator[dict[str, Any]]:
+def run_trial(trial: Trial, schedules: Sequence[Schedule]) -> Iterator[dict[str, Any]]:
     """Yield the results of a trial that are not there yet."""
     seed, out = trial.seed, trial.out
-    done = {(line["seed"], line["course"], rate_of(line)) for line in read_results(out)}
-    missing = [course for course in courses if (seed, course.title, trial.rate_ft) not in done]
+    done = {(line["seed"], line["schedule"], rate_of(line)) for line in read_results(out)}
+    missing = [schedule for schedule in schedules if (seed, schedule.title, trial.rate_ft) not in done]
     if not missing:
         return
     base = load_clip(settings_of(trial, "contrastive").clip)
@@ -190,18 +190,18 @@ def run_trial(trial: Trial, courses: Sequence[Course]) -> Iterator[dict[str, Any
     scenes = round(TRAIN_SCENES * trial.scale)
     mined = mined_pairs(out, base, seed=seed, scenes=scenes)
     usable = mined.manifest().rows
-    closed = ground_truth_pairs(out, seed=seed, scenes=scenes, pairs_wanted=usable)
+    closed = ground_truth_pairs(out, seed=seed, scenes=scenes, most=usable)
     regions = test_regions(base, seed, round(TEST_SCENES * trial.scale))
-    for course in missing:
+    for schedule in missing:
         started = time.monotonic()
-        image_side = adapted_by(course, closed if course.closed_set else mined, trial)
+        image_side = adapted_by(schedule, closed if schedule.closed_set else mined, trial)
         facts = {"pairs": usable, "right": mined.description.attributes["right"], "regions": len(regions.labels)}
         if trial.rate_ft != RATE_FT:
             facts["rate_ft"] = trial.rate_ft
         for kind in MASKS:
             values = measured(image_side, texts, regions, kind)
-            yield {"seed": seed, "course": course.title, "masks": kind, **values, **facts}
-        print(f"seed {seed}, {course.title}: {time.monotonic() - started:.0f} s", flush=True)
+            yield {"seed": seed, "schedule": schedule.title, "masks": kind, **values, **facts}
+        print(f"seed {seed}, {schedule.title}: {time.monotonic() - started:.0f} s", flush=True)
 
 
 def rate_of(line: Mapping[str, Any]) -> float:
@@ -210,9 +210,9 @@ def rate_of(line: Mapping[str, Any]) -> float:
 
 
 def table(results: list[dict[str, Any]], minus: str = "") -> str:
-    """Write accuracies as Markdown, or their differences to another course, seed by seed."""
+    """Write accuracies as Markdown, or their differences to another schedule, seed by seed."""
     figures = {
-        (line["course"], line["masks"], line["seed"], group): line[f"macro_{group}"]
+        (line["schedule"], line["masks"], line["seed"], group): line[f"macro_{group}"]
         for line in results
         for group in ("seen", "unseen")
     }
@@ -221,30 +221,30 @@ def table(results: list[dict[str, Any]], minus: str = "") -> str:
         "| | seeds | exact mask, seen | exact mask, unseen | proposal, seen | proposal, unseen |",
         "|---|---|---|---|---|---|",
     ]
-    measured_titles = {line["course"] for line in results}
-    for course in COURSES:
-        if course.title not in measured_titles:
+    measured_titles = {line["schedule"] for line in results}
+    for schedule in SCHEDULES:
+        if schedule.title not in measured_titles:
             continue
         cells = []
         for kind in MASKS:
             for group in ("seen", "unseen"):
                 keys = [(kind, seed, group) for seed in seeds]
                 values = [
-                    figures[course.title, *key] - (figures[minus, *key] if minus else 0.0)
+                    figures[schedule.title, *key] - (figures[minus, *key] if minus else 0.0)
                     for key in keys
-                    if (course.title, *key) in figures and (not minus or (minus, *key) in figures)
+                    if (schedule.title, *key) in figures and (not minus or (minus, *key) in figures)
                 ]
                 cells.append(with_interval(values))
-        if course.title != minus:
-            lines.append(f"| {course.title} | {len(values)} | {' | '.join(cells)} |")
+        if schedule.title != minus:
+            lines.append(f"| {schedule.title} | {len(values)} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
 def tables(results: list[dict[str, Any]]) -> str:
-    """Write what the page shows."""
+    """Return the part of the page between the marks."""
     plain = [line for line in results if rate_of(line) == RATE_FT]
     pairs, right, regions = (
-        statistics.fmean(line[name] for line in plain if line["course"] == COURSES[0].title)
+        statistics.fmean(line[name] for line in plain if line["schedule"] == SCHEDULES[0].title)
         for name in ("pairs", "right", "regions")
     )
     text = f"""
@@ -277,7 +277,7 @@ def main() -> None:
     parser.add_argument("--scale", type=float, default=1.0, help="share of the scenes, for a trial")
     parser.add_argument("--rate-ft", type=float, default=RATE_FT, help="learning rate of the image tower")
     parser.add_argument(
-        "--courses", nargs="+", choices=TITLES, default=TITLES, help="those to measure", metavar="TITLE"
+        "--schedules", nargs="+", choices=TITLES, default=TITLES, help="those to measure", metavar="TITLE"
     )
     parser.add_argument("--write", type=Path, help="put the tables into this page, measure nothing")
     options = parser.parse_args()
@@ -289,7 +289,7 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     for seed in options.seeds:
         trial = Trial(seed, options.out, options.scale, options.rate_ft)
-        for line in run_trial(trial, [course for course in COURSES if course.title in options.courses]):
+        for line in run_trial(trial, [schedule for schedule in SCHEDULES if schedule.title in options.schedules]):
             append_result(options.out, line)
 
 

@@ -35,8 +35,8 @@ def main() -> None:
     )
     if options.form == "lemmas":
         reference = rows_of(options.reference)
-        wanted = [set(row["nouns"].split()) for row in reference]
-        print_agreement(lemmas_of(extractor, [row["caption"] for row in reference]), wanted)
+        expected = [set(row["nouns"].split()) for row in reference]
+        print_agreement(lemmas_of(extractor, [row["caption"] for row in reference]), expected)
     captions = rows_of(options.captions)
     lemmas = lemmas_of(extractor, [row["caption"] for row in captions])
     print_counts(lemmas)
@@ -54,12 +54,12 @@ def lemmas_of(extractor: NounExtractor, captions: Sequence[str]) -> list[set[str
     return [{noun.lemma for noun in nouns} for nouns in extractor.extract_many(captions)]
 
 
-def print_agreement(found: Sequence[set[str]], wanted: Sequence[set[str]]) -> None:
+def print_agreement(found: Sequence[set[str]], expected: Sequence[set[str]]) -> None:
     """Print micro precision and recall over the lemmas of all captions, and the share of captions without a fault."""
-    pairs = list(zip(found, wanted, strict=True))
+    pairs = list(zip(found, expected, strict=True))
     right = sum(len(mine & theirs) for mine, theirs in pairs)
     exact = sum(mine == theirs for mine, theirs in pairs) / len(pairs)
-    precision, recall = right / sum(map(len, found)), right / sum(map(len, wanted))
+    precision, recall = right / sum(map(len, found)), right / sum(map(len, expected))
     print(
         f"{len(pairs)} reference captions: precision {precision:.4f}, recall {recall:.4f}, exact captions {exact:.4f}"
     )

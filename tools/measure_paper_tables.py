@@ -2,11 +2,11 @@
 
 ``python -m tools.measure_paper_tables --out DIR`` mines, finetunes and evaluates what is missing, and writes one line
 per seed and row to ``DIR/results.jsonl``; a run that was stopped goes on. Each line says by a digest of settings,
-recipes and shipped weights what made it (`made_by`); one that was made otherwise is measured again, and makes way for
-the new one. ``--write PAGE`` writes the page made of it, docs/drawn_world_results.md, and the first comparisons into
+producer versions and shipped weights what made it (`made_by`); one that was made otherwise is measured again and
+replaced. ``--write PAGE`` writes the page made of it, docs/drawn_world_results.md, and the first comparisons into
 README.md.
-All seeds share the proposal net, which is the one that the project ships (one training step of rate 1e-9 stands for
-stage 1). Per seed all else is new: the scenes to mine and to test on, prompts, order of pairs. Rows share what they
+All seeds share the proposal net, which is the one that the project ships (stage 1 is one training step of
+rate 1e-9). Per seed all else is new: the scenes to mine and to test on, prompts, order of pairs. Rows share what they
 can: proposals, embeddings and pairs are made once per seed.
 """
 
@@ -117,12 +117,12 @@ def settings_of(row: Row, seed: int, runs: Path, scale: float) -> Settings:
 
 
 def made_by(row: Row, seed: int, scale: float) -> str:
-    """Return the digest of all that decides a row's numbers: settings, the stages' recipes, weights that are shipped.
+    """Return the digest of all that a row's numbers depend on: settings, producer versions, shipped weights.
 
-    The report's recipe is none of it: what it changes is how numbers are shown.
+    The report's version is left out: it changes how numbers are shown.
     """
     settings = settings_of(row, seed, Path("runs"), scale)
-    decisive: dict[str, Json] = {
+    fingerprint: dict[str, Json] = {
         "settings": result_settings(settings),
         "without_nouns": sorted(UNSEEN_NOUNS) if row.seen_only else [],
         "recipes": {
@@ -132,7 +132,7 @@ def made_by(row: Row, seed: int, scale: float) -> str:
         },
         "weights": _shipped_weights(settings.mine.nouns.tagger),
     }
-    return sha256_of_json(decisive)[:16]
+    return sha256_of_json(fingerprint)[:16]
 
 
 @functools.cache
@@ -197,8 +197,8 @@ def main() -> None:
     results = read_results(options.out)
     if options.write:
         if others := outdated(results, options.scale):
-            told = f"{len(others)} of {len(results)} lines were made by other settings, recipes or weights"
-            parser.error(f"{options.out / 'results.jsonl'}: {told} ({others[0]}); measure them again, without --write")
+            what = f"{len(others)} of {len(results)} lines were made by other settings, versions or weights"
+            parser.error(f"{options.out / 'results.jsonl'}: {what} ({others[0]}); measure them again, without --write")
         options.write.write_text(page(results), encoding="utf-8")
         write_into(README, f"\n{in_short(results)}\n", name="paper tables")
         return

@@ -15,7 +15,7 @@ _INTRODUCTION = """# The paper's ablations on the drawn world
 [drawn_world_results.jsonl](drawn_world_results.jsonl), one line per seed and row, each with a digest of what made it.
 
 The four stages do the work as a user would run them: the miner takes the proposals of the net that the project ships
-([its card](../pipeline/small_proposal_net/README.md); one training step of rate 1e-9 stands for stage 1), the small
+([its card](../pipeline/small_proposal_net/README.md); stage 1 is one training step of rate 1e-9), the small
 CLIP ([its card](../pipeline/small_clip/README.md)) names them, stage 3 adapts it with the settings of
 `flows/configs/demo.toml` (two epochs per phase), stage 4 evaluates with ensemble weight 0.7. Per seed the scenes to
 mine and to test on, the prompts and the order of the pairs are new; proposal net and small CLIP are the same for all
@@ -25,7 +25,7 @@ Scenes to mine are labelled throughout, unseen classes too. So ground truth know
 masks are of the classes that its proposal net was taught: the row of seen classes, which leaves out pairs that name an
 unseen one, is the paper's closed set; with nouns of 1 caption there are regions here that the paper's row lacks.
 
-What differs from the paper and is not mended by more seeds: pictures of 96 px with 54 classes, of which 24 have no
+What differs from the paper, and more seeds do not change: pictures of 96 px with 54 classes, of which 24 have no
 label in stage 1; a CLIP of 4 layers that knows 80 words, pretrained on drawn pictures; some hundred
 to two thousand pairs in place of 440,000. So the paper's numbers stand beside ours to compare the order of the rows,
 not their size.
@@ -60,7 +60,7 @@ class Claim(NamedTuple):
     paper: float
 
     def text(self) -> str:
-        """Say it in words."""
+        """Return the claim in words."""
         return " above ".join(READABLE.get(row, row) for row in (self.better, self.worse))
 
 
@@ -139,7 +139,7 @@ READABLE = {
     "CLIP alone, original": "original CLIP alone",
     "CLIP alone, FT then MPT": "adapted CLIP alone",
 }
-"""What comparisons call the rows whose names are not for readers."""
+"""Names of rows in the comparisons, where they differ from those in the results."""
 
 APPEARS, REVERSED, UNDECIDED = "appears", "**reversed**", "cannot tell"
 
@@ -156,7 +156,7 @@ def differences(results: Results, better: str, worse: str, group: str) -> list[f
 
 
 def verdict(values: Sequence[float]) -> str:
-    """Tell whether the interval of differences lies above 0, below it, or on both sides."""
+    """Return whether the interval of differences is above 0, below 0, or holds 0."""
     if len(values) < 2:
         return UNDECIDED
     mean, half = statistics.fmean(values), half_width(list(values))
@@ -225,13 +225,13 @@ def in_short(results: Results) -> str:
 
 def summary(results: Results) -> str:
     """Say in words which orders appear over all classes, which are reversed, and which are left open."""
-    told = {
+    sentences = {
         APPEARS: "**The paper's order appears** (the whole interval agrees)",
         REVERSED: "**The order is the other way round** (the whole interval says so)",
         UNDECIDED: "**These seeds cannot tell** (the interval holds 0)",
     }
     return "\n".join(
-        f"* {told[outcome]} in {len(pairs)} of {len(CLAIMS)} comparisons: {'; '.join(pairs) or 'none'}."
+        f"* {sentences[outcome]} in {len(pairs)} of {len(CLAIMS)} comparisons: {'; '.join(pairs) or 'none'}."
         for outcome, pairs in outcomes(results).items()
     )
 

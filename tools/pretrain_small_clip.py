@@ -1,4 +1,4 @@
-"""Pretrain the small CLIP that stands for the published one on drawn pictures, never on masked ones.
+"""Pretrain the small CLIP, the published one's substitute, on drawn pictures, never on masked ones.
 
 ``python tools/pretrain_small_clip.py --out DIR --seed 0 --samples 1000000``; about 190 pictures/s on two idle cores.
 It sees scenes of the split ``clip-pretrain`` alone; zero-shot accuracies are measured on ``clip-val``.

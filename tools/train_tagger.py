@@ -72,7 +72,7 @@ def main() -> None:
     """Train, write and measure the tagger."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--captions", type=Path, required=True, help="columns image_id, caption_id, caption")
-    parser.add_argument("--reference", type=Path, required=True, help="its column caption_id tells what is held out")
+    parser.add_argument("--reference", type=Path, required=True, help="captions of its column caption_id are held out")
     parser.add_argument("--out", type=Path, default=MODEL_PATH)
     options = parser.parse_args()
 
@@ -130,7 +130,7 @@ def drawn_sentences(count: int) -> list[TaggedWords]:
 
 
 def train(sentences: Sequence[TaggedWords]) -> PerceptronTagger:
-    """Train NLTK's tagger on lower-case words, so that a capital, which may stand anywhere in a caption, tells nothing.
+    """Train NLTK's tagger on lower-case words, since a capital may be anywhere in a caption and means nothing.
 
     It shuffles between the epochs with Python's own generator, hence the seed.
     """

@@ -52,10 +52,10 @@ def closure(roots: Iterable[Requirement]) -> dict[str, str]:
         found = distribution(requirement.name)
         versions[key[0]] = found.version.partition("+")[0]
         for line in found.requires or []:
-            wanted = Requirement(line)
+            needed = Requirement(line)
             extras = ["", *requirement.extras]
-            if wanted.marker is None or any(wanted.marker.evaluate({"extra": extra}) for extra in extras):
-                waiting.append(wanted)
+            if needed.marker is None or any(needed.marker.evaluate({"extra": extra}) for extra in extras):
+                waiting.append(needed)
     return versions
 
 

@@ -1,4 +1,4 @@
-"""Write docs/contracts.md, the columns of every artifact; ``--check`` only tells whether it is up to date."""
+"""Write docs/contracts.md, the columns of every artifact; ``--check`` only checks that it is current."""
 
 import argparse
 import re
@@ -32,9 +32,9 @@ INTRODUCTION = """\
 
 Written by `make docs` from `storage_schemas`; edit those modules, not this page. Each Parquet file carries these
 descriptions too, as metadata of its columns. What every artifact has in common
-(directories, sidecars, manifests, commits) is told in [architecture.md](architecture.md).
+(directories, sidecars, manifests, commits) is in [architecture.md](architecture.md).
 
-`D` stands for the length of an embedding: that of the CLIP in use (512 for ViT-B/16, 768 for ViT-L/14).
+`D` is the length of an embedding of the CLIP in use (512 for ViT-B/16, 768 for ViT-L/14).
 """
 
 

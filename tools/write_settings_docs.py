@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from pipeline.settings import Settings
-from pipeline.settings.model import ANY_ITEM, Setting, all_settings, changes_result
+from pipeline.settings.model import ANY_ITEM, all_settings, changes_result
 
 TARGET = Path(__file__).parents[1] / "docs" / "settings.md"
 
@@ -38,7 +38,11 @@ def document() -> str:
     parts = [INTRODUCTION, *_section("", Settings, is_list=False)]
     for setting in all_settings(Settings):
         for model in setting.sections:
-            parts += _section(_table_name(setting), model, is_list=_is_list(setting))
+            container = getattr(setting.field.annotation, "__origin__", None)
+            names = ["NAME" if part == ANY_ITEM else part for part in setting.key]
+            if container is dict:  # tables with names that the user gives
+                names.append("NAME")
+            parts += _section(".".join(names), model, is_list=container in {list, tuple})
     return "\n".join(parts)
 
 
@@ -60,24 +64,9 @@ def _section(name: str, model: type[BaseModel], *, is_list: bool) -> Iterator[st
             default = _toml(values["default"]) if "default" in values else "(needed)"
             if "inherits" in values:
                 default = f"as `{values['inherits']}`"
-            yield f"| `{key}` | {mark} | {default} | {_values(values)} | {_cell(field.description or '')} |"
+            what = (field.description or "").replace("|", "\\|").replace("*", "\\*").replace("\n", " ")
+            yield f"| `{key}` | {mark} | {default} | {_values(values)} | {what} |"
     yield ""
-
-
-def _table_name(setting: Setting) -> str:
-    """Name the TOML table of a section."""
-    names = ["NAME" if part == ANY_ITEM else part for part in setting.key]
-    return ".".join(names if _is_list(setting) or not _is_table_of(setting) else [*names, "NAME"])
-
-
-def _is_list(setting: Setting) -> bool:
-    """Return whether a section is a list of tables."""
-    return bool(setting.sections) and getattr(setting.field.annotation, "__origin__", None) in {list, tuple}
-
-
-def _is_table_of(setting: Setting) -> bool:
-    """Return whether a section is a table of tables with names that the user gives."""
-    return getattr(setting.field.annotation, "__origin__", None) is dict
 
 
 def _values(schema: dict[str, Any]) -> str:
@@ -101,11 +90,6 @@ def _values(schema: dict[str, Any]) -> str:
 def _toml(value: object) -> str:
     """Write a value as in a settings file."""
     return f"`{json.dumps(value)}`"
-
-
-def _cell(text: str) -> str:
-    """Write text so that it fits a cell of a Markdown table."""
-    return text.replace("|", "\\|").replace("*", "\\*").replace("\n", " ")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from tests.docs.pages import ROOT
-from tools.measure_finetuning import COURSES, table, tables
+from tools.measure_finetuning import SCHEDULES, table, tables
 from tools.seed_results import append_result, between_marks, read_results, with_interval, write_into
 
 PAGE = ROOT / "docs" / "finetuning.md"
@@ -18,11 +18,11 @@ def test_the_page_shows_its_results(tmp_path):
 
 
 def results(seeds: int) -> list[dict[str, object]]:
-    """Make figures of which course, mask, seed and group can be read off."""
+    """Make figures of which schedule, mask, seed and group can be read off."""
     return [
         {
             "seed": seed,
-            "course": course.title,
+            "schedule": schedule.title,
             "masks": masks,
             "macro_seen": 10.0 * place + seed,
             "macro_unseen": 10.0 * place + 5 + 2 * seed,
@@ -31,7 +31,7 @@ def results(seeds: int) -> list[dict[str, object]]:
             "regions": 50,
         }
         for seed in range(1, seeds + 1)
-        for place, course in enumerate(COURSES)
+        for place, schedule in enumerate(SCHEDULES)
         for masks in ("exact", "proposal")
     ]
 
@@ -48,8 +48,8 @@ def test_differences_are_taken_seed_by_seed():
     assert rows["MPT"] == "| MPT | 3 | -10.0 ± 0.0 | -10.0 ± 0.0 | -10.0 ± 0.0 | -10.0 ± 0.0 |"
 
 
-def test_courses_at_another_rate_have_tables_of_their_own():
-    slower = [{**line, "rate_ft": 3e-5, "macro_seen": 1.0} for line in results(2) if line["course"] in ("FT", "MPT")]
+def test_schedules_at_another_rate_have_tables_of_their_own():
+    slower = [{**line, "rate_ft": 3e-5, "macro_seen": 1.0} for line in results(2) if line["schedule"] in ("FT", "MPT")]
     plain, _, other = tables([*results(2), *slower]).partition("with a rate of 3e-05 for FT in place of 0.0003")
     assert plain.partition("The same")[0].strip() == tables(results(2)).strip()
     assert "| FT | 2 | 1.0 ± 0.0 | " in other
@@ -59,7 +59,7 @@ def test_courses_at_another_rate_have_tables_of_their_own():
 
 def test_a_row_tells_how_many_seeds_it_has():
     whole = results(2)
-    rows = table([line for line in whole if line["seed"] == 1 or line["course"] != "MPT"]).splitlines()
+    rows = table([line for line in whole if line["seed"] == 1 or line["schedule"] != "MPT"]).splitlines()
     assert rows[3] == "| MPT | 1 | 11.0 | 17.0 | 11.0 | 17.0 |"
     assert rows[4].startswith("| FT | 2 | 21.5 ± ")
 
