@@ -63,7 +63,7 @@ finetune-table: $(STAMP)  ## Measure the orders of FT and MPT on the drawn world
 	$(BIN)/python -m tools.measure_finetuning --out $(or $(OUT),runs/finetune-table) --write docs/finetuning.md
 	cp $(or $(OUT),runs/finetune-table)/results.jsonl docs/finetuning_results.jsonl
 
-status: $(STAMP)  ## Show what is done, stale, missing or corrupt of CONFIG (flows/configs/demo.toml)
+status: $(STAMP)  ## Show what is complete, stale, missing or corrupt of CONFIG (flows/configs/demo.toml)
 	$(BIN)/ovseg status --config $(CONFIG)
 
 test: $(STAMP)  ## Run the tests
