@@ -9,6 +9,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
+# Processes that run tests. One more than cores, since many tests wait for others; at most eight, each takes 2 GB.
+TESTERS ?= $(shell $(BIN)/python -c 'import os; print(min(8, os.cpu_count() + 1))')
 # Torch sizes its thread pool from the machine; tests start several processes, so each gets one thread.
 TEST_ENV := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 DO_NOT_TRACK=1 PREFECT_SERVER_ANALYTICS_ENABLED=false
 
@@ -66,8 +68,8 @@ finetune-table: $(STAMP)  ## Measure the orders of FT and MPT on the drawn world
 status: $(STAMP)  ## Show what is complete, stale, missing or corrupt of CONFIG (flows/configs/demo.toml)
 	$(BIN)/ovseg status --config $(CONFIG)
 
-test: $(STAMP)  ## Run the tests
-	$(TEST_ENV) $(BIN)/python -m pytest
+test: $(STAMP)  ## Run the tests in several processes (TESTERS=0: in one)
+	$(TEST_ENV) $(BIN)/python -m pytest --numprocesses $(TESTERS) --dist worksteal
 
 # cuBLAS adds up in a fixed order only with a workspace of its own, which is chosen before CUDA starts.
 test-gpu: $(STAMP)  ## Check parity, resume, processes and memory on this machine's GPUs; prints a report for an issue
