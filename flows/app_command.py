@@ -91,10 +91,10 @@ def app(
 def _refuse_wrong_values(*, port: int, max_upload_mib: int, memory_mib: int) -> None:
     """Refuse numbers out of range."""
     if not 0 <= port <= 65535:
-        raise _error(f"--port: found {port}, 0 (a free one) to 65535 is wanted; give another one")
+        raise _error(f"--port: found {port}, 0 (a free one) to 65535 is expected; give another one")
     for option, value in (("--max-upload-mib", max_upload_mib), ("--memory-mib", memory_mib)):
         if value < 1:
-            raise _error(f"{option}: found {value}, at least 1 is wanted; give more")
+            raise _error(f"{option}: found {value}, at least 1 is expected; give more")
 
 
 def _refuse_unusable_address(host: str, port: int) -> None:

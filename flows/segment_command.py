@@ -124,7 +124,7 @@ def _class_names(classes: Sequence[str], *, has_images: bool) -> tuple[str, ...]
             )
     if not classes or not all(split_class_names(name) for name in classes):
         raise _error(
-            f"--classes: found {list(classes)}, at least one name and no blank one is wanted; name what to find"
+            f"--classes: found {list(classes)}, at least one name and no blank one is expected; name what to find"
         )
     if len(classes) > _MAX_CLASSES:
         raise _error(f"--classes: found {len(classes)} names, a PNG can hold {_MAX_CLASSES}; name fewer")
@@ -210,10 +210,10 @@ def _is_photograph(file: Path) -> bool:
 def _result_names(paths: Sequence[Path]) -> list[str]:
     """Name each image's results after its file, with the suffix or a number where that isn't clear."""
     stems = Counter(path.stem for path in paths)
-    wanted = [path.stem if stems[path.stem] == 1 else path.name for path in paths]
+    expected = [path.stem if stems[path.stem] == 1 else path.name for path in paths]
     taken: set[str] = set()
     names = []
-    for name in wanted:
+    for name in expected:
         number, unique = 2, name
         while unique in taken:
             number, unique = number + 1, f"{name}-{number}"

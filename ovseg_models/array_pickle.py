@@ -42,7 +42,7 @@ class _NumberType:
     def dtype(self) -> np.dtype[Any]:
         """Make the dtype, of numbers only."""
         if self._name not in _NUMBER_TYPES:
-            raise pickle.UnpicklingError(f"an array of {self._name!r} is in it, numbers are wanted")
+            raise pickle.UnpicklingError(f"an array of {self._name!r} is in it, numbers are expected")
         return np.dtype(self._name).newbyteorder(">" if self._order == ">" else "=")
 
 
@@ -105,7 +105,7 @@ class _Reader(pickle.Unpickler):  # noqa: S301 - it calls nothing but the classe
     def find_class(self, module: str, name: str) -> Callable[..., Any]:
         """Look a name up that the file wants to call."""
         if (module, name) not in _KNOWN:
-            raise pickle.UnpicklingError(f"{module}.{name} is named, arrays and plain values are wanted")
+            raise pickle.UnpicklingError(f"{module}.{name} is named, arrays and plain values are expected")
         return _KNOWN[module, name]
 
 

@@ -105,7 +105,7 @@ def compare(
     if first.true_px.shape != second.true_px.shape:
         raise ValueError(
             f"compare: counts are {first.true_px.shape} and {second.true_px.shape} [image class]; "
-            "the same images and classes are wanted for both models"
+            "the same images and classes are expected for both models"
         )
     whole_first, whole_second = (metrics_of(counts.summed(), marks) for counts in (first, second))
     differences: dict[str, list[npt.NDArray[np.float64]]] = {name: [] for name in METRICS}
@@ -132,7 +132,7 @@ def _resampled(counts: ClassCounts, rounds: int, seed: int) -> Iterator[ClassCou
     images = len(counts.true_px)
     if images == 0 or rounds < 1:
         raise ValueError(
-            f"bootstrap: {images} images and {rounds} rounds, at least one of each is wanted; score an image first"
+            f"bootstrap: {images} images and {rounds} rounds, at least one of each is expected; score an image first"
         )
     parts = {name: np.asarray(array, np.float64) for name, array in vars(counts).items()}
     generator = np.random.default_rng(seed)

@@ -23,15 +23,15 @@ def checked_class_names(class_names: Sequence[str]) -> list[str]:
             are not UTF-8.
     """
     if isinstance(class_names, str):
-        raise TypeError(f"class names: found one string {class_names!r}, a list is wanted; write [{class_names!r}]")
+        raise TypeError(f"class names: found one string {class_names!r}, a list is expected; write [{class_names!r}]")
     names = list(class_names)
     for name in names:
         if not isinstance(name, str):
-            raise TypeError(f"class names: found {name!r} of type {type(name).__name__}, strings are wanted; name it")
+            raise TypeError(f"class names: found {name!r} of type {type(name).__name__}, strings are expected; name it")
         if any("\ud800" <= letter <= "\udfff" for letter in name):
             raise ValueError(f"class names: found {name!r}, which is not valid UTF-8; write it in UTF-8")
     repeated = [(name, times) for name, times in Counter(name.strip() for name in names).items() if times > 1]
     if repeated:
         name, times = repeated[0]
-        raise ValueError(f"class names: found {name!r} {times} times, each name once is wanted; leave out the others")
+        raise ValueError(f"class names: found {name!r} {times} times, each name once is expected; leave out the others")
     return names

@@ -66,7 +66,7 @@ def noun_contrastive_loss(
     logits = _similarities(image_features, text_features, scale)
     if len(nouns) != len(logits):
         raise ValueError(
-            f"noun_contrastive_loss: {len(nouns)} nouns, {len(logits)} are wanted, one per pair; gather them"
+            f"noun_contrastive_loss: {len(nouns)} nouns, {len(logits)} are expected, one per pair; gather them"
         )
     equal = nouns[:, None] == nouns
     return (_against_other_nouns(logits, equal) + _against_other_nouns(logits.T, equal)) / 2
@@ -85,7 +85,7 @@ def _similarities(image_features: Tensor, text_features: Tensor, scale: Tensor) 
     """Multiply features in at least single precision: 10 bits of half precision or TF32 are few for a scale of 100."""
     if len(image_features) != len(text_features) or not len(image_features):
         raise ValueError(
-            f"contrastive loss: {len(image_features)} images and {len(text_features)} texts, equally many are wanted "
+            f"contrastive loss: {len(image_features)} images and {len(text_features)} texts, equally many are expected "
             "and at least one; gather both from all the processes"
         )
     if image_features.dtype in {torch.float16, torch.bfloat16}:

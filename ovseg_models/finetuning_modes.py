@@ -32,7 +32,7 @@ def select_trainable(
         OVSeg, section 3.3. The published code trains the logit scale in every mode; the paper is silent.
     """
     if mode not in get_args(FinetuningMode):
-        raise ValueError(f"select_trainable: mode is {mode!r}, one of {get_args(FinetuningMode)} is wanted")
+        raise ValueError(f"select_trainable: mode is {mode!r}, one of {get_args(FinetuningMode)} is expected")
     if "mpt" in mode and model.mask_prompts is None:
         raise ValueError(
             f"select_trainable: mode {mode!r} trains mask prompts, the model has none (prompt_depth 0); "

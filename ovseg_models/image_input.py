@@ -33,7 +33,7 @@ def rgb_image(image: ImageInput) -> Image.Image:
     if isinstance(image, np.ndarray):
         return _from_array(image)
     raise TypeError(
-        f"image: found a {type(image).__name__}; a path, a Pillow image or a uint8 array is wanted; convert it"
+        f"image: found a {type(image).__name__}; a path, a Pillow image or a uint8 array is expected; convert it"
     )
 
 
@@ -46,7 +46,7 @@ def _read(path: Path) -> Image.Image:
             return _to_rgb(image, str(path))
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(
-            f"{path}: cannot be read as an image ({error}); a whole JPEG, PNG or the like is wanted"
+            f"{path}: cannot be read as an image ({error}); a whole JPEG, PNG or the like is expected"
         ) from error
 
 
@@ -54,7 +54,7 @@ def _to_rgb(image: Image.Image, where: str) -> Image.Image:
     """Turn an image upright and convert it to RGB."""
     if 0 in image.size:
         raise ValueError(
-            f"{where}: found {image.width} x {image.height} px, sides of at least 1 px are wanted; check it"
+            f"{where}: found {image.width} x {image.height} px, sides of at least 1 px are expected; check it"
         )
     if image.mode == "F":
         raise ValueError(f"{where}: found floating-point pixels, whose range is unknown; convert them to 8 bits")
@@ -74,6 +74,6 @@ def _from_array(image: npt.NDArray[np.uint8]) -> Image.Image:
     if image.dtype != np.uint8 or 0 in image.shape or not (is_grey or is_colour):
         raise ValueError(
             f"image: found an array of {image.dtype} {image.shape}; "
-            "uint8 [height width], [height width 3] or [height width 4] is wanted; convert it"
+            "uint8 [height width], [height width 3] or [height width 4] is expected; convert it"
         )
     return Image.fromarray(image).convert("RGB")

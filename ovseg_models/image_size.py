@@ -32,7 +32,7 @@ def resized_size(height_px: int, width_px: int, *, short_side_px: int, max_side_
     if min(height_px, width_px, short_side_px) < 1 or max_side_px < short_side_px:
         raise ValueError(
             f"image size: image {width_px} x {height_px} px, short_side_px {short_side_px}, max_side_px {max_side_px}; "
-            "lengths of at least 1 and max_side_px >= short_side_px are wanted; correct the settings"
+            "lengths of at least 1 and max_side_px >= short_side_px are expected; correct the settings"
         )
     scale = short_side_px / min(height_px, width_px)
     if height_px < width_px:

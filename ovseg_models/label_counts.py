@@ -75,7 +75,7 @@ def count_labels(
     if true_map.shape != predicted_map.shape:
         raise ValueError(
             f"count_labels: the prediction is {predicted_map.shape} [height width], the label map {true_map.shape}; "
-            "equal sizes are wanted; predict at the image's own size"
+            "equal sizes are expected; predict at the image's own size"
         )
     predicted_map = np.where(true_map == ignore_label, np.uint16(ignore_label), predicted_map)
     radius = boundary_radius_px(*true_map.shape) if radius_px is None else radius_px
@@ -206,6 +206,6 @@ def _check(name: str, values: npt.NDArray[np.int64], class_count: int, ignore_la
     odd = values[values >= class_count]
     if len(odd):
         raise ValueError(
-            f"count_labels: the {name} holds {odd[0]}, 0 to {class_count - 1} or {ignore_label} (ignored) are wanted; "
+            f"count_labels: the {name} holds {odd[0]}, expected 0 to {class_count - 1} or {ignore_label} (ignored); "
             "use the vocabulary that it was made with"
         )

@@ -92,7 +92,7 @@ class MaskAdaptedClip(nn.Module):
         layers = len(visual.transformer.resblocks)
         if not 0 <= prompt_depth <= layers:
             raise ValueError(
-                f"MaskAdaptedClip: prompt_depth is {prompt_depth}, 0 to {layers} (the image tower's layers) is wanted; "
+                f"MaskAdaptedClip: prompt_depth is {prompt_depth}, expected 0 to {layers} (the image tower's layers); "
                 "correct the setting"
             )
         self.clip = clip
@@ -327,7 +327,7 @@ def _adaptable_tower(clip: OpenClip, blank_patches: str) -> VisionTransformer:
     visual = clip.visual
     if not isinstance(visual, VisionTransformer):
         raise TypeError(
-            f"MaskAdaptedClip: the image tower is {type(visual).__name__}, open_clip's VisionTransformer is wanted; "
+            f"MaskAdaptedClip: the image tower is {type(visual).__name__}, open_clip's VisionTransformer is expected; "
             "choose a model such as ViT-B-16"
         )
     reasons = {
@@ -343,7 +343,7 @@ def _adaptable_tower(clip: OpenClip, blank_patches: str) -> VisionTransformer:
     if found:
         raise ValueError(
             f"MaskAdaptedClip: the image tower has {', '.join(found)}; a plain vision transformer with one embedding "
-            "per square image is wanted; change the model's vision_cfg"
+            "per square image is expected; change the model's vision_cfg"
         )
     own_kind = {type(block) for block in visual.transformer.resblocks} == {ResidualAttentionBlock}
     if blank_patches == "dropped" and (visual.pool_type != "tok" or not own_kind):

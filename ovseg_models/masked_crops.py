@@ -164,7 +164,7 @@ def crops_of_regions(
         if not mask.numpy().any():  # stops at the first one
             raise ValueError(
                 f"crops_of_regions: region {index} ({mask.shape[1]} x {mask.shape[0]} px) has an empty mask, "
-                "at least one pixel is wanted; leave such a pair out"
+                "at least one pixel is expected; leave such a pair out"
             )
         lines = _lines_above_fill(pixels, base)
         filled.append(lines if fill == "unmasked" else lines.mul_(mask.float()[:, None]))  # zero, the fill, outside
@@ -198,7 +198,7 @@ def patch_mask(crop_masks: Bool[Tensor, "crop side side"], patch_px: int) -> Boo
     side = crop_masks.shape[1]
     if not 1 <= patch_px <= side:
         raise ValueError(
-            f"patch_mask: patch_px is {patch_px}, 1 to {side} (the crop's side) is wanted; see the image tower"
+            f"patch_mask: patch_px is {patch_px}, 1 to {side} (the crop's side) is expected; see the image tower"
         )
     pixels = crop_masks.view(torch.uint8).to(torch.float32)[:, None]
     return functional.max_pool2d(pixels, patch_px).flatten(1).bool()
@@ -266,7 +266,7 @@ def _fill_rgb(fill: Fill) -> tuple[float, float, float] | None:
     if isinstance(fill, tuple) and len(fill) == 3 and all(0 <= part <= 255 for part in fill):
         return fill
     raise ValueError(
-        f"masked_crops: fill is {fill!r}; 'mean', 'zero', 'unmasked' or three numbers of 0..255 (RGB) are wanted; "
+        f"masked_crops: fill is {fill!r}; 'mean', 'zero', 'unmasked' or three numbers of 0..255 (RGB) are expected; "
         "correct the setting"
     )
 
@@ -285,4 +285,4 @@ def _check_options(crop_px: int, chunk: int) -> None:
     """Raise ValueError unless both options are positive."""
     for name, value in (("crop_px", crop_px), ("chunk", chunk)):
         if value < 1:
-            raise ValueError(f"masked_crops: {name} is {value}, at least 1 is wanted; correct the setting")
+            raise ValueError(f"masked_crops: {name} is {value}, at least 1 is expected; correct the setting")

@@ -24,7 +24,7 @@ def ground_truth_masks(
 
     Args:
         labels: Class indices, or ``ignore_label``.
-        size: Height and width at which the masks are wanted [px].
+        size: Height and width at which the masks are expected [px].
         ignore_label: Value of pixels without a class.
 
     Returns:

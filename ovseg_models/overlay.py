@@ -50,7 +50,7 @@ def overlay_picture(image: Image.Image, label_map: npt.NDArray[np.integer], clas
     if label_map.max(initial=UNLABELLED) >= len(class_names) or label_map.min(initial=0) < UNLABELLED:
         raise ValueError(
             f"overlay: class indices {label_map.min()} to {label_map.max()} are found for {len(class_names)} names; "
-            f"indices below that or {UNLABELLED} are wanted"
+            f"indices below that or {UNLABELLED} are expected"
         )
     colours = _colours(len(class_names))
     font = ImageFont.load_default(_font_size_px(image))

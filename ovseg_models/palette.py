@@ -34,7 +34,9 @@ def palette(colours: int) -> npt.NDArray[np.uint8]:
     usable = (lab[:, 0] > _LIGHTNESS_RANGE[0]) & (lab[:, 0] < _LIGHTNESS_RANGE[1]) & (chroma > _CHROMA_MIN)
     candidates, lab = candidates[usable], lab[usable]
     if not 1 <= colours <= len(candidates):
-        raise ValueError(f"palette: {colours} colours are asked for, 1 to {len(candidates)} are wanted; ask for fewer")
+        raise ValueError(
+            f"palette: {colours} colours are asked for, 1 to {len(candidates)} are expected; ask for fewer"
+        )
     chosen = [int(chroma[usable].argmax())]
     distances = np.full(len(lab), np.inf)
     while len(chosen) < colours:

@@ -51,9 +51,7 @@ class Program(Protocol):
         ...
 
 
-def check_pickle(
-    program: Program, file_bytes: int, persistent: Callable[[Value], None] | None = None
-) -> None:
+def check_pickle(program: Program, file_bytes: int, persistent: Callable[[Value], None] | None = None) -> None:
     """Walk through the next pickle of a file and leave the file at its end.
 
     Args:

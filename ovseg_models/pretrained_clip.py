@@ -100,10 +100,10 @@ def blank_patches_argument(blank_patches: BlankPatches) -> dict[str, object]:
 
 def _load_prompts(adapted: MaskAdaptedClip, prompts: Tensor, where: str | Path | None) -> None:
     """Copy prompts of a file, which must be of the model's shape."""
-    wanted = (0,) if adapted.mask_prompts is None else tuple(adapted.mask_prompts.shape)
-    if adapted.mask_prompts is None or tuple(prompts.shape) != wanted:
+    expected = (0,) if adapted.mask_prompts is None else tuple(adapted.mask_prompts.shape)
+    if adapted.mask_prompts is None or tuple(prompts.shape) != expected:
         raise ValueError(
-            f"build_mask_adapted_clip: {where} holds mask prompts {tuple(prompts.shape)}, the model's are {wanted} "
+            f"build_mask_adapted_clip: {where} holds mask prompts {tuple(prompts.shape)}, the model's are {expected} "
             f"(depth, patch, width); set prompt_depth to {prompts.shape[0]} or choose another file"
         )
     with torch.no_grad():
@@ -212,8 +212,8 @@ def _build(
                 f"build_clip: open_clip refuses the configuration ({error}); compare it with ViT-B-16's"
             ) from error
     if tensors:
-        wanted = clip.state_dict()
-        conversion = take_tensors(tensors, wanted, {name: name for name in wanted})
+        expected = clip.state_dict()
+        conversion = take_tensors(tensors, expected, {name: name for name in expected})
         conversion.report.require_fit(str(where))
         clip.load_state_dict(conversion.tensors)
     return clip.eval()
@@ -225,7 +225,7 @@ def _checked_config(model: str | Mapping[str, Any]) -> dict[str, Any]:
     if config is None:
         near = difflib.get_close_matches(str(model), open_clip.list_models(), n=3, cutoff=0.4)
         raise ValueError(
-            f"build_clip: open_clip has no model {model!r}; a name such as {near or ['ViT-B-16']} is wanted"
+            f"build_clip: open_clip has no model {model!r}; a name such as {near or ['ViT-B-16']} is expected"
         )
     absent = [key for key in ("embed_dim", "vision_cfg", "text_cfg") if key not in config]
     if absent:
@@ -244,6 +244,6 @@ def _checked_config(model: str | Mapping[str, Any]) -> dict[str, Any]:
     if found:
         raise ValueError(
             f"build_clip: {model if isinstance(model, str) else 'the configuration'} has {', '.join(found)}; "
-            "open_clip's own vision and text transformers and its tokenizer are wanted; choose a model such as ViT-B-16"
+            "expected open_clip's own vision and text transformers and its tokenizer; choose a model such as ViT-B-16"
         )
     return config

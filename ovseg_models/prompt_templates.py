@@ -50,6 +50,6 @@ def prompt_templates(name: str) -> tuple[str, ...]:
     """
     if name not in _BY_NAME:
         raise ValueError(
-            f"prompt_templates: {name!r} is unknown, one of {PROMPT_TEMPLATE_NAMES} is wanted; correct the setting"
+            f"prompt_templates: {name!r} is unknown, one of {PROMPT_TEMPLATE_NAMES} is expected; correct the setting"
         )
     return _BY_NAME[name]()

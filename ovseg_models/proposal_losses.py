@@ -149,13 +149,15 @@ def classification_loss(
     the weighted sum is divided by that in place of the queries' own total weight.
     """
     no_object = class_logits.shape[-1] - 1
-    wanted = torch.full(class_logits.shape[:2], no_object, device=class_logits.device)
-    wanted[matches.images, matches.queries] = targets.class_ids[matches.targets]
+    expected = torch.full(class_logits.shape[:2], no_object, device=class_logits.device)
+    expected[matches.images, matches.queries] = targets.class_ids[matches.targets]
     class_weights = class_logits.new_ones(no_object + 1)
     class_weights[no_object:].fill_(no_object_weight)  # by its index it would be a copy from the host that waits
     if query_weight is None:
-        return F.cross_entropy(class_logits.flatten(0, 1), wanted.flatten(), class_weights)
-    return F.cross_entropy(class_logits.flatten(0, 1), wanted.flatten(), class_weights, reduction="sum") / query_weight
+        return F.cross_entropy(class_logits.flatten(0, 1), expected.flatten(), class_weights)
+    return (
+        F.cross_entropy(class_logits.flatten(0, 1), expected.flatten(), class_weights, reduction="sum") / query_weight
+    )
 
 
 def total_query_weight(counts: Sequence[int], queries: int, *, no_object_weight: float) -> float:
@@ -180,11 +182,11 @@ def upsample_bilinear(
     by_row, by_column = (
         F.interpolate(
             torch.eye(found, device=masks.device, dtype=masks.dtype)[None],
-            size=wanted,
+            size=expected,
             mode="linear",
             align_corners=False,
         )[0]
-        for found, wanted in zip(masks.shape[-2:], size, strict=True)
+        for found, expected in zip(masks.shape[-2:], size, strict=True)
     )
     return by_row.T @ masks @ by_column
 

@@ -160,7 +160,7 @@ class ProposalNet(nn.Module):
         if text_embeddings.shape[-1] != proposal_embeddings.shape[-1]:
             raise ValueError(
                 f"class_logits: text embeddings have {text_embeddings.shape[-1]} dimensions, "
-                f"{proposal_embeddings.shape[-1]} are wanted; use the CLIP model that the proposal net was trained with"
+                f"expected {proposal_embeddings.shape[-1]}; use the CLIP model that the proposal net was trained with"
             )
         no_object = F.normalize(self.no_object_embedding, dim=-1)
         return LOGIT_TEMPERATURE * proposal_embeddings @ torch.cat((text_embeddings, no_object)).T
@@ -180,7 +180,7 @@ class ProposalNet(nn.Module):
             ValueError: If there is no image.
         """
         if len(images) == 0:
-            raise ValueError("preprocess: got 0 images, at least one is wanted; leave out empty batches")
+            raise ValueError("preprocess: got 0 images, at least one is expected; leave out empty batches")
         height = max(image.shape[-2] for image in images)
         width = max(image.shape[-1] for image in images)
         padded = (height + -height % SIZE_DIVISOR_PX, width + -width % SIZE_DIVISOR_PX)

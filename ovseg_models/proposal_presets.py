@@ -71,17 +71,19 @@ class ProposalNetArguments:
         """Refuse sizes that no net can have."""
         if self.query_source not in QUERY_SOURCES:
             raise ValueError(
-                f"proposal net: query_source is {self.query_source!r}, one of {sorted(QUERY_SOURCES)} is wanted; "
+                f"proposal net: query_source is {self.query_source!r}, one of {sorted(QUERY_SOURCES)} is expected; "
                 "correct the name"
             )
         for name, least in _LEAST.items():
             if getattr(self, name) < least:
-                raise ValueError(f"proposal net: {name} is {getattr(self, name)}, at least {least} is wanted; raise it")
+                raise ValueError(
+                    f"proposal net: {name} is {getattr(self, name)}, at least {least} is expected; raise it"
+                )
         divisors = {"heads": self.heads, "norm_groups": self.norm_groups, "4 (sine and cosine of two coordinates)": 4}
         for name, divisor in divisors.items():
             if self.hidden_dim % divisor:
                 raise ValueError(
-                    f"proposal net: hidden_dim is {self.hidden_dim}, a multiple of {name} = {divisor} is wanted; "
+                    f"proposal net: hidden_dim is {self.hidden_dim}, a multiple of {name} = {divisor} is expected; "
                     "change one of them"
                 )
 
@@ -137,7 +139,7 @@ def build_proposal_net(preset: str | None = None, **arguments: Any) -> ProposalN
             f"proposal net: no backbone is named; give backbone=... or one of the presets {sorted(PRESETS)}"
         )
     if preset is not None and preset not in PRESETS:
-        raise ValueError(f"proposal net: preset is {preset!r}, one of {sorted(PRESETS)} is wanted; correct the name")
+        raise ValueError(f"proposal net: preset is {preset!r}, one of {sorted(PRESETS)} is expected; correct the name")
     sizes = ProposalNetArguments(**arguments) if preset is None else replace(PRESETS[preset], **arguments)
     net = _assemble(sizes)
     net.arguments = asdict(sizes) | {"pretrained": False}

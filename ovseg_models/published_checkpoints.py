@@ -140,9 +140,9 @@ def write_published_checkpoint(parts: SegmenterParts, path: Path) -> None:
         ValueError: If it ends otherwise, or a net is of a form that no published layout has.
     """
     if path.suffix not in {".pth", ".pt"}:
-        raise ValueError(f"{path}: ends in {path.suffix!r}, .pth or .pt is wanted; choose such a name")
+        raise ValueError(f"{path}: ends in {path.suffix!r}, .pth or .pt is expected; choose such a name")
     if path.exists():
-        raise FileExistsError(f"{path}: is there already, a new file is wanted; choose another name or delete it")
+        raise FileExistsError(f"{path}: is there already, a new file is expected; choose another name or delete it")
     origin = parts.published or default_origin(parts)
     content = published_tensors(parts, origin)
     temporary = path.with_name(f".tmp-{path.name}")
@@ -224,10 +224,10 @@ def _fill_clip(clip: MaskAdaptedClip, found: Mapping[str, Tensor], layout: str) 
     """Load what fits of CLIP."""
     prefix = OVSEG_PREFIX if layout == "ovseg" else ""
     candidates = {name: tensor for name, tensor in found.items() if layout == "clip" or name.startswith(_ADAPTER)}
-    wanted = clip.state_dict()
-    names = {ours: prefix + theirs for ours, theirs in zip(wanted, from_adapted(wanted), strict=True)}
+    expected = clip.state_dict()
+    names = {ours: prefix + theirs for ours, theirs in zip(expected, from_adapted(expected), strict=True)}
     ignored = _ADAPTER_BUFFERS | {_ADAPTER + "non_object_embedding"} if layout == "ovseg" else _OPENAI_NUMBERS
-    conversion = take_tensors(candidates, wanted, names, ignored=ignored)
+    conversion = take_tensors(candidates, expected, names, ignored=ignored)
     clip.load_state_dict(conversion.tensors)
     return conversion.report
 
@@ -241,7 +241,7 @@ def _require_fit(path: Path, reports: Sequence[KeyReport]) -> None:
     faults = [f"  {kind}: {key}" for kind, keys in kinds.items() for key in keys]
     if faults:
         counts = ", ".join(f"{len(keys)} {kind}" for kind, keys in kinds.items())
-        first = f"{path}: {counts} keys, none is wanted; check that the file is whole and of a published model:"
+        first = f"{path}: {counts} keys, none is expected; check that the file is whole and of a published model:"
         raise ValueError("\n".join([first, *faults]))
 
 

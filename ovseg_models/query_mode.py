@@ -70,7 +70,7 @@ def find_regions(
     if scores.shape != (len(masks), len(class_names)):
         raise ValueError(
             f"find_regions: scores are {tuple(scores.shape)} [query class] for {len(masks)} masks and "
-            f"{len(class_names)} names; one row per mask and one column per name are wanted"
+            f"{len(class_names)} names; one row per mask and one column per name are expected"
         )
     device = masks.device
     labels = torch.full(size, UNLABELLED, device=device)

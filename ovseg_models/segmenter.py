@@ -114,7 +114,7 @@ class Segmenter:
         if parts.proposal_net is None or parts.clip is None:
             present, absent = ("clip", "proposal net") if parts.proposal_net is None else ("proposal net", "CLIP")
             raise ValueError(
-                f"{folder}: holds a {present} and no {absent}, both are wanted; "
+                f"{folder}: holds a {present} and no {absent}, both are expected; "
                 "import the other part with 'ovseg import-checkpoint FILE --base FOLDER --out NEW_FOLDER'"
             )
         segmenter = cls(parts.proposal_net, parts.clip, tokenizer=parts.tokenizer, settings=parts.settings)

@@ -94,7 +94,7 @@ def check_same_space(net: ProposalNet, clip: MaskAdaptedClip) -> None:
     if proposal_dim != clip_dim:
         raise ValueError(
             f"segmenter: the proposal net's embeddings have {proposal_dim} dimensions and CLIP's {clip_dim}, "
-            "equal ones are wanted; combine a proposal net with the CLIP that it was trained with"
+            "equal ones are expected; combine a proposal net with the CLIP that it was trained with"
         )
 
 
@@ -106,7 +106,7 @@ def write_segmenter_folder(folder: Path, parts: SegmenterParts) -> None:
         ValueError: If a net doesn't know the arguments that it was built from, or the nets don't go together.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise FileExistsError(f"{folder}: is there already, a new folder is wanted; choose another name or delete it")
+        raise FileExistsError(f"{folder}: is there already, a new folder is expected; choose another name or delete it")
     if parts.proposal_net is not None and parts.clip is not None:
         check_same_space(parts.proposal_net, parts.clip)
     content = _json_content(parts)
@@ -220,7 +220,9 @@ def _read_json(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise ValueError(f"{path}: is no JSON ({error}); write the folder again") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise ValueError(f"{path}: is no description of a segmenter, 'format': '{FORMAT}' is wanted; check the folder")
+        raise ValueError(
+            f"{path}: is no description of a segmenter, 'format': '{FORMAT}' is expected; check the folder"
+        )
     if content.get("schema_version") != SCHEMA_VERSION:
         raise ValueError(
             f"{path}: schema_version is {content.get('schema_version')!r}, this version reads {SCHEMA_VERSION}; "
@@ -239,9 +241,9 @@ def _read_json(path: Path) -> dict[str, Any]:
         "settings": ((dict,), "a table of settings"),
         "published": ((dict, NoneType), "a table or null"),
     }
-    for key, (kinds, wanted) in types.items():
+    for key, (kinds, expected) in types.items():
         if not isinstance(content[key], kinds) or isinstance(content[key], bool):
-            raise ValueError(f"{path}: {key} is {_short(content[key])}, {wanted} is expected; correct the file")  # noqa: TRY004
+            raise ValueError(f"{path}: {key} is {_short(content[key])}, {expected} is expected; correct the file")  # noqa: TRY004
     _refuse_what_is_no_number(path, content)
     return content
 
@@ -299,8 +301,8 @@ def _filled(where: Path, key: str, path: Path, build: Callable[[], _Net]) -> _Ne
     tensors = _read_tensors(path)
     require_finite(tensors, str(path))
     net = _checked(where, key, lambda: build_for(tensors, build))
-    wanted = net.state_dict()
-    conversion = take_tensors(tensors, wanted, {name: name for name in wanted})
+    expected = net.state_dict()
+    conversion = take_tensors(tensors, expected, {name: name for name in expected})
     conversion.report.require_fit(str(path))
     net.load_state_dict(conversion.tensors)
     return net

@@ -38,8 +38,8 @@ class SegmenterSettings:
     def __post_init__(self) -> None:
         """Refuse values out of range, all at once."""
         faults = [
-            f"{name} is {getattr(self, name)}, {wanted} is wanted"
-            for name, fits, wanted in (
+            f"{name} is {getattr(self, name)}, {expected} is expected"
+            for name, fits, expected in (
                 ("ensemble_weight", 0 <= self.ensemble_weight <= 1, "0 (proposal net only) to 1 (CLIP only)"),
                 ("mask_threshold", 0 <= self.mask_threshold < 1, "0 to below 1"),
                 ("short_side_px", self.short_side_px >= 1, "at least 1"),
@@ -85,6 +85,6 @@ def settings_from_json(values: dict[str, Any]) -> SegmenterSettings:
     for name, value in values.items():
         kinds = (int, float) if isinstance(known[name], float) else (type(known[name]),)
         if type(value) not in kinds:
-            wanted = " or ".join(kind.__name__ for kind in kinds)
-            raise ValueError(f"segmenter settings: {name} is {value!r:.60}, {wanted} is expected; correct the value")
+            expected = " or ".join(kind.__name__ for kind in kinds)
+            raise ValueError(f"segmenter settings: {name} is {value!r:.60}, {expected} is expected; correct the value")
     return SegmenterSettings(**values)

@@ -39,7 +39,7 @@ class TextClassifier:
     ) -> None:
         if texts_per_batch < 1:
             raise ValueError(
-                f"TextClassifier: texts_per_batch is {texts_per_batch}, at least 1 is wanted; correct the setting"
+                f"TextClassifier: texts_per_batch is {texts_per_batch}, at least 1 is expected; correct the setting"
             )
         self._clip = clip
         self._tokenize = tokenize
@@ -70,7 +70,7 @@ class TextClassifier:
         wording = _checked_templates(templates)
         synonyms = [_synonyms(name, split_synonyms) for name in class_names]
         if not synonyms:
-            raise ValueError("text_embeddings: there are no class names, at least one is wanted; give a vocabulary")
+            raise ValueError("text_embeddings: there are no class names, at least one is expected; give a vocabulary")
         digest = self._tower.digest()
         names = dict.fromkeys(part for parts in synonyms for part in parts)
         missing = [name for name in names if (digest, wording, name) not in self._kept]
@@ -130,7 +130,7 @@ def _synonyms(name: str, split: bool) -> tuple[str, ...]:
     """Strip a name and, if asked, split it at its commas."""
     parts = tuple(part.strip() for part in (name.split(",") if split else [name]) if part.strip())
     if not parts:
-        raise ValueError(f"text_embeddings: a class name is {name!r}, a word is wanted; correct the vocabulary")
+        raise ValueError(f"text_embeddings: a class name is {name!r}, a word is expected; correct the vocabulary")
     return parts
 
 
@@ -138,12 +138,12 @@ def _checked_templates(templates: Sequence[str]) -> tuple[str, ...]:
     """Return the templates as a key of the memory."""
     if isinstance(templates, str) or not templates:
         raise ValueError(
-            f"text_embeddings: templates are {templates!r}, a list of at least one sentence is wanted; "
+            f"text_embeddings: templates are {templates!r}, a list of at least one sentence is expected; "
             "see prompt_templates"
         )
     for template in templates:
         if len(re.findall(r"\{\}", template)) != 1:
             raise ValueError(
-                f"text_embeddings: template {template!r} is wanted with exactly one {{}} for the class name"
+                f"text_embeddings: template {template!r} is expected with exactly one {{}} for the class name"
             )
     return tuple(templates)

@@ -48,7 +48,7 @@ class WordTokenizer:
             twice = sorted(word for word, times in Counter(words).items() if times > 1)
             raise ValueError(f"word tokenizer: {twice[:10]} occur more than once; list each word once")
         if context_length < _RESERVED_TOKENS:
-            raise ValueError(f"word tokenizer: context_length is {context_length}, at least 3 is wanted; raise it")
+            raise ValueError(f"word tokenizer: context_length is {context_length}, at least 3 is expected; raise it")
         self.words = tuple(words)
         self.context_length = context_length
         self.vocab_size = len(self.words) + _RESERVED_TOKENS

@@ -107,7 +107,7 @@ def load_adapted_clip(artifact: Artifact, base: LoadedClip) -> MaskAdaptedClip:
         ArtifactError: If it is not finished, or damaged.
     """
     if artifact.identity.kind != ADAPTED_CLIP:
-        message = f"{artifact.directory}: is an artifact of {artifact.identity.kind}, one of {ADAPTED_CLIP} is wanted"
+        message = f"{artifact.directory}: is an artifact of {artifact.identity.kind}, one of {ADAPTED_CLIP} is expected"
         raise PipelineError(message)
     facts: Mapping[str, Any] = artifact.manifest().units[0].facts
     if facts["base_digest"] != base.digest:
@@ -118,9 +118,9 @@ def load_adapted_clip(artifact: Artifact, base: LoadedClip) -> MaskAdaptedClip:
         raise PipelineError(message)
     blank_patches = facts.get("blank_patches", "kept")
     adapted = new_mask_adapted_clip(base, prompt_depth=facts["prompt_depth"], blank_patches=blank_patches)
-    for unit, wanted in _tensors_by_unit(adapted, artifact.description.units).items():
+    for unit, expected in _tensors_by_unit(adapted, artifact.description.units).items():
         found = {name: torch.from_numpy(array) for name, array in read_weights(artifact, unit).items()}
-        conversion = take_tensors(found, wanted, {name: name for name in wanted})
+        conversion = take_tensors(found, expected, {name: name for name in expected})
         try:
             conversion.report.require_fit(str(artifact.directory / f"{unit}.safetensors"))
         except ValueError as error:

@@ -148,12 +148,12 @@ def _word_tokenizer(path: Path, words: object, text_cfg: object) -> WordTokenize
     for key in ("context_length", "vocab_size"):
         if not isinstance(sizes.get(key), int):
             message = (
-                f"clip.architecture: {path} lists words, and text_cfg.{key} is {sizes.get(key)!r}, a number is wanted; "
+                f"clip.architecture: {path} lists words, and text_cfg.{key} is {sizes.get(key)!r}, expected a number; "
                 "complete the file"
             )
             raise PipelineError(message)
     if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
-        message = f"clip.architecture: {path}: words is {words!r:.60}, a list of words is wanted; correct the file"
+        message = f"clip.architecture: {path}: words is {words!r:.60}, a list of words is expected; correct the file"
         raise PipelineError(message)
     try:
         tokenizer = WordTokenizer(words, sizes["context_length"])
@@ -163,7 +163,7 @@ def _word_tokenizer(path: Path, words: object, text_cfg: object) -> WordTokenize
     if tokenizer.vocab_size > sizes["vocab_size"]:
         message = (
             f"clip.architecture: {path}: text_cfg.vocab_size is {sizes['vocab_size']}, at least "
-            f"{tokenizer.vocab_size} is wanted for {len(words)} words and three signs; correct the file"
+            f"{tokenizer.vocab_size} is expected for {len(words)} words and three signs; correct the file"
         )
         raise PipelineError(message)
     return tokenizer

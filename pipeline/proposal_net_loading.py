@@ -45,7 +45,7 @@ def load_proposal_net(artifact: Artifact, device: str | torch.device = "cpu") ->
         ArtifactError: If it is not finished, or a file of it is not what was written.
     """
     if artifact.identity.kind != PROPOSAL_NET:
-        message = f"{artifact.directory}: is an artifact of {artifact.identity.kind}, one of {PROPOSAL_NET} is wanted"
+        message = f"{artifact.directory}: is an artifact of {artifact.identity.kind}, one of {PROPOSAL_NET} is expected"
         raise PipelineError(f"{message}; give the directory of one")
     (facts,) = (unit.facts for unit in artifact.manifest().units if unit.unit == WEIGHTS)
     arguments: Any = facts["arguments"]

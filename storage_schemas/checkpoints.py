@@ -154,7 +154,7 @@ class CheckpointStore:
         sidecar = Sidecar.read(path)
         if sidecar.artifact_digest != self._digest:
             message = (
-                f"{path}: is of settings {sidecar.artifact_digest[:12]}, {self._digest[:12]} are wanted; delete it"
+                f"{path}: is of settings {sidecar.artifact_digest[:12]}, {self._digest[:12]} are expected; delete it"
             )
             raise ArtifactError(message)
         files = VerifiedFiles(self._directory, self._directory / "verified.json", deep=True)

@@ -37,7 +37,7 @@ def vector_column(values: npt.NDArray[np.generic]) -> pa.Array:
         SchemaError: If ``values`` is not two-dimensional.
     """
     if values.ndim != 2:
-        message = f"vectors: found shape {values.shape}, wanted [row length]"
+        message = f"vectors: found shape {values.shape}, expected [row length]"
         raise SchemaError(message)
     flat = pa.array(np.ascontiguousarray(values).reshape(-1))
     return pa.FixedSizeListArray.from_arrays(flat, type=vector_type(values.shape[1], flat.type))

@@ -143,9 +143,9 @@ def explained_write_errors(target: Path) -> Iterator[None]:
             errno.EDQUOT: "free some of your quota and run the same command again",
             errno.EACCES: "make the directory writable or choose another runs directory",
             errno.EPERM: "make the directory writable or choose another runs directory",
-            errno.ENOTDIR: "a file is where a directory is wanted: move it or choose another runs directory",
-            errno.EEXIST: "a file is where a directory is wanted: move it or choose another runs directory",
-            errno.EISDIR: "a directory is where a file is wanted: move it away and run the same command again",
+            errno.ENOTDIR: "a file is where a directory is expected: move it or choose another runs directory",
+            errno.EEXIST: "a file is where a directory is expected: move it or choose another runs directory",
+            errno.EISDIR: "a directory is where a file is expected: move it away and run the same command again",
             errno.EROFS: "choose a runs directory on a writable file system",
         }.get(error.errno or 0, "check the device and run the same command again")
         message = f"{target}: could not be written ({error.strerror or error}); finished units are kept; {advice}"

@@ -1,4 +1,4 @@
-"""The errors of stored artifacts: each message says where, what was found, what is wanted and what to do."""
+"""The errors of stored artifacts: each message says where, what was found, what is expected and what to do."""
 
 
 class StorageError(Exception):

@@ -241,7 +241,7 @@ def read_document(path: Path) -> dict[str, Any]:
         raise ArtifactError(message) from error
     if not isinstance(document, dict):
         message = (
-            f"{path}: holds a {type(document).__name__}, a JSON object is wanted; delete it and run the stage again"
+            f"{path}: holds a {type(document).__name__}, a JSON object is expected; delete it and run the stage again"
         )
         raise ArtifactError(message)
     if document.get("format") != FORMAT:

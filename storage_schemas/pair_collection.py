@@ -43,10 +43,10 @@ class PairCollection:
     def __init__(self, artifact: Artifact) -> None:
         identity = artifact.identity
         if identity.kind != KIND:
-            message = f"{artifact.directory}: is an artifact of {identity.kind}, one of {KIND} is wanted"
+            message = f"{artifact.directory}: is an artifact of {identity.kind}, one of {KIND} is expected"
             raise ArtifactError(message)
         if identity.schema_version != SCHEMA_VERSION:
-            found = f"holds pairs of schema {identity.schema_version}, schema {SCHEMA_VERSION} is wanted"
+            found = f"holds pairs of schema {identity.schema_version}, schema {SCHEMA_VERSION} is expected"
             message = f"{artifact.directory}: {found}; run 'ovseg mine' again"
             raise SchemaError(message)
         self.artifact = artifact

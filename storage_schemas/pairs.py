@@ -203,7 +203,7 @@ def read_members(artifact: Artifact, unit: str, index: pa.Table, rows: Sequence[
         artifact: The pairs.
         unit: Shard.
         index: Its table, with the columns ``crop`` and ``crop_mask``.
-        rows: Row numbers of pairs whose status is ``"ok"``, in the order wanted.
+        rows: Row numbers of pairs whose status is ``"ok"``, in the order of the result.
 
     Raises:
         ArtifactError: If a row has no pictures.

@@ -53,6 +53,6 @@ def read_numbers(artifact: Artifact) -> dict[str, Any]:
         message = f"{path}: cannot be read ({error}); run 'ovseg evaluate' again"
         raise SchemaError(message) from error
     if not isinstance(numbers, dict):
-        message = f"{path}: holds a {type(numbers).__name__}, a JSON object is wanted; run 'ovseg evaluate' again"
+        message = f"{path}: holds a {type(numbers).__name__}, a JSON object is expected; run 'ovseg evaluate' again"
         raise SchemaError(message)
     return numbers

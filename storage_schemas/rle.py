@@ -30,7 +30,7 @@ def encode_masks(masks: npt.NDArray[np.bool_]) -> list[bytes]:
         SchemaError: If ``masks`` is not a three-dimensional boolean array.
     """
     if masks.dtype != np.bool_ or masks.ndim != 3:
-        message = f"masks: found {masks.dtype} of shape {masks.shape}, wanted bool of shape [mask height width]"
+        message = f"masks: found {masks.dtype} of shape {masks.shape}, expected bool of shape [mask height width]"
         raise SchemaError(message)
     if masks.shape[0] == 0:
         return []

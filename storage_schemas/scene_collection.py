@@ -65,12 +65,12 @@ class SceneCollection:
         """
         places = []
         for number, shard in enumerate(self._shards):
-            wanted = np.array(shard.index["status"].to_pylist()) == OK
+            expected = np.array(shard.index["status"].to_pylist()) == OK
             if self._labelled:
-                wanted &= np.array([len(classes) > 0 for classes in shard.index["classes"].to_pylist()], np.bool_)
+                expected &= np.array([len(classes) > 0 for classes in shard.index["classes"].to_pylist()], np.bool_)
             if self._captioned:
-                wanted &= np.array([len(captions) > 0 for captions in shard.index["captions"].to_pylist()], np.bool_)
-            rows = np.flatnonzero(wanted)
+                expected &= np.array([len(captions) > 0 for captions in shard.index["captions"].to_pylist()], np.bool_)
+            rows = np.flatnonzero(expected)
             places.append(np.stack([np.full(len(rows), number), rows], axis=1))
         joined = np.concatenate(places).astype(np.int64)
         if len(joined) == 0:

@@ -110,10 +110,10 @@ class ScenesAttributes:
             SchemaError: If they are scenes of another schema version.
         """
         if artifact.identity.kind != KIND:
-            message = f"{artifact.directory}: is an artifact of {artifact.identity.kind}, one of {KIND} is wanted"
+            message = f"{artifact.directory}: is an artifact of {artifact.identity.kind}, one of {KIND} is expected"
             raise ArtifactError(message)
         if artifact.identity.schema_version != SCHEMA_VERSION:
-            found = f"holds scenes of schema {artifact.identity.schema_version}, schema {SCHEMA_VERSION} is wanted"
+            found = f"holds scenes of schema {artifact.identity.schema_version}, schema {SCHEMA_VERSION} is expected"
             message = f"{artifact.directory}: {found}; run 'ovseg prepare' again"
             raise SchemaError(message)
         values: dict[str, Any] = {
@@ -243,7 +243,7 @@ class SceneShardWriter:
             message = f"scene {scene.key!r}: comes after {before!r}; add scenes in ascending order of key"
             raise ArtifactError(message)
         if scene.status == OK and scene.image_suffix not in IMAGE_SUFFIXES:
-            found = f"image suffix {scene.image_suffix!r}, one of {IMAGE_SUFFIXES} is wanted"
+            found = f"image suffix {scene.image_suffix!r}, one of {IMAGE_SUFFIXES} is expected"
             message = f"scene {scene.key!r}: {found}; convert the image, or store the scene with a status and reason"
             raise ArtifactError(message)
 
@@ -279,7 +279,7 @@ class SceneShard:
         """Read scenes, failed ones included.
 
         Args:
-            rows: Row numbers of the index in the order wanted; all by default.
+            rows: Row numbers of the index in the order of the result; all by default.
             labels: Whether to read label and instance maps; without, they are None.
 
         Raises:
@@ -291,11 +291,11 @@ class SceneShard:
         except OSError as error:
             message = f"{self._tar_path}: cannot be read ({error}); run the stage that makes it again"
             raise CorruptUnitError(message) from error
-        wanted = ("image", "label", "instances") if labels else ("image",)
+        expected = ("image", "label", "instances") if labels else ("image",)
         with tar as file:
             rows_without_captions = table.drop_columns(["captions"]).to_pylist()
             for row, captions in zip(rows_without_captions, captions_of(table["captions"]), strict=True):
-                parts = {name: read_member(file, Member(**row[name]), self._tar_path) for name in wanted if row[name]}
+                parts = {name: read_member(file, Member(**row[name]), self._tar_path) for name in expected if row[name]}
                 yield _scene(row, captions, parts)
 
 

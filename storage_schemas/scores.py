@@ -126,10 +126,10 @@ class ScoresAttributes:
             SchemaError: If they are scores of another schema version.
         """
         if artifact.identity.kind != KIND:
-            message = f"{artifact.directory}: is an artifact of {artifact.identity.kind}, one of {KIND} is wanted"
+            message = f"{artifact.directory}: is an artifact of {artifact.identity.kind}, one of {KIND} is expected"
             raise ArtifactError(f"{message}; give a directory below {KIND}/")
         if artifact.identity.schema_version != SCHEMA_VERSION:
-            found = f"holds scores of schema {artifact.identity.schema_version}, schema {SCHEMA_VERSION} is wanted"
+            found = f"holds scores of schema {artifact.identity.schema_version}, schema {SCHEMA_VERSION} is expected"
             message = f"{artifact.directory}: {found}; run 'ovseg evaluate' again"
             raise SchemaError(message)
         values: dict[str, Any] = {

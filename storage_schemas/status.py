@@ -83,8 +83,8 @@ def unit_status(directory: Path, unit: str, artifact_digest: str, files: Verifie
     except StorageError as error:
         return UnitStatus(unit, UnitState.CORRUPT, str(error))
     if sidecar.artifact_digest != artifact_digest:
-        found, wanted = sidecar.artifact_digest[:12], artifact_digest[:12]
-        return UnitStatus(unit, UnitState.STALE, f"its sidecar is of settings {found}, this artifact is of {wanted}")
+        found, expected = sidecar.artifact_digest[:12], artifact_digest[:12]
+        return UnitStatus(unit, UnitState.STALE, f"its sidecar is of settings {found}, this artifact is of {expected}")
     if sidecar.unit != unit:
         return UnitStatus(unit, UnitState.CORRUPT, f"its sidecar speaks of unit {sidecar.unit!r}")
     try:
@@ -113,10 +113,10 @@ def _document_faults(directory: Path, description: Description, statuses: tuple[
     sidecars = tuple(status.sidecar for status in statuses if status.sidecar is not None)
     if sidecars and not (directory / ARTIFACT_FILE).exists():
         yield f"{ARTIFACT_FILE} is missing"
-    wanted = {ARTIFACT_FILE: description.to_json()}
+    expected = {ARTIFACT_FILE: description.to_json()}
     if len(sidecars) == len(statuses):
-        wanted[MANIFEST_FILE] = Manifest(description=description, units=sidecars).to_json()
-    for name, data in wanted.items():
+        expected[MANIFEST_FILE] = Manifest(description=description, units=sidecars).to_json()
+    for name, data in expected.items():
         try:
             if (directory / name).read_bytes() != data:
                 yield f"{name} is not what the units and settings call for"

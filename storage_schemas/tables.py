@@ -96,8 +96,8 @@ class TableWriter:
             SchemaError: If they differ.
         """
         if names.keys() != set(self._schema.names):
-            found, wanted = sorted(names), sorted(self._schema.names)
-            message = f"columns: found {found}, wanted {wanted}; give each column once"
+            found, expected = sorted(names), sorted(self._schema.names)
+            message = f"columns: found {found}, expected {expected}; give each column once"
             raise SchemaError(message)
 
     def _write(self, table: pa.Table) -> None:
@@ -155,14 +155,14 @@ def vector_length(path: Path, column: str) -> int:
     kind = found.field(index).type if index >= 0 else None
     if not isinstance(kind, pa.FixedSizeListType):
         message = (
-            f"{path}: column {column!r} is {kind or 'missing'}, vectors are wanted; run the stage that makes it again"
+            f"{path}: column {column!r} is {kind or 'missing'}, vectors are expected; run the stage that makes it again"
         )
         raise SchemaError(message)
     length: int = kind.list_size
     return length
 
 
-def check_schema(path: Path, found: pa.Schema, wanted: TableSchema) -> None:
+def check_schema(path: Path, found: pa.Schema, expected: TableSchema) -> None:
     """Compare the schema of a file with the one that its reader knows.
 
     Raises:
@@ -170,21 +170,21 @@ def check_schema(path: Path, found: pa.Schema, wanted: TableSchema) -> None:
     """
     metadata = found.metadata or {}
     kind, version = metadata.get(_KIND, b"").decode(), metadata.get(_VERSION, b"").decode()
-    if (kind, version) != (wanted.kind, str(wanted.version)):
+    if (kind, version) != (expected.kind, str(expected.version)):
         found_text = f"is of kind {kind or 'unknown'!r}, schema {version or 'unknown'}"
-        wanted_text = f"kind {wanted.kind!r}, schema {wanted.version} is wanted"
-        message = f"{path}: {found_text}, {wanted_text}; run the stage that makes it again"
+        expected_text = f"kind {expected.kind!r}, schema {expected.version} is expected"
+        message = f"{path}: {found_text}, {expected_text}; run the stage that makes it again"
         raise SchemaError(message)
-    for field in wanted.columns:
+    for field in expected.columns:
         index = found.get_field_index(field.name)
         type_found = found.field(index).type if index >= 0 else "missing"
         if type_found != field.type:
-            difference = f"column {field.name!r} is {type_found}, schema {wanted.version} wants {field.type}"
+            difference = f"column {field.name!r} is {type_found}, schema {expected.version} wants {field.type}"
             message = f"{path}: {difference}; run the stage that makes it again"
             raise SchemaError(message)
-    unknown = [name for name in found.names if name not in wanted.columns.names]
+    unknown = [name for name in found.names if name not in expected.columns.names]
     if unknown:
-        message = f"{path}: columns {unknown} are not of schema {wanted.version}; run the stage that makes it again"
+        message = f"{path}: columns {unknown} are not of schema {expected.version}; run the stage that makes it again"
         raise SchemaError(message)
 
 

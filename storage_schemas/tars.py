@@ -49,7 +49,7 @@ class ShardTarWriter:
         name = f"{key}.{suffix}"
         if not (KEY.fullmatch(key) and _SUFFIX.fullmatch(suffix)):
             message = (
-                f"tar member {name!r}: a key of at most 80 letters, digits, '_' and '-' is wanted; rename the sample"
+                f"tar member {name!r}: a key of at most 80 letters, digits, '_' and '-' is expected; rename the sample"
             )
             raise ArtifactError(message)
         info = tarfile.TarInfo(name)

@@ -137,10 +137,10 @@ def _pictures(result: Segmentation, rows: list[MaskRow]) -> tuple[tuple[Image.Im
 
 def _masks_of(result: Segmentation, queries: Iterable[int]) -> dict[int, npt.NDArray[np.bool_]]:
     """Return some hard masks [height width] at the photograph's size."""
-    wanted, first = set(queries), 0
+    expected, first = set(queries), 0
     masks: dict[int, npt.NDArray[np.bool_]] = {}
     for some in result.encoded.hard_masks_at_image_size():
-        masks |= {query: some[query - first].cpu().numpy() for query in wanted if first <= query < first + len(some)}
+        masks |= {query: some[query - first].cpu().numpy() for query in expected if first <= query < first + len(some)}
         first += len(some)
     return masks
 

@@ -91,10 +91,10 @@ def class_names(typed: str) -> tuple[str, ...]:
     if not names:
         raise QuestionError("No class names are typed; write what to look for, such as: sky, grass, boat")
     if len(names) > NAMES_MAX:
-        raise QuestionError(f"{len(names)} class names are typed, at most {NAMES_MAX} are wanted; take some away.")
+        raise QuestionError(f"{len(names)} class names are typed, at most {NAMES_MAX} are expected; take some away.")
     if long := [name for name in names if len(name) > NAME_LENGTH_MAX]:
         raise QuestionError(
-            f"The name '{long[0][:30]}...' has {len(long[0])} characters, at most {NAME_LENGTH_MAX} are wanted; "
+            f"The name '{long[0][:30]}...' has {len(long[0])} characters, at most {NAME_LENGTH_MAX} are expected; "
             "separate names by commas."
         )
     return names
@@ -119,9 +119,9 @@ def photograph(path: Path, file_name: str) -> Image.Image:
         raise QuestionError(f"{file_name} has far too many pixels; shrink it and upload it again.") from error
     except (ValueError, OSError, SyntaxError) as error:
         raise QuestionError(
-            f"{file_name} cannot be read as an image; a whole JPEG, PNG, WebP or the like is wanted."
+            f"{file_name} cannot be read as an image; a whole JPEG, PNG, WebP or the like is expected."
         ) from error
     raise QuestionError(
-        f"{file_name} has {width_px} x {height_px} pixels, at most {PIXELS_MAX / 1e6:.0f} million are wanted; "
+        f"{file_name} has {width_px} x {height_px} pixels, at most {PIXELS_MAX / 1e6:.0f} million are expected; "
         "shrink it and upload it again."
     )

@@ -125,7 +125,7 @@ def _outputs_at_strides(name: str, strides_px: Sequence[int]) -> list[int]:
     """Find the maps at strides 4, 8, 16 and 32 among all that the network gives."""
     if not set(STRIDES_PX) <= set(strides_px):
         raise ValueError(
-            f"backbone {name!r}: its maps have strides {list(strides_px)}, {list(STRIDES_PX)} are wanted; "
+            f"backbone {name!r}: its maps have strides {list(strides_px)}, {list(STRIDES_PX)} are expected; "
             "choose a hierarchical network, for example 'resnet18'"
         )
     return [list(strides_px).index(stride) for stride in STRIDES_PX]
@@ -134,7 +134,7 @@ def _outputs_at_strides(name: str, strides_px: Sequence[int]) -> list[int]:
 def _freeze_stages(name: str, body: nn.Module, outputs: Sequence[int], freeze_at: int) -> None:
     """Stop the training of the stem and of the first stages; their batch norms become fixed too."""
     if not 0 <= freeze_at <= 5:
-        raise ValueError(f"backbone {name!r}: freeze_at is {freeze_at}, 0 to 5 is wanted; 0 trains every stage")
+        raise ValueError(f"backbone {name!r}: freeze_at is {freeze_at}, 0 to 5 is expected; 0 trains every stage")
     if freeze_at == 0:
         return
     returned = getattr(body, "return_layers", None)  # child's name -> index of its map, as text

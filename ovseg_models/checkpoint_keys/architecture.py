@@ -42,7 +42,7 @@ def arguments_from_published(
     if any(key.startswith("sem_seg_head.pixel_decoder.transformer.") for key in shapes):
         raise ValueError(
             "published checkpoint: its pixel decoder has transformer layers of its own, as MaskFormer's panoptic "
-            "models have, one of convolutions alone is wanted; choose a semantic model"
+            "models have, one of convolutions alone is expected; choose a semantic model"
         )
     backbone, backbone_arguments = _backbone(shapes)
     queries, hidden_dim = _shape(shapes, f"{_PREDICTOR}query_embed.weight")
@@ -73,7 +73,7 @@ def _backbone(shapes: Mapping[str, tuple[int, ...]]) -> tuple[str, dict[str, Any
     if (blocks, has_deep_stem) not in _RESNETS:
         raise ValueError(
             f"published checkpoint: its backbone has {blocks} blocks per stage and {'a' if has_deep_stem else 'no'} "
-            "deep stem, a Swin Transformer or a ResNet-50 or -101 is wanted; check that it is MaskFormer's or OVSeg's"
+            "deep stem, a Swin Transformer or a ResNet-50 or -101 is expected; check that it is MaskFormer's or OVSeg's"
         )
     frozen = {"freeze_at": 2, "frozen_batch_norm": True}
     return _RESNETS[blocks, has_deep_stem], frozen
@@ -101,6 +101,6 @@ def _shape(shapes: Mapping[str, tuple[int, ...]], key: str) -> tuple[int, ...]:
     if key not in shapes:
         raise ValueError(
             f"published checkpoint: {key} is not among its {len(shapes)} keys, the layout of OVSeg or MaskFormer is "
-            "wanted; check that it is such a file"
+            "expected; check that it is such a file"
         )
     return shapes[key]

@@ -61,7 +61,7 @@ def published_backbone_names(keys: Collection[str]) -> dict[str, str]:
     return _renamed(keys, (*stem, *_RESNET_STAGES))
 
 
-def backbone_from_published(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> Conversion:
+def backbone_from_published(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> Conversion:
     """Bring a backbone file to our keys; the layout is told from the keys.
 
     Understood are detectron2's ResNet (``stem.conv1.weight``), the official Swin Transformer, timm's whole
@@ -70,14 +70,14 @@ def backbone_from_published(found: Mapping[str, Tensor], wanted: Mapping[str, Te
 
     Args:
         found: The file's tensors.
-        wanted: The state dict of our backbone.
+        expected: The state dict of our backbone.
     """
     if found and all(key.startswith("backbone.") for key in found):
         found = {key.removeprefix("backbone."): tensor for key, tensor in found.items()}
     found = {key: tensor for key, tensor in found.items() if not key.endswith(_DERIVED_ENDINGS)}
-    names = _names_in_file(found, wanted)
+    names = _names_in_file(found, expected)
     ignored = {key for key in found if key.startswith(_CLASSIFIER)}
-    conversion = take_tensors(found, wanted, names, ignored=ignored)
+    conversion = take_tensors(found, expected, names, ignored=ignored)
     new_norms = {names[key] for key in names if key.startswith("norms.")}
     report = conversion.report
     missing = tuple(key for key in report.missing if key not in new_norms)
@@ -102,16 +102,16 @@ def relative_position_index(bias_table: Tensor) -> Tensor:
     return row_offset * span + column_offset
 
 
-def _names_in_file(found: Collection[str], wanted: Collection[str]) -> dict[str, str]:
+def _names_in_file(found: Collection[str], expected: Collection[str]) -> dict[str, str]:
     """Give the file's key of each of ours, by the layout that the file's keys show."""
     if any(key.startswith("body.") for key in found):
-        return {key: key for key in wanted if not key.endswith(_DERIVED_ENDINGS)}
-    if _is_swin(wanted):
+        return {key: key for key in expected if not key.endswith(_DERIVED_ENDINGS)}
+    if _is_swin(expected):
         merges_end_a_stage = any(key.startswith("layers.0.downsample.") for key in found)
-        return _renamed(wanted, _SWIN if merges_end_a_stage else _TIMM_SWIN)
+        return _renamed(expected, _SWIN if merges_end_a_stage else _TIMM_SWIN)
     if any(key.startswith("stem.conv1.") for key in found):
-        return published_backbone_names(wanted)
-    return _renamed(wanted, _TIMM)
+        return published_backbone_names(expected)
+    return _renamed(expected, _TIMM)
 
 
 def _is_swin(keys: Collection[str]) -> bool:
@@ -129,7 +129,7 @@ def _renamed(keys: Collection[str], rules: tuple[Rule, ...]) -> dict[str, str]:
         if name is None:
             raise ValueError(
                 f"backbone key {key!r}: no published layout names it, those of a ResNet or a Swin Transformer are "
-                "wanted; keep this backbone in the project's own format"
+                "expected; keep this backbone in the project's own format"
             )
         names[key] = name
     return names

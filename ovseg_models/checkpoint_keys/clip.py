@@ -110,5 +110,5 @@ def to_open_clip(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return from_openai(tensors)
     raise ValueError(
         f"CLIP weights: none of {len(names)} names is 'logit_scale' (with or without a prefix), they are like "
-        f"{sorted(names)[:3]}; a CLIP checkpoint of open_clip, OpenAI or OVSeg is wanted"
+        f"{sorted(names)[:3]}; a CLIP checkpoint of open_clip, OpenAI or OVSeg is expected"
     )

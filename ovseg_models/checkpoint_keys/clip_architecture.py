@@ -27,7 +27,7 @@ def clip_config_from_published(tensors: Mapping[str, Tensor], *, head_width: int
     for name, found in (("image", width), ("text", text_width)):
         if found % head_width:
             raise ValueError(
-                f"CLIP weights: the {name} tower is {found} wide, a multiple of head_width {head_width} is wanted; "
+                f"CLIP weights: the {name} tower is {found} wide, a multiple of head_width {head_width} is expected; "
                 "give the head width that the model was trained with"
             )
     return {
@@ -59,7 +59,7 @@ def _shape(tensors: Mapping[str, Tensor], key: str, dimensions: int) -> tuple[in
     if key not in tensors or tensors[key].ndim != dimensions:
         found = tuple(tensors[key].shape) if key in tensors else "missing"
         raise ValueError(
-            f"CLIP weights: {key} is {found}, a tensor of {dimensions} dimensions is wanted; "
+            f"CLIP weights: {key} is {found}, a tensor of {dimensions} dimensions is expected; "
             "only CLIP with a vision transformer can be read"
         )
     return tuple(tensors[key].shape)

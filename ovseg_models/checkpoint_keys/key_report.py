@@ -16,7 +16,7 @@ class KeyReport:
     Attributes:
         missing: Wanted, and not in the file.
         unexpected: In the file, and of no use here.
-        misshapen: In both with different shapes, as ``key (found shape), wanted (shape)``.
+        misshapen: In both with different shapes, as ``key (found shape), expected (shape)``.
         notes: Sentences that explain a known reason.
     """
 
@@ -53,9 +53,9 @@ class KeyReport:
 
 
 class Conversion(NamedTuple):
-    """A state dict in the wanted layout, and how the file fitted.
+    """A state dict in the expected layout, and how the file fitted.
 
-    ``tensors`` has every wanted key; one that the file did not give keeps the module's own tensor.
+    ``tensors`` has every expected key; one that the file did not give keeps the module's own tensor.
     """
 
     tensors: dict[str, Tensor]
@@ -64,26 +64,26 @@ class Conversion(NamedTuple):
 
 def take_tensors(
     found: Mapping[str, Tensor],
-    wanted: Mapping[str, Tensor],
+    expected: Mapping[str, Tensor],
     names: Mapping[str, str],
     *,
     ignored: Collection[str] = (),
 ) -> Conversion:
-    """Pick the wanted tensors out of a file.
+    """Pick the expected tensors out of a file.
 
     Args:
         found: The file's tensors.
-        wanted: The module's state dict; only its keys and shapes matter, and its tensors where the file has none.
-        names: The file's key of each wanted key; a wanted key that is not in here is not looked for.
+        expected: The module's state dict; only its keys and shapes matter, and its tensors where the file has none.
+        names: The file's key of each expected key; an expected key that is not in here is not looked for.
         ignored: Keys of the file that are of no use and no fault.
     """
-    tensors = dict(wanted)
+    tensors = dict(expected)
     missing, misshapen = [], []
     for ours, theirs in names.items():
         if theirs not in found:
             missing.append(theirs)
-        elif found[theirs].shape != wanted[ours].shape:
-            misshapen.append(f"{theirs} {tuple(found[theirs].shape)}, wanted {tuple(wanted[ours].shape)}")
+        elif found[theirs].shape != expected[ours].shape:
+            misshapen.append(f"{theirs} {tuple(found[theirs].shape)}, expected {tuple(expected[ours].shape)}")
         else:
             tensors[ours] = found[theirs]
     unexpected = found.keys() - set(names.values()) - set(ignored)

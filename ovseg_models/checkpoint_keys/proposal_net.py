@@ -61,7 +61,7 @@ def published_names(keys: Collection[str]) -> dict[str, str]:
     return names
 
 
-def proposal_net_from_published(published: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> Conversion:
+def proposal_net_from_published(published: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> Conversion:
     """Bring the proposal net of a published checkpoint to our keys.
 
     CLIP's weights, the loss's buffers and tables that follow from sizes are ignored. Checkpoints of the first head
@@ -70,19 +70,19 @@ def proposal_net_from_published(published: Mapping[str, Tensor], wanted: Mapping
 
     Args:
         published: The checkpoint's tensors, without a wrapper around them.
-        wanted: The state dict of our net; a tensor that the checkpoint does not give stays as it is there.
+        expected: The state dict of our net; a tensor that the checkpoint does not give stays as it is there.
     """
     found = with_pixel_decoder_level(published)
-    names = published_names(wanted)
+    names = published_names(expected)
     ignored = {key for key in found if _is_of_no_use(key) and key not in set(names.values())}
-    conversion = take_tensors(found, wanted, names, ignored=ignored)
+    conversion = take_tensors(found, expected, names, ignored=ignored)
     if _LINEAR_CLASS_HEAD not in found:
         return conversion
     report = conversion.report
     classes = found[_LINEAR_CLASS_HEAD].shape[0] - 1
     note = (
         f"the checkpoint is MaskFormer's own, with a linear head for {classes} classes where proposal embeddings "
-        "are wanted; the embedding head and the no-object embedding stay as initialised and must be trained"
+        "are expected; the embedding head and the no-object embedding stay as initialised and must be trained"
     )
     return Conversion(conversion.tensors, KeyReport(report.missing, report.unexpected, report.misshapen, (note,)))
 

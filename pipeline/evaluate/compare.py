@@ -121,7 +121,7 @@ def scores_at(directory: Path) -> list[Scores]:
         artifact.manifest()
         return [Scores(artifact)]
     if kind != reports.KIND:
-        message = f"{directory}: is an artifact of {kind}, one of {scores.KIND} or {reports.KIND} is wanted"
+        message = f"{directory}: is an artifact of {kind}, one of {scores.KIND} or {reports.KIND} is expected"
         raise PipelineError(f"{message}; give the directory of one")
     found = []
     for dataset in reports.read_numbers(artifact)["datasets"]:

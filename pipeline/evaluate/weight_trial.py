@@ -129,11 +129,11 @@ def mined_pairs(pairs: Artifact, proposals: Artifact, embedding_dim: int) -> Ite
         index = read_index(pairs, unit, columns=_COLUMNS)
         columns = {name: index[name].to_pylist() for name in ("key", "status", "region", "noun")}
         rows = [row for row, status in enumerate(columns["status"]) if status == OK]
-        wanted = {columns["key"][row] for row in rows}
+        expected = {columns["key"][row] for row in rows}
         embeddings = {
             (scene.key, int(query)): scene.embeddings[place]
             for scene in read_proposals(proposals, unit, embedding_dim=embedding_dim)
-            if scene.key in wanted
+            if scene.key in expected
             for place, query in enumerate(scene.queries)
         }
         for row, members in zip(rows, read_members(pairs, unit, index, rows), strict=True):

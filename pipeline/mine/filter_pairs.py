@@ -70,10 +70,10 @@ class PairRule:
         """Refuse what cannot be meant."""
         for name, value in asdict(self).items():
             if isinstance(value, float) and not np.isfinite(value):
-                message = f"pairs filter: {name} is {value}, a finite number is wanted; correct it"
+                message = f"pairs filter: {name} is {value}, a finite number is expected; correct it"
                 raise PipelineError(message)
         if self.max_per_noun is not None and self.max_per_noun < 1:
-            message = f"pairs filter: max_per_noun is {self.max_per_noun}, at least 1 is wanted; correct it"
+            message = f"pairs filter: max_per_noun is {self.max_per_noun}, at least 1 is expected; correct it"
             raise PipelineError(message)
 
     def to_json(self) -> dict[str, Json]:
@@ -150,7 +150,7 @@ def filter_pairs(pairs: Artifact, rule: PairRule, directory: Path, *, compute: C
     identity = pairs.identity
     if (identity.kind, identity.schema_version) != (KIND, SCHEMA_VERSION):
         found = f"is an artifact of {identity.kind}, schema {identity.schema_version}"
-        message = f"{pairs.directory}: {found}; {KIND} of schema {SCHEMA_VERSION} are wanted; run 'ovseg mine'"
+        message = f"{pairs.directory}: {found}; {KIND} of schema {SCHEMA_VERSION} are expected; run 'ovseg mine'"
         raise PipelineError(message)
     subset = _planned(pairs, rule, directory)
     absent = sorted(set(rule.nouns) - set(_columns(pairs, ("noun",))["noun"].to_pylist()))

@@ -198,7 +198,7 @@ class LabelRegions:
 
     Attributes:
         scenes: The scenes, finished.
-        size: At which size the regions are wanted.
+        size: At which size the regions are expected.
     """
 
     scenes: Artifact

@@ -78,7 +78,7 @@ def decode_segmentation(data: bytes, image: ImageFacts, max_image_px: int) -> De
 def _directory_of(root: DataRoot, split: str) -> str:
     """Return the directory name of a split."""
     if split not in SPLITS:
-        message = f"{root.name}: got split '{split}', wanted one of {', '.join(SPLITS)}; correct --split"
+        message = f"{root.name}: got split '{split}', expected one of {', '.join(SPLITS)}; correct --split"
         raise LayoutError(message)
     return SPLITS[split]
 

@@ -77,11 +77,11 @@ class CocoSource:
         self._labels: CocoLabels | None = None
         self._present_only = present_only
         annotations = CocoAnnotations()
-        wanted: list[tuple[str, str]] = [(file, "") for file in annotation_files]
+        expected: list[tuple[str, str]] = [(file, "") for file in annotation_files]
         if not annotation_files:
-            wanted += [(f"annotations/captions_{split}.json", "captions")] * captions
-            wanted += [(f"annotations/{labels}_{split}.json", labels)] * (labels in {"panoptic", "instances"})
-        for file, kind in wanted:
+            expected += [(f"annotations/captions_{split}.json", "captions")] * captions
+            expected += [(f"annotations/{labels}_{split}.json", labels)] * (labels in {"panoptic", "instances"})
+        for file, kind in expected:
             self._read(file, kind, annotations, labels=labels != "none", captions=captions)
         if labels == "stuff" and not annotation_files:
             hint = self._hint("stuffthingmaps_trainval2017.zip", "choose other labels (--labels)")

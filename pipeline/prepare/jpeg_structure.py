@@ -80,7 +80,9 @@ def jpeg_facts(data: bytes) -> JpegFacts:
     progress = _Progress()
     for marker, body in _segments(data):
         if marker in _OTHER_CODING:
-            raise SceneFault("image_mode_unsupported", f"JPEG coding process 0x{marker:02x}, wanted Huffman-coded DCT")
+            raise SceneFault(
+                "image_mode_unsupported", f"JPEG coding process 0x{marker:02x}, expected Huffman-coded DCT"
+            )
         _take(progress, marker, body)
     frame = progress.frame
     if frame is None or progress.scans == 0:
@@ -114,7 +116,7 @@ def _segments(data: bytes) -> Iterator[tuple[int, bytes]]:
         if position + 2 > len(data):
             raise SceneFault("image_truncated", f"JPEG of {len(data)} bytes ends without an end marker")
         if data[position] != 0xFF:
-            raise _broken(f"byte {position} is 0x{data[position]:02x}, wanted a marker (0xff)")
+            raise _broken(f"byte {position} is 0x{data[position]:02x}, expected a marker (0xff)")
         marker = data[position + 1]
         if marker == 0xFF:  # a fill byte
             position += 1
@@ -128,7 +130,7 @@ def _segments(data: bytes) -> Iterator[tuple[int, bytes]]:
         if position > len(data) or start > len(data):
             raise SceneFault("image_truncated", f"JPEG of {len(data)} bytes ends inside segment 0x{marker:02x}")
         if length < 2:
-            raise _broken(f"segment 0x{marker:02x} states a length of {length} bytes, at least 2 are wanted")
+            raise _broken(f"segment 0x{marker:02x} states a length of {length} bytes, at least 2 are expected")
         yield marker, data[start:position]
         if marker == _SCAN:
             found = _NEXT_MARKER.search(data, position)
@@ -140,12 +142,12 @@ def _read_frame(body: bytes, *, progressive: bool) -> _Frame:
     if len(body) < 6 or len(body) != 6 + 3 * body[5]:
         raise _broken(f"its frame header has {len(body)} bytes")
     if body[0] != 8:
-        raise SceneFault("image_mode_unsupported", f"JPEG of {body[0]} bits a channel, wanted 8")
+        raise SceneFault("image_mode_unsupported", f"JPEG of {body[0]} bits a channel, expected 8")
     height_px, width_px = int.from_bytes(body[1:3], "big"), int.from_bytes(body[3:5], "big")
     if width_px == 0 or height_px == 0:
         raise _broken(f"its frame header states {width_px} x {height_px} px")
     if body[5] not in {1, 3, 4}:
-        raise _broken(f"its frame header states {body[5]} channels, wanted 1, 3 or 4")
+        raise _broken(f"its frame header states {body[5]} channels, expected 1, 3 or 4")
     components = tuple(
         _Component(body[at], body[at + 1] >> 4, body[at + 1] & 15, body[at + 2]) for at in range(6, len(body), 3)
     )

@@ -60,7 +60,7 @@ def values_by_name(root: DataRoot) -> dict[str, int]:
             continue
         match = re.fullmatch(r"(\d{1,5})\s*:\s*(.+)", line)
         if not match:
-            message = f"{root.name}: labels.txt: line {number} is {line!r}, wanted 'value: name'; {_LABELS_HINT}"
+            message = f"{root.name}: labels.txt: line {number} is {line!r}, expected 'value: name'; {_LABELS_HINT}"
             raise LayoutError(message)
         values[match.group(2).strip()] = int(match.group(1))
     return values
@@ -77,7 +77,7 @@ def decode_mat(data: bytes, image: ImageFacts, max_image_px: int) -> DecodedLabe
     try:
         shapes = {name: shape for name, shape, _ in scipy.io.whosmat(io.BytesIO(data))}  # type: ignore[arg-type]  # the stubs know paths only
         if _VARIABLE not in shapes or len(shapes[_VARIABLE]) != 2:
-            reason = f"the .mat file holds {shapes}, wanted the matrix {_VARIABLE}"
+            reason = f"the .mat file holds {shapes}, expected the matrix {_VARIABLE}"
             raise SceneFault("label_mode_unsupported", reason)
         height, width = shapes[_VARIABLE]
         refuse_too_large(width, height, max_image_px)

@@ -42,7 +42,7 @@ def png_facts(data: bytes) -> PngFacts:
     seen: set[bytes] = set()
     for kind, body in _chunks(data):
         if not seen and kind != b"IHDR":
-            raise _broken(f"its first chunk is {kind!r}, wanted IHDR")
+            raise _broken(f"its first chunk is {kind!r}, expected IHDR")
         if kind == b"IHDR":
             header = body
         elif kind == b"eXIf":
@@ -77,7 +77,7 @@ def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
 def _read_header(body: bytes, exif: bytes) -> PngFacts:
     """Read the header chunk."""
     if len(body) != 13:
-        raise _broken(f"its header has {len(body)} bytes, wanted 13")
+        raise _broken(f"its header has {len(body)} bytes, expected 13")
     width_px, height_px = int.from_bytes(body[:4], "big"), int.from_bytes(body[4:8], "big")
     bit_depth, colour_type = body[8], body[9]
     if width_px == 0 or height_px == 0 or bit_depth not in _DEPTHS.get(colour_type, ()):

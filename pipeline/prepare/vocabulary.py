@@ -79,7 +79,7 @@ def load_vocabulary(name: str) -> Vocabulary:
         ValueError: If there is no vocabulary of that name.
     """
     if name not in VOCABULARY_NAMES:
-        raise ValueError(f"vocabulary: got '{name}', wanted one of {', '.join(VOCABULARY_NAMES)}; correct the name.")
+        raise ValueError(f"vocabulary: got '{name}', expected one of {', '.join(VOCABULARY_NAMES)}; correct the name.")
     text = files("pipeline.prepare").joinpath("vocabularies", f"{name}.tsv").read_text(encoding="utf-8")
     rows = list(csv.DictReader(text.splitlines(), delimiter="\t", quoting=csv.QUOTE_NONE))
     return Vocabulary(

@@ -15,7 +15,7 @@ from pipeline.prepare.drawn_world.world import DrawnWorld, visible_mentions
 
 SCENES = 300
 ROUNDS = 5
-WANTED_PER_S = 250
+EXPECTED_PER_S = 250
 
 
 def cpu_seconds(works: dict[str, Callable[[], object]]) -> dict[str, float]:
@@ -50,7 +50,7 @@ def print_rates() -> None:
     drawing = seconds["draw (picture, maps, captions)"]
     for name, spent in seconds.items():
         print(f"{name:36} {SCENES / spent:10,.0f} scenes/CPU s   {spent / drawing:6.3f} x drawing")
-    print(f"wanted of drawing: {WANTED_PER_S} scenes/s on one core")
+    print(f"drawing, expected at least {EXPECTED_PER_S} scenes/s on one core")
 
 
 def print_parts() -> None:

@@ -85,8 +85,8 @@ def naive_losses(output: ProposalOutput, class_logits: list[Tensor], targets: li
             for query, logits in enumerate(layer_logits[image]):
                 slot = slot_of.get(query)
                 weight = 0.1 if slot is None else 1.0
-                wanted = -1 if slot is None else target.class_ids[slot]
-                numerator = numerator - weight * logits.log_softmax(-1)[wanted]
+                expected = -1 if slot is None else target.class_ids[slot]
+                numerator = numerator - weight * logits.log_softmax(-1)[expected]
                 denominator += weight
                 if slot is not None:
                     mask = target.masks[slot]

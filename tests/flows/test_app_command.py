@@ -30,10 +30,10 @@ def _with_gradio(monkeypatch):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"port": 70000}, r"--port: found 70000, 0 \(a free one\) to 65535 is wanted"),
+        ({"port": 70000}, r"--port: found 70000, 0 \(a free one\) to 65535 is expected"),
         ({"port": -1}, "--port: found -1"),
-        ({"max_upload_mib": 0}, "--max-upload-mib: found 0, at least 1 is wanted"),
-        ({"memory_mib": -5}, "--memory-mib: found -5, at least 1 is wanted"),
+        ({"max_upload_mib": 0}, "--max-upload-mib: found 0, at least 1 is expected"),
+        ({"memory_mib": -5}, "--memory-mib: found -5, at least 1 is expected"),
     ],
 )
 def test_values_out_of_range_are_refused(options, message, model):

@@ -110,7 +110,7 @@ def test_the_command_lists_every_key_that_does_not_fit(tmp_path, capsys, monkeyp
     assert command.main(arguments) == 2
     told = capsys.readouterr().err.splitlines()
     assert told[0].endswith(
-        "other.pth: 1 missing, 1 unexpected, 0 misshapen keys, none is wanted; check that the file is"
+        "other.pth: 1 missing, 1 unexpected, 0 misshapen keys, none is expected; check that the file is"
         " whole and of a published model:"
     )
     assert told[1:] == ["ovseg:   missing: backbone.norm0.bias", "ovseg:   unexpected: sem_seg_head.stranger"]

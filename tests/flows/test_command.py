@@ -168,7 +168,7 @@ def test_unknown_log_level(arguments, capsys):
             2,
             "ovseg: a.toml: name: is missing\novseg: a.toml: x: is odd\n",
         ),
-        (PipelineError("images: 0 found, 1 is wanted; look"), 2, "ovseg: images: 0 found, 1 is wanted; look\n"),
+        (PipelineError("images: 0 found, 1 is expected; look"), 2, "ovseg: images: 0 found, 1 is expected; look\n"),
         (ArtifactError("scenes: gone"), 2, "ovseg: scenes: gone\n"),
         (FileNotFoundError(2, "No such file or directory", "a.jpg"), 2, "ovseg: a.jpg: No such file or directory\n"),
         (FileNotFoundError("weights.pth: there is no such file"), 2, "ovseg: weights.pth: there is no such file\n"),

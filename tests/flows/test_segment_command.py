@@ -141,7 +141,7 @@ def test_no_class_and_a_blank_one_are_refused(model, photos, tmp_path, classes):
 
 
 def test_a_name_that_is_there_twice_is_refused(model, photos, tmp_path):
-    with pytest.raises(PipelineError, match="--classes: found 'cat' 2 times, each name once is wanted"):
+    with pytest.raises(PipelineError, match="--classes: found 'cat' 2 times, each name once is expected"):
         segment((photos,), classes=("cat", "dog", " cat "), model=model, out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

@@ -55,7 +55,7 @@ class Calls:
 @pytest.mark.parametrize("protocol", [0, 2, 4])
 def test_no_other_function_is_called(tmp_path, protocol):
     trap = pickle.dumps({"w": np.arange(3), "trap": Calls(open, str(tmp_path / "code-was-run"), "w")}, protocol)
-    with pytest.raises(pickle.UnpicklingError, match=r"io\.open is named, arrays and plain values are wanted"):
+    with pytest.raises(pickle.UnpicklingError, match=r"io\.open is named, arrays and plain values are expected"):
         read_array_pickle(trap)
     assert list(tmp_path.iterdir()) == []
 
@@ -63,7 +63,7 @@ def test_no_other_function_is_called(tmp_path, protocol):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (np.array([None, 1]), "an array of 'O8' is in it, numbers are wanted"),
+        (np.array([None, 1]), "an array of 'O8' is in it, numbers are expected"),
         (np.array(["text"]), "an array of 'U4' is in it"),
         (np.zeros(2, "f4,i4"), "an array of 'V8' is in it"),
         (torch.zeros(2), r"torch\._utils\._rebuild_tensor_v2 is named"),

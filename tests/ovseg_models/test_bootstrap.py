@@ -85,7 +85,7 @@ def test_nothing_can_be_told_of_what_does_not_exist():
 
 def test_wrong_arguments_are_refused():
     counts = image_counts(5)
-    with pytest.raises(ValueError, match="0 images and 10 rounds, at least one of each is wanted"):
+    with pytest.raises(ValueError, match="0 images and 10 rounds, at least one of each is expected"):
         bootstrap(ClassCounts(**{name: array[:0] for name, array in vars(counts).items()}), marks_of(6), rounds=10)
     fewer = ClassCounts(**{name: array[1:] for name, array in vars(counts).items()})
     with pytest.raises(ValueError, match=r"counts are \(12, 6\) and \(11, 6\) .* the same images and classes"):

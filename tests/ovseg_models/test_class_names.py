@@ -13,11 +13,11 @@ def test_different_names_stay_as_they_are() -> None:
 @pytest.mark.parametrize(
     ("names", "error", "message"),
     [
-        ("cat", TypeError, r"found one string 'cat', a list is wanted; write \['cat'\]"),
-        (["cat", 3], TypeError, "found 3 of type int, strings are wanted"),
-        (["cat", b"dog"], TypeError, "found b'dog' of type bytes, strings are wanted"),
-        (["cat", None], TypeError, "found None of type NoneType, strings are wanted"),
-        (["cat", "dog", " cat", "cat"], ValueError, "found 'cat' 3 times, each name once is wanted"),
+        ("cat", TypeError, r"found one string 'cat', a list is expected; write \['cat'\]"),
+        (["cat", 3], TypeError, "found 3 of type int, strings are expected"),
+        (["cat", b"dog"], TypeError, "found b'dog' of type bytes, strings are expected"),
+        (["cat", None], TypeError, "found None of type NoneType, strings are expected"),
+        (["cat", "dog", " cat", "cat"], ValueError, "found 'cat' 3 times, each name once is expected"),
         (["cat", "caf\udce9"], ValueError, r"found 'caf\\udce9', which is not valid UTF-8"),
     ],
 )

@@ -115,9 +115,9 @@ def test_half_precision_features_are_multiplied_in_single():
 @pytest.mark.usefixtures("without_shape_checks")
 def test_counts_that_differ_are_refused():
     image, text, scale = features(3)
-    with pytest.raises(ValueError, match="contrastive loss: 3 images and 2 texts, equally many are wanted"):
+    with pytest.raises(ValueError, match="contrastive loss: 3 images and 2 texts, equally many are expected"):
         contrastive_loss(image, text[:2], scale)
     with pytest.raises(ValueError, match="contrastive loss: 0 images and 0 texts"):
         contrastive_loss(image[:0], text[:0], scale)
-    with pytest.raises(ValueError, match="noun_contrastive_loss: 2 nouns, 3 are wanted"):
+    with pytest.raises(ValueError, match="noun_contrastive_loss: 2 nouns, 3 are expected"):
         noun_contrastive_loss(image, text, scale, torch.tensor([1, 2]))

@@ -279,13 +279,15 @@ def test_a_tower_with_tokens_first_is_refused(tiny_clip_config):
 
 def test_a_resnet_is_refused(tiny_clip_config):
     tiny_clip_config["vision_cfg"] = {"image_size": 32, "layers": (1, 1, 1, 1), "width": 8}
-    with pytest.raises(TypeError, match=r"the image tower is ModifiedResNet, open_clip's VisionTransformer is wanted"):
+    with pytest.raises(
+        TypeError, match=r"the image tower is ModifiedResNet, open_clip's VisionTransformer is expected"
+    ):
         MaskAdaptedClip(open_clip.CLIP(**tiny_clip_config))
 
 
 @pytest.mark.parametrize("depth", [-1, 5])
 def test_prompt_depth_out_of_bounds_is_refused(tiny_clip_config, depth):
-    with pytest.raises(ValueError, match=rf"prompt_depth is {depth}, 0 to 4 \(the image tower's layers\) is wanted"):
+    with pytest.raises(ValueError, match=rf"prompt_depth is {depth}, 0 to 4 \(the image tower's layers\) is expected"):
         MaskAdaptedClip(build_clip(tiny_clip_config), prompt_depth=depth)
 
 

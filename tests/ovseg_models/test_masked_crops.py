@@ -266,9 +266,9 @@ def test_options_out_of_bounds_are_refused():
         masked_crops(image, masks[:, :, 1:], crop_px=8)
     with pytest.raises(ValueError, match=r"soft_masks are 53 x 36 px, the image is 53 x 37 px"):
         masked_crops(image, masks, crop_px=8, soft_masks=torch.ones(6, 36, 53))
-    with pytest.raises(ValueError, match=r"masked_crops: crop_px is 0, at least 1 is wanted"):
+    with pytest.raises(ValueError, match=r"masked_crops: crop_px is 0, at least 1 is expected"):
         masked_crops(image, masks, crop_px=0)
-    with pytest.raises(ValueError, match=r"masked_crops: chunk is -1, at least 1 is wanted"):
+    with pytest.raises(ValueError, match=r"masked_crops: chunk is -1, at least 1 is expected"):
         masked_crops(image, masks, crop_px=8, chunk=-1)
     with pytest.raises(ValueError, match=r"fill is \(300.0, 0.0, 0.0\); 'mean', 'zero', 'unmasked' or three numbers"):
         masked_crops(image, masks, crop_px=8, fill=(300.0, 0.0, 0.0))
@@ -279,7 +279,7 @@ def test_options_out_of_bounds_are_refused():
 @pytest.mark.usefixtures("without_shape_checks")
 def test_a_region_without_a_pixel_is_refused():
     pixels = torch.zeros(3, 4, 5, dtype=torch.uint8)
-    with pytest.raises(ValueError, match=r"region 0 \(5 x 4 px\) has an empty mask, at least one pixel is wanted"):
+    with pytest.raises(ValueError, match=r"region 0 \(5 x 4 px\) has an empty mask, at least one pixel is expected"):
         crops_of_regions([(pixels, torch.zeros(4, 5, dtype=torch.bool))], crop_px=8)
 
 

@@ -70,7 +70,7 @@ def assert_costs_equal_a_naive_twin(mask_logits, class_logits, targets, weights)
     costs = matching_costs(mask_logits, class_logits, packed(targets), weights=weights)
     for image, target in enumerate(targets):
         for query, slot in itertools.product(range(3), range(len(target.class_ids))):
-            wanted = naive_cost(
+            expected = naive_cost(
                 mask_logits[image, query],
                 class_logits[image, query],
                 int(target.class_ids[slot]),
@@ -78,7 +78,7 @@ def assert_costs_equal_a_naive_twin(mask_logits, class_logits, targets, weights)
                 weights,
                 target.counted,
             )
-            assert costs[image, query, slot].item() == pytest.approx(wanted, rel=1e-4, abs=1e-4)
+            assert costs[image, query, slot].item() == pytest.approx(expected, rel=1e-4, abs=1e-4)
 
 
 @pytest.mark.parametrize("weights", [LossWeights(), LossWeights(classification=2.0, focal=0.5, dice=3.0)])

@@ -33,10 +33,10 @@ def test_equals_a_naive_twin_at_odd_sizes():
         rows = torch.arange(finer.shape[2]) * y.shape[2] // finer.shape[2]
         columns = torch.arange(finer.shape[3]) * y.shape[3] // finer.shape[3]
         y = F.relu(conv_norm(finer + y[:, :, rows][:, :, :, columns], f"smooth.{level}"))
-    wanted = F.conv2d(y, state["mask_features.weight"], state["mask_features.bias"], padding=1)
+    expected = F.conv2d(y, state["mask_features.weight"], state["mask_features.bias"], padding=1)
     found = decoder(maps)
     assert found.shape == (2, 12, 12, 10)
-    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_weights_start_uniform_within_the_root_of_three_over_the_inputs():

@@ -238,7 +238,7 @@ def test_weights_that_do_not_fit_are_listed(tiny_clip_config, weights, tmp_path)
     save_file(weights, tmp_path / "clip.safetensors")
     with pytest.raises(
         ValueError,
-        match=r"1 missing \(ln_final.bias\); 1 unexpected \(extra\); 1 misshapen \(visual.proj \(16, 15\), wanted",
+        match=r"1 missing \(ln_final.bias\); 1 unexpected \(extra\); 1 misshapen \(visual.proj \(16, 15\), expected",
     ):
         build_clip(tiny_clip_config, tmp_path / "clip.safetensors")
 

@@ -72,9 +72,9 @@ def naive_terms(mask_logits, class_logits, targets, num_masks, no_object=0.1):
         target_of = dict(zip(matches.queries.tolist(), matches.targets.tolist(), strict=True))
         for query in range(mask_logits.shape[1]):
             row = target_of.get(query)
-            wanted = CLASSES if row is None else int(target.class_ids[row])
+            expected = CLASSES if row is None else int(target.class_ids[row])
             weight = no_object if row is None else 1.0
-            numerator -= weight * class_logits[image, query].log_softmax(-1)[wanted].item()
+            numerator -= weight * class_logits[image, query].log_softmax(-1)[expected].item()
             denominator += weight
             if row is not None:
                 logits = F.interpolate(mask_logits[image, query][None, None], size=(SIDE, SIDE), mode="bilinear")[0, 0]
@@ -96,8 +96,8 @@ def test_mask_losses_and_their_gradients_equal_naive_twins():
     truth = torch.where(masks.bool(), probs, 1 - probs)
     plain_focal = (torch.where(masks.bool(), 0.25, 0.75) * (1 - truth) ** 2 * -truth.log()).mean((1, 2)).sum()
     plain_dice = sum(naive_dice(logits[row], masks[row]) for row in range(3))
-    (wanted,) = torch.autograd.grad(plain_focal + plain_dice, logits)
-    torch.testing.assert_close(gradient, wanted, rtol=1e-4, atol=1e-6)
+    (expected,) = torch.autograd.grad(plain_focal + plain_dice, logits)
+    torch.testing.assert_close(gradient, expected, rtol=1e-4, atol=1e-6)
 
 
 def test_pixels_that_do_not_count_add_nothing_to_the_mask_losses():
@@ -135,11 +135,11 @@ def test_targets_that_leave_pixels_out_reach_matching_and_losses():
     assert not output.mask_logits.grad[..., SIDE // 8 + 1 :].any()
 
 
-@pytest.mark.parametrize(("found", "wanted"), [((4, 6), (16, 24)), ((5, 3), (18, 11)), ((1, 7), (4, 7))])
-def test_upsampling_and_its_gradient_equal_interpolate(found, wanted):
+@pytest.mark.parametrize(("found", "expected"), [((4, 6), (16, 24)), ((5, 3), (18, 11)), ((1, 7), (4, 7))])
+def test_upsampling_and_its_gradient_equal_interpolate(found, expected):
     masks = torch.randn(3, *found, requires_grad=True)
-    plain = F.interpolate(masks[:, None], size=wanted, mode="bilinear", align_corners=False)[:, 0]
-    upsampled = upsample_bilinear(masks, wanted)
+    plain = F.interpolate(masks[:, None], size=expected, mode="bilinear", align_corners=False)[:, 0]
+    upsampled = upsample_bilinear(masks, expected)
     torch.testing.assert_close(upsampled, plain)
     weights = torch.randn_like(plain)
     (gradient,) = torch.autograd.grad((upsampled * weights).sum(), masks)
@@ -162,16 +162,16 @@ def test_terms_equal_a_naive_twin(counts):
     output, class_logits, targets = draw(1, counts, aux=1)
     losses = compute(output, class_logits, targets, num_masks=2.5)
     for layer, logits, terms in zip(output.layers, class_logits, losses.layers, strict=True):
-        wanted = naive_terms(layer.mask_logits.detach(), logits.detach(), targets, 2.5)
-        assert [term.item() for term in terms] == pytest.approx(wanted, rel=1e-4, abs=1e-6)
+        expected = naive_terms(layer.mask_logits.detach(), logits.detach(), targets, 2.5)
+        assert [term.item() for term in terms] == pytest.approx(expected, rel=1e-4, abs=1e-6)
 
 
 def test_the_total_weighs_the_terms_of_every_output():
     output, class_logits, targets = draw(2, (2, 3), aux=2)
     losses = compute(output, class_logits, targets)
     assert len(losses.layers) == 3
-    wanted = sum(terms.classification + 20 * terms.focal + terms.dice for terms in losses.layers)
-    torch.testing.assert_close(losses.total, wanted)
+    expected = sum(terms.classification + 20 * terms.focal + terms.dice for terms in losses.layers)
+    torch.testing.assert_close(losses.total, expected)
     single = [
         compute(ProposalOutput(layer.mask_logits, layer.proposal_embeddings), [logits], targets).total
         for layer, logits in zip(output.layers, class_logits, strict=True)

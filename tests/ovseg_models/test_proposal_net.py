@@ -103,15 +103,15 @@ def test_class_logits_are_a_hundred_cosines_with_no_object_last():
     logits = net.class_logits(proposals, texts)
     assert logits.shape == (2, 7, 6)
     for image, query, column in ((0, 0, 0), (1, 6, 4), (0, 3, 2)):
-        wanted = 100 * (proposals[image, query] * texts[column]).sum()
-        torch.testing.assert_close(logits[image, query, column], wanted, rtol=1e-4, atol=1e-4)
+        expected = 100 * (proposals[image, query] * texts[column]).sum()
+        torch.testing.assert_close(logits[image, query, column], expected, rtol=1e-4, atol=1e-4)
     no_object = net.no_object_embedding[0] / net.no_object_embedding.norm()
     torch.testing.assert_close(logits[1, 2, 5], 100 * (proposals[1, 2] * no_object).sum(), rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(net.class_logits(proposals[1, 2], texts), logits[1, 2], rtol=1e-4, atol=1e-4)
 
 
 def test_class_logits_refuse_another_space():
-    with pytest.raises(ValueError, match="text embeddings have 9 dimensions, 12 are wanted"):
+    with pytest.raises(ValueError, match="text embeddings have 9 dimensions, 12 are expected"):
         tiny_net().class_logits(unit_rows(2, 7, 12), unit_rows(5, 9))
 
 
@@ -122,8 +122,8 @@ def test_preprocess_normalises_and_pads_with_the_mean():
     batch = net.preprocess([first, second])
     assert batch.shape == (2, 3, 64, 64)
     mean, std = torch.tensor([123.675, 116.28, 103.53]), torch.tensor([58.395, 57.12, 57.375])
-    wanted = (first.float() - mean[:, None, None]) / std[:, None, None]
-    torch.testing.assert_close(batch[0, :, :40, :33], wanted)
+    expected = (first.float() - mean[:, None, None]) / std[:, None, None]
+    torch.testing.assert_close(batch[0, :, :40, :33], expected)
     assert not batch[0, :, 40:].any()
     assert not batch[0, :, :, 33:].any()
     assert not batch[1, :, 20:].any()

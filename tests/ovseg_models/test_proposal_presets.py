@@ -43,15 +43,15 @@ def test_arguments_survive_json_and_rebuild_the_net(preset):
 
 
 def test_unknown_and_impossible_arguments_are_refused():
-    with pytest.raises(ValueError, match=r"preset is 'r50', one of \['r101c', 'small', 'swin_b'\] is wanted"):
+    with pytest.raises(ValueError, match=r"preset is 'r50', one of \['r101c', 'small', 'swin_b'\] is expected"):
         build_proposal_net("r50")
     with pytest.raises(ValueError, match=r"unknown arguments \['query'\]"):
         build_proposal_net("small", query=3)
     with pytest.raises(ValueError, match="no backbone is named"):
         build_proposal_net(queries=3)
-    with pytest.raises(ValueError, match="queries is 0, at least 1 is wanted"):
+    with pytest.raises(ValueError, match="queries is 0, at least 1 is expected"):
         build_proposal_net("small", queries=0)
-    with pytest.raises(ValueError, match="hidden_dim is 66, a multiple of heads = 4 is wanted"):
+    with pytest.raises(ValueError, match="hidden_dim is 66, a multiple of heads = 4 is expected"):
         build_proposal_net("small", hidden_dim=66)
 
 
@@ -66,5 +66,5 @@ def test_the_queries_read_the_map_that_is_named(source: str, stride_px: int) -> 
 
 @pytest.mark.usefixtures("without_shape_checks")
 def test_a_map_that_no_query_can_read_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"query_source is 'res2', one of \['res3', 'res4', 'res5'\] is wanted"):
+    with pytest.raises(ValueError, match=r"query_source is 'res2', one of \['res3', 'res4', 'res5'\] is expected"):
         build_proposal_net("small", query_source="res2")

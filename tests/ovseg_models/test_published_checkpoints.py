@@ -208,7 +208,7 @@ def test_every_key_that_does_not_fit_is_listed(tmp_path):
     for name in missing:
         assert f"  missing: {name}" in str(caught.value)
     assert "  unexpected: sem_seg_head.stranger\n  unexpected: clip_adapter.stranger" in str(caught.value)
-    assert "  misshapen: sem_seg_head.pixel_decoder.layer_1.norm.bias (5,), wanted (32,)" in str(caught.value)
+    assert "  misshapen: sem_seg_head.pixel_decoder.layer_1.norm.bias (5,), expected (32,)" in str(caught.value)
 
 
 def test_a_model_that_lacks_what_its_sizes_are_read_from_is_refused(tmp_path):
@@ -243,7 +243,7 @@ def test_a_clip_that_lacks_a_tensor_is_refused(tmp_path):
 
 def test_prompts_of_another_size_are_refused(tmp_path):
     tensors = clip_file() | {"visual.mask_embedding": torch.zeros(3, 9, 64)}
-    with pytest.raises(ValueError, match=r"visual\.mask_embedding \(3, 9, 64\), wanted \(3, 16, 64\)"):
+    with pytest.raises(ValueError, match=r"visual\.mask_embedding \(3, 9, 64\), expected \(3, 16, 64\)"):
         read_published_checkpoint(saved(tensors, tmp_path / "clip.pt"))
 
 
@@ -288,7 +288,7 @@ def test_a_file_made_to_run_code_runs_none(tmp_path, suffix, as_zip):
 
 
 def test_files_that_cannot_be_written_are_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"ends in '\.onnx', \.pth or \.pt is wanted"):
+    with pytest.raises(ValueError, match=r"ends in '\.onnx', \.pth or \.pt is expected"):
         write_published_checkpoint(whole_model(), tmp_path / "model.onnx")
     (tmp_path / "model.pth").touch()
     with pytest.raises(FileExistsError, match=r"model\.pth: is there already"):

@@ -84,8 +84,8 @@ def test_equals_a_naive_twin(encoder_layers):
     feature_map = torch.randn(2, 6, 3, 4)
     found = decoder(feature_map, every_layer=True)
     for row in range(2):
-        wanted = naive_decoder(decoder.state_dict(), feature_map[row], encoder_layers, 3)
-        torch.testing.assert_close(found[:, row], wanted, rtol=1e-4, atol=1e-4)
+        expected = naive_decoder(decoder.state_dict(), feature_map[row], encoder_layers, 3)
+        torch.testing.assert_close(found[:, row], expected, rtol=1e-4, atol=1e-4)
 
 
 @torch.no_grad()

@@ -356,12 +356,12 @@ def test_without_a_word_list_open_clips_tokenizer_is_used():
 
 @pytest.mark.usefixtures("without_shape_checks")
 def test_one_string_of_names_no_name_and_one_name_twice_are_refused():
-    with pytest.raises(TypeError, match=r"found one string 'cat', a list is wanted; write \['cat'\]"):
+    with pytest.raises(TypeError, match=r"found one string 'cat', a list is expected; write \['cat'\]"):
         tiny_segmenter().segment(picture(), "cat")
     with pytest.raises(ValueError, match="there are no class names"):
         tiny_segmenter().segment(picture(), [])
     for method in (tiny_segmenter().segment, tiny_segmenter().find, tiny_segmenter().scores):
-        with pytest.raises(ValueError, match="found 'cat' 2 times, each name once is wanted"):
+        with pytest.raises(ValueError, match="found 'cat' 2 times, each name once is expected"):
             method(picture(), ["cat", "cat "])
 
 

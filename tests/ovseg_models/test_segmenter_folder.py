@@ -122,7 +122,7 @@ def test_missing_folders_and_files_are_named(folder, tmp_path):
         (lambda content: content.pop("words"), r"missing keys \['words'\], unknown keys \[\]"),
         (lambda content: content.update(new=1), r"missing keys \[\], unknown keys \['new'\]"),
         (lambda content: content["settings"].update(lam=1), r"unknown names \['lam'\]"),
-        (lambda content: content["settings"].update(clip_chunk=0), "clip_chunk is 0, at least 1 is wanted"),
+        (lambda content: content["settings"].update(clip_chunk=0), "clip_chunk is 0, at least 1 is expected"),
         (lambda content: content["settings"].update(clip_chunk="4"), "settings: .*clip_chunk is '4', int is expected"),
         (lambda content: content["proposal_net"].update(queries=0), "queries is 0"),
         (lambda content: content["proposal_net"].update(depth=3), r"unknown arguments \['depth'\]"),
@@ -158,7 +158,7 @@ def test_weights_that_do_not_fit_are_refused_with_their_names(folder):
     save_file(tensors, folder / "clip.safetensors")
     expected = (
         r"clip\.safetensors: .*1 missing \(clip\.visual\.proj\); 1 unexpected \(stranger\); "
-        r"1 misshapen \(mask_prompts \(2, 16, 16\), wanted \(3, 16, 16\)\)"
+        r"1 misshapen \(mask_prompts \(2, 16, 16\), expected \(3, 16, 16\)\)"
     )
     with pytest.raises(ValueError, match=expected):
         Segmenter.load(folder)

@@ -160,15 +160,15 @@ def test_embeddings_can_be_used_where_gradients_are_taken(clip, tokenize):
 
 def test_bad_requests_are_refused(clip, tokenize):
     classifier = TextClassifier(clip, tokenize)
-    with pytest.raises(ValueError, match="there are no class names, at least one is wanted; give a vocabulary"):
+    with pytest.raises(ValueError, match="there are no class names, at least one is expected; give a vocabulary"):
         classifier.text_embeddings([], VILD)
-    with pytest.raises(ValueError, match="a class name is '  ', a word is wanted; correct the vocabulary"):
+    with pytest.raises(ValueError, match="a class name is '  ', a word is expected; correct the vocabulary"):
         classifier.text_embeddings(["boat", "  "], VILD)
-    with pytest.raises(ValueError, match="templates are 'vild', a list of at least one sentence is wanted"):
+    with pytest.raises(ValueError, match="templates are 'vild', a list of at least one sentence is expected"):
         classifier.text_embeddings(["boat"], "vild")
-    with pytest.raises(ValueError, match=r"templates are \(\), a list of at least one sentence is wanted"):
+    with pytest.raises(ValueError, match=r"templates are \(\), a list of at least one sentence is expected"):
         classifier.text_embeddings(["boat"], ())
-    with pytest.raises(ValueError, match=r"template 'a photo' is wanted with exactly one \{\} for the class name"):
+    with pytest.raises(ValueError, match=r"template 'a photo' is expected with exactly one \{\} for the class name"):
         classifier.text_embeddings(["boat"], ["a photo"])
-    with pytest.raises(ValueError, match="texts_per_batch is 0, at least 1 is wanted"):
+    with pytest.raises(ValueError, match="texts_per_batch is 0, at least 1 is expected"):
         TextClassifier(clip, tokenize, texts_per_batch=0)

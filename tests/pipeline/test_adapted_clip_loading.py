@@ -117,7 +117,7 @@ def test_another_base_is_refused(tmp_path: Path) -> None:
 
 
 def test_other_artifacts_and_unfinished_ones_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(PipelineError, match="is an artifact of proposal_net, one of adapted_clip is wanted"):
+    with pytest.raises(PipelineError, match="is an artifact of proposal_net, one of adapted_clip is expected"):
         load_adapted_clip(artifact_of(tmp_path, ("ft",), PROPOSAL_NET), tiny_loaded_clip())
     with pytest.raises(ArtifactError, match=r"manifest.json: is not there; run the stage"):
         load_adapted_clip(artifact_of(tmp_path, ("ft",)), tiny_loaded_clip())

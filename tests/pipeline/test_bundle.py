@@ -99,7 +99,7 @@ def test_the_baseline_is_a_segmenter_with_the_original_clip(settings: Settings, 
 @pytest.mark.usefixtures("trained_net")
 def test_a_folder_that_is_there_stays(settings: Settings, tmp_path: Path) -> None:
     bundle(settings, tmp_path / "model")
-    with pytest.raises(PipelineError, match=r"bundle: .*model: is there already, a new folder is wanted"):
+    with pytest.raises(PipelineError, match=r"bundle: .*model: is there already, a new folder is expected"):
         bundle(settings, tmp_path / "model")
 
 

@@ -84,13 +84,17 @@ def test_an_architecture_without_words_has_open_clips_tokenizer(tmp_path: Path) 
 @pytest.mark.parametrize(
     ("text_cfg", "words", "reason"),
     [
-        ({"context_length": None}, ["boat"], r"lists words, and text_cfg\.context_length is None, a number is wanted"),
-        ({"vocab_size": None}, ["boat"], r"text_cfg\.vocab_size is None, a number is wanted; complete the file"),
-        (None, ["boat"], r"text_cfg\.context_length is None, a number is wanted"),
-        ({"vocab_size": 4}, ["boat", "cow"], r"text_cfg\.vocab_size is 4, at least 5 is wanted for 2 words"),
+        (
+            {"context_length": None},
+            ["boat"],
+            r"lists words, and text_cfg\.context_length is None, expected a number",
+        ),
+        ({"vocab_size": None}, ["boat"], r"text_cfg\.vocab_size is None, expected a number; complete the file"),
+        (None, ["boat"], r"text_cfg\.context_length is None, expected a number"),
+        ({"vocab_size": 4}, ["boat", "cow"], r"text_cfg\.vocab_size is 4, at least 5 is expected for 2 words"),
         ({"vocab_size": 5}, ["boat", "boat"], r"\['boat'\] occur more than once; list each word once"),
-        ({}, "boat", r"words is 'boat', a list of words is wanted"),
-        ({}, [1], r"words is \[1\], a list of words is wanted"),
+        ({}, "boat", r"words is 'boat', a list of words is expected"),
+        ({}, [1], r"words is \[1\], a list of words is expected"),
     ],
 )
 def test_a_word_list_that_will_not_do_is_told(

@@ -40,7 +40,7 @@ def test_a_net_comes_back_with_equal_outputs_and_facts(tmp_path: Path) -> None:
 
 
 def test_an_artifact_of_another_kind_or_unfinished_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(PipelineError, match="is an artifact of pairs, one of proposal_net is wanted; give"):
+    with pytest.raises(PipelineError, match="is an artifact of pairs, one of proposal_net is expected; give"):
         load_proposal_net(artifact_of(tmp_path, "pairs"))
     with pytest.raises(ArtifactError, match="is not there; run the stage that makes it"):
         load_proposal_net(artifact_of(tmp_path))

@@ -22,9 +22,9 @@ def test_the_card_is_true_of_its_file() -> None:
 
 
 def test_no_unseen_noun_is_learned() -> None:
-    wanted = tuple(noun for noun in NOUNS if noun in UNSEEN_NOUNS)
+    expected = tuple(noun for noun in NOUNS if noun in UNSEEN_NOUNS)
     for path in (DEMO, small_proposal_net.PRETRAINING):
-        assert load_settings(path).proposal_net.held_out_classes == wanted
+        assert load_settings(path).proposal_net.held_out_classes == expected
 
 
 def test_the_demo_starts_from_proposals_that_fit() -> None:

@@ -134,7 +134,7 @@ def test_stage_3_measures_upright(orientation: int) -> None:
         Validation(Scenes(scene), torch.ones(3, 4), {}, crop_px=16, patch_px=4).counts(embed, [0])
         seen.append(crops)
     assert len(seen[0][0]) == 3
-    assert all(torch.equal(mine, wanted) for mine, wanted in zip(*seen, strict=True))
+    assert all(torch.equal(mine, expected) for mine, expected in zip(*seen, strict=True))
 
 
 def folder_settings(runs: Path, orientation: int) -> Settings:

@@ -109,10 +109,10 @@ def test_equal_tables_are_equal_files_that_describe_their_columns(tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    ("wanted", "reason"),
+    ("expected", "reason"),
     [
-        (TableSchema("other", 3, SCHEMA.columns), "is of kind 'test', schema 3, kind 'other', schema 3 is wanted"),
-        (TableSchema("test", 4, SCHEMA.columns), "is of kind 'test', schema 3, kind 'test', schema 4 is wanted"),
+        (TableSchema("other", 3, SCHEMA.columns), "is of kind 'test', schema 3, kind 'other', schema 3 is expected"),
+        (TableSchema("test", 4, SCHEMA.columns), "is of kind 'test', schema 3, kind 'test', schema 4 is expected"),
         (
             TableSchema("test", 3, pa.schema([column("name", pa.binary(), "."), column("size", pa.int32(), ".")])),
             "column 'name' is string, schema 3 wants binary",
@@ -120,9 +120,9 @@ def test_equal_tables_are_equal_files_that_describe_their_columns(tmp_path: Path
         (TableSchema("test", 3, pa.schema([column("name", pa.string(), ".")])), r"columns \['size'\] are not of"),
     ],
 )
-def test_tables_of_another_kind_are_refused(tmp_path: Path, wanted: TableSchema, reason: str) -> None:
+def test_tables_of_another_kind_are_refused(tmp_path: Path, expected: TableSchema, reason: str) -> None:
     with pytest.raises(SchemaError, match=reason):
-        read_table(table_file(tmp_path / "x.parquet"), wanted)
+        read_table(table_file(tmp_path / "x.parquet"), expected)
 
 
 def test_what_is_no_table_is_named(tmp_path: Path) -> None:
@@ -136,7 +136,7 @@ def test_what_is_no_table_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("row", "reason"),
     [
-        ({"name": "a"}, r"found \['name'\], wanted \['name', 'size'\]"),
+        ({"name": "a"}, r"found \['name'\], expected \['name', 'size'\]"),
         ({"name": None, "size": 1}, "'name': 1 of 1 values are missing"),
         ({"name": "a", "size": "big"}, "do not fit the schema"),
         ({"name": "a", "size": 2**40}, "do not fit the schema"),
@@ -156,5 +156,5 @@ def test_vectors_with_a_row_missing_are_refused() -> None:
 
 
 def test_vectors_have_two_axes() -> None:
-    with pytest.raises(SchemaError, match=r"vectors: found shape \(3,\), wanted \[row length\]"):
+    with pytest.raises(SchemaError, match=r"vectors: found shape \(3,\), expected \[row length\]"):
         vector_column(np.zeros(3))

@@ -92,9 +92,9 @@ def test_attributes_of_scores_come_back_and_other_artifacts_are_refused(tmp_path
     )
     artifact = planned(tmp_path, "scores", ("a",), scores.SCHEMA_VERSION, **attributes.to_json())
     assert scores.ScoresAttributes.of(Artifact.open(artifact.directory)) == attributes
-    with pytest.raises(ArtifactError, match="is an artifact of scenes, one of scores is wanted"):
+    with pytest.raises(ArtifactError, match="is an artifact of scenes, one of scores is expected"):
         scores.ScoresAttributes.of(planned(tmp_path, "scenes", ("a",)))
-    with pytest.raises(SchemaError, match="holds scores of schema 1, schema 2 is wanted"):
+    with pytest.raises(SchemaError, match="holds scores of schema 1, schema 2 is expected"):
         scores.ScoresAttributes.of(planned(tmp_path, "scores", ("a",), 1))
 
 
@@ -131,5 +131,5 @@ def test_weight_choices_and_reports_come_back(tmp_path):
     assert reports.html_path(report).read_text() == "<p>"
     assert reports.read_numbers(report) == {"miou": 0.5}
     (report.directory / "report.numbers.json").write_text("[]")
-    with pytest.raises(SchemaError, match="holds a list, a JSON object is wanted"):
+    with pytest.raises(SchemaError, match="holds a list, a JSON object is expected"):
         reports.read_numbers(report)

@@ -309,7 +309,7 @@ def test_the_length_of_embeddings_is_read_from_the_file(artifact: Artifact) -> N
         writer.add(scene_proposals("a", 1))
         writer.commit()
     assert proposals.embedding_dim_of(artifact) == DIM
-    with pytest.raises(SchemaError, match="column 'image_embedding' is missing, vectors are wanted; run the stage"):
+    with pytest.raises(SchemaError, match="column 'image_embedding' is missing, vectors are expected; run the stage"):
         embeddings.embedding_dim_of(artifact)
     (artifact.directory / f"{UNIT}.parquet").write_bytes(b"no Parquet")
     with pytest.raises(SchemaError, match="cannot be read as Parquet"):

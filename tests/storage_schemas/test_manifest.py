@@ -75,7 +75,7 @@ def test_a_manifest_sums_up_its_units() -> None:
         (None, ArtifactError, "is not there; run the stage that makes it"),
         (b"{", ArtifactError, r"cannot be read \(Expecting"),
         (b"\xff", ArtifactError, "cannot be read"),
-        (b"[1]", ArtifactError, "holds a list, a JSON object is wanted"),
+        (b"[1]", ArtifactError, "holds a list, a JSON object is expected"),
         (b'{"format": 99}', SchemaError, f"storage format 99, this version reads {FORMAT}; use the version that wrote"),
         (b'{"format": 1, "a": 2}', ArtifactError, "is damaged, its document_digest None is not true of it"),
         (b'{"format": 1, "a": NaN}', ArtifactError, "is damaged"),

@@ -56,7 +56,7 @@ def test_what_holds_no_pair_is_refused(tmp_path: Path) -> None:
 
 
 def test_other_kinds_and_schemas_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ArtifactError, match="is an artifact of scenes, one of pairs is wanted"):
+    with pytest.raises(ArtifactError, match="is an artifact of scenes, one of pairs is expected"):
         PairCollection(written(tmp_path, NOUNS, kind="scenes"))
     with pytest.raises(SchemaError, match=rf"schema 99, schema {SCHEMA_VERSION} is .*run 'ovseg mine' again"):
         PairCollection(written(tmp_path, NOUNS, version=99))

@@ -108,7 +108,7 @@ def test_scenes_come_back_failed_ones_included(tmp_path_factory: pytest.TempPath
         (scene("a b"), "scene 'a b': at most 80 letters, digits, '_' and '-' make a key; rename the scene"),
         (scene("a"), "scene 'a': comes after 'b'; add scenes in ascending order of key"),
         (scene("b"), "scene 'b': comes after 'b'"),
-        (scene("c", image_suffix="gif"), r"scene 'c': image suffix 'gif', one of .* is wanted; convert the image"),
+        (scene("c", image_suffix="gif"), r"scene 'c': image suffix 'gif', one of .* is expected; convert the image"),
     ],
 )
 def test_scenes_that_could_not_be_found_again_are_refused(tmp_path: Path, added: Scene, message: str) -> None:
@@ -122,9 +122,9 @@ def test_scenes_that_could_not_be_found_again_are_refused(tmp_path: Path, added:
 
 def test_attributes_are_those_of_scenes_of_this_version(tmp_path: Path) -> None:
     assert ScenesAttributes.of(planned(tmp_path)) == ATTRIBUTES
-    with pytest.raises(ArtifactError, match="is an artifact of pairs, one of scenes is wanted"):
+    with pytest.raises(ArtifactError, match="is an artifact of pairs, one of scenes is expected"):
         ScenesAttributes.of(planned(tmp_path, kind="pairs"))
-    with pytest.raises(SchemaError, match="holds scenes of schema 99, schema 1 is wanted; run 'ovseg prepare' again"):
+    with pytest.raises(SchemaError, match="holds scenes of schema 99, schema 1 is expected; run 'ovseg prepare' again"):
         ScenesAttributes.of(planned(tmp_path, version=99))
 
 
@@ -153,7 +153,7 @@ def test_a_collection_numbers_the_usable_scenes_of_all_shards(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
-    ("options", "wanted"),
+    ("options", "expected"),
     [
         ({}, "a picture"),
         ({"labelled": True}, "a labelled pixel"),
@@ -161,9 +161,11 @@ def test_a_collection_numbers_the_usable_scenes_of_all_shards(tmp_path: Path) ->
         ({"labelled": True, "captioned": True}, "a labelled pixel and a caption"),
     ],
 )
-def test_a_collection_without_scenes_says_what_none_has(tmp_path: Path, options: dict[str, bool], wanted: str) -> None:
+def test_a_collection_without_scenes_says_what_none_has(
+    tmp_path: Path, options: dict[str, bool], expected: str
+) -> None:
     scenes = [scene("a", label_png=None, instances_png=None, classes=(), captions=())] if options else [FAILED]
-    with pytest.raises(ArtifactError, match=f"no scene has {wanted}; correct the data set"):
+    with pytest.raises(ArtifactError, match=f"no scene has {expected}; correct the data set"):
         len(SceneCollection(stored(tmp_path, scenes), **options))
 
 

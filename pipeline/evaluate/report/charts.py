@@ -64,8 +64,8 @@ def bar_chart(bars: Sequence[Bar], *, title: str, unit: str = "IoU [%]", whole_s
     height = top + _ROW * len(bars) + bottom
     svg = _svg(height, title)
     _text(svg, 0, 12, title, weight="600")
-    wanted = 8 + max(width_of(bar.label) for bar in bars)
-    left, right = min(max(wanted, _LABEL_RANGE[0]), _LABEL_RANGE[1]), WIDTH - _RIGHT
+    expected = 8 + max(width_of(bar.label) for bar in bars)
+    left, right = min(max(expected, _LABEL_RANGE[0]), _LABEL_RANGE[1]), WIDTH - _RIGHT
     greatest = 100 * max(end for bar in bars for end in (bar.value or 0, bar.paper or 0, *(bar.interval or ())))
     end_percent = 100 if whole_scale else next(scale for scale in _SCALES if scale >= min(greatest, 100))
     steps = 5 if end_percent == 5 else 4
@@ -131,11 +131,11 @@ def curve_chart(
     return ElementTree.tostring(svg, encoding="unicode")
 
 
-def ticks(low: float, high: float, wanted: int = 5) -> list[float]:
-    """Choose round numbers, about as many as wanted, of which the first and the last enclose both values."""
+def ticks(low: float, high: float, expected: int = 5) -> list[float]:
+    """Choose round numbers, about as many as expected, of which the first and the last enclose both values."""
     size = max(abs(low), abs(high), 1.0)
     span = high - low if high - low > 1e-6 * size else 0.1 * size  # what is all but equal gets some room
-    raw = span / wanted
+    raw = span / expected
     unit = 10 ** math.floor(math.log10(raw))
     step = unit * next(factor for factor in (1, 2, 5, 10) if factor * unit >= raw * 0.999)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)

@@ -64,7 +64,7 @@ class SpacyWordTagger:
     """spaCy's tagger on words that are cut already.
 
     Args:
-        language: A loaded spaCy pipeline; of its components only ``tok2vec`` and ``tagger`` are wanted.
+        language: A loaded spaCy pipeline; of its components only ``tok2vec`` and ``tagger`` are expected.
     """
 
     def __init__(self, language: Any) -> None:
@@ -92,8 +92,8 @@ def load_tagger(name: TaggerName) -> WordTagger:
         "spacy": _load_spacy,
     }
     if name not in loaders:
-        wanted = ", ".join(repr(known) for known in get_args(TaggerName))
-        raise ValueError(f"mine.nouns.tagger: tagger is {name!r}, one of {wanted} is expected; correct the setting.")
+        expected = ", ".join(repr(known) for known in get_args(TaggerName))
+        raise ValueError(f"mine.nouns.tagger: tagger is {name!r}, one of {expected} is expected; correct the setting.")
     return loaders[name]()
 
 

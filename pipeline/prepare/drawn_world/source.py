@@ -57,12 +57,12 @@ class DrawnWorldSource:
         if self.first_index < 0 or self.scenes < 0 or self.first_index + self.scenes > _MAX_SCENES:
             raise ValueError(
                 f"drawn world: scenes {self.first_index} to {self.first_index + self.scenes} are asked for, "
-                f"wanted is a range within 0 to {_MAX_SCENES}; choose another first_index or fewer scenes."
+                f"expected is a range within 0 to {_MAX_SCENES}; choose another first_index or fewer scenes."
             )
         if not 0 <= self.captions_per_scene <= MAX_CAPTIONS:
             raise ValueError(
                 f"drawn world: captions_per_scene is {self.captions_per_scene}, "
-                f"0 to {MAX_CAPTIONS} is wanted; correct it."
+                f"0 to {MAX_CAPTIONS} is expected; correct it."
             )
 
     @property
@@ -149,8 +149,8 @@ class DrawnWorldSource:
             if self.first_index <= index < self.first_index + self.scenes:
                 return index
         last = max(self.first_index, self.first_index + self.scenes - 1)
-        wanted = f"{_KEY_PREFIX}{self.first_index:0{_KEY_DIGITS}d} to {_KEY_PREFIX}{last:0{_KEY_DIGITS}d}"
-        raise KeyError(f"drawn world: scene '{key}' is asked for, there are {self.scenes} scenes from {wanted}")
+        expected = f"{_KEY_PREFIX}{self.first_index:0{_KEY_DIGITS}d} to {_KEY_PREFIX}{last:0{_KEY_DIGITS}d}"
+        raise KeyError(f"drawn world: scene '{key}' is asked for, there are {self.scenes} scenes from {expected}")
 
 
 def _encode_picture(image: UInt8[np.ndarray, "height width 3"]) -> bytes:

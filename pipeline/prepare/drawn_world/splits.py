@@ -13,8 +13,8 @@ def split_indices(split: str, scenes: int) -> range:
         ValueError: If there is no such split, or it does not have that many scenes.
     """
     if split not in SPLITS:
-        raise ValueError(f"drawn world: split is '{split}', wanted one of {', '.join(SPLITS)}; correct the name.")
+        raise ValueError(f"drawn world: split is '{split}', expected one of {', '.join(SPLITS)}; correct the name.")
     if not 0 <= scenes <= SCENES_PER_SPLIT:
-        raise ValueError(f"drawn world: scenes is {scenes}, 0 to {SCENES_PER_SPLIT} is wanted; ask for fewer scenes.")
+        raise ValueError(f"drawn world: scenes is {scenes}, 0 to {SCENES_PER_SPLIT} is expected; ask for fewer scenes.")
     first = SPLITS.index(split) * SCENES_PER_SPLIT
     return range(first, first + scenes)

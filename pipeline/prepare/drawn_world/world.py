@@ -40,12 +40,12 @@ class DrawnWorld:
 
     def __post_init__(self) -> None:
         if self.seed < 0:
-            raise ValueError(f"drawn world: seed is {self.seed}, 0 or more is wanted; choose another seed.")
+            raise ValueError(f"drawn world: seed is {self.seed}, 0 or more is expected; choose another seed.")
         if not MIN_SIZE_PX <= self.size_px <= MAX_SIZE_PX:
-            wanted = f"{MIN_SIZE_PX} to {MAX_SIZE_PX} is wanted"
-            raise ValueError(f"drawn world: size_px is {self.size_px}, {wanted}; choose another size.")
+            expected = f"{MIN_SIZE_PX} to {MAX_SIZE_PX} is expected"
+            raise ValueError(f"drawn world: size_px is {self.size_px}, {expected}; choose another size.")
         if not 0.0 <= self.context <= 1.0:
-            raise ValueError(f"drawn world: context is {self.context}, a share of 0 to 1 is wanted; correct it.")
+            raise ValueError(f"drawn world: context is {self.context}, a share of 0 to 1 is expected; correct it.")
 
     def scene(self, index: int) -> DrawnScene:
         """Draw a scene: 2 or 3 bands of stuff and up to 5 things.
@@ -69,7 +69,7 @@ class DrawnWorld:
             ValueError: If the index is negative or the noun is not that of a thing.
         """
         if noun not in THING_NOUNS:
-            raise ValueError(f"drawn world: '{noun}' is no thing; wanted one of {', '.join(THING_NOUNS)}.")
+            raise ValueError(f"drawn world: '{noun}' is no thing; expected one of {', '.join(THING_NOUNS)}.")
         painting_rng, captions_rng = self._streams(_SINGLE_STREAM, index, LABELS[noun], int(at_home))
         layout, placings = draw_single_plan(painting_rng, noun, at_home=at_home)
         return _captioned(paint(layout, placings, painting_rng, self.size_px), captions_rng)
@@ -77,7 +77,7 @@ class DrawnWorld:
     def _streams(self, kind: int, index: int, *more: int) -> tuple[np.random.Generator, np.random.Generator]:
         """Return the streams of chance of one scene: for painting and for captions."""
         if index < 0:
-            raise ValueError(f"drawn world: scene index is {index}, 0 or more is wanted; choose another index.")
+            raise ValueError(f"drawn world: scene index is {index}, 0 or more is expected; choose another index.")
         painting, captions = (
             np.random.Generator(
                 np.random.PCG64(np.random.SeedSequence(self.seed, spawn_key=(kind, purpose, index, *more)))

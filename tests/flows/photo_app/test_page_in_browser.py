@@ -168,7 +168,7 @@ def test_faults_are_told_in_words(page, folder):
     assert ask(page, "sky") == "No photograph is chosen; upload one, or take one of the examples."
     page.choose_file("input[type=file]", folder / "broken.png")
     page.wait_for("document.querySelector('#photograph img') !== null")
-    assert ask(page, "sky") == "broken.png cannot be read as an image; a whole JPEG, PNG, WebP or the like is wanted."
+    assert ask(page, "sky") == "broken.png cannot be read as an image; a whole JPEG, PNG, WebP or the like is expected."
     assert page.run("document.querySelector('#told .fault') !== null")
 
 

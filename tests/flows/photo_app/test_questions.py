@@ -30,10 +30,10 @@ def test_no_name_is_refused(typed):
 
 def test_too_many_and_too_long_names_are_refused():
     assert len(class_names(",".join(map(str, range(100))))) == 100
-    with pytest.raises(QuestionError, match="101 class names are typed, at most 100 are wanted"):
+    with pytest.raises(QuestionError, match="101 class names are typed, at most 100 are expected"):
         class_names(",".join(map(str, range(101))))
     assert class_names("x" * 100)
-    with pytest.raises(QuestionError, match=r"The name 'x{30}\.\.\.' has 101 characters, at most 100 are wanted"):
+    with pytest.raises(QuestionError, match=r"The name 'x{30}\.\.\.' has 101 characters, at most 100 are expected"):
         class_names("x" * 101)
 
 
@@ -76,7 +76,7 @@ def test_files_that_are_no_image_are_refused_without_the_servers_path(content, t
 def test_too_many_pixels_are_refused_before_they_are_decoded(file, monkeypatch):
     monkeypatch.setattr(questions, "PIXELS_MAX", 3499)
     monkeypatch.setattr(questions, "rgb_image", lambda _: pytest.fail("the pixels were decoded"))
-    with pytest.raises(QuestionError, match=r"big\.png has 70 x 50 pixels, at most 0 million are wanted; shrink it"):
+    with pytest.raises(QuestionError, match=r"big\.png has 70 x 50 pixels, at most 0 million are expected; shrink it"):
         photograph(file, "big.png")
 
 

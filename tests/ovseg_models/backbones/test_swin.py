@@ -37,8 +37,8 @@ def test_equals_a_naive_twin_at_sizes_that_are_no_multiple_of_the_window(size):
     tensors = published_tensors(backbone)
     maps = backbone(images)
     for row, image in enumerate(images):
-        for found, wanted in zip(maps, swin(image, tensors, DEPTHS, HEADS, WINDOW), strict=True):
-            torch.testing.assert_close(found[row], wanted, rtol=1e-3, atol=1e-3)
+        for found, expected in zip(maps, swin(image, tensors, DEPTHS, HEADS, WINDOW), strict=True):
+            torch.testing.assert_close(found[row], expected, rtol=1e-3, atol=1e-3)
 
 
 @torch.no_grad()
@@ -50,8 +50,8 @@ def test_equals_timm_where_every_map_is_a_multiple_of_the_window_and_not_elsewhe
     stock.load_state_dict(backbone.body.state_dict())
     backbone.norms = torch.nn.ModuleList(torch.nn.Identity() for _ in range(4))
     images = torch.randn(1, 3, 128, 128)
-    for found, wanted in zip(backbone(images), stock(images), strict=True):
-        torch.testing.assert_close(found.permute(0, 2, 3, 1), wanted)
+    for found, expected in zip(backbone(images), stock(images), strict=True):
+        torch.testing.assert_close(found.permute(0, 2, 3, 1), expected)
     images = torch.randn(1, 3, 36, 44)
     assert not torch.allclose(backbone(images).res2.permute(0, 2, 3, 1), stock(images)[0], atol=0.1)
 
@@ -61,8 +61,8 @@ def test_sides_that_four_does_not_divide_are_zero_padded():
     backbone = tiny_swin()
     image = torch.randn(1, 3, 33, 46)
     padded = F.pad(image, (0, 2, 0, 3))
-    for found, wanted in zip(backbone(image), backbone(padded), strict=True):
-        torch.testing.assert_close(found, wanted)
+    for found, expected in zip(backbone(image), backbone(padded), strict=True):
+        torch.testing.assert_close(found, expected)
 
 
 def test_every_parameter_gets_a_gradient_and_drop_path_grows_linearly():

@@ -32,8 +32,8 @@ def test_r101c_equals_a_naive_twin_with_published_names(backbone):
     tensors = {theirs: state[ours] for ours, theirs in published_backbone_names(state).items()}
     images = torch.randn(1, 3, 64, 96)
     maps = backbone(images)
-    for found, wanted in zip(maps, r101c(images, tensors), strict=True):
-        torch.testing.assert_close(found / wanted.abs().max(), wanted / wanted.abs().max(), rtol=0, atol=1e-5)
+    for found, expected in zip(maps, r101c(images, tensors), strict=True):
+        torch.testing.assert_close(found / expected.abs().max(), expected / expected.abs().max(), rtol=0, atol=1e-5)
     assert [feature_map.shape[1] for feature_map in maps] == [256, 512, 1024, 2048] == list(backbone.channels)
     assert [tuple(feature_map.shape[2:]) for feature_map in maps] == [(16, 24), (8, 12), (4, 6), (2, 3)]
 
@@ -85,7 +85,7 @@ def test_a_network_of_one_stride_is_refused():
 
 
 def test_freeze_at_out_of_bounds_or_unsupported_is_refused():
-    with pytest.raises(ValueError, match="freeze_at is 6, 0 to 5 is wanted"):
+    with pytest.raises(ValueError, match="freeze_at is 6, 0 to 5 is expected"):
         small_resnet(freeze_at=6)
     with pytest.raises(ValueError, match="'mobilenetv3_small_050': freeze_at is 1, but its stages are not separable"):
         build_backbone("mobilenetv3_small_050", freeze_at=1)

@@ -18,10 +18,10 @@ def published(state):
     return {theirs: state[ours] for ours, theirs in published_backbone_names(state).items()}
 
 
-def assert_holds(conversion, wanted):
+def assert_holds(conversion, expected):
     assert conversion.report.fits, conversion.report.describe()
-    assert conversion.tensors.keys() == wanted.keys()
-    for name, tensor in wanted.items():
+    assert conversion.tensors.keys() == expected.keys()
+    for name, tensor in expected.items():
         assert torch.equal(conversion.tensors[name], tensor), name
 
 
@@ -82,8 +82,8 @@ def test_a_whole_timm_swin_gives_the_same_features():
     backbone.norms = torch.nn.ModuleList(torch.nn.Identity() for _ in range(4))
     images = torch.randn(1, 3, 128, 128)
     with torch.no_grad():
-        wanted = whole.forward_intermediates(images, intermediates_only=True)
-        for found, feature_map in zip(backbone(images), wanted, strict=True):
+        expected = whole.forward_intermediates(images, intermediates_only=True)
+        for found, feature_map in zip(backbone(images), expected, strict=True):
             torch.testing.assert_close(found, feature_map)
 
 
@@ -108,7 +108,7 @@ def test_missing_and_strange_keys_are_listed_in_the_files_names():
     report = backbone_from_published(file, state).report
     assert report.missing == ("res3.0.shortcut.weight",)
     assert report.unexpected == ("res9.0.conv1.weight",)
-    assert report.misshapen == ("stem.conv1.weight (64, 3, 3, 3), wanted (64, 3, 7, 7)",)
+    assert report.misshapen == ("stem.conv1.weight (64, 3, 3, 3), expected (64, 3, 7, 7)",)
 
 
 def test_a_family_without_a_published_layout_is_refused():

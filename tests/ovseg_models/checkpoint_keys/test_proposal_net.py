@@ -123,7 +123,7 @@ def test_clip_and_buffers_are_ignored_and_faults_listed():
     report = proposal_net_from_published(published, state).report
     assert report.missing == ("clip_adapter.non_object_embedding",)
     assert report.unexpected == ("sem_seg_head.surprise",)
-    assert report.misshapen == (PREDICTOR + "query_embed.weight (100, 16), wanted (7, 16)",)
+    assert report.misshapen == (PREDICTOR + "query_embed.weight (100, 16), expected (7, 16)",)
     assert report.notes == ()
 
 

@@ -59,10 +59,10 @@ def test_a_run_killed_at_random_moments_ends_with_the_same_bytes(tmp_path: Path)
     context.set_forkserver_preload([__name__])  # torch is imported once, not at each start
     chance, done = random.Random(8), [0]
     for _ in range(KILLS):
-        before, wanted = names_in(runs), done[-1] + chance.randint(0, 2)
+        before, expected = names_in(runs), done[-1] + chance.randint(0, 2)
         process = context.Process(target=run_command, args=(str(config),))
         process.start()
-        while process.is_alive() and (done_in(runs) < wanted or names_in(runs) <= before):
+        while process.is_alive() and (done_in(runs) < expected or names_in(runs) <= before):
             time.sleep(0.001)
         process.join(chance.uniform(0, 0.05))
         assert process.exitcode is None, "the run ended before the kill"

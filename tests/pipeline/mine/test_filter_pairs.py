@@ -139,16 +139,16 @@ def test_what_is_there_already_is_left_alone(drawn_pairs, tmp_path, what):
 def test_other_artifacts_are_refused(tmp_path):
     identity = Identity(kind="scenes", name="a", schema_version=1, recipe=1, settings={})
     other = Artifact.planned(tmp_path, Description(identity=identity, units=()))
-    with pytest.raises(PipelineError, match=r"is an artifact of scenes, schema 1; pairs of schema \d+ are wanted"):
+    with pytest.raises(PipelineError, match=r"is an artifact of scenes, schema 1; pairs of schema \d+ are expected"):
         filter_pairs(other, PairRule(max_per_noun=1), tmp_path / "subset")
 
 
 @pytest.mark.parametrize(
     ("rule", "message"),
     [
-        ({"min_score": math.nan}, "min_score is nan, a finite number is wanted"),
-        ({"max_area_share": math.inf}, "max_area_share is inf, a finite number is wanted"),
-        ({"max_per_noun": 0}, "max_per_noun is 0, at least 1 is wanted"),
+        ({"min_score": math.nan}, "min_score is nan, a finite number is expected"),
+        ({"max_area_share": math.inf}, "max_area_share is inf, a finite number is expected"),
+        ({"max_per_noun": 0}, "max_per_noun is 0, at least 1 is expected"),
     ],
 )
 def test_rules_without_meaning_are_refused(rule, message):

@@ -39,12 +39,12 @@ def reference_rows() -> list[dict[str, str]]:
 def test_precision_and_recall_against_the_reference(extractor: NounExtractor) -> None:
     rows = reference_rows()
     found = [set(lemmas(nouns)) for nouns in extractor.extract_many([row["caption"] for row in rows])]
-    wanted = [set(row["nouns"].split()) for row in rows]
-    right = sum(len(mine & theirs) for mine, theirs in zip(found, wanted, strict=True))
+    expected = [set(row["nouns"].split()) for row in rows]
+    right = sum(len(mine & theirs) for mine, theirs in zip(found, expected, strict=True))
     assert len(rows) == 300
     assert right / sum(map(len, found)) >= 0.974
-    assert right / sum(map(len, wanted)) >= 0.980
-    assert sum(mine == theirs for mine, theirs in zip(found, wanted, strict=True)) / len(rows) >= 0.85
+    assert right / sum(map(len, expected)) >= 0.980
+    assert sum(mine == theirs for mine, theirs in zip(found, expected, strict=True)) / len(rows) >= 0.85
 
 
 def drawn_captions(count: int) -> list[DrawnCaption]:

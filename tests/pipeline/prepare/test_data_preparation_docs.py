@@ -24,5 +24,5 @@ def test_counts_of_seen_classes_are_current():
     for name in VOCABULARY_NAMES:
         marks = load_vocabulary(name).marks
         if not name.startswith("coco-"):
-            counts = [sum(mark == wanted for mark in marks) for wanted in ("seen", "unseen", "uncertain")]
+            counts = [sum(mark == expected for mark in marks) for expected in ("seen", "unseen", "uncertain")]
             assert f"| {name} | {counts[0]} | {counts[1]} | {counts[2]} |" in TEXT

@@ -140,8 +140,8 @@ PIXELS, END = (b"IDAT", zlib.compress(bytes(39))), (b"IEND", b"")
 @pytest.mark.parametrize(
     ("chunks", "reason"),
     [
-        ([PIXELS, END], "its first chunk is b'IDAT', wanted IHDR"),
-        ([(b"IHDR", HEADER[:-1]), PIXELS, END], "its header has 12 bytes, wanted 13"),
+        ([PIXELS, END], "its first chunk is b'IDAT', expected IHDR"),
+        ([(b"IHDR", HEADER[:-1]), PIXELS, END], "its header has 12 bytes, expected 13"),
         ([(b"IHDR", struct.pack(">IIBBBBB", 0, 3, 8, 2, 0, 0, 0)), PIXELS, END], "its header states 0 x 3 px"),
         ([(b"IHDR", struct.pack(">IIBBBBB", 4, 3, 7, 2, 0, 0, 0)), PIXELS, END], "7 bits of colour type 2"),
         ([(b"IHDR", HEADER), END], "it has no pixels"),

@@ -93,7 +93,7 @@ def test_ade20k_faults(tmp_path):
 
 @pytest.mark.parametrize("make", [ade20k_150, ade20k_847])
 def test_ade20k_layout_errors(tmp_path, make):
-    with pytest.raises(LayoutError, match="got split 'test', wanted one of train, val; correct --split"):
+    with pytest.raises(LayoutError, match="got split 'test', expected one of train, val; correct --split"):
         make(data_root(tmp_path), "test")
     with pytest.raises(LayoutError, match=r"has no images.*; download it from https://ade20k"):
         make(data_root(tmp_path), "val")
@@ -134,7 +134,7 @@ def test_pascal_context_59_finds_its_classes_by_name(tmp_path):
     ("file", "content", "message"),
     [
         ("labels.txt", "1: accordion\n", "labels.txt lacks 59 of the 59 names, such as 'aeroplane'"),
-        ("labels.txt", "accordion\n", "labels.txt: line 1 is 'accordion', wanted 'value: name'"),
+        ("labels.txt", "accordion\n", "labels.txt: line 1 is 'accordion', expected 'value: name'"),
         ("labels.txt", None, "has no labels.txt; download it"),
         ("pascalcontext_val.txt", None, "has no pascalcontext_val.txt; put the list"),
         ("pascalcontext_val.txt", "a\n\nb\na\n", "line 4 has the id 'a' a second time; remove one"),

@@ -75,7 +75,7 @@ def test_the_drawn_world_is_prepared_like_any_other(tmp_path):
     assert report.artifact.identity.name == "drawn-world-val"
     assert len(ScenesAttributes.of(report.artifact).class_names) == 54
     wrong = settings.model_copy(update={"split": "val2017"})
-    with pytest.raises(LayoutError, match="split is 'val2017', wanted one of train"):
+    with pytest.raises(LayoutError, match="split is 'val2017', expected one of train"):
         prepare(wrong, tmp_path)
 
 

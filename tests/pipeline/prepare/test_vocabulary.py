@@ -97,7 +97,7 @@ def test_normal_form_keeps_words_apart_that_only_end_alike():
 
 
 def test_unknown_vocabulary_is_an_error():
-    with pytest.raises(ValueError, match="got 'ade20k', wanted one of ade20k-150"):
+    with pytest.raises(ValueError, match="got 'ade20k', expected one of ade20k-150"):
         load_vocabulary("ade20k")
 
 

@@ -149,7 +149,7 @@ def test_defaults_are_valid():
 )
 def test_no_setting_takes_a_mask_threshold_that_a_segmenter_refuses(flag):
     for refused in (1.0, -0.1):
-        with pytest.raises(ValueError, match=r"mask_threshold is .*, 0 to below 1 is wanted"):
+        with pytest.raises(ValueError, match=r"mask_threshold is .*, 0 to below 1 is expected"):
             SegmenterSettings(mask_threshold=refused)
         with pytest.raises(SettingsError, match=r"mask_threshold.*(less than 1|greater than or equal to 0)"):
             load_settings(None, [flag.format(refused)])

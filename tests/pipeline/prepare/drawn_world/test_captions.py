@@ -41,8 +41,8 @@ def test_every_noun_of_a_caption_is_visible(scenes):
     for scene in scenes:
         shares = np.bincount(scene.label_map.ravel(), minlength=len(NOUNS)) / scene.label_map.size
         for span in (span for caption in scene.captions for span in caption.spans):
-            wanted = MIN_STUFF_SHARE if span.noun in STUFF_NOUNS else MIN_VISIBLE_SHARE
-            assert shares[LABELS[span.noun]] >= wanted
+            expected = MIN_STUFF_SHARE if span.noun in STUFF_NOUNS else MIN_VISIBLE_SHARE
+            assert shares[LABELS[span.noun]] >= expected
 
 
 def test_every_thing_and_every_large_stuff_is_named_by_some_caption_of_some_scene(scenes):

@@ -74,8 +74,8 @@ def test_foreign_keys_are_refused(key):
     [
         ({"first_index": -1}, r"scenes -1 to 3 are asked for"),
         ({"scenes": 100_000_000}, r"scenes 20 to 100000020 are asked for"),
-        ({"captions_per_scene": 6}, r"captions_per_scene is 6, 0 to 5 is wanted"),
-        ({"size_px": 8}, r"size_px is 8, 32 to 2048 is wanted"),
+        ({"captions_per_scene": 6}, r"captions_per_scene is 6, 0 to 5 is expected"),
+        ({"size_px": 8}, r"size_px is 8, 32 to 2048 is expected"),
     ],
 )
 def test_sources_out_of_range_are_refused(changes, message):

@@ -26,7 +26,7 @@ def test_a_split_of_fewer_scenes_is_the_start_of_a_larger_one():
 
 
 def test_unknown_split_and_too_many_scenes_are_refused():
-    with pytest.raises(ValueError, match=r"split is 'dev', wanted one of train, val"):
+    with pytest.raises(ValueError, match=r"split is 'dev', expected one of train, val"):
         split_indices("dev", 1)
-    with pytest.raises(ValueError, match=r"scenes is 10000001, 0 to 10000000 is wanted"):
+    with pytest.raises(ValueError, match=r"scenes is 10000001, 0 to 10000000 is expected"):
         split_indices("train", SCENES_PER_SPLIT + 1)

@@ -79,10 +79,10 @@ def test_home_and_alien_pictures_differ_and_are_reproducible():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"seed": -1}, r"seed is -1, 0 or more is wanted"),
-        ({"seed": 0, "size_px": 31}, r"size_px is 31, 32 to 2048 is wanted"),
-        ({"seed": 0, "size_px": 5000}, r"size_px is 5000, 32 to 2048 is wanted"),
-        ({"seed": 0, "context": 1.5}, r"context is 1\.5, a share of 0 to 1 is wanted"),
+        ({"seed": -1}, r"seed is -1, 0 or more is expected"),
+        ({"seed": 0, "size_px": 31}, r"size_px is 31, 32 to 2048 is expected"),
+        ({"seed": 0, "size_px": 5000}, r"size_px is 5000, 32 to 2048 is expected"),
+        ({"seed": 0, "context": 1.5}, r"context is 1\.5, a share of 0 to 1 is expected"),
     ],
 )
 def test_worlds_out_of_range_are_refused(arguments, message):
@@ -91,7 +91,7 @@ def test_worlds_out_of_range_are_refused(arguments, message):
 
 
 def test_negative_indices_and_unknown_nouns_are_refused():
-    with pytest.raises(ValueError, match=r"scene index is -3, 0 or more is wanted"):
+    with pytest.raises(ValueError, match=r"scene index is -3, 0 or more is expected"):
         DrawnWorld(0).scene(-3)
-    with pytest.raises(ValueError, match=r"'sky' is no thing; wanted one of boat, ship"):
+    with pytest.raises(ValueError, match=r"'sky' is no thing; expected one of boat, ship"):
         DrawnWorld(0).single_object(0, "sky", at_home=True)
