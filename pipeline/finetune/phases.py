@@ -5,10 +5,9 @@ from dataclasses import dataclass
 from typing import cast
 
 from ovseg_models.finetuning_modes import FinetuningMode
-from pipeline.finetune.parameter_groups import Rate
 from pipeline.settings import FinetuneSettings, PhaseSettings
 from pipeline.training.data_order import DataOrder, torch_seed
-from pipeline.training.schedules import WarmupCosine
+from pipeline.training.learning_rates import Rate, Schedule, warmup_cosine
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,7 +16,7 @@ class Phase:
 
     Attributes:
         number: Its place among the phases, from 1.
-        run: Name of the run's directory: what was trained up to here, so that no two courses share one.
+        run: Name of the run's directory: what was trained up to here, so that no two orders of phases share one.
         mode: What it trains.
         uses_prompts: Whether CLIP sees prompts in place of masked patches: once a phase trains them, it does in that
             phase and in all later ones.
@@ -48,9 +47,9 @@ class Phase:
         """Return the optimizer steps of the run."""
         return self.settings.epochs * self.order(pairs).steps_per_epoch
 
-    def schedule(self, pairs: int) -> WarmupCosine:
+    def schedule(self, pairs: int) -> Schedule:
         """Return the factor on the learning rates; a run shorter than its warm-up ends within it."""
-        return WarmupCosine(self.steps(pairs), self.settings.warmup_steps)
+        return warmup_cosine(steps=self.steps(pairs), warmup_steps=self.settings.warmup_steps)
 
 
 def phases_of(settings: FinetuneSettings, modes: Sequence[str] | None = None) -> tuple[Phase, ...]:

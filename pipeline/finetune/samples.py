@@ -1,16 +1,17 @@
 """The batches of stage 3: masked crops made of stored pairs, each a function of seed, epoch and pair alone."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from ovseg_models.masked_crops import crops_of_regions, patch_mask, without_normalisation
 from pipeline.errors import StageError
-from pipeline.finetune.augmentation import WindowAugmentation
 from pipeline.pair_pictures import pair_pictures
 from pipeline.training.data_order import Draw, generator
 from storage_schemas.pair_collection import PairCollection
@@ -38,14 +39,16 @@ class PairSamples:
 
     Attributes:
         pairs: A collection of pairs.
-        augmentation: How crops are varied.
+        min_scale: Smallest share of a crop's area in the window that is cut out of it, 0..1.
+        max_aspect: Largest aspect of the window in units of the crop's; the smallest is its inverse. At least 1.
         seed: What decides all chance.
         crop_px: Side of CLIP's input [px].
         patch_px: Side of a patch [px].
     """
 
     pairs: PairCollection
-    augmentation: WindowAugmentation
+    min_scale: float
+    max_aspect: float
     seed: int
     crop_px: int
     patch_px: int
@@ -63,28 +66,58 @@ class PairSamples:
         crops = torch.empty(len(draws), 3, side, side, dtype=torch.uint8)
         crop_masks = torch.empty(len(draws), side, side, dtype=torch.bool)
         for row, draw in enumerate(draws):
-            pixels, mask = self._pictures(draw.sample)
             place = self.pairs.place(draw.sample)
-            window = self.augmentation.window(mask, generator(self.seed, "augment", draw.epoch, place.pair))
-            region = torch.from_numpy(window.of(pixels)).permute(2, 0, 1), torch.from_numpy(window.of(mask))
+            try:
+                pixels, mask = pair_pictures(self.pairs.read(draw.sample))
+            except (OSError, ValueError) as error:
+                found = f"pictures of pair {place.pair} cannot be decoded ({error})"
+                message = f"{place.unit}: {found}; run 'ovseg mine' again"
+                raise StageError(message) from error
+            if pixels.shape[:2] != mask.shape or not mask.any():
+                found = f"crop of {pixels.shape[:2]} px and mask of {mask.shape} px with {mask.sum()} pixels inside"
+                expected = "equal sizes and a filled mask are expected"
+                message = f"{place.unit}: pair {place.pair} has a {found}; {expected}; run 'ovseg mine' again"
+                raise StageError(message)
+            rng = generator(self.seed, "augment", draw.epoch, place.pair)
+            window = random_window(mask, rng, min_scale=self.min_scale, max_aspect=self.max_aspect)
+            # [height width 3] to [3 height width]; resized to the square as inference does with the region's box
+            region = torch.from_numpy(pixels[window]).permute(2, 0, 1), torch.from_numpy(mask[window])
             crop, crop_mask = crops_of_regions([region], crop_px=side)
             crops[row], crop_masks[row] = without_normalisation(crop[0]), crop_mask[0]
         numbers = [draw.sample for draw in draws]
         nouns = torch.from_numpy(self.pairs.noun_numbers[numbers])
         return PairBatch(torch.tensor(numbers), nouns, crops, patch_mask(crop_masks, self.patch_px))
 
-    def _pictures(self, number: int) -> tuple[np.ndarray, np.ndarray]:
-        """Decode crop [height width 3] and mask [height width] of a pair."""
-        members = self.pairs.read(number)
-        try:
-            pixels, inside = pair_pictures(members)
-        except (OSError, ValueError) as error:
-            unit, pair = self.pairs.place(number)
-            message = f"{unit}: pictures of pair {pair} cannot be decoded ({error}); run 'ovseg mine' again"
-            raise StageError(message) from error
-        if pixels.shape[:2] != inside.shape or not inside.any():
-            unit, pair = self.pairs.place(number)
-            found = f"crop of {pixels.shape[:2]} px and mask of {inside.shape} px with {inside.sum()} pixels inside"
-            message = f"{unit}: pair {pair} has a {found}; equal sizes and a filled mask are expected; mine again"
-            raise StageError(message)
-        return pixels, inside
+
+def random_window(
+    mask: npt.NDArray[np.bool_], rng: np.random.Generator, *, min_scale: float, max_aspect: float
+) -> tuple[slice, slice]:
+    """Draw a window of a crop as torchvision's RandomResizedCrop does of one that was squeezed to a square.
+
+    The share of the crop's area is uniform, the logarithm of the window's aspect, in units of the crop's own, too. So a
+    long crop stays whole as often as a square one, though its own aspect is far beyond ``max_aspect``.
+
+    Args:
+        mask: True inside the region [height width].
+        rng: Where chance comes from.
+        min_scale: Smallest share of the area in the window, 0..1.
+        max_aspect: Largest aspect in units of the crop's; the smallest is its inverse. At least 1.
+
+    Returns:
+        Lines and columns of a window that holds a pixel of the mask; the whole crop if ten tries find none that fits.
+
+    References:
+        OVSeg's published script: scale 0.9 to 1 and aspect 3/4 to 4/3 of pictures that were saved as squares.
+    """
+    height, width = mask.shape
+    for _ in range(10):
+        area, log_aspect = rng.uniform(min_scale, 1), rng.uniform(-1, 1) * math.log(max_aspect)
+        wide, high = math.sqrt(area * math.exp(log_aspect)), math.sqrt(area / math.exp(log_aspect))
+        if wide > 1 or high > 1:
+            continue
+        columns, lines = max(1, round(wide * width)), max(1, round(high * height))
+        left, top = int(rng.integers(width - columns + 1)), int(rng.integers(height - lines + 1))
+        window = slice(top, top + lines), slice(left, left + columns)
+        if mask[window].any():
+            return window
+    return slice(0, height), slice(0, width)

@@ -1,11 +1,10 @@
 """What the training loop trains in stage 3: the image side of CLIP, with the contrastive loss of a whole batch."""
 
-import contextlib
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -16,11 +15,12 @@ from ovseg_models.finetuning_modes import select_trainable
 from ovseg_models.mask_adapted_clip import MaskAdaptedClip
 from ovseg_models.masked_crops import normalised
 from ovseg_models.zero_shot import ZeroShotCounts
-from pipeline.finetune.parameter_groups import parameter_groups
 from pipeline.finetune.phases import Phase
 from pipeline.finetune.samples import PairBatch, PairSamples
 from pipeline.finetune.validation import Embed, Validation
-from pipeline.training.loader import loading, on_device, rows, size
+from pipeline.training.data_order import DataOrder
+from pipeline.training.learning_rates import Rate, parameter_groups
+from pipeline.training.loader import on_device, rows, size
 from pipeline.training.loop import StepContext
 from pipeline.training.processes import Processes
 
@@ -59,7 +59,6 @@ class FinetuneTask:
         train_logit_scale: Whether the logit scale is trained too.
         validation: What it is measured on; None for nothing.
         processes: The processes that train together.
-        loader_workers: Processes that read samples for each of them.
     """
 
     adapted: MaskAdaptedClip
@@ -70,33 +69,22 @@ class FinetuneTask:
     train_logit_scale: bool
     validation: Validation | None
     processes: Processes
-    loader_workers: int
 
     @cached_property
     def model(self) -> nn.Module:
         """CLIP's image side."""
         return ImageSide(self.adapted, uses_prompts=self.phase.uses_prompts)
 
-    def parameter_groups(self) -> list[dict[str, Any]]:
-        """Choose what is trained and return AdamW's groups."""
+    @property
+    def order(self) -> DataOrder:
+        """Which pairs a step sees."""
+        return self.phase.order(len(self.samples.pairs))
+
+    def optimizer(self) -> torch.optim.Optimizer:
+        """Choose what is trained; return AdamW with the moments that open_clip has for vision transformers."""
         trainable = select_trainable(self.adapted, self.phase.mode, train_logit_scale=self.train_logit_scale)
-        return parameter_groups(trainable, tower=self.phase.tower, prompts=self.phase.prompts)
-
-    def optimizer_arguments(self) -> dict[str, Any]:
-        """Return AdamW's other arguments, those of open_clip for vision transformers."""
-        return {"betas": (0.9, 0.98), "eps": 1e-6}
-
-    def batches(self, first_step: int) -> contextlib.AbstractContextManager[Iterator[PairBatch]]:
-        """Open the stream of this process's batches."""
-        pairs = len(self.samples.pairs)
-        return loading(
-            self.samples,
-            self.phase.order(pairs),
-            first_step=first_step,
-            steps=self.phase.steps(pairs),
-            processes=self.processes,
-            workers=self.loader_workers,
-        )
+        rates = learning_rates(trainable, tower=self.phase.tower, prompts=self.phase.prompts)
+        return torch.optim.AdamW(parameter_groups(rates), betas=(0.9, 0.98), eps=1e-6)
 
     def backward(self, model: nn.Module, batch: PairBatch, step: StepContext) -> Mapping[str, Tensor]:
         """Compute the loss over the batch of all processes, and this process's part of its gradient.
@@ -113,7 +101,21 @@ class FinetuneTask:
             loss = self._loss(self._embedded(model, batch, step), nouns, step)
             step.backward(loss)
         else:
-            loss = self._backward_in_parts(model, batch, nouns, step)
+            part_size = math.ceil(size(batch) / step.parts)
+            starts = range(0, size(batch), part_size)
+            with torch.no_grad():
+                parts = [self._embedded(model, rows(batch, start, start + part_size), step) for start in starts]
+            embeddings = torch.cat(parts).requires_grad_()  # [pair dim], a leaf: the loss's graph ends here
+            loss = self._loss(embeddings, nouns, step)
+            logit_scale = self.adapted.logit_scale
+            slopes, *scale_slope = torch.autograd.grad(loss, [embeddings, *([logit_scale] * self.train_logit_scale)])
+            for start in starts:
+                end = start + part_size
+                # Its gradient is the chain rule's: the slope of each embedding times the embedding's own gradient.
+                weighted = (self._embedded(model, rows(batch, start, end), step) * slopes[start:end]).sum()
+                if scale_slope and end >= size(batch):  # once, for all parts share the logit scale
+                    weighted = weighted + logit_scale * scale_slope[0]
+                step.backward(weighted)
         return {
             "loss": loss.detach() / step.processes.count,
             "logit_scale": self.adapted.logit_scale.detach() / step.processes.count,
@@ -135,29 +137,6 @@ class FinetuneTask:
         places = [self.samples.pairs.place(number) for number in batch.numbers.tolist()]
         return "pairs " + ", ".join(f"{place.pair} ({place.unit})" for place in places)
 
-    def _backward_in_parts(
-        self, model: nn.Module, batch: PairBatch, nouns: Int[Tensor, "all"], step: StepContext
-    ) -> Tensor:
-        """Do what ``backward`` does with the memory of one part."""
-        part_size = math.ceil(size(batch) / step.parts)
-        with torch.no_grad():
-            starts = range(0, size(batch), part_size)
-            parts = [self._embedded(model, rows(batch, start, start + part_size), step) for start in starts]
-            embeddings = torch.cat(parts)
-        embeddings.requires_grad_()
-        loss = self._loss(embeddings, nouns, step)
-        logit_scale = self.adapted.logit_scale
-        slopes, *scale_slope = torch.autograd.grad(loss, [embeddings, *([logit_scale] * self.train_logit_scale)])
-        first = 0
-        for part in step.cut(batch):
-            last = first + size(part)
-            weighted = (self._embedded(model, part, step) * slopes[first:last]).sum()
-            if scale_slope and last == size(batch):
-                weighted = weighted + logit_scale * scale_slope[0]
-            step.backward(weighted)
-            first = last
-        return loss
-
     def _embedded(self, model: nn.Module, batch: PairBatch, step: StepContext) -> Float[Tensor, "pair dim"]:
         """Embed crops that are on the device."""
         with step.autocast():
@@ -174,8 +153,9 @@ class FinetuneTask:
         image_embeddings, logit_scale = own, self.adapted.logit_scale
         if processes.count > 1:
             first = processes.rank * len(own)
-            everyone = step.gather(own)
+            everyone = step.gather(own)  # [all dim], without gradient
             image_embeddings = torch.cat([everyone[:first], own, everyone[first + len(own) :]])
+            # The value of the scale, and a share of its gradient: the processes' shares are summed.
             logit_scale = logit_scale.detach() + (logit_scale - logit_scale.detach()) / processes.count
         texts, scale = self.noun_embeddings[nouns], logit_scale.exp()
         if self.loss == "noun-aware":
@@ -185,6 +165,26 @@ class FinetuneTask:
 
 def accuracies(validation: Validation, model: Embed, processes: Processes) -> dict[str, float]:
     """Measure what embeds crops, such as an `ImageSide`; the processes share the scenes."""
-    shared = range(processes.rank, len(validation.scenes), processes.count)
+    shared = processes.share(len(validation.scenes))
     numbers = validation.counts(model, shared).stacked().to(processes.device)
     return ZeroShotCounts.from_stacked(processes.sum(numbers).cpu()).accuracies(validation.groups)
+
+
+def learning_rates(
+    trainable: Mapping[str, nn.Parameter], *, tower: Rate, prompts: Rate
+) -> Iterator[tuple[nn.Parameter, Rate]]:
+    """Yield each parameter with its rate.
+
+    Norms, biases, the class token and the logit scale, all that has fewer than two dimensions, do not decay.
+
+    Args:
+        trainable: As ``select_trainable`` returns them.
+        tower: Of the image tower and the logit scale.
+        prompts: Of the mask prompts.
+
+    References:
+        OVSeg's published script, whose names without decay (bn, ln, bias, logit_scale) are those of fewer dimensions.
+    """
+    for name, parameter in trainable.items():
+        rate = prompts if name == "mask_prompts" else tower
+        yield parameter, rate if parameter.ndim >= 2 else rate._replace(weight_decay=0.0)

@@ -16,7 +16,6 @@ from ovseg_models.text_classifier import TextClassifier
 from pipeline.adapted_clip_loading import new_mask_adapted_clip, write_adapted_clip
 from pipeline.clip_loading import LoadedClip, load_clip
 from pipeline.errors import PipelineError
-from pipeline.finetune.augmentation import WindowAugmentation
 from pipeline.finetune.phases import Phase, phases_of
 from pipeline.finetune.report import Training, write_report
 from pipeline.finetune.samples import PairSamples
@@ -28,7 +27,7 @@ from pipeline.shard_runner import Execution, StageReport
 from pipeline.text_embeddings import TextSource
 from pipeline.training.loop import Plan, Trainer
 from pipeline.training.processes import Processes
-from pipeline.training.stage import trained
+from pipeline.training.stage import run_training
 from storage_schemas.artifact import Artifact
 from storage_schemas.checkpoints import MASK_PROMPTS, Checkpoint, CheckpointStore
 from storage_schemas.pair_collection import PairCollection
@@ -70,7 +69,7 @@ def train(settings: FinetuneSettings, compute: ComputeSettings, node: Node, exec
             facts = {"mode": settings.mode}
             write_adapted_clip(artifact, inputs.adapted, inputs.base, facts, written={report.unit: report})
 
-    return trained(node, compute, execution, train_phases)
+    return run_training(node, compute, execution, train_phases)
 
 
 class Inputs(NamedTuple):
@@ -110,8 +109,25 @@ def run_phases(
         PipelineError: If the pairs don't fill a batch.
         StageError: If the loss is not finite, or the device's memory runs out.
     """
+    adapted = inputs.adapted
     for phase in phases:
-        task = task_of(phase, inputs, settings, compute, processes)
+        task = FinetuneTask(
+            adapted=adapted,
+            phase=phase,
+            samples=PairSamples(
+                inputs.pairs,
+                min_scale=settings.augmentation.min_scale,
+                max_aspect=settings.augmentation.max_aspect,
+                seed=phase.seed,
+                crop_px=adapted.crop_px,
+                patch_px=adapted.patch_px,
+            ),
+            noun_embeddings=inputs.noun_embeddings,
+            loss=settings.loss,
+            train_logit_scale=settings.train_logit_scale,
+            validation=inputs.validation,
+            processes=processes,
+        )
         plan = loop_plan(phase, task, settings, compute)
         if processes.is_first:
             logger.info("phase %d of %d: %s, %d steps", phase.number, len(phases), phase.mode, plan.steps)
@@ -138,26 +154,6 @@ def gather_inputs(settings: FinetuneSettings, node: Node, processes: Processes) 
     return Inputs(base, adapted, pairs, validation, nouns, before)
 
 
-def task_of(
-    phase: Phase, inputs: Inputs, settings: FinetuneSettings, compute: ComputeSettings, processes: Processes
-) -> FinetuneTask:
-    """Put together what the training loop trains in one phase."""
-    adapted = inputs.adapted
-    augmentation = WindowAugmentation(settings.augmentation.min_scale, settings.augmentation.max_aspect)
-    samples = PairSamples(inputs.pairs, augmentation, phase.seed, adapted.crop_px, adapted.patch_px)
-    return FinetuneTask(
-        adapted=adapted,
-        phase=phase,
-        samples=samples,
-        noun_embeddings=inputs.noun_embeddings,
-        loss=settings.loss,
-        train_logit_scale=settings.train_logit_scale,
-        validation=inputs.validation,
-        processes=processes,
-        loader_workers=compute.loader_workers,
-    )
-
-
 def loop_plan(phase: Phase, task: FinetuneTask, settings: FinetuneSettings, compute: ComputeSettings) -> Plan:
     """Return the numbers of a phase's run that the loop needs.
 
@@ -177,6 +173,7 @@ def loop_plan(phase: Phase, task: FinetuneTask, settings: FinetuneSettings, comp
         accumulation_parts=settings.accumulation_steps,
         precision=settings.precision,
         compile=compute.compile,
+        loader_workers=compute.loader_workers,
         checkpoint_every=settings.checkpoints.every_steps,
         keep_last=settings.checkpoints.keep_last,
         validate_every=order.steps_per_epoch if task.validation is not None else 0,

@@ -54,8 +54,21 @@ class ProposalSamples:
         Raises:
             StageError: If a scene has no label map.
         """
-        images, label_maps = zip(*(self._varied(draw) for draw in draws), strict=True)
         ignore_label = self.augmentation.ignore_label
+        images, label_maps = [], []
+        for draw in draws:
+            scene = self.scenes.read(draw.sample)
+            if scene.label_png is None:
+                message = f"scene {scene.key}: has no label map; train on a collection of labelled scenes"
+                raise StageError(message)
+            rgb, labels = upright_picture(scene), upright_labels(scene.label_png, scene.exif_orientation)
+            if self.held_out_classes:
+                labels[np.isin(labels, self.held_out_classes)] = ignore_label
+            rng = generator(self.seed, "augment", draw.epoch, scene.key)
+            pixels, labels = self.augmentation(rgb, labels, rng)
+            # Contiguous, for a flip leaves negative strides, which torch does not take.
+            images.append(torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1))))
+            label_maps.append(torch.from_numpy(np.ascontiguousarray(labels)))
         # Which classes occur is found here, in the worker, so that training need not wait for its device to say it.
         present = [present_classes(label_map, ignore_label=ignore_label) for label_map in label_maps]
         return ProposalBatch(
@@ -64,17 +77,3 @@ class ProposalSamples:
             torch.stack(label_maps),
             torch.nn.utils.rnn.pad_sequence(present, batch_first=True, padding_value=-1),
         )
-
-    def _varied(self, draw: Draw) -> tuple[Tensor, Tensor]:
-        """Return picture and label map of one scene."""
-        scene = self.scenes.read(draw.sample)
-        if scene.label_png is None:
-            message = f"scene {scene.key}: has no label map; train on a collection of labelled scenes"
-            raise StageError(message)
-        rgb, label_map = upright_picture(scene), upright_labels(scene.label_png, scene.exif_orientation)
-        if self.held_out_classes:
-            label_map[np.isin(label_map, self.held_out_classes)] = self.augmentation.ignore_label
-        rng = generator(self.seed, "augment", draw.epoch, scene.key)
-        pixels, label_map = self.augmentation(rgb, label_map, rng)
-        chw = np.ascontiguousarray(pixels.transpose(2, 0, 1))
-        return torch.from_numpy(chw), torch.from_numpy(np.ascontiguousarray(label_map))

@@ -1,12 +1,10 @@
 """What the training loop trains in stage 1: the net, its samples, its losses, and how good its proposals are."""
 
-import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from ovseg_models.matching import LossWeights
@@ -14,11 +12,11 @@ from ovseg_models.proposal_losses import proposal_losses, total_query_weight
 from ovseg_models.proposal_net import ProposalNet
 from ovseg_models.targets import Targets
 from pipeline.settings import LossSettings, ProposalTrainingSettings
-from pipeline.train_proposals.parameter_groups import parameter_groups
 from pipeline.train_proposals.samples import ProposalBatch, ProposalSamples
 from pipeline.train_proposals.validation import Counts, Validation
 from pipeline.training.data_order import DataOrder
-from pipeline.training.loader import loading, on_device, size
+from pipeline.training.learning_rates import Rate, parameter_groups
+from pipeline.training.loader import on_device, size
 from pipeline.training.loop import StepContext
 from pipeline.training.processes import Processes
 
@@ -55,7 +53,6 @@ class ProposalTask:
         validation: What it is measured on; None for nothing.
         held_out: Held-out classes of the validation's vocabulary.
         processes: The processes that train together.
-        loader_workers: Processes that read samples for each of them.
         channels_last: Keep images channels-last in memory.
     """
 
@@ -66,7 +63,6 @@ class ProposalTask:
     validation: Validation | None
     held_out: tuple[int, ...]
     processes: Processes
-    loader_workers: int
     channels_last: bool
 
     @property
@@ -74,30 +70,20 @@ class ProposalTask:
         """The net."""
         return self.net
 
-    def parameter_groups(self) -> list[dict[str, Any]]:
-        """Return AdamW's groups."""
-        return parameter_groups(
+    @property
+    def order(self) -> DataOrder:
+        """Which scenes a step sees."""
+        return DataOrder(len(self.samples.scenes), self.settings.batch_images, self.settings.seed)
+
+    def optimizer(self) -> torch.optim.Optimizer:
+        """Return AdamW with its default moments, as in the published setting."""
+        rates = learning_rates(
             self.net,
             learning_rate=self.settings.learning_rate,
             backbone_rate_factor=self.settings.backbone_rate_factor,
             weight_decay=self.settings.weight_decay,
         )
-
-    def optimizer_arguments(self) -> dict[str, Any]:
-        """Return AdamW's other arguments: its defaults, as in the published setting."""
-        return {}
-
-    def batches(self, first_step: int) -> contextlib.AbstractContextManager[Iterator[ProposalBatch]]:
-        """Open the stream of this process's batches."""
-        order = DataOrder(len(self.samples.scenes), self.settings.batch_images, self.settings.seed)
-        return loading(
-            self.samples,
-            order,
-            first_step=first_step,
-            steps=self.settings.steps,
-            processes=self.processes,
-            workers=self.loader_workers,
-        )
+        return torch.optim.AdamW(parameter_groups(rates))
 
     def backward(self, model: nn.Module, batch: ProposalBatch, step: StepContext) -> Mapping[str, Tensor]:
         """Compute the losses of a batch and their gradients; normalisers are those of the batch over all processes.
@@ -116,11 +102,21 @@ class ProposalTask:
         # Summed on the host, which need not wait for the device then.
         num_masks, query_weight = step.sum(torch.tensor([float(sum(counts)), query_weight])).tolist()
         batch = on_device(batch, self.processes.device)
-        targets = self._targets(batch, classes)
+        left_out = self.settings.loss.unlabelled_pixels == "left_out"
+        targets = []
+        for row, present in enumerate(classes):
+            occurring = present[present >= 0]  # the row without its filling
+            label_map = batch.label_maps[row]
+            # [side side] against [class 1 1]: one mask per class that occurs, [class side side]
+            masks = label_map == batch.classes[row, : len(occurring), None, None]
+            counted = label_map != self.samples.augmentation.ignore_label if left_out else None
+            targets.append(Targets(self.vocabulary.places[occurring], masks, counted))
         totals: dict[str, Tensor] = {}
         first = 0
         for part in step.cut(batch):
-            images = self._images(part.images)
+            images: Tensor = self.net.preprocess(part.images)
+            if self.channels_last:
+                images = images.contiguous(memory_format=torch.channels_last)
             with step.autocast():
                 output = model(images)
                 text_embeddings = self.vocabulary.text_embeddings
@@ -138,7 +134,7 @@ class ProposalTask:
                 checkpointing=self.settings.gradient_checkpointing,
             )
             first += size(part)
-            step.backward(losses.total)
+            step.backward(losses.total)  # frees the part's activations before the next one is computed
             for name, value in {"loss": losses.total, **losses.layers[0]._asdict()}.items():
                 totals[name] = totals.get(name, 0.0) + value.detach()
         return totals
@@ -150,7 +146,7 @@ class ProposalTask:
         """Measure the net on the validation scenes, which the processes share."""
         if self.validation is None:
             return {}
-        shared = range(self.processes.rank, len(self.validation.scenes), self.processes.count)
+        shared = self.processes.share(len(self.validation.scenes))
         numbers = self.validation.counts(self.net, shared).flat().to(self.processes.device)
         classes = len(self.validation.text_embeddings)
         counts = Counts.from_flat(self.processes.sum(numbers).cpu(), classes)
@@ -164,28 +160,6 @@ class ProposalTask:
         places = [self.samples.scenes.place(number) for number in batch.numbers.tolist()]
         return "scenes " + ", ".join(f"{key} ({shard})" for shard, key in places)
 
-    def _images(self, pictures: Tensor) -> Tensor:
-        """Normalise a batch of pictures [scene 3 side side]."""
-        images: Tensor = self.net.preprocess(pictures)
-        return images.contiguous(memory_format=torch.channels_last) if self.channels_last else images
-
-    def _targets(self, batch: ProposalBatch, classes: Int64[Tensor, "scene most"]) -> list[Targets]:
-        """Make the masks of a batch on the device, with classes by their row in the learned vocabulary.
-
-        Args:
-            batch: On the device.
-            classes: ``batch.classes`` on the CPU.
-        """
-        left_out = self.settings.loss.unlabelled_pixels == "left_out"
-        targets = []
-        for row, present in enumerate(classes):
-            occurring = present[present >= 0]
-            label_map = batch.label_maps[row]
-            masks = label_map == batch.classes[row, : len(occurring), None, None]
-            counted = label_map != self.samples.augmentation.ignore_label if left_out else None
-            targets.append(Targets(self.vocabulary.places[occurring], masks, counted))
-        return targets
-
 
 def loss_weights(settings: LossSettings) -> LossWeights:
     """Return the weights of the losses as the model's code names them."""
@@ -195,3 +169,31 @@ def loss_weights(settings: LossSettings) -> LossWeights:
         dice=settings.dice_weight,
         no_object=settings.no_object_weight,
     )
+
+
+_NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.LocalResponseNorm)
+
+
+def learning_rates(
+    net: nn.Module, *, learning_rate: float, backbone_rate_factor: float, weight_decay: float
+) -> Iterator[tuple[nn.Parameter, Rate]]:
+    """Yield each parameter that is trained with its rate.
+
+    Everything below ``backbone`` learns at its own rate. Norms, embedding tables and Swin's relative position biases do
+    not decay; the no-object embedding, a plain parameter, does.
+
+    Args:
+        net: A proposal net.
+        learning_rate: Of all but the backbone.
+        backbone_rate_factor: The backbone's rate in units of that.
+        weight_decay: Of all that decays.
+
+    References:
+        MaskFormer's published optimizer; OVSeg's settings.
+    """
+    for module_name, module in net.named_modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            if parameter.requires_grad:
+                rate = learning_rate * (backbone_rate_factor if module_name.split(".")[0] == "backbone" else 1.0)
+                exempt = isinstance(module, (*_NORMS, nn.Embedding)) or name == "relative_position_bias_table"
+                yield parameter, Rate(rate, 0.0 if exempt else weight_decay)

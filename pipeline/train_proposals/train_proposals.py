@@ -6,16 +6,12 @@ Reads ``scenes`` with labels and CLIP's text tower; writes ``proposal_net``.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import zip_longest
-from pathlib import Path
-from typing import Any
 
 from pipeline.graph import Node, ParameterCounts, Step
-from pipeline.settings import ComputeSettings, ProposalNetSettings, SettingsError, result_settings
-from pipeline.settings.sections import RANDOM
+from pipeline.settings import ComputeSettings, ProposalNetSettings, SettingsError
 from pipeline.shard_runner import Execution, StageReport
 from pipeline.stage_names import StageName
-from pipeline.train_proposals.held_out import held_out_indices
-from pipeline.train_proposals.initial_weights import file_digest, initial_weights_file
+from pipeline.train_proposals.options import held_out_indices, result_options
 from storage_schemas.checkpoints import PROPOSAL_NET, REPORT, SCHEMA_VERSION, WEIGHTS, checkpoint_bytes
 from storage_schemas.digests import Json
 from storage_schemas.scenes import ScenesAttributes
@@ -50,8 +46,17 @@ class TrainProposals(Step):
         labels = ScenesAttributes.of(node["scenes"].artifact)
         held_out_indices(self.settings.held_out_classes, labels.class_names)
         if "validation" in node:
-            _check_same_classes(labels, ScenesAttributes.of(node["validation"].artifact))
-        return {"options": _options(self.settings)}
+            other = ScenesAttributes.of(node["validation"].artifact)
+            # Another vocabulary is a zero-shot measure; another list under the same name is a mistake.
+            if other.vocabulary == labels.vocabulary and other.class_names != labels.class_names:
+                pairs = zip_longest(labels.class_names, other.class_names, fillvalue="nothing")
+                place, (trained, measured) = next((place, pair) for place, pair in enumerate(pairs) if len({*pair}) > 1)
+                message = (
+                    "proposal_net.validation_dataset: its classes differ from those of proposal_net.dataset, first at "
+                    f"{place}: {measured!r}, there {trained!r}; give both data sets the same categories"
+                )
+                raise SettingsError([message])
+        return {"options": result_options(self.settings)}
 
     def units(self, node: Node) -> tuple[str, ...]:
         """Return the two units."""
@@ -83,35 +88,3 @@ class TrainProposals(Step):
         """Return what the weights and the kept checkpoints take."""
         del scenes
         return checkpoint_bytes(counts.proposal_net, self.settings.training.checkpoints.keep_last)
-
-
-def _check_same_classes(labels: ScenesAttributes, other: ScenesAttributes) -> None:
-    """Refuse validation on a list of the same name with other classes; another vocabulary is a zero-shot measure.
-
-    Raises:
-        SettingsError: If the lists differ.
-    """
-    if other.vocabulary != labels.vocabulary or other.class_names == labels.class_names:
-        return
-    pairs = zip_longest(labels.class_names, other.class_names, fillvalue="nothing")
-    place, (trained, measured) = next((place, pair) for place, pair in enumerate(pairs) if pair[0] != pair[1])
-    message = (
-        f"its classes differ from those of proposal_net.dataset, first at {place}: {measured!r}, there {trained!r}; "
-        "give both data sets the same categories"
-    )
-    raise SettingsError([f"proposal_net.validation_dataset: {message}"])
-
-
-def _options(settings: ProposalNetSettings) -> Mapping[str, Json]:
-    """Return the settings that change the result; names of data sets and paths of files become what they represent."""
-    options: dict[str, Any] = result_settings(settings)
-    del options["dataset"], options["validation_dataset"]
-    # The number of parts was once taken to change the result. Artifacts of one part, the default then, stay valid.
-    options["training"]["accumulation_steps"] = 1
-    start = initial_weights_file(settings)
-    if start is not None:
-        options["initial_weights"] = file_digest("initial_weights", start)
-    backbone = options["architecture"]["backbone"]
-    if backbone["pretrained"] != RANDOM and Path(backbone["pretrained"]).suffix:
-        backbone["pretrained"] = file_digest("architecture.backbone.pretrained", Path(backbone["pretrained"]))
-    return options

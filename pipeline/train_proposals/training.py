@@ -1,27 +1,37 @@
 """The training of stage 1: the net, what it learns from and is measured on, and what is written at its end."""
 
 import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
-from pipeline.clip_loading import load_clip
+from ovseg_models.prompt_templates import prompt_templates
+from ovseg_models.proposal_net import ProposalNet
+from ovseg_models.proposal_presets import build_proposal_net
+from ovseg_models.text_classifier import TextClassifier
+from ovseg_models.weights_digest import text_tower_weights
+from ovseg_models.weights_file import read_weights_file
+from pipeline.clip_loading import LoadedClip, load_clip
 from pipeline.errors import PipelineError
 from pipeline.graph import Node
 from pipeline.proposal_net_loading import write_proposal_net
 from pipeline.settings import ComputeSettings, ProposalNetSettings
 from pipeline.shard_runner import Execution, StageReport
 from pipeline.train_proposals.augmentation import Augmentation
-from pipeline.train_proposals.held_out import held_out_indices
-from pipeline.train_proposals.net import TextTower, initial_net
+from pipeline.train_proposals.options import held_out_indices, initial_weights_file
 from pipeline.train_proposals.report import write_report
 from pipeline.train_proposals.samples import ProposalSamples
 from pipeline.train_proposals.task import ProposalTask, Vocabulary
 from pipeline.train_proposals.validation import Validation
+from pipeline.training.data_order import torch_seed
+from pipeline.training.learning_rates import warmup_poly
 from pipeline.training.loop import Plan, Trainer
 from pipeline.training.metrics import METRICS_FILE, read_metrics
 from pipeline.training.processes import Processes
-from pipeline.training.schedules import WarmupPoly
-from pipeline.training.stage import trained
+from pipeline.training.stage import run_training
 from storage_schemas.checkpoints import REPORT, WEIGHTS
 from storage_schemas.digests import Json
 from storage_schemas.scene_collection import SceneCollection
@@ -31,7 +41,7 @@ logger = logging.getLogger(__name__)
 
 
 def train(settings: ProposalNetSettings, compute: ComputeSettings, node: Node, execution: Execution) -> StageReport:
-    """Train the proposal net, as far as that is not done.
+    """Train the proposal net, as far as that is not complete.
 
     Scenes that are missing are prepared first. Started by ``torchrun``, all its processes train together; the first
     writes. A run that was stopped goes on from its newest checkpoint.
@@ -48,12 +58,27 @@ def train(settings: ProposalNetSettings, compute: ComputeSettings, node: Node, e
     """
 
     def train_net(processes: Processes) -> None:
+        artifact = node.artifact
         task = proposal_task(settings, compute, node, processes)
-        Trainer(task, loop_plan(settings, compute), node.artifact, processes).run()
-        if processes.is_first:
-            _finish(settings, node, task)
+        Trainer(task, loop_plan(settings, compute), artifact, processes).run()
+        if not processes.is_first:
+            return
+        trained_on = node["scenes"].artifact
+        class_names = ScenesAttributes.of(trained_on).class_names
+        validations = read_metrics(artifact.local_directory / METRICS_FILE, "validation")
+        last = validations[-1] if validations else {}
+        facts: dict[str, Json] = {
+            "steps": settings.training.steps,
+            "class_names": list(class_names),
+            "held_out_classes": [name for name in class_names if name in settings.held_out_classes],
+            "validation": {name: value for name, value in last.items() if name != "group"},
+        }
+        weights = write_proposal_net(artifact, task.net, facts)
+        report = write_report(artifact, task, trained_on, settings.held_out_classes)
+        artifact.finish(artifact.manifest_of({WEIGHTS: weights, REPORT: report}))
+        logger.info("proposal_net %s: trained over %d steps", artifact.identity.name, settings.training.steps)
 
-    return trained(node, compute, execution, train_net)
+    return run_training(node, compute, execution, train_net)
 
 
 def proposal_task(
@@ -77,7 +102,20 @@ def proposal_task(
     except ValueError as error:
         message = f"proposal_net.training.gradient_checkpointing: {error}"
         raise PipelineError(message) from error
-    validation, held_out = _validation(node, settings, tower, processes)
+    validation: Validation | None = None
+    held_out: tuple[int, ...] = ()
+    if "validation" in node:
+        measured_on = node["validation"].artifact
+        names = ScenesAttributes.of(measured_on).class_names
+        validation = Validation(
+            SceneCollection(measured_on, labelled=True),
+            tower.embeddings(names, settings.prompt_templates),
+            ScenesAttributes.of(measured_on).ignore_label,
+            settings.validation_short_side_px,
+            settings.validation_max_side_px,
+        )
+        # By name: the validation scenes may be of another vocabulary, with some of the held-out classes or none.
+        held_out = tuple(index for index, name in enumerate(names) if name in settings.held_out_classes)
     varied = settings.training.augmentation
     return ProposalTask(
         net=net,
@@ -94,67 +132,95 @@ def proposal_task(
         validation=validation,
         held_out=held_out,
         processes=processes,
-        loader_workers=compute.loader_workers,
         channels_last=compute.channels_last,
     )
 
 
-def _validation(
-    node: Node, settings: ProposalNetSettings, tower: TextTower, processes: Processes
-) -> tuple[Validation | None, tuple[int, ...]]:
-    """Return what the net is measured on, and which of its classes are held out, by their names."""
-    if "validation" not in node:
-        return None, ()
-    scenes = node["validation"].artifact
-    labels = ScenesAttributes.of(scenes)
-    embeddings = tower.embeddings(labels.class_names, settings.prompt_templates)
-    validation = Validation(
-        SceneCollection(scenes, labelled=True),
-        embeddings,
-        labels.ignore_label,
-        settings.validation_short_side_px,
-        settings.validation_max_side_px,
-    )
-    held_out = (index for index, name in enumerate(labels.class_names) if name in settings.held_out_classes)
-    return validation, tuple(held_out)
+@dataclass(frozen=True)
+class TextTower:
+    """What stage 1 takes from CLIP.
+
+    Attributes:
+        width: Of the text transformer; it scales the no-object embedding at the start.
+        classifier: Embeds class names.
+    """
+
+    width: int
+    classifier: TextClassifier
+
+    @classmethod
+    def of(cls, loaded: LoadedClip, device: torch.device) -> "TextTower":
+        """Take the text tower of a loaded CLIP, which is moved to a device."""
+        # Tokenizers and towers differ; the token embedding [vocabulary width] is the one tensor that all of them have.
+        (tokens,) = (
+            tensor
+            for name, tensor in text_tower_weights(loaded.clip).items()
+            if name.endswith("token_embedding.weight")
+        )
+        return cls(tokens.shape[1], TextClassifier(loaded.clip.to(device), loaded.tokenize))
+
+    def embeddings(self, class_names: Sequence[str], templates: str) -> Float[Tensor, "name dim"]:
+        """Embed class names in the sentences that a setting names; L2-normalised, without gradient."""
+        return self.classifier.text_embeddings(class_names, prompt_templates(templates)).detach()
+
+
+def initial_net(settings: ProposalNetSettings, *, embedding_dim: int, text_width: int) -> ProposalNet:
+    """Build the net as training finds it: random but for what the settings name.
+
+    Args:
+        settings: Of stage 1.
+        embedding_dim: Of CLIP's space.
+        text_width: Of CLIP's text transformer.
+
+    Returns:
+        A net in training mode on the CPU, the same for equal settings.
+
+    Raises:
+        PipelineError: If the backbone is unknown, or weights are not available or do not fit.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(torch_seed(settings.training.seed, "initial net"))
+        try:
+            net = build_proposal_net(
+                **settings.architecture.arguments(), embedding_dim=embedding_dim, no_object_std=text_width**-0.5
+            )
+        except (ValueError, OSError, RuntimeError) as error:
+            message = f"proposal_net.architecture: {error}"
+            raise PipelineError(message) from error
+    start = initial_weights_file(settings)
+    if start is not None:
+        try:
+            net.load_state_dict({name: tensor.float() for name, tensor in read_weights_file(start).items()})
+        except (OSError, ValueError, RuntimeError) as error:
+            reason = " ".join(str(error).split())  # torch lists the tensors that differ over many lines
+            message = (
+                f"proposal_net.initial_weights: {start} does not fit proposal_net.architecture ({reason}); change one"
+            )
+            raise PipelineError(message) from error
+    return net
 
 
 def loop_plan(settings: ProposalNetSettings, compute: ComputeSettings) -> Plan:
     """Return the numbers of the run that the loop needs."""
     training = settings.training
-    schedule = WarmupPoly(training.steps, training.warmup_steps, training.warmup_factor, training.poly_power)
     validated = bool(settings.validation_dataset)
     return Plan(
         steps=training.steps,
         seed=training.seed,
-        schedule=schedule,
+        schedule=warmup_poly(
+            steps=training.steps,
+            warmup_steps=training.warmup_steps,
+            warmup_factor=training.warmup_factor,
+            power=training.poly_power,
+        ),
         gradient_clip_norm=training.gradient_clip_norm,
         accumulation_parts=training.accumulation_steps,
         precision=training.precision,
         compile=compute.compile,
+        loader_workers=compute.loader_workers,
         checkpoint_every=training.checkpoints.every_steps,
         keep_last=training.checkpoints.keep_last,
         validate_every=settings.validation_every_steps if validated else 0,
         best_by="miou" if validated else "",
         section="proposal_net.training",
     )
-
-
-def _finish(settings: ProposalNetSettings, node: Node, task: ProposalTask) -> None:
-    """Write weights and report of a trained net, then the manifest."""
-    artifact = node.artifact
-    class_names = ScenesAttributes.of(node["scenes"].artifact).class_names
-    metrics = artifact.local_directory / METRICS_FILE
-    validations = read_metrics(metrics, "validation")
-    facts: dict[str, Json] = {
-        "steps": task.settings.steps,
-        "class_names": list(class_names),
-        "held_out_classes": [name for name in class_names if name in settings.held_out_classes],
-        "validation": {name: value for name, value in validations[-1].items() if name != "group"}
-        if validations
-        else {},
-    }
-    weights = write_proposal_net(artifact, task.net, facts)
-    report = write_report(artifact, task, node["scenes"].artifact, settings.held_out_classes)
-    artifact.finish(artifact.manifest_of({WEIGHTS: weights, REPORT: report}))
-    logger.info("proposal_net %s: trained over %d steps", artifact.identity.name, task.settings.steps)

@@ -58,23 +58,6 @@ class _Batches(Dataset[Batch_co], Generic[Batch_co]):
         return self.source.batch(draws)
 
 
-@dataclass(frozen=True, slots=True)
-class _Draws:
-    """The draws of each step, in the form of torch's samplers."""
-
-    order: DataOrder
-    first_step: int
-    steps: int
-    rank: int
-    processes: int
-
-    def __iter__(self) -> Iterator[list[Draw]]:
-        return self.order.batches(self.first_step, self.steps, rank=self.rank, processes=self.processes)
-
-    def __len__(self) -> int:
-        return self.steps - self.first_step
-
-
 @contextlib.contextmanager
 def loading(
     source: BatchSource[Batch_co],
@@ -98,18 +81,18 @@ def loading(
     Yields:
         An iterator with one batch per step, in pinned memory where the training runs on CUDA.
     """
+    # A worker gets the draws of a whole step and knows nothing of the others. Which worker makes a batch, and how many
+    # there are, so cannot change it; and the DataLoader hands batches out in the order in which it asked for them.
     loader: DataLoader[Batch_co] = DataLoader(
         _Batches(source),
         batch_size=None,  # the sampler's items are batches already
-        sampler=_Draws(order, first_step, steps, processes.rank, processes.count),
-        collate_fn=_unchanged,
+        sampler=order.batches(first_step, steps, rank=processes.rank, processes=processes.count),
         num_workers=workers,
         prefetch_factor=_AHEAD if workers else None,
         pin_memory=processes.device.type == "cuda",
         timeout=_LIMIT_S if workers else 0,
         multiprocessing_context="spawn" if workers else None,  # fork copies held locks; a forkserver hides our death
-        worker_init_fn=_use_one_thread if workers else None,
-        generator=torch.Generator(),  # the global one is left alone
+        generator=torch.Generator(),  # the loader draws a seed for its workers: not from the steps' generator
     )
     batches = iter(loader)
     try:
@@ -119,7 +102,7 @@ def loading(
 
 
 def lost_worker(error: RuntimeError) -> str:
-    """Say what to do about a loader worker that died or is stuck; empty if the error is another one.
+    """Return what to do about a loader worker that died or is stuck; empty if the error is another one.
 
     torch has no type of its own for these errors, only their texts; they may come up anywhere in the training process.
     """
@@ -131,11 +114,3 @@ def lost_worker(error: RuntimeError) -> str:
         "memory or /dev/shm is full, or raise the limit of open files (ulimit -n); then run the same command again, it "
         "goes on from the last checkpoint"
     )
-
-
-def _unchanged(batch: Batch) -> Batch:
-    return batch
-
-
-def _use_one_thread(_: int) -> None:
-    torch.set_num_threads(1)

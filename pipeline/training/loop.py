@@ -7,9 +7,9 @@ import logging
 import math
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, Self, cast
 
 import torch
 import torch.distributed as dist
@@ -22,11 +22,11 @@ from ovseg_models.checkpointing import running_statistics
 from ovseg_models.precision import half_precision, single_precision
 from pipeline.errors import StageError
 from pipeline.settings import Precision
-from pipeline.training.data_order import torch_seed
-from pipeline.training.loader import Batch, lost_worker, rows, size
+from pipeline.training.data_order import DataOrder, torch_seed
+from pipeline.training.learning_rates import Schedule
+from pipeline.training.loader import Batch, BatchSource, loading, lost_worker, rows, size
 from pipeline.training.metrics import MetricsLog
 from pipeline.training.processes import Processes, SummedGradients
-from pipeline.training.schedules import Schedule
 from pipeline.training.state import from_checkpoint, to_checkpoint, trained_tensors
 from pipeline.worker_device import is_out_of_memory
 from storage_schemas.artifact import Artifact
@@ -48,6 +48,7 @@ class Plan:
             time that the device's memory runs out.
         precision: Of all steps and validations; on a CPU always ``"fp32"``.
         compile: Whether to compile the model.
+        loader_workers: Processes that read samples for each training process; 0 reads in the training process.
         checkpoint_every: Steps from one checkpoint to the next.
         keep_last: Checkpoints to keep.
         validate_every: Steps from one validation to the next; 0 for none.
@@ -62,6 +63,7 @@ class Plan:
     accumulation_parts: int = 0
     precision: Precision = "fp32"
     compile: bool = False
+    loader_workers: int = 0
     checkpoint_every: int = 1000
     keep_last: int = 2
     validate_every: int = 0
@@ -77,16 +79,18 @@ class Task(Protocol):
         """The module that is trained, on its device."""
         ...
 
-    def parameter_groups(self) -> list[dict[str, Any]]:
-        """Return AdamW's groups with ``params``, ``lr`` and ``weight_decay``."""
+    @property
+    def samples(self) -> BatchSource[Any]:
+        """Makes the batches."""
         ...
 
-    def optimizer_arguments(self) -> dict[str, Any]:
-        """Return AdamW's other arguments."""
+    @property
+    def order(self) -> DataOrder:
+        """Which samples a step sees."""
         ...
 
-    def batches(self, first_step: int) -> contextlib.AbstractContextManager[Iterator[Any]]:
-        """Open the stream of this process's batches (`loader.Batch`), one per step from ``first_step`` to the last."""
+    def optimizer(self) -> torch.optim.Optimizer:
+        """Return the optimizer, over the parameters that are trained."""
         ...
 
     def backward(self, model: nn.Module, batch: Any, step: "StepContext") -> Mapping[str, Tensor]:
@@ -130,6 +134,14 @@ class StepContext:
     parts: int
     scaler: GradScaler
     autocast_type: torch.dtype | None
+
+    @classmethod
+    def of(cls, plan: Plan, processes: Processes) -> Self:
+        """Choose type and scaler; a CPU computes in full precision whatever the setting."""
+        autocast_type = half_precision(processes.device, plan.precision)
+        # bf16 has the exponents of single precision: its small gradients need no scale.
+        scaler = GradScaler(processes.device.type, enabled=autocast_type is torch.float16)
+        return cls(processes, max(1, plan.accumulation_parts), scaler, autocast_type)
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
         """Compute in the run's precision."""
@@ -196,10 +208,10 @@ class Trainer:
         self._artifact = artifact
         self._run = run
         self._processes = processes
-        self._optimizer = torch.optim.AdamW(task.parameter_groups(), **task.optimizer_arguments())
+        self._optimizer = task.optimizer()
         for group in self._optimizer.param_groups:
-            group["base_lr"] = group["lr"]
-        self._context = _step_context(plan, processes)
+            group["base_lr"] = group["lr"]  # the schedule's factor is applied to this one in each step
+        self._context = StepContext.of(plan, processes)
         self._model = cast("nn.Module", torch.compile(task.model)) if plan.compile else task.model
         parameters = [parameter for group in self._optimizer.param_groups for parameter in group["params"]]
         self._gradients = SummedGradients(parameters, processes)
@@ -214,26 +226,35 @@ class Trainer:
             StageError: If the loss is not finite, or the device's memory does not hold a single sample of a batch.
             WriteError: If a checkpoint cannot be written.
         """
-        store = None
-        if self._processes.is_first:
-            store = CheckpointStore(self._artifact, self._run)
+        plan, processes, model = self._plan, self._processes, self._task.model
+        store = CheckpointStore(self._artifact, self._run)
+        if processes.is_first:
             store.prepare()
-        on_gpu = self._processes.device.type == "cuda"  # on a CPU memory is not found by trying
-        if on_gpu and self._statistics and not self._plan.accumulation_parts and self._processes.is_first:
+        on_gpu = processes.device.type == "cuda"  # on a CPU memory is not found by trying
+        if on_gpu and self._statistics and not plan.accumulation_parts and processes.is_first:
             logger.warning(
                 "batch norms train, and %(section)s.accumulation_steps is 0: where a step does not fit the memory and "
                 "takes its batch in parts, each is normalised by itself, and the result changes beyond rounding; set "
                 "%(section)s.accumulation_steps to a number that fits, or freeze the batch norms",
-                {"section": self._plan.section},
+                {"section": plan.section},
             )
-        step = self._resume(store)
-        if step < self._plan.steps:
+        # The first process decides where to go on: on a shared disk the others might see another newest checkpoint.
+        latest = store.latest() if processes.is_first else None
+        step = processes.from_first(latest.step if latest is not None else -1)
+        if step < 0:
+            step = 0
+            processes.take_from_first(trained_tensors(model).values())
+        else:
+            facts = from_checkpoint(latest or store.load(step), model, self._optimizer, self._context.scaler)
+            self._best = (int(facts["best"][0]), float(facts["best"][1])) if facts["best"] else None
+            if processes.is_first:
+                logger.info("going on from step %d of %d", step, plan.steps)
+        if step < plan.steps:
             with contextlib.ExitStack() as stack:
                 metrics = None
-                if self._processes.is_first:
-                    directory = self._artifact.local_directory / self._run
-                    metrics = stack.enter_context(MetricsLog(directory, step=step))
-                stack.enter_context(single_precision(self._processes.device, self._plan.precision))
+                if processes.is_first:
+                    metrics = stack.enter_context(MetricsLog(self._artifact.local_directory / self._run, step=step))
+                stack.enter_context(single_precision(processes.device, plan.precision))
                 try:
                     self._steps(step, store, metrics)
                 except RuntimeError as error:
@@ -244,63 +265,84 @@ class Trainer:
                     if message := lost_worker(error):
                         raise StageError(message) from error
                     raise
-        self._processes.wait()
+        processes.wait()
 
-    def _resume(self, store: CheckpointStore | None) -> int:
-        """Load the newest checkpoint on every process; return the step to go on from."""
-        latest = store.latest() if store is not None else None
-        step = self._processes.from_first(latest.step if latest is not None else -1)
-        if step < 0:
-            self._processes.take_from_first(trained_tensors(self._task.model).values())
-            return 0
-        if latest is None:
-            latest = CheckpointStore(self._artifact, self._run).load(step)
-        facts = from_checkpoint(latest, self._task.model, self._optimizer, self._context.scaler)
-        self._best = (int(facts["best"][0]), float(facts["best"][1])) if facts["best"] else None
-        if self._processes.is_first:
-            logger.info("going on from step %d of %d", step, self._plan.steps)
-        return step
+    def _steps(self, first: int, store: CheckpointStore, metrics: MetricsLog | None) -> None:
+        """Take the steps from ``first`` to the last, with validations and checkpoints on the way.
 
-    def _steps(self, first: int, store: CheckpointStore | None, metrics: MetricsLog | None) -> None:
-        """Take the steps from ``first`` to the last."""
-        plan = self._plan
+        Args:
+            metrics: Open in the first process, which alone writes; None in the others.
+        """
+        plan, task, processes = self._plan, self._task, self._processes
         bar = tqdm(
-            total=plan.steps, initial=first, unit="step", disable=not (self._processes.is_first and sys.stderr.isatty())
+            total=plan.steps, initial=first, unit="step", disable=not (processes.is_first and sys.stderr.isatty())
+        )
+        stream = loading(
+            task.samples,
+            task.order,
+            first_step=first,
+            steps=plan.steps,
+            processes=processes,
+            workers=plan.loader_workers,
         )
         losses, since = list[float](), time.monotonic()
-        with bar, logging_redirect_tqdm(), self._task.batches(first) as batches:
+        with bar, logging_redirect_tqdm(), stream as batches:
             for step, batch in enumerate(batches, start=first):
                 started = time.monotonic()
-                values = self._step(step, batch)
+                values = self.step(step, batch)
                 done = step + 1
                 if metrics is not None:
                     metrics.write(done, values)
-                    metrics.rate(done, size(batch) * self._processes.count / (time.monotonic() - started))
+                    metrics.rate(done, size(batch) * processes.count / (time.monotonic() - started))
                 losses.append(values["loss"])
                 bar.set_postfix(loss=f"{values['loss']:.3f}")
                 bar.update()
-                if plan.validate_every and (done % plan.validate_every == 0 or done == plan.steps):
-                    self._validate(done, metrics)
-                if done % plan.checkpoint_every == 0 or done == plan.steps:
-                    self._save(done, store, metrics)
+                last = done == plan.steps
+                if plan.validate_every and (done % plan.validate_every == 0 or last):
+                    # Each process has statistics of its own samples; validated is what the checkpoint will hold.
+                    processes.take_from_first(self._statistics)
+                    task.model.eval()
+                    measured = task.validate()
                     if metrics is not None:
-                        self._tell(done, losses, time.monotonic() - since)
+                        metrics.write(done, measured, group="validation")
+                        listed = ", ".join(f"{name} {value:.4f}" for name, value in measured.items())
+                        logger.info("step %d of %d: validation %s", done, plan.steps, listed)
+                        if plan.best_by and (self._best is None or measured[plan.best_by] > self._best[1]):
+                            self._best = (done, measured[plan.best_by])
+                    processes.wait()
+                if done % plan.checkpoint_every == 0 or last:
+                    if metrics is not None:
+                        metrics.sync()  # first: a run that goes on from the checkpoint keeps the lines up to its step
+                        facts = {"best": list(self._best) if self._best else []}
+                        store.save(to_checkpoint(done, task.model, self._optimizer, self._context.scaler, facts))
+                        kept = frozenset({self._best[0]}) if self._best else frozenset[int]()
+                        store.prune(keep_last=plan.keep_last, keep=kept)
+                    processes.wait()
+                    if metrics is not None:  # where there is no terminal, there is no bar either
+                        mean, per_step = sum(losses) / len(losses), (time.monotonic() - since) / len(losses)
+                        logger.info("step %d of %d: loss %.4f, %.2f s a step; saved", done, plan.steps, mean, per_step)
                     losses, since = [], time.monotonic()
 
-    def _tell(self, step: int, losses: Sequence[float], seconds: float) -> None:
-        """Log where the run is, once per checkpoint: where there is no terminal, there is no bar either."""
-        mean, per_step = sum(losses) / len(losses), seconds / len(losses)
-        logger.info("step %d of %d: loss %.4f, %.2f s a step; saved", step, self._plan.steps, mean, per_step)
+    def step(self, step: int, batch: Any) -> dict[str, float]:
+        """Take one optimizer step.
 
-    def _step(self, step: int, batch: Any) -> dict[str, float]:
-        """Take one optimizer step; return the loss terms, the gradient's norm and the learning rate."""
-        factor = self._plan.schedule.factor(step)
+        Args:
+            step: Its number, from 0.
+            batch: This process's part of it.
+
+        Returns:
+            The loss terms over all processes, the gradient's norm and the learning rate.
+
+        Raises:
+            StageError: If the loss or its gradient is not finite, or memory does not suffice for the smallest parts.
+        """
+        factor = self._plan.schedule(step)
         for group in self._optimizer.param_groups:
             group["lr"] = group["base_lr"] * factor
         self._task.model.train()
-        terms = self._terms_and_gradients(step, batch)
+        terms = self._compute_gradients(step, batch)
         scaler = self._context.scaler
-        scaler.unscale_(self._optimizer)
+        scaler.unscale_(self._optimizer)  # the norm is that of the true gradient
         norm = torch.nn.utils.clip_grad_norm_(self._gradients.parameters, self._plan.gradient_clip_norm)
         names = sorted(terms)
         summed = self._processes.sum(torch.stack([terms[name].detach().double() for name in names]))
@@ -310,26 +352,27 @@ class Trainer:
         # A scaler passes over steps with infinite gradients itself, and lowers its scale.
         norm_counts = not scaler.is_enabled()
         if not math.isfinite(values["loss"]) or (norm_counts and not math.isfinite(values["gradient_norm"])):
-            raise StageError(_not_finite_message(step + 1, _listed(values), self._task.describe(batch)))
+            listed = ", ".join(f"{name} {value}" for name, value in values.items())
+            raise StageError(_not_finite_message(step + 1, listed, self._task.describe(batch)))
         scaler.step(self._optimizer)
         scaler.update()
         self._task.after_step()
         return {**values, "learning_rate": self._optimizer.param_groups[0]["lr"]}
 
-    def _terms_and_gradients(self, step: int, batch: Any) -> Mapping[str, Tensor]:
+    def _compute_gradients(self, step: int, batch: Any) -> Mapping[str, Tensor]:
         """Let the task compute a batch, in more parts if the memory of any process does not suffice.
 
-        Raises:
-            StageError: If a cost is not finite, or memory does not suffice for the smallest parts allowed.
+        The number of parts that fits is kept for the rest of the run. All attempts draw the same random numbers, so
+        that a step taken again is as if it had been taken in these parts at once.
         """
-        # With a number of parts that is set there is no second attempt.
-        before = None if self._plan.accumulation_parts else [statistic.clone() for statistic in self._statistics]
+        parts_are_set = bool(self._plan.accumulation_parts)  # then there is no second attempt
+        before = [] if parts_are_set else [statistic.clone() for statistic in self._statistics]
         while True:
             self._gradients.clear()
             torch.manual_seed(torch_seed(self._plan.seed, "step", step, self._processes.rank))
             try:
                 terms = self._task.backward(self._model, batch, self._context)
-                self._context.agree()
+                self._context.agree()  # on the exchange of gradients, which no process may enter alone
             except FloatingPointError as error:
                 raise StageError(_not_finite_message(step + 1, str(error), self._task.describe(batch))) from error
             except _RanOutElsewhereError:
@@ -343,39 +386,27 @@ class Trainer:
                 self._gradients.exchange()
                 return terms
             # Here, after the handlers, for the error's frames held the activations of the failed attempt.
-            self._take_more_parts(size(batch), reason)
-            for statistic, value in zip(self._statistics, before or (), strict=True):
+            samples, parts = size(batch), self._context.parts
+            if parts_are_set or parts >= samples:
+                taken = f"in {parts} parts a step" if parts_are_set else "with one sample at a time"
+                raise StageError(self._memory_message(reason, taken))
+            self._context = dataclasses.replace(self._context, parts=min(2 * parts, samples))
+            self._gradients.clear()
+            gc.collect()  # cycles may hold activations, and the caching allocator what is left of them
+            if self._processes.device.type == "cuda":
+                torch.cuda.empty_cache()
+            if self._processes.is_first:
+                logger.info(
+                    "%d samples at a time are too many for the device's memory; %d from here on%s",
+                    math.ceil(samples / parts),
+                    math.ceil(samples / self._context.parts),
+                    ", and each such part has its own statistics in batch norms" if self._statistics else "",
+                )
+            for statistic, value in zip(self._statistics, before, strict=True):  # the failed attempt moved them
                 statistic.copy_(value)
 
-    def _take_more_parts(self, samples: int, reason: str) -> None:
-        """Halve what is computed at a time, for the rest of the run, and free what the failed attempt left behind.
-
-        Args:
-            samples: Of this process's batch.
-            reason: What torch said of the memory.
-
-        Raises:
-            StageError: If the number of parts is set, or each part is one sample already.
-        """
-        parts = self._context.parts
-        if self._plan.accumulation_parts or parts >= samples:
-            taken = f"in {parts} parts a step" if self._plan.accumulation_parts else "with one sample at a time"
-            raise StageError(self._memory_message(reason, taken))
-        self._context = dataclasses.replace(self._context, parts=min(2 * parts, samples))
-        self._gradients.clear()
-        gc.collect()
-        if self._processes.device.type == "cuda":
-            torch.cuda.empty_cache()
-        if self._processes.is_first:
-            logger.info(
-                "%d samples at a time are too many for the device's memory; %d from here on%s",
-                math.ceil(samples / parts),
-                math.ceil(samples / self._context.parts),
-                ", and each such part has its own statistics in batch norms" if self._statistics else "",
-            )
-
     def _memory_message(self, reason: str, when: str) -> str:
-        """Say what helps when the device's memory runs out."""
+        """Return what helps when the device's memory runs out."""
         section, parts = self._plan.section, self._plan.accumulation_parts
         remedy = f"set {section}.accumulation_steps to 0, which finds the number of parts, or " if parts else ""
         first_line = reason.split("\n", maxsplit=1)[0]
@@ -384,43 +415,9 @@ class Trainer:
             "or use a device with more memory; then run the same command again, it goes on from the last checkpoint"
         )
 
-    def _validate(self, step: int, metrics: MetricsLog | None) -> None:
-        """Measure the model; remember the best."""
-        self._processes.take_from_first(self._statistics)  # which the checkpoint holds
-        self._task.model.eval()
-        values = self._task.validate()
-        if metrics is not None:
-            metrics.write(step, values, group="validation")
-            told = ", ".join(f"{name} {value:.4f}" for name, value in values.items())
-            logger.info("step %d of %d: validation %s", step, self._plan.steps, told)
-            if self._plan.best_by and (self._best is None or values[self._plan.best_by] > self._best[1]):
-                self._best = (step, values[self._plan.best_by])
-        self._processes.wait()
-
-    def _save(self, step: int, store: CheckpointStore | None, metrics: MetricsLog | None) -> None:
-        """Write a checkpoint in the first process, and delete those that are not to be kept."""
-        if store is not None and metrics is not None:
-            metrics.sync()
-            facts = {"best": list(self._best) if self._best else []}
-            store.save(to_checkpoint(step, self._task.model, self._optimizer, self._context.scaler, facts))
-            kept = frozenset({self._best[0]}) if self._best else frozenset[int]()
-            store.prune(keep_last=self._plan.keep_last, keep=kept)
-        self._processes.wait()
-
-
-def _step_context(plan: Plan, processes: Processes) -> StepContext:
-    """Choose precision and scaler; a CPU computes in full precision whatever the setting."""
-    autocast_type = half_precision(processes.device, plan.precision)
-    scaler = GradScaler(processes.device.type, enabled=autocast_type is torch.float16)
-    return StepContext(processes, max(1, plan.accumulation_parts), scaler, autocast_type)
-
-
-def _listed(values: Mapping[str, float]) -> str:
-    return ", ".join(f"{name} {value}" for name, value in values.items())
-
 
 def _not_finite_message(step: int, found: str, samples: str) -> str:
-    """Say where a loss stopped being a number."""
+    """Return where a loss stopped being a number, and what helps."""
     return (
         f"step {step}: the loss or its gradient is not finite ({found}) on {samples}; look at these samples, lower the "
         "learning rate, or use precision 'fp32', 'tf32' or 'bf16'; the checkpoints before are whole"

@@ -47,6 +47,10 @@ class Processes:
         """Whether this process writes files and talks to the user."""
         return self.rank == 0
 
+    def share(self, items: int) -> range:
+        """Return the numbers of this process's part of some items, every ``count``-th of them."""
+        return range(self.rank, items, self.count)
+
     def sum(self, values: Tensor) -> Tensor:
         """Return the sum of a tensor over all processes."""
         if self.count > 1:

@@ -1,4 +1,4 @@
-"""What the two training stages share: joining the processes, what is made first, the lock, and the report."""
+"""A training as a stage: processes join, missing inputs are made, one process holds the artifact, a report is left."""
 
 import contextlib
 import logging
@@ -13,10 +13,10 @@ from pipeline.training.processes import Processes, joined
 logger = logging.getLogger(__name__)
 
 
-def trained(
+def run_training(
     node: Node, compute: ComputeSettings, execution: Execution, train: Callable[[Processes], None]
 ) -> StageReport:
-    """Train what a node describes, as far as that is not done.
+    """Train what a node describes, as far as that is not complete.
 
     Scenes that are missing are prepared first. Started by ``torchrun``, all its processes train together; the first
     makes inputs and writes.

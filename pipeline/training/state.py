@@ -44,10 +44,12 @@ def to_checkpoint(
     state = optimizer.state_dict()
     for number, entries in state["state"].items():
         arrays |= {f"{_OPTIMIZER}{number}.{name}": _array(tensor) for name, tensor in entries.items()}
+    groups: list[Json] = [  # JSON has no tuples; torch takes lists as well
+        {name: list(value) if isinstance(value, tuple) else value for name, value in group.items()}
+        for group in state["param_groups"]
+    ]
     return Checkpoint(
-        step=step,
-        tensors=arrays,
-        facts={"groups": _plain_groups(state["param_groups"]), "scaler": scaler.state_dict(), "run": dict(facts)},
+        step=step, tensors=arrays, facts={"groups": groups, "scaler": scaler.state_dict(), "run": dict(facts)}
     )
 
 
@@ -60,12 +62,13 @@ def from_checkpoint(
         PipelineError: If the checkpoint is of another model.
     """
     weights = _under(_MODEL, checkpoint.tensors)
-    wanted = trained_tensors(model).keys()
-    if weights.keys() != wanted:
-        missing, unexpected = sorted(wanted - weights.keys()), sorted(weights.keys() - wanted)
+    expected = trained_tensors(model).keys()
+    if weights.keys() != expected:
+        missing, unexpected = sorted(expected - weights.keys()), sorted(weights.keys() - expected)
         message = f"checkpoint of step {checkpoint.step}: missing {missing[:5]}, unexpected {unexpected[:5]}; delete it"
         raise PipelineError(message)
     model.load_state_dict({name: torch.from_numpy(array) for name, array in weights.items()}, strict=False)
+    # Named "NUMBER.ENTRY", by the place of the parameter among those of all groups.
     entries: dict[int, dict[str, Tensor]] = {}
     for place, array in _under(_OPTIMIZER, checkpoint.tensors).items():
         number, name = place.split(".", 1)
@@ -82,13 +85,6 @@ def _array(tensor: Tensor) -> npt.NDArray[Any]:
     """Copy a tensor to the host; its bytes stay."""
     array: npt.NDArray[Any] = tensor.detach().cpu().contiguous().numpy()
     return np.array(array, copy=True)
-
-
-def _plain_groups(groups: list[dict[str, Any]]) -> list[dict[str, Json]]:
-    """Return the optimizer's groups as JSON has them; tuples become lists, which torch takes as well."""
-    return [
-        {name: list(value) if isinstance(value, tuple) else value for name, value in group.items()} for group in groups
-    ]
 
 
 def _under(prefix: str, tensors: Mapping[str, npt.NDArray[Any]]) -> Arrays:

@@ -37,7 +37,6 @@ from ovseg_models.proposal_losses import proposal_losses
 from ovseg_models.proposal_masks import hard_masks
 from pipeline.clip_loading import load_clip
 from pipeline.evaluate.decoding import decoded
-from pipeline.finetune.augmentation import WindowAugmentation
 from pipeline.finetune.samples import PairSamples
 from pipeline.mine.embedder import Embedder, _rows
 from pipeline.mine.full_batches import in_full_batches
@@ -395,7 +394,7 @@ def finetuning(runs_dir: Path) -> None:
     for masks in (discs(), hard_masks(blob_logits(), NET, 0.5)):
         for crop_format in ("png", "jpg", "jpg-256"):
             pairs = PairCollection(pairs_in(runs_dir, crop_format, masks))
-            samples = PairSamples(pairs, WindowAugmentation(0.9, 4 / 3), 0, 224, 16)
+            samples = PairSamples(pairs, 0.9, 4 / 3, 0, 224, 16)
             draws = [Draw(0, number) for number in range(CROPS)]
             sample = cpu_ms(lambda samples=samples, draws=draws: samples.batch(draws), 3) / CROPS
             stored = sum(len(pairs.read(number).crop) for number in range(CROPS)) / CROPS

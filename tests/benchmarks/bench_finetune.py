@@ -9,8 +9,6 @@ turns in one run.
 import io
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -22,7 +20,6 @@ from torch.nn import functional
 
 from ovseg_models.mask_adapted_clip import MaskAdaptedClip
 from ovseg_models.pretrained_clip import build_clip
-from pipeline.finetune.augmentation import WindowAugmentation
 from pipeline.finetune.phases import phases_of
 from pipeline.finetune.samples import PairBatch, PairSamples
 from pipeline.finetune.task import FinetuneTask
@@ -74,20 +71,16 @@ def written_pairs(runs: Path) -> Artifact:
 
 @dataclass(frozen=True, kw_only=True)
 class TimedTask(FinetuneTask):
-    """The real task, with the CPU time at the end of each step; samples from the shard, or from memory if given."""
+    """The real task, with the CPU time at the end of each step."""
 
     ends: list[float]
-    ready: list[PairBatch]
-
-    def batches(self, first_step: int) -> AbstractContextManager[Iterator[PairBatch]]:
-        return nullcontext(iter(self.ready)) if self.ready else super().batches(first_step)
 
     def after_step(self) -> None:
         super().after_step()
         self.ends.append(time.process_time())
 
 
-def task_of(adapted: MaskAdaptedClip, samples: PairSamples, ready: list[PairBatch]) -> TimedTask:
+def task_of(adapted: MaskAdaptedClip, samples: PairSamples) -> TimedTask:
     phase = {"epochs": 1, "batch_pairs": BATCH}
     (only,) = phases_of(FinetuneSettings.model_validate({"mode": "ft", "ft": phase}))
     return TimedTask(
@@ -99,9 +92,7 @@ def task_of(adapted: MaskAdaptedClip, samples: PairSamples, ready: list[PairBatc
         train_logit_scale=True,
         validation=None,
         processes=ALONE,
-        loader_workers=0,
         ends=[],
-        ready=ready,
     )
 
 
@@ -115,11 +106,11 @@ def seconds_of_loop(task: TimedTask, runs: Path, name: str) -> list[float]:
     return [after - before for before, after in pairwise(task.ends)]
 
 
-def seconds_of_bare_steps(task: TimedTask) -> list[float]:
+def seconds_of_bare_steps(task: TimedTask, ready: list[PairBatch]) -> list[float]:
     """Do the same steps on samples in memory, without the loop."""
-    optimizer = torch.optim.AdamW(task.parameter_groups(), **task.optimizer_arguments())
+    optimizer = task.optimizer()
     context = StepContext(ALONE, 1, torch.amp.GradScaler("cpu", enabled=False), None)
-    for batch in task.ready:
+    for batch in ready:
         optimizer.zero_grad(set_to_none=True)
         task.backward(task.model, batch, context)
         optimizer.step()
@@ -131,10 +122,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as directory:
         runs = Path(directory)
         adapted = MaskAdaptedClip(build_clip("ViT-B-16"), prompt_depth=0).train()
-        samples = PairSamples(PairCollection(written_pairs(runs)), WindowAugmentation(0.9, 4 / 3), 0, 224, 16)
+        samples = PairSamples(PairCollection(written_pairs(runs)), 0.9, 4 / 3, 0, 224, 16)
         drawn = [samples.batch([Draw(0, step * BATCH + place) for place in range(BATCH)]) for step in range(STEPS)]
-        bare = seconds_of_bare_steps(task_of(adapted, samples, drawn))
-        loop = seconds_of_loop(task_of(adapted, samples, []), runs, "loop")
+        bare = seconds_of_bare_steps(task_of(adapted, samples), drawn)
+        loop = seconds_of_loop(task_of(adapted, samples), runs, "loop")
         started = time.process_time()
         for number in range(PAIRS):
             samples.batch([Draw(1, number)])

@@ -5,16 +5,15 @@ Ratios above 0.9 mean that the loader keeps up. ``python -m tests.benchmarks.ben
 
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import psutil
 import torch
 
 from pipeline.settings import Settings, load_settings
-from pipeline.train_proposals.samples import ProposalBatch
+from pipeline.train_proposals.samples import ProposalBatch, ProposalSamples
 from pipeline.train_proposals.task import ProposalTask
 from pipeline.train_proposals.training import loop_plan, proposal_task
 from pipeline.training.data_order import Draw
@@ -33,41 +32,50 @@ TINY = (
 )
 
 
+@dataclass(frozen=True, kw_only=True)
 class TimedTask(ProposalTask):
-    """The task of stage 1, which notes when each batch is asked for and how much memory there is."""
+    """The task of stage 1, which notes when each step ends and how much memory there is."""
 
-    held: list[ProposalBatch] | None = None
-    moments: list[float]
-    resident_bytes: list[int]
+    moments: list[float] = field(default_factory=list)
+    resident_bytes: list[int] = field(default_factory=list)
 
-    @contextmanager
-    def batches(self, first_step: int) -> Iterator[Iterator[ProposalBatch]]:
-        with super().batches(first_step) as batches:
-            yield self._noted(batches if self.held is None else iter(self.held))
-
-    def _noted(self, batches: Iterator[ProposalBatch]) -> Iterator[ProposalBatch]:
-        for batch in batches:
-            yield batch
-            self.moments.append(time.monotonic())
-            if len(self.moments) % MEMORY_EVERY == 0:
-                self.resident_bytes.append(psutil.Process().memory_info().rss)
+    def after_step(self) -> None:
+        super().after_step()
+        self.moments.append(time.monotonic())
+        if len(self.moments) % MEMORY_EVERY == 0:
+            self.resident_bytes.append(psutil.Process().memory_info().rss)
 
 
-def task_of(settings: Settings, held: list[ProposalBatch] | None = None) -> TimedTask:
+@dataclass(frozen=True)
+class HeldSamples(ProposalSamples):
+    """Batches that lie in memory, by the first of their draws."""
+
+    held: Mapping[Draw, ProposalBatch] = field(default_factory=dict)
+
+    def batch(self, draws: Sequence[Draw]) -> ProposalBatch:
+        return self.held[draws[0]]
+
+
+def task_of(settings: Settings) -> TimedTask:
     made = proposal_task(settings.proposal_net, settings.compute, node_of(settings, "proposal_net"), ONE)
-    task = TimedTask(**{name: getattr(made, name) for name in made.__dataclass_fields__})
-    for name, value in {"held": held, "moments": [], "resident_bytes": []}.items():
-        object.__setattr__(task, name, value)
-    return task
+    return TimedTask(**{name: getattr(made, name) for name in made.__dataclass_fields__})
 
 
-def steps_per_s(settings: Settings, held: list[ProposalBatch] | None, runs: Path) -> float:
+def with_held_batches(task: TimedTask) -> TimedTask:
+    draws = list(task.order.batches(0, STEPS))
+    held = {some[0]: task.samples.batch(some) for some in draws}
+    fields = {name: getattr(task.samples, name) for name in task.samples.__dataclass_fields__}
+    return replace(task, samples=HeldSamples(**fields, held=held))
+
+
+def steps_per_s(settings: Settings, runs: Path, *, held: bool) -> float:
     """Run the loop without checkpoints on the way; the first steps don't count."""
-    task = task_of(settings, held)
+    task = with_held_batches(task_of(settings)) if held else task_of(settings)
+    compute = settings.compute.model_copy(update={"loader_workers": 0} if held else {})
     artifact = artifact_of(settings, "proposal_net")
     elsewhere = replace(artifact, directory=runs / artifact.directory.name)
     with elsewhere.writing():
-        Trainer(task, loop_plan(settings.proposal_net, settings.compute), elsewhere, ONE).run()
+        Trainer(task, loop_plan(settings.proposal_net, compute), elsewhere, ONE).run()
     return (len(task.moments) - WARM) / (task.moments[-1] - task.moments[WARM - 1])
 
 
@@ -86,12 +94,10 @@ def settings_of(runs: Path, *overrides: str) -> Settings:
 def loader_tax(runs: Path) -> None:
     for workers in (0, 1):
         settings = settings_of(runs, f"compute.loader_workers={workers}")
-        with task_of(settings).batches(0) as batches:
-            held = list(batches)
         rounds = [
             (
-                steps_per_s(settings, None, runs / f"read-{workers}-{turn}"),
-                steps_per_s(settings, held, runs / f"held-{workers}-{turn}"),
+                steps_per_s(settings, runs / f"read-{workers}-{turn}", held=False),
+                steps_per_s(settings, runs / f"held-{workers}-{turn}", held=True),
             )
             for turn in range(3)
         ]
@@ -122,8 +128,8 @@ def memory(runs: Path) -> None:
     with artifact.writing():
         Trainer(task, loop_plan(settings.proposal_net, settings.compute), artifact, ONE).run()
     sizes = [size / 2**20 for size in task.resident_bytes]
-    told = ", ".join(f"{size:.0f}" for size in sizes)
-    print(f"resident memory at every {MEMORY_EVERY}th of {MEMORY_STEPS} steps: {told} MiB")
+    listed = ", ".join(f"{size:.0f}" for size in sizes)
+    print(f"resident memory at every {MEMORY_EVERY}th of {MEMORY_STEPS} steps: {listed} MiB")
     print(f"last to first: {sizes[-1] / sizes[0]:.3f}")
 
 

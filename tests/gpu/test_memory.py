@@ -52,7 +52,6 @@ def proposal_task(settings, device):
         validation=None,
         held_out=(),
         processes=Processes(0, 1, device),
-        loader_workers=0,
         channels_last=False,
     )
 
@@ -82,7 +81,6 @@ def finetune_task(settings, device):
         train_logit_scale=True,
         validation=None,
         processes=Processes(0, 1, device),
-        loader_workers=0,
     )
 
 
@@ -115,7 +113,7 @@ def test_a_training_step_of_the_paper(stage, config, device, found, tmp_path):
     small = SAMPLES[stage] if device.type == "cuda" else 1
     peaks, seconds = [], 0.0
     task = make(settings, device)
-    optimizer = torch.optim.AdamW(task.parameter_groups(), **task.optimizer_arguments())
+    optimizer = task.optimizer()
     scaler = GradScaler(device.type, enabled=half_precision(device, precision) is torch.float16)
     step = StepContext(Processes(0, 1, device), 1, scaler, half_precision(device, precision))
     for count in (small, 2 * small):

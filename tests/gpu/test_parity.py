@@ -130,7 +130,7 @@ def test_a_step_of_stage_3_has_the_cpus_losses_and_gradients(mode, parts, device
         processes=Processes(0, 1, device),
     )
     for task in (expected, here):
-        task.parameter_groups()
+        task.optimizer()
     batch = finetuning.batch_of(expected)
     terms = expected.backward(expected.model, batch, finetuning.step_of())
     with autocast(device, "fp32"):

@@ -76,7 +76,7 @@ def test_stage_3_computes_tower_and_losses(pairs, precision, loss):
     with FakeCuda() as device:
         host.adapted.to(CUDA)
         task: FinetuneTask = replace(host, processes=ON_CUDA, noun_embeddings=host.noun_embeddings.to(CUDA))
-        task.parameter_groups()
+        task.optimizer()
         device.waits.clear()
         block = task.adapted.clip.visual.transformer.resblocks[0]
         block.mlp.register_forward_hook(lambda _module, _inputs, output: left.append(output.dtype))

@@ -8,7 +8,7 @@ import numpy as np
 from pipeline import small_proposal_net
 from pipeline.prepare.drawn_world.words import NOUNS, UNSEEN_NOUNS
 from pipeline.settings import load_settings
-from pipeline.train_proposals.net import initial_net
+from pipeline.train_proposals.training import initial_net
 from tools.pretrain_small_proposal_net import figures, kind_of
 
 DEMO = Path(__file__).parents[2] / "flows" / "configs" / "demo.toml"

@@ -4,7 +4,8 @@ import pytest
 
 from ovseg_models.finetuning_modes import select_trainable
 from pipeline.adapted_clip_loading import new_mask_adapted_clip
-from pipeline.finetune.parameter_groups import Rate, parameter_groups
+from pipeline.finetune.task import learning_rates
+from pipeline.training.learning_rates import Rate, parameter_groups
 from tests.tiny_clip import tiny_loaded_clip
 
 TOWER, PROMPTS = Rate(1e-3, 0.2), Rate(1e-2, 0.0)
@@ -13,9 +14,11 @@ TOWER, PROMPTS = Rate(1e-3, 0.2), Rate(1e-2, 0.0)
 def rates_by_name(mode: str) -> dict[str, tuple[float, float]]:
     adapted = new_mask_adapted_clip(tiny_loaded_clip(), prompt_depth=2)
     names = {id(parameter): name for name, parameter in adapted.named_parameters()}
-    groups = parameter_groups(select_trainable(adapted, mode), tower=TOWER, prompts=PROMPTS)
+    rates = learning_rates(select_trainable(adapted, mode), tower=TOWER, prompts=PROMPTS)
     return {
-        names[id(parameter)]: (group["lr"], group["weight_decay"]) for group in groups for parameter in group["params"]
+        names[id(parameter)]: (group["lr"], group["weight_decay"])
+        for group in parameter_groups(rates)
+        for parameter in group["params"]
     }
 
 

@@ -9,7 +9,6 @@ import torch
 
 from ovseg_models.masked_crops import CLIP_MEAN_RGB, CLIP_STD_RGB, masked_crops, normalised, patch_mask
 from pipeline.errors import StageError
-from pipeline.finetune.augmentation import WindowAugmentation
 from pipeline.finetune.samples import PairBatch, PairSamples
 from pipeline.prepare.drawn_world.splits import split_indices
 from pipeline.prepare.drawn_world.words import NOUNS
@@ -20,8 +19,7 @@ from storage_schemas.pair_collection import PairCollection
 from tests.pipeline.finetune.made_pairs import made_pair, made_pairs, png
 
 MEAN, STD = (torch.tensor(part)[:, None, None] for part in (CLIP_MEAN_RGB, CLIP_STD_RGB))
-NONE = WindowAugmentation(min_scale=1.0, max_aspect=1.0)
-PAPER = WindowAugmentation(min_scale=0.9, max_aspect=4 / 3)
+NONE, PAPER = (1.0, 1.0), (0.9, 4 / 3)  # smallest scale and largest aspect of a window
 
 
 @pytest.fixture(scope="module")
@@ -29,8 +27,8 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     return made_pairs(tmp_path_factory.mktemp("pairs"), scenes=4)
 
 
-def samples(artifact: Artifact, augmentation: WindowAugmentation = NONE, seed: int = 0) -> PairSamples:
-    return PairSamples(PairCollection(artifact), augmentation, seed, crop_px=64, patch_px=8)
+def samples(artifact: Artifact, window: tuple[float, float] = NONE, seed: int = 0) -> PairSamples:
+    return PairSamples(PairCollection(artifact), *window, seed=seed, crop_px=64, patch_px=8)
 
 
 def sample_of(made: PairSamples, epoch: int, number: int) -> PairBatch:

@@ -12,7 +12,6 @@ from ovseg_models.finetuning_modes import select_trainable
 from ovseg_models.masked_crops import normalised
 from ovseg_models.weights_digest import image_tower_weights, text_tower_weights, weights_digest
 from pipeline.adapted_clip_loading import new_mask_adapted_clip
-from pipeline.finetune.augmentation import WindowAugmentation
 from pipeline.finetune.phases import phases_of
 from pipeline.finetune.samples import PairBatch, PairSamples
 from pipeline.finetune.task import FinetuneTask
@@ -47,13 +46,12 @@ def task_of(
     return FinetuneTask(
         adapted=adapted,
         phase=phases_of(settings)[phase],
-        samples=PairSamples(collection, WindowAugmentation(0.9, 4 / 3), 0, adapted.crop_px, adapted.patch_px),
+        samples=PairSamples(collection, 0.9, 4 / 3, 0, adapted.crop_px, adapted.patch_px),
         noun_embeddings=texts,
         loss=loss,
         train_logit_scale=train_logit_scale,
         validation=None,
         processes=ALONE,
-        loader_workers=0,
     )
 
 
@@ -66,7 +64,7 @@ def step_of(parts: int = 1) -> StepContext:
 
 
 def gradients(task: FinetuneTask, parts: int = 1) -> tuple[float, dict[str, Tensor]]:
-    task.parameter_groups()
+    task.optimizer()  # chooses what is trained
     task.model.zero_grad(set_to_none=True)
     terms = task.backward(task.model, batch_of(task), step_of(parts))
     named = task.adapted.named_parameters()
@@ -131,7 +129,9 @@ def test_mpt_changes_no_clip_weight_but_the_logit_scale(pairs: Artifact) -> None
     clip = task.adapted.clip
     before = [weights_digest(part(clip)) for part in (image_tower_weights, text_tower_weights)]
     prompts, scale = task.adapted.mask_prompts.detach().clone(), task.adapted.logit_scale.item()
-    optimizer = torch.optim.AdamW(task.parameter_groups(), lr=1e-2, **task.optimizer_arguments())
+    optimizer = task.optimizer()
+    for group in optimizer.param_groups:
+        group["lr"] = 1e-2
     for _ in range(3):
         optimizer.zero_grad()
         task.backward(task.model, batch_of(task), step_of())

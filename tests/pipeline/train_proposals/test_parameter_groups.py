@@ -7,11 +7,12 @@ import torch
 from torch import nn
 
 from ovseg_models.proposal_presets import build_proposal_net
-from pipeline.train_proposals.parameter_groups import parameter_groups
+from pipeline.train_proposals.task import learning_rates
+from pipeline.training.learning_rates import parameter_groups
 
 
 def groups_by_name(net: nn.Module, **numbers: float) -> dict[str, tuple[float, float]]:
-    groups = parameter_groups(net, **numbers)
+    groups = parameter_groups(learning_rates(net, **numbers))
     names = {id(parameter): name for name, parameter in net.named_parameters()}
     found = {
         names[id(parameter)]: (group["lr"], group["weight_decay"]) for group in groups for parameter in group["params"]

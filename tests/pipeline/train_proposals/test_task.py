@@ -18,9 +18,9 @@ from pipeline.settings import LossSettings, ProposalTrainingSettings
 from pipeline.train_proposals.augmentation import Augmentation
 from pipeline.train_proposals.samples import ProposalBatch, ProposalSamples
 from pipeline.train_proposals.task import ProposalTask, Vocabulary, loss_weights
+from pipeline.training.learning_rates import warmup_poly
 from pipeline.training.loop import Plan, StepContext, Trainer
-from pipeline.training.processes import Processes
-from pipeline.training.schedules import WarmupPoly
+from pipeline.training.processes import Processes, SummedGradients
 from tests.fake_cuda import CUDA, FakeCuda
 from tests.pipeline.training.toy_run import toy_artifact
 from tests.tiny_segmenter import PROPOSAL_NET
@@ -43,7 +43,6 @@ def task(*, channels_last: bool = False, **changes: Any) -> ProposalTask:
         validation=None,
         held_out=(),
         processes=CPU,
-        loader_workers=0,
         channels_last=channels_last,
     )
 
@@ -148,11 +147,9 @@ def test_channels_last_changes_the_memory_and_not_the_losses() -> None:
     assert (one - two).norm() < 1e-3 * two.norm()
 
 
-class MadeUpGradients(StepContext):
-    """A step on a device that has no backward pass."""
-
-    def backward(self, loss: torch.Tensor) -> None:
-        assert loss.device == CUDA
+def without_backward(_: StepContext, loss: torch.Tensor) -> None:
+    """Do what a device without a backward pass can."""
+    assert loss.device == CUDA
 
 
 @pytest.mark.parametrize("parts", [1, 2])
@@ -160,8 +157,18 @@ def test_a_step_waits_for_its_device_once_a_part_and_once_for_its_numbers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, parts: int
 ) -> None:
     """The costs of all decoder layers go to the host together; losses and gradient norm do at the end of the step."""
-    host, plan = task(), Plan(steps=1, seed=0, schedule=WarmupPoly(1, 0, 1.0, 1.0), gradient_clip_norm=0.01)
-    monkeypatch.setattr(torch.optim.AdamW, "step", lambda _: None)  # it needs gradients
+    schedule = warmup_poly(steps=1, warmup_steps=0, warmup_factor=1.0, power=1.0)
+    host, plan = task(), Plan(steps=1, seed=0, schedule=schedule, gradient_clip_norm=0.01, accumulation_parts=parts)
+    clear = SummedGradients.clear
+
+    def made_up(gradients: SummedGradients) -> None:
+        clear(gradients)
+        for parameter in gradients.parameters:
+            parameter.grad = torch.ones_like(parameter)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", lambda _: None)  # it needs gradients of a backward pass
+    monkeypatch.setattr(StepContext, "backward", without_backward)
+    monkeypatch.setattr(SummedGradients, "clear", made_up)
     with FakeCuda() as device:
         host.net.to(CUDA)
         processes = Processes(0, 1, CUDA)
@@ -169,17 +176,8 @@ def test_a_step_waits_for_its_device_once_a_part_and_once_for_its_numbers(
         trainer = Trainer(
             replace(host, processes=processes, vocabulary=vocabulary), plan, toy_artifact(tmp_path), processes
         )
-        trainer._context = MadeUpGradients(processes, parts, GradScaler("cuda", enabled=False), None)
-        clear = trainer._gradients.clear
         device.waits.clear()
-
-        def made_up() -> None:
-            clear()
-            for parameter in host.net.parameters():
-                parameter.grad = torch.ones_like(parameter)
-
-        monkeypatch.setattr(trainer._gradients, "clear", made_up)
-        values = trainer._step(0, ProposalBatch(*(tensor[[0, 1, 2, 0]] for tensor in batch())))
+        values = trainer.step(0, ProposalBatch(*(tensor[[0, 1, 2, 0]] for tensor in batch())))
     assert {"loss", "dice", "gradient_norm", "learning_rate"} <= values.keys()
     assert device.waits == {"to the host": parts + 1}
 

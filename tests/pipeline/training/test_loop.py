@@ -156,9 +156,8 @@ def trainer(
     bad_sample: int = -1,
     **changes: object,
 ) -> Trainer:
-    processes = Processes(0, 1, torch.device("cpu"))
-    task = ToyTask(processes, steps, 0, 0.5, ToySource(bad_sample))
-    return Trainer(task, toy_plan(steps, **changes), toy_artifact(runs, disk), processes)
+    task = ToyTask(samples=ToySource(bad_sample))
+    return Trainer(task, toy_plan(steps, **changes), toy_artifact(runs, disk), ALONE)
 
 
 def test_a_loss_that_is_not_finite_names_step_and_samples(tmp_path: Path) -> None:
@@ -187,10 +186,6 @@ def with_memory_for(task: ToyTask, samples: Callable[[int], int]) -> list[int]:
     return sizes
 
 
-def toy_task(steps: int, dropout: float = 0.5) -> ToyTask:
-    return ToyTask(ALONE, steps, 0, dropout, ToySource())
-
-
 def train(runs: Path, task: ToyTask, steps: int = STEPS, **changes: object) -> None:
     Trainer(task, toy_plan(steps, **changes), toy_artifact(runs), ALONE).run()
 
@@ -201,8 +196,8 @@ def test_a_step_that_runs_out_of_memory_is_computed_again_in_more_parts(
 ) -> None:
     """In the first step, or in the middle of the run: as if the batch had been taken in the parts that fit."""
     steps = 15
-    train(tmp_path / "whole", toy_task(steps, dropout=0.0), steps)
-    task = toy_task(steps, dropout=0.0)
+    train(tmp_path / "whole", ToyTask(dropout=0.0), steps)
+    task = ToyTask(dropout=0.0)
     sizes = with_memory_for(task, lambda call: 3 if call >= first_call else 8)
     with caplog.at_level(logging.INFO):
         train(tmp_path / "short", task, steps)
@@ -230,7 +225,7 @@ def test_memory_that_cuda_itself_lacks_is_memory_too(
         return backward(task, model, batch, step)
 
     monkeypatch.setattr(ToyTask, "backward", failing_once)
-    train(tmp_path, toy_task(2), 2)
+    train(tmp_path, ToyTask(), 2)
     assert parts == [1, 2, 2]
 
 
@@ -238,7 +233,7 @@ def test_memory_that_cuda_itself_lacks_is_memory_too(
 def test_batch_norms_that_parts_change_are_warned_of_at_the_start(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, parts: int, norms: bool, warns: bool
 ) -> None:
-    task = toy_task(0)
+    task = ToyTask()
     task.model[1] = torch.nn.BatchNorm1d(16) if norms else torch.nn.ReLU()
     plan = toy_plan(0, accumulation_parts=parts, section="proposal_net.training")
     Trainer(task, plan, toy_artifact(tmp_path), Processes(0, 1, torch.device("cuda"))).run()
@@ -252,7 +247,7 @@ def test_a_step_taken_again_keeps_nothing_of_the_failed_attempt(
     """Neither random numbers nor statistics of batch norms nor gradients, also if memory ran out at the very end."""
 
     def normed() -> ToyTask:
-        task = toy_task(6)
+        task = ToyTask()
         task.model[1] = torch.nn.Sequential(torch.nn.BatchNorm1d(16), torch.nn.ReLU())
         return task
 
@@ -275,7 +270,7 @@ def test_a_step_taken_again_keeps_nothing_of_the_failed_attempt(
 
 
 def test_memory_for_not_even_one_sample_ends_the_run_with_advice(tmp_path: Path) -> None:
-    task = toy_task(STEPS)
+    task = ToyTask()
     sizes = with_memory_for(task, lambda _: 0)
     with pytest.raises(StageError, match=r"one sample at a time \(CUDA.*2 GiB\); set finetune.gradient_checkpointing"):
         train(tmp_path, task, section="finetune")
@@ -283,7 +278,7 @@ def test_memory_for_not_even_one_sample_ends_the_run_with_advice(tmp_path: Path)
 
 
 def test_a_number_of_parts_that_is_set_is_kept_and_the_advice_names_it(tmp_path: Path) -> None:
-    task = toy_task(STEPS)
+    task = ToyTask()
     sizes = with_memory_for(task, lambda _: 3)
     with pytest.raises(StageError, match=r"in 2 parts a step .*; set finetune.accumulation_steps to 0"):
         train(tmp_path, task, section="finetune", accumulation_parts=2)
@@ -301,9 +296,9 @@ class DyingSource(ToySource):
 
 
 def test_a_worker_that_dies_ends_the_run_with_advice(tmp_path: Path) -> None:
-    task = ToyTask(ALONE, STEPS, 1, 0.5, DyingSource())
+    task = ToyTask(samples=DyingSource())
     with pytest.raises(StageError, match=r"worker .*lower compute.loader_workers.*run the same command again"):
-        Trainer(task, toy_plan(STEPS), toy_artifact(tmp_path), ALONE).run()
+        Trainer(task, toy_plan(STEPS, loader_workers=1), toy_artifact(tmp_path), ALONE).run()
 
 
 def test_other_faults_of_the_runtime_stay_what_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,12 +12,11 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.amp import GradScaler
 
-from pipeline.training import loop
 from pipeline.training.loop import Plan, StepContext, Trainer
 from pipeline.training.metrics import read_metrics
 from pipeline.training.processes import Processes
 from storage_schemas.checkpoints import CheckpointStore
-from tests.pipeline.training.toy_run import Stopped, ToyBatch, ToySource, ToyTask, toy_artifact, toy_plan
+from tests.pipeline.training.toy_run import Stopped, ToyBatch, ToyTask, toy_artifact, toy_plan
 
 STEPS = 12
 FIRST_SCALE, GROWTH_INTERVAL = 256.0, 3
@@ -25,9 +24,7 @@ FIRST_SCALE, GROWTH_INTERVAL = 256.0, 3
 
 def trainer(runs: Path, *, task: type[ToyTask] = ToyTask, **changes: object) -> Trainer:
     processes = Processes(0, 1, torch.device("cpu"))
-    return Trainer(
-        task(processes, STEPS, 0, 0.5, ToySource()), toy_plan(STEPS, **changes), toy_artifact(runs), processes
-    )
+    return Trainer(task(), toy_plan(STEPS, **changes), toy_artifact(runs), processes)
 
 
 def train(runs: Path, **changes: object) -> None:
@@ -77,11 +74,12 @@ def test_a_compiled_model_gives_the_same_losses_and_the_same_checkpoint(
 def test_half_precision_is_for_cuda_and_bf16_needs_no_scaling(
     precision: str, device: str, autocast_type: torch.dtype | None
 ) -> None:
-    context = loop._step_context(toy_plan(STEPS, precision=precision), Processes(0, 1, torch.device(device)))
+    context = StepContext.of(toy_plan(STEPS, precision=precision), Processes(0, 1, torch.device(device)))
     assert context.autocast_type == autocast_type
     assert not context.scaler.is_enabled()
 
 
+@pytest.mark.filterwarnings("ignore:'pin_memory' argument is set as true:UserWarning")  # there is no CUDA here
 @pytest.mark.parametrize("precision", ["fp32", "tf32"])
 def test_backward_passes_and_validations_multiply_as_the_precision_says(tmp_path: Path, precision: str) -> None:
     seen = []
@@ -97,9 +95,8 @@ def test_backward_passes_and_validations_multiply_as_the_precision_says(tmp_path
 
     before = cuda_switches()
     # The loop is made to believe that it computes on CUDA; the task computes on the CPU, with CUDA's switches in view.
-    task = Watched(Processes(0, 1, torch.device("cpu")), STEPS, 0, 0.5, ToySource())
     on_cuda = Processes(0, 1, torch.device("cuda"))
-    Trainer(task, toy_plan(STEPS, precision=precision), toy_artifact(tmp_path), on_cuda).run()
+    Trainer(Watched(), toy_plan(STEPS, precision=precision), toy_artifact(tmp_path), on_cuda).run()
     assert {where for where, _ in seen} == {"backward", "validate"}
     assert {switches for _, switches in seen} == {(precision == "tf32",) * 2}
     assert cuda_switches() == before
@@ -117,7 +114,7 @@ def scaled(monkeypatch: pytest.MonkeyPatch) -> None:
         scaler = GradScaler("cpu", init_scale=FIRST_SCALE, growth_interval=GROWTH_INTERVAL)
         return StepContext(processes, max(1, plan.accumulation_parts), scaler, None)
 
-    monkeypatch.setattr(loop, "_step_context", context)
+    monkeypatch.setattr(StepContext, "of", context)
 
 
 class StoppingTask(ToyTask):

@@ -3,8 +3,7 @@
 import argparse
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -14,10 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.training.data_order import DataOrder, Draw, generator
-from pipeline.training.loader import loading
+from pipeline.training.learning_rates import warmup_cosine
 from pipeline.training.loop import Plan, StepContext, Trainer
-from pipeline.training.processes import Processes, joined
-from pipeline.training.schedules import WarmupCosine
+from pipeline.training.processes import joined
 from storage_schemas.artifact import Artifact
 from storage_schemas.commit import Disk
 from storage_schemas.manifest import Description, Identity
@@ -44,31 +42,19 @@ class ToySource:
 
 
 class ToyTask:
-    def __init__(self, processes: Processes, steps: int, workers: int, dropout: float, source: ToySource) -> None:
+    def __init__(self, dropout: float = 0.5, samples: ToySource | None = None) -> None:
         torch.manual_seed(SEED)
         self.model: nn.Module = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Dropout(dropout), nn.Linear(16, 1))
-        self._processes, self._steps, self._workers, self._source = processes, steps, workers, source
+        self.samples = samples or ToySource()
+        self.order = DataOrder(SAMPLES, BATCH, SEED)
 
-    def parameter_groups(self) -> list[dict[str, Any]]:
+    def optimizer(self) -> torch.optim.Optimizer:
         first, last = self.model[0], self.model[3]
-        return [
+        groups = [
             {"params": list(first.parameters()), "lr": 1e-2, "weight_decay": 0.1},
             {"params": list(last.parameters()), "lr": 3e-2, "weight_decay": 0.0},
         ]
-
-    def optimizer_arguments(self) -> dict[str, Any]:
-        return {"betas": (0.9, 0.98)}
-
-    def batches(self, first_step: int) -> AbstractContextManager[Iterator[ToyBatch]]:
-        order = DataOrder(SAMPLES, BATCH, SEED)
-        return loading(
-            self._source,
-            order,
-            first_step=first_step,
-            steps=self._steps,
-            processes=self._processes,
-            workers=self._workers,
-        )
+        return torch.optim.AdamW(groups, betas=(0.9, 0.98))
 
     def backward(self, model: nn.Module, batch: ToyBatch, step: StepContext) -> Mapping[str, Tensor]:
         total = torch.zeros(())
@@ -139,7 +125,7 @@ def toy_plan(steps: int, **changes: Any) -> Plan:
         "best_by": "output",
         **changes,
     }
-    return Plan(steps=steps, seed=SEED, schedule=WarmupCosine(steps, 5), **numbers)
+    return Plan(steps=steps, seed=SEED, schedule=warmup_cosine(steps=steps, warmup_steps=5), **numbers)
 
 
 def main() -> None:
@@ -154,10 +140,11 @@ def main() -> None:
     torch.set_num_threads(1)
     artifact = toy_artifact(options.runs)
     with joined("cpu", 1) as processes:
-        task = ToyTask(processes, options.steps, options.workers, options.dropout, ToySource())
+        task = ToyTask(options.dropout)
         if options.pause_s:
             task.after_step = lambda: time.sleep(options.pause_s)  # type: ignore[method-assign]
-        trainer = Trainer(task, toy_plan(options.steps, accumulation_parts=options.parts), artifact, processes)
+        plan = toy_plan(options.steps, accumulation_parts=options.parts, loader_workers=options.workers)
+        trainer = Trainer(task, plan, artifact, processes)
         if processes.is_first:
             with artifact.writing():
                 trainer.run()
