@@ -11,12 +11,11 @@ from ovseg_models.mask_adapted_clip import MaskAdaptedClip
 from ovseg_models.prompt_templates import prompt_templates
 from ovseg_models.segmenter import Segmenter
 from ovseg_models.segmenter_settings import SegmenterSettings
-from pipeline.adapted_clip_loading import load_adapted_clip, stock_mask_adapted_clip
 from pipeline.clip_loading import load_clip
 from pipeline.dataflow import dataflow
 from pipeline.errors import PipelineError
-from pipeline.proposal_net_loading import load_proposal_net
 from pipeline.settings import Settings
+from pipeline.trained_nets import load_adapted_clip, load_proposal_net, stock_mask_adapted_clip
 from storage_schemas.checkpoints import IMAGE_TOWER
 from storage_schemas.commit import Disk, write_file
 

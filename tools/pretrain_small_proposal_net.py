@@ -22,11 +22,11 @@ from pipeline.prepare.drawn_world.splits import split_indices
 from pipeline.prepare.drawn_world.stuff import STUFF_NOUNS
 from pipeline.prepare.drawn_world.words import NOUNS, UNSEEN_NOUNS
 from pipeline.prepare.drawn_world.world import DrawnWorld
-from pipeline.proposal_net_loading import load_proposal_net
 from pipeline.settings import load_settings
 from pipeline.small_proposal_net import PRETRAINING, WEIGHTS_FILE
 from pipeline.stages import run
 from pipeline.train_proposals.validation import MASK_THRESHOLD
+from pipeline.trained_nets import load_proposal_net
 from storage_schemas.artifact import Artifact
 
 LATER_STEPS = (2500,)

@@ -16,13 +16,12 @@ from ovseg_models.oracle import ground_truth_masks
 from ovseg_models.precision import autocast
 from ovseg_models.proposal_masks import hard_masks
 from ovseg_models.proposal_net import ProposalNet
-from pipeline.adapted_clip_loading import load_adapted_clip, stock_mask_adapted_clip
 from pipeline.clip_loading import LoadedClip, load_clip
 from pipeline.evaluate.decoding import LabelledImage
 from pipeline.evaluate.variants import GROUND_TRUTH, ORIGINAL, ClipView
-from pipeline.proposal_net_loading import load_proposal_net
 from pipeline.settings import ClipSettings, Precision
 from pipeline.text_embeddings import TextSource
+from pipeline.trained_nets import load_adapted_clip, load_proposal_net, stock_mask_adapted_clip
 from pipeline.worker_device import WorkerCompute, crops_at_once
 from storage_schemas.artifact import Artifact
 

@@ -13,7 +13,6 @@ from ovseg_models.mask_adapted_clip import MaskAdaptedClip
 from ovseg_models.precision import single_precision
 from ovseg_models.prompt_templates import VILD
 from ovseg_models.text_classifier import TextClassifier
-from pipeline.adapted_clip_loading import new_mask_adapted_clip, write_adapted_clip
 from pipeline.clip_loading import LoadedClip, load_clip
 from pipeline.errors import PipelineError
 from pipeline.finetune.phases import Phase, phases_of
@@ -25,6 +24,7 @@ from pipeline.graph import Node
 from pipeline.settings import ComputeSettings, FinetuneSettings
 from pipeline.shard_runner import Execution, StageReport
 from pipeline.text_embeddings import TextSource
+from pipeline.trained_nets import new_mask_adapted_clip, write_adapted_clip
 from pipeline.training.loop import Plan, Trainer
 from pipeline.training.processes import Processes
 from pipeline.training.stage import run_training

@@ -111,7 +111,7 @@ class ProposeJob:
         import torch
 
         from pipeline.mine.proposer import Proposer
-        from pipeline.proposal_net_loading import load_proposal_net
+        from pipeline.trained_nets import load_proposal_net
 
         device = self.compute.begin()
         texts = torch.from_numpy(self.texts.open(device).vectors(self.class_names)).to(device)

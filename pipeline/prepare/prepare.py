@@ -5,14 +5,13 @@ Reads the data set's files and no artifact; writes ``scenes``.
 
 import logging
 import time
-from collections import deque
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 from pipeline.graph import Node, ParameterCounts, Step
+from pipeline.ordered_threads import in_threads
 from pipeline.prepare.facts import DataSetFacts, DataSetMemory
 from pipeline.prepare.layout import LayoutError, text_digest
 from pipeline.prepare.report import report_of_artifact
@@ -24,7 +23,7 @@ from pipeline.stage_names import StageName
 from storage_schemas.artifact import Artifact
 from storage_schemas.cards import has_current_card, write_card
 from storage_schemas.manifest import Description, Identity, Sidecar
-from storage_schemas.scenes import KIND, SCHEMA_VERSION, Scene, ScenesAttributes, SceneShardWriter
+from storage_schemas.scenes import KIND, SCHEMA_VERSION, ScenesAttributes, SceneShardWriter
 from storage_schemas.status import CARD_DIRECTORY
 
 logger = logging.getLogger(__name__)
@@ -44,7 +43,7 @@ OFFICIAL_SCENES = {
 """Pictures of official splits, for data that is not there yet."""
 
 _SCENE_BYTES = 186_000  # of COCO; docs/reproduce.md says where measured sizes are from
-_READERS = 2
+_READERS = 2  # threads that read pictures of a shard
 _PLAN_HOLDS_S = 60.0  # after that, files are looked over again before scenes are made of them
 _REPORT_MAKER = "prepare 1"
 _REPORT_FILE = "prepared.md"
@@ -88,7 +87,8 @@ class PrepareJob:
         keys = state.keys[first : first + self.settings.scenes_per_shard]
         with artifact.write_unit(unit) as unit_writer:
             writer = SceneShardWriter(unit_writer)
-            for scene in read_ahead(state.source, keys):
+            # One picture is decoded while another is hashed and written.
+            for scene in in_threads(state.source.scene, keys, threads=_READERS):
                 writer.add(scene)
             return writer.commit()
 
@@ -290,18 +290,6 @@ def plan_prepare(settings: PrepareSettings, runs: Path) -> PreparePlan:
 def scene_keys(source: SceneSource, settings: PrepareSettings) -> list[str]:
     """Return the keys of the scenes to prepare, in order."""
     return list(source.keys()[: settings.limit])
-
-
-def read_ahead(source: SceneSource, keys: Sequence[str]) -> Iterator[Scene]:
-    """Read scenes in order, a few ahead of the one in hand: one is decoded while another is hashed and written."""
-    with ThreadPoolExecutor(max_workers=_READERS) as readers:
-        waiting: deque[Future[Scene]] = deque()
-        for key in keys:
-            waiting.append(readers.submit(source.scene, key))
-            if len(waiting) > 2 * _READERS:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
 
 
 def attributes_of(source: SceneSource) -> ScenesAttributes:

@@ -17,7 +17,6 @@ from ovseg_models.weights_file import read_weights_file
 from pipeline.clip_loading import LoadedClip, load_clip
 from pipeline.errors import PipelineError
 from pipeline.graph import Node
-from pipeline.proposal_net_loading import write_proposal_net
 from pipeline.settings import ComputeSettings, ProposalNetSettings
 from pipeline.shard_runner import Execution, StageReport
 from pipeline.train_proposals.augmentation import Augmentation
@@ -26,6 +25,7 @@ from pipeline.train_proposals.report import write_report
 from pipeline.train_proposals.samples import ProposalSamples
 from pipeline.train_proposals.task import ProposalTask, Vocabulary
 from pipeline.train_proposals.validation import Validation
+from pipeline.trained_nets import write_proposal_net
 from pipeline.training.data_order import torch_seed
 from pipeline.training.learning_rates import warmup_poly
 from pipeline.training.loop import Plan, Trainer

@@ -13,7 +13,6 @@ import torch
 from torch.amp import GradScaler
 
 from ovseg_models.precision import autocast, half_precision
-from pipeline.adapted_clip_loading import new_mask_adapted_clip
 from pipeline.clip_loading import load_clip
 from pipeline.finetune.phases import phases_of
 from pipeline.finetune.samples import PairBatch
@@ -23,6 +22,7 @@ from pipeline.train_proposals.augmentation import Augmentation
 from pipeline.train_proposals.samples import ProposalBatch, ProposalSamples
 from pipeline.train_proposals.task import ProposalTask, Vocabulary
 from pipeline.train_proposals.training import initial_net
+from pipeline.trained_nets import new_mask_adapted_clip
 from pipeline.training.loop import StepContext
 from pipeline.training.processes import Processes
 from tests.pipeline.train_proposals.tiny_training import tiny_settings

@@ -10,15 +10,14 @@ import torch
 
 from ovseg_models.proposal_presets import build_proposal_net
 from ovseg_models.segmenter import Segmenter
-from pipeline.adapted_clip_loading import load_adapted_clip
 from pipeline.bundle import bundle, export_open_clip
 from pipeline.clip_loading import load_clip
 from pipeline.errors import PipelineError
 from pipeline.graph import MissingInputError
-from pipeline.proposal_net_loading import write_proposal_net
 from pipeline.settings import Settings
 from pipeline.stages import run
 from pipeline.train_proposals.train_proposals import TrainProposals
+from pipeline.trained_nets import load_adapted_clip, write_proposal_net
 from storage_schemas.artifact import Artifact
 from storage_schemas.checkpoints import PROPOSAL_NET, WEIGHTS
 from storage_schemas.manifest import Description, Identity

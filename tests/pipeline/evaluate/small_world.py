@@ -12,10 +12,10 @@ from ovseg_models.proposal_presets import build_proposal_net
 from pipeline.clip_loading import load_clip
 from pipeline.dataflow import dataflow
 from pipeline.graph import Node
-from pipeline.proposal_net_loading import write_proposal_net
 from pipeline.settings import PrepareSettings, Settings
 from pipeline.shard_runner import Execution, Limits
 from pipeline.stages import StageRun
+from pipeline.trained_nets import write_proposal_net
 from storage_schemas.artifact import Artifact
 from storage_schemas.checkpoints import WEIGHTS
 from tests.tiny_segmenter import PROPOSAL_NET as TINY_NET

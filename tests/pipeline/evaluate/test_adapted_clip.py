@@ -7,12 +7,11 @@ from ovseg_models import encoding
 from ovseg_models.mask_adapted_clip import MaskAdaptedClip
 from ovseg_models.segmenter import Segmenter
 from ovseg_models.segmenter_settings import SegmenterSettings
-from pipeline.adapted_clip_loading import load_adapted_clip, new_mask_adapted_clip, write_adapted_clip
 from pipeline.clip_loading import load_clip
 from pipeline.graph import MissingInputError
-from pipeline.proposal_net_loading import load_proposal_net
 from pipeline.settings import Settings
 from pipeline.stages import run
+from pipeline.trained_nets import load_adapted_clip, load_proposal_net, new_mask_adapted_clip, write_adapted_clip
 from storage_schemas.reports import read_numbers
 from tests.pipeline.evaluate.small_world import scores_on, settings_of, small_net, write_net
 from tests.pipeline.evaluate.test_jobs import images_of, predictions_of

@@ -12,7 +12,6 @@ from ovseg_models.prompt_templates import prompt_templates
 from ovseg_models.segmenter import Segmenter
 from ovseg_models.segmenter_settings import SegmenterSettings
 from ovseg_models.text_classifier import TextClassifier
-from pipeline.adapted_clip_loading import stock_mask_adapted_clip
 from pipeline.clip_loading import load_clip
 from pipeline.evaluate import nets
 from pipeline.evaluate.counts import Scores
@@ -23,9 +22,9 @@ from pipeline.evaluate.predicting import Branches, Predictor
 from pipeline.evaluate.variants import main_variant
 from pipeline.executors import Compute
 from pipeline.graph import Node
-from pipeline.proposal_net_loading import load_proposal_net
 from pipeline.settings import EvaluateSettings
 from pipeline.shard_runner import StageReport, run_stage
+from pipeline.trained_nets import load_proposal_net, stock_mask_adapted_clip
 from storage_schemas.artifact import Artifact
 from storage_schemas.scenes import SceneShard
 from storage_schemas.scores import merged_confusions, read_predictions, read_scores

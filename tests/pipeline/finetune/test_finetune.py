@@ -16,7 +16,6 @@ from PIL import Image
 
 from ovseg_models.text_classifier import TextClassifier
 from ovseg_models.weights_digest import image_tower_weights, text_tower_weights, weights_digest
-from pipeline.adapted_clip_loading import load_adapted_clip
 from pipeline.clip_loading import load_clip
 from pipeline.errors import PipelineError
 from pipeline.finetune.finetune import Finetune
@@ -26,6 +25,7 @@ from pipeline.graph import MissingInputError
 from pipeline.settings import Settings
 from pipeline.stages import run
 from pipeline.states import state_of_node
+from pipeline.trained_nets import load_adapted_clip
 from pipeline.training.metrics import read_metrics
 from pipeline.training.processes import Processes
 from storage_schemas.artifact import Artifact

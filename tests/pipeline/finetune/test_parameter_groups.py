@@ -3,8 +3,8 @@
 import pytest
 
 from ovseg_models.finetuning_modes import select_trainable
-from pipeline.adapted_clip_loading import new_mask_adapted_clip
 from pipeline.finetune.task import learning_rates
+from pipeline.trained_nets import new_mask_adapted_clip
 from pipeline.training.learning_rates import Rate, parameter_groups
 from tests.tiny_clip import tiny_loaded_clip
 

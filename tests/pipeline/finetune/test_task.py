@@ -11,11 +11,11 @@ from ovseg_models.contrastive_loss import contrastive_loss, noun_contrastive_los
 from ovseg_models.finetuning_modes import select_trainable
 from ovseg_models.masked_crops import normalised
 from ovseg_models.weights_digest import image_tower_weights, text_tower_weights, weights_digest
-from pipeline.adapted_clip_loading import new_mask_adapted_clip
 from pipeline.finetune.phases import phases_of
 from pipeline.finetune.samples import PairBatch, PairSamples
 from pipeline.finetune.task import FinetuneTask
 from pipeline.settings import FinetuneSettings
+from pipeline.trained_nets import new_mask_adapted_clip
 from pipeline.training.data_order import Draw
 from pipeline.training.loader import rows
 from pipeline.training.loop import StepContext

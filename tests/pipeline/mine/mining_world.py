@@ -8,8 +8,8 @@ import torch
 
 from ovseg_models.proposal_net import ProposalNet
 from ovseg_models.proposal_presets import build_proposal_net
-from pipeline.proposal_net_loading import write_proposal_net
 from pipeline.settings import Settings, load_settings
+from pipeline.trained_nets import write_proposal_net
 from storage_schemas.artifact import Artifact
 from storage_schemas.pairs import read_index
 from tests.pipeline.planned import artifact_of, prepare_scenes

@@ -18,10 +18,10 @@ from PIL import Image
 
 from ovseg_models.weights_digest import weights_digest
 from pipeline.errors import PipelineError, StageError
-from pipeline.proposal_net_loading import load_proposal_net
 from pipeline.settings import SettingsError
 from pipeline.stages import run
 from pipeline.train_proposals.task import ProposalTask
+from pipeline.trained_nets import load_proposal_net
 from storage_schemas.artifact import Artifact
 from tests.pipeline.planned import artifact_of
 from tests.pipeline.train_proposals.tiny_training import STEPS, tiny_config, tiny_settings

@@ -1,9 +1,12 @@
-"""The adapted CLIP as an artifact of weights: written by stage 3, read by stage 4, the bundle and the exports.
+"""The nets that stages 1 and 3 train, as artifacts of weights: written by these stages, read by all that use them.
 
-Reads and writes ``adapted_clip``. Unit ``image_tower`` holds ``clip.visual.*`` and ``clip.logit_scale``, unit
-``mask_prompts`` holds ``mask_prompts``, each only where a phase trained it; the logit scale lies with the prompts where
-MPT alone trained it. The text tower is never trained: it comes from the CLIP that was adapted. Other units, such as a
-report, are passed over.
+``proposal_net`` has one unit, ``weights``: all tensors of the net, and the arguments to build it again as facts.
+
+``adapted_clip`` holds only what training changed; the rest, such as the text tower, comes from the CLIP that was
+adapted. Unit ``image_tower`` holds ``clip.visual.*`` and ``clip.logit_scale``, unit ``mask_prompts`` holds
+``mask_prompts``, each only where a phase trained it; the logit scale lies with the prompts where MPT alone trained it.
+
+Both may have other units, such as a report, which are passed over here.
 """
 
 import copy
@@ -17,14 +20,70 @@ from torch import Tensor
 from ovseg_models.checkpoint_keys.key_report import take_tensors
 from ovseg_models.mask_adapted_clip import BlankPatches, MaskAdaptedClip
 from ovseg_models.pretrained_clip import blank_patches_argument
+from ovseg_models.proposal_net import ProposalNet
+from ovseg_models.proposal_presets import build_proposal_net
 from pipeline.clip_loading import LoadedClip
 from pipeline.errors import PipelineError
 from storage_schemas.artifact import Artifact
-from storage_schemas.checkpoints import ADAPTED_CLIP, IMAGE_TOWER, MASK_PROMPTS, read_weights, write_weights
+from storage_schemas.checkpoints import (
+    ADAPTED_CLIP,
+    IMAGE_TOWER,
+    MASK_PROMPTS,
+    PROPOSAL_NET,
+    WEIGHTS,
+    read_weights,
+    write_weights,
+)
 from storage_schemas.digests import Json
 from storage_schemas.manifest import Manifest, Sidecar
 
 _TOWER_PREFIX, _LOGIT_SCALE = "clip.visual.", "clip.logit_scale"
+
+
+def write_proposal_net(artifact: Artifact, net: ProposalNet, facts: Mapping[str, Json]) -> Sidecar:
+    """Write a net as the unit of weights; the artifact has to be held for writing.
+
+    Args:
+        artifact: Of kind ``proposal_net``.
+        net: Built by `build_proposal_net`, on any device.
+        facts: What else is known of it, such as what it was trained on; ``"arguments"`` is added.
+
+    Raises:
+        ValueError: If the net was not built from arguments.
+        WriteError: If the operating system refuses.
+    """
+    if not net.arguments:
+        raise ValueError("write_proposal_net: the net has no arguments to be built again from; use build_proposal_net")
+    tensors = {name: tensor.detach().cpu().contiguous().numpy() for name, tensor in net.state_dict().items()}
+    arguments: Any = net.arguments
+    return write_weights(artifact, WEIGHTS, tensors, {**facts, "arguments": arguments})
+
+
+def load_proposal_net(artifact: Artifact, device: str | torch.device = "cpu") -> ProposalNet:
+    """Build the net of a finished artifact, in evaluation mode.
+
+    Args:
+        artifact: Of kind ``proposal_net``.
+        device: Where to put it.
+
+    Raises:
+        PipelineError: If the artifact is of another kind, or its weights don't fit the net that its facts describe.
+        ArtifactError: If it is not finished, or a file of it is not what was written.
+    """
+    if artifact.identity.kind != PROPOSAL_NET:
+        message = f"{artifact.directory}: is an artifact of {artifact.identity.kind}, one of {PROPOSAL_NET} is expected"
+        raise PipelineError(f"{message}; give the directory of one")
+    (facts,) = (unit.facts for unit in artifact.manifest().units if unit.unit == WEIGHTS)
+    arguments: Any = facts["arguments"]
+    tensors = {name: torch.from_numpy(array) for name, array in read_weights(artifact, WEIGHTS).items()}
+    try:
+        net = build_proposal_net(**arguments)
+        net.load_state_dict(tensors)
+    except (ValueError, TypeError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        message = f"{artifact.directory}: its weights do not fit this version's net ({reason}); train it again"
+        raise PipelineError(message) from error
+    return net.eval().to(device)
 
 
 def new_mask_adapted_clip(
