@@ -75,11 +75,12 @@ test: $(STAMP)  ## Run the tests in several processes (TESTERS=0: in one)
 test-gpu: $(STAMP)  ## Check parity, resume, processes and memory on this machine's GPUs; prints a report for an issue
 	CUBLAS_WORKSPACE_CONFIG=:4096:8 $(TEST_ENV) $(BIN)/python -m pytest tests/gpu -m gpu --device $(or $(DEVICE),cuda)
 
-lint: $(STAMP)  ## Check style, docstrings, types, layers and size limits
+lint: $(STAMP)  ## Check style, docstrings, types, layers, cycles, dependencies and size limits
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/python tools/check_size_limits.py
 	$(BIN)/lint-imports
+	$(BIN)/deptry .
 	$(BIN)/mypy
 
 format: $(STAMP)  ## Format the code and fix what ruff can fix
