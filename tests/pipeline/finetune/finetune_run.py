@@ -1,16 +1,14 @@
-"""A small run of stage 3 for its tests: ``python -m tests.pipeline.finetune.finetune_run RUNS PAIRS [options]``."""
+"""A small run of stage 3 for its tests."""
 
-import argparse
 import json
 import time
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from pipeline.finetune.task import FinetuneTask
 from pipeline.settings import Settings
 from pipeline.stages import run
+from tests.pipeline.training.short_of_memory import shorten
 from tests.tiny_clip import CONFIG, TOKENIZER
 
 BATCH, EPOCHS = 8, 2
@@ -41,24 +39,28 @@ def small_settings(runs: Path, pairs: Path, **changes: Any) -> Settings:
     )
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("runs", type=Path)
-    parser.add_argument("pairs", type=Path)
-    parser.add_argument("--pause-s", type=float, default=0.0)
-    parser.add_argument("--changes", type=json.loads, default={})
-    options = parser.parse_args()
-    torch.set_num_threads(1)
-    if options.pause_s:
+def finetune(
+    runs: Path,
+    pairs: Path,
+    *,
+    pause_s: float = 0.0,
+    short_of_memory: tuple[int, int] | None = None,
+    **changes: Any,
+) -> None:
+    """Run stage 3 in a process of its own, or in one of several.
+
+    Args:
+        pause_s: After each step, for a kill to hit.
+        short_of_memory: Samples that fit, and calls before that; see `shorten`.
+    """
+    if short_of_memory:
+        shorten(*short_of_memory)
+    if pause_s:
         after_step = FinetuneTask.after_step
 
         def slowly(task: FinetuneTask) -> None:
             after_step(task)
-            time.sleep(options.pause_s)
+            time.sleep(pause_s)
 
         FinetuneTask.after_step = slowly  # type: ignore[method-assign]
-    run("finetune", small_settings(options.runs, options.pairs, **options.changes))
-
-
-if __name__ == "__main__":
-    main()
+    run("finetune", small_settings(runs, pairs, **changes))

@@ -2,11 +2,8 @@
 
 import dataclasses
 import json
-import os
-import signal
-import subprocess
-import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -32,12 +29,12 @@ from storage_schemas.artifact import Artifact
 from storage_schemas.checkpoints import read_weights
 from storage_schemas.pair_collection import PairCollection
 from storage_schemas.status import UnitState
-from tests.pipeline.finetune.finetune_run import EPOCHS, small_settings
+from tests import forked
+from tests.pipeline.finetune.finetune_run import EPOCHS, finetune, small_settings
 from tests.pipeline.finetune.made_pairs import made_pairs
 from tests.pipeline.planned import artifact_of, node_of
 from tests.pipeline.training.toy_run import Stopped, StoppingDisk
 
-ROOT = Path(__file__).parents[3]
 PHASES = ("ft", "ft-then-mpt")
 
 
@@ -215,18 +212,6 @@ def test_a_stop_between_any_two_writes_changes_nothing(
     assert stops >= {("start",), ("start", "ft"), ("start", *PHASES)}
 
 
-def started(
-    runs: Path, pairs: Path, *options: str, processes: int = 1, short_of_memory: tuple[int, int] | None = None
-) -> subprocess.Popen[bytes]:
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    module = ["tests.pipeline.finetune.finetune_run", str(runs), str(pairs), *options]
-    if short_of_memory:
-        module = ["tests.pipeline.training.short_of_memory", *map(str, short_of_memory), *module]
-    command = [sys.executable, *(launcher if processes > 1 else []), "-m", *module]
-    return subprocess.Popen(command, cwd=ROOT, start_new_session=True, stderr=subprocess.DEVNULL)
-
-
-@pytest.mark.slow
 def test_kills_in_ft_at_the_switch_and_in_mpt_change_nothing(
     pairs: Artifact, tmp_path: Path, undisturbed: dict[str, bytes]
 ) -> None:
@@ -243,18 +228,16 @@ def test_kills_in_ft_at_the_switch_and_in_mpt_change_nothing(
         lambda: lines("ft-then-mpt") >= 4,
     )
     for moment in moments:
-        process = started(tmp_path, pairs.directory, "--pause-s", "0.1")
-        while process.poll() is None and not moment():
-            time.sleep(0.005)
-        assert process.poll() is None, "the run ended before the kill"
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-    assert started(tmp_path, pairs.directory).wait() == 0
+        process = forked.start(partial(finetune, pause_s=0.05), tmp_path, pairs.directory)
+        while not moment():
+            assert process.exitcode is None, "the run ended before the kill"
+            time.sleep(0.001)
+        forked.kill([process])
+    run("finetune", small_settings(tmp_path, pairs.directory))
     artifact = artifact_of(small_settings(tmp_path, pairs.directory), "adapted_clip")
     assert files_of(artifact) == undisturbed
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("processes", "parts", "short_of_memory"),
     [(2, 1, None), (2, 2, None), (1, 0, (3, 5)), (2, 0, (3, 5))],
@@ -268,9 +251,8 @@ def test_processes_and_parts_equal_one_process_with_whole_batches(
     parts: int,
     short_of_memory: tuple[int, int] | None,
 ) -> None:
-    changes = ["--changes", json.dumps({"accumulation_steps": parts})]
-    run_ = started(tmp_path, pairs.directory, *changes, processes=processes, short_of_memory=short_of_memory)
-    assert run_.wait() == 0
+    target = partial(finetune, short_of_memory=short_of_memory, accumulation_steps=parts)
+    forked.finish(forked.start_group(processes, target, tmp_path, pairs.directory))
     artifact = artifact_of(small_settings(tmp_path, pairs.directory), "adapted_clip")
     for phase in PHASES:
         lines = undisturbed[f"_local/{phase}/metrics.jsonl"].splitlines()

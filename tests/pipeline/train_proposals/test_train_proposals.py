@@ -6,16 +6,18 @@ import shutil
 import subprocess
 import sys
 import time
+from functools import partial
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import pytest
 import safetensors.numpy
 import torch
 from PIL import Image
 
+from flows.command import main
 from ovseg_models.weights_digest import weights_digest
 from pipeline.errors import PipelineError, StageError
 from pipeline.settings import SettingsError
@@ -23,8 +25,10 @@ from pipeline.stages import run
 from pipeline.train_proposals.task import ProposalTask
 from pipeline.trained_nets import load_proposal_net
 from storage_schemas.artifact import Artifact
+from tests import forked
 from tests.pipeline.planned import artifact_of
 from tests.pipeline.train_proposals.tiny_training import STEPS, tiny_config, tiny_settings
+from tests.pipeline.training.short_of_memory import shorten
 
 ROOT = Path(__file__).parents[3]
 SHARED = ROOT.parent / "shared"
@@ -100,37 +104,36 @@ def test_a_lost_report_is_written_again_without_training(
 
 
 def command(runs: Path, *overrides: str) -> list[str]:
-    flags = [f"--set={override}" for override in (f"runs_dir={runs}", *overrides)]
-    return ["-m", "flows.command", "train-proposals", "--config", str(tiny_config(runs.parent / "config")), *flags]
+    flags = [f"--set={override}" for override in (f"runs_dir={runs}", "compute.loader_workers=0", *overrides)]
+    return ["train-proposals", "--config", str(tiny_config(runs.parent / "config")), *flags]
 
 
-def kill_after(arguments: list[str], metrics: Path, lines: int, pause_s: float) -> None:
-    """Start a process and kill it with all its children a moment after that many lines of metrics are there."""
-    told = metrics.parents[3] / "stderr.txt"
-    with told.open("wb") as stderr:
-        process = psutil.Popen(arguments, cwd=ROOT, stderr=stderr)
-    while process.poll() is None and (not metrics.exists() or len(metrics.read_text().splitlines()) < lines):
-        time.sleep(0.005)
+def train(runs: Path, *overrides: str, short_of_memory: tuple[int, int] | None = None) -> None:
+    """Run the command in a process of its own, or in one of several."""
+    if short_of_memory:
+        shorten(*short_of_memory)
+    sys.exit(main(command(runs, *overrides)))
+
+
+def kill_after(lines: int, metrics: Path, processes: list[ForkServerProcess], pause_s: float = 0.0) -> None:
+    """Kill processes a moment after that many lines of metrics are there."""
+    while not metrics.exists() or len(metrics.read_text().splitlines()) < lines:
+        assert all(process.exitcode is None for process in processes), "the run ended before the kill"
+        time.sleep(0.001)
     time.sleep(pause_s)
-    running = process.poll() is None
-    for member in [process, *process.children(recursive=True)] if running else []:
-        member.kill()  # torchrun gives its processes sessions of their own
-    process.wait()
-    assert running, f"the run was over before it was to be killed: {told.read_text()}"
+    forked.kill(processes)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_kill_at_a_random_moment_changes_nothing(workers: int, tmp_path: Path, undisturbed: Artifact) -> None:
     moment = random.Random(f"moment {workers}")
     runs = with_scenes(tmp_path / "runs", undisturbed)
-    settings = tiny_settings(runs, [f"compute.loader_workers={workers}"])
-    artifact = artifact_of(settings, "proposal_net")
-    arguments = [sys.executable, *command(runs, f"compute.loader_workers={workers}")]
+    artifact = artifact_of(tiny_settings(runs), "proposal_net")
+    process = forked.start(train, runs, f"compute.loader_workers={workers}")
     metrics = artifact.local_directory / "metrics.jsonl"
-    kill_after(arguments, metrics, moment.randint(4, 8), moment.random() * 0.05)
+    kill_after(moment.randint(4, 8), metrics, [process], moment.random() * 0.05)
     assert not artifact.status().finished
-    run("train-proposals", settings)
+    run("train-proposals", tiny_settings(runs))  # with another number of workers than before
     assert bytes_of(artifact) == bytes_of(undisturbed)
 
 
@@ -143,9 +146,9 @@ def per_step(artifact: Artifact) -> tuple[list[dict[str, Any]], dict[str, np.nda
 def test_two_processes_of_torchrun_equal_one_also_after_a_kill(tmp_path: Path, undisturbed: Artifact) -> None:
     runs = with_scenes(tmp_path / "runs", undisturbed)
     artifact = artifact_of(tiny_settings(runs), "proposal_net")
+    kill_after(6, artifact.local_directory / "metrics.jsonl", forked.start_group(2, train, runs))
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    arguments = [*launcher, *command(runs, "compute.loader_workers=0")]
-    kill_after(arguments, artifact.local_directory / "metrics.jsonl", 6, 0.0)
+    arguments = [*launcher, "-m", "flows.command", *command(runs)]
     finished = subprocess.run(arguments, cwd=ROOT, check=True, capture_output=True, text=True)
     assert finished.stderr.count("going on from step") == 1
     assert_equal_within_1e_5(artifact, undisturbed)
@@ -166,29 +169,26 @@ def test_gradient_checkpointing_changes_no_byte_of_the_result(tmp_path: Path, un
     assert bytes_of(run("train-proposals", tiny_settings(runs, flags)).artifact) == bytes_of(undisturbed)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("processes", [1, 2])
 def test_a_step_whose_backward_pass_runs_out_of_memory_is_taken_in_parts(
     processes: int, tmp_path: Path, undisturbed: Artifact
 ) -> None:
     """In the last process alone, in the fourth step: the others are not left waiting."""
     runs = with_scenes(tmp_path / "runs", undisturbed)
-    module, *arguments = command(runs, "compute.loader_workers=0")[1:]
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    short = ["-m", "tests.pipeline.training.short_of_memory", "1", "3", module, *arguments]
-    started = [*launcher, *short] if processes > 1 else [sys.executable, *short]
-    finished = subprocess.run(started, cwd=ROOT, check=True, capture_output=True, text=True)
-    assert finished.stderr.count("at a time are too many for the device's memory") == 2 // processes
+    logged = tmp_path / "stderr.txt"
+    target = partial(train, short_of_memory=(1, 3))
+    forked.finish(forked.start_group(processes, target, runs, stderr=logged))
+    assert logged.read_text().count("at a time are too many for the device's memory") == 2 // processes
     assert_equal_within_1e_5(artifact_of(tiny_settings(runs), "proposal_net"), undisturbed)
 
 
-def assert_equal_within_1e_5(found: Artifact, wanted: Artifact) -> None:
-    (lines, weights), (wanted_lines, wanted_weights) = per_step(found), per_step(wanted)
-    assert len(lines) == len(wanted_lines)
-    for line, wanted_line in zip(lines, wanted_lines, strict=True):
-        assert line.pop("group") == wanted_line.pop("group")
-        assert line == pytest.approx(wanted_line, rel=1e-5, abs=1e-5)
-    for name, array in wanted_weights.items():
+def assert_equal_within_1e_5(found: Artifact, expected: Artifact) -> None:
+    (lines, weights), (expected_lines, expected_weights) = per_step(found), per_step(expected)
+    assert len(lines) == len(expected_lines)
+    for line, expected_line in zip(lines, expected_lines, strict=True):
+        assert line.pop("group") == expected_line.pop("group")
+        assert line == pytest.approx(expected_line, rel=1e-5, abs=1e-5)
+    for name, array in expected_weights.items():
         np.testing.assert_allclose(weights[name], array, atol=1e-5, err_msg=name)
 
 
@@ -217,7 +217,7 @@ def loss_options(artifact: Artifact) -> Any:
     return options["training"]["loss"]
 
 
-def test_held_out_classes_are_told_apart_and_a_net_can_start_from_another(
+def test_held_out_classes_are_measured_apart_and_a_net_can_start_from_another(
     tmp_path: Path, undisturbed: Artifact
 ) -> None:
     runs = with_scenes(tmp_path / "runs", undisturbed)
@@ -237,9 +237,9 @@ def test_held_out_classes_are_told_apart_and_a_net_can_start_from_another(
     assert facts["held_out_classes"] == ["rock", "field", "carpet"]
     assert {"best_iou_seen", "best_iou_unseen", "miou_seen", "recall_50_unseen"} <= facts["validation"].keys()
     weights = {name: torch.from_numpy(array) for name, array in per_step(artifact)[1].items()}
-    wanted = {name: torch.from_numpy(array) for name, array in per_step(undisturbed)[1].items()}
-    assert weights_digest(weights) != weights_digest(wanted)
-    for name, tensor in wanted.items():
+    expected = {name: torch.from_numpy(array) for name, array in per_step(undisturbed)[1].items()}
+    assert weights_digest(weights) != weights_digest(expected)
+    for name, tensor in expected.items():
         torch.testing.assert_close(weights[name], tensor, atol=1e-6, rtol=0)
 
 
@@ -276,7 +276,7 @@ def test_real_pictures_of_coco_train(tmp_path: Path) -> None:
     assert load_proposal_net(artifact).arguments["queries"] == 30
 
 
-def test_a_held_out_class_that_is_none_is_told_before_any_scene_is_prepared(tmp_path: Path) -> None:
+def test_a_held_out_class_that_is_none_is_refused_before_any_scene_is_prepared(tmp_path: Path) -> None:
     settings = tiny_settings(tmp_path)
     section = settings.proposal_net.model_copy(update={"held_out_classes": ("feild",)})
     with pytest.raises(SettingsError, match=r"held_out_classes: \['feild'\] are none of the 54 classes"):

@@ -1,12 +1,6 @@
-"""Runs a module as a program in which the nets of both trainings run out of memory, in its last process alone.
-
-``python -m tests.pipeline.training.short_of_memory SAMPLES CALLS MODULE [arguments]``: SAMPLES fit once a net was
-called CALLS times for training. Stage 3 then fails in a forward pass, stage 1 in a backward pass.
-"""
+"""Lets the nets of both trainings run out of memory: stage 3 in a forward pass, stage 1 in a backward pass."""
 
 import os
-import runpy
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -19,7 +13,14 @@ OUT_OF_MEMORY = "CUDA out of memory. Tried to allocate 2 GiB\nmore lines"
 
 
 def shorten(samples: int, calls: int) -> None:
-    """Patch both nets."""
+    """Patch both nets, in the last of the processes that train together alone.
+
+    Args:
+        samples: What fits from then on.
+        calls: How often a net is called for training before.
+    """
+    if int(os.environ.get("RANK", "0")) < int(os.environ.get("WORLD_SIZE", "1")) - 1:
+        return
     seen: list[int] = []
 
     def is_short(batch: torch.Tensor) -> bool:
@@ -48,15 +49,3 @@ def shorten(samples: int, calls: int) -> None:
 
     ImageSide.forward = forward_or_fail(ImageSide.forward)  # type: ignore[method-assign]
     ProposalNet.forward = failing_backward(ProposalNet.forward)  # type: ignore[method-assign]
-
-
-def main() -> None:
-    samples, calls, module, *arguments = sys.argv[1:]
-    if int(os.environ.get("RANK", "0")) == int(os.environ.get("WORLD_SIZE", "1")) - 1:
-        shorten(int(samples), int(calls))
-    sys.argv = [module, *arguments]
-    runpy.run_module(module, run_name="__main__", alter_sys=True)
-
-
-if __name__ == "__main__":
-    main()

@@ -7,15 +7,14 @@ import random
 import re
 import resource
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pytest
 import safetensors.numpy
 import torch
@@ -27,6 +26,7 @@ from pipeline.training.loop import StepContext, Trainer
 from pipeline.training.metrics import read_metrics
 from pipeline.training.processes import Processes, joined
 from storage_schemas.commit import Disk
+from tests import forked
 from tests.pipeline.training.toy_run import (
     SAMPLES,
     SEED,
@@ -37,19 +37,11 @@ from tests.pipeline.training.toy_run import (
     ToyTask,
     toy_artifact,
     toy_plan,
+    toy_run,
 )
 
-ROOT = Path(__file__).parents[3]
 STEPS = 40
 ALONE = Processes(0, 1, torch.device("cpu"))
-
-
-def command(runs: Path, *options: str) -> list[str]:
-    return [sys.executable, "-m", "tests.pipeline.training.toy_run", str(runs), *options]
-
-
-def run(runs: Path, *options: str) -> int:
-    return subprocess.run(command(runs, *options), cwd=ROOT, check=False).returncode
 
 
 def result(runs: Path, step: int = STEPS) -> tuple[bytes, bytes]:
@@ -62,7 +54,7 @@ def result(runs: Path, step: int = STEPS) -> tuple[bytes, bytes]:
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[bytes, bytes]:
     runs = tmp_path_factory.mktemp("undisturbed")
-    assert run(runs) == 0
+    toy_run(runs)
     return result(runs)
 
 
@@ -81,50 +73,34 @@ def test_a_stop_at_any_call_of_a_checkpoint_write_changes_nothing(tmp_path: Path
         assert result(runs, steps) == result(tmp_path / "undisturbed", steps), f"stopped at call {at_call}"
 
 
+def lines_of(runs: Path) -> int:
+    metrics = toy_artifact(runs).local_directory / "metrics.jsonl"
+    return len(metrics.read_text().splitlines()) if metrics.exists() else 0
+
+
+def kill_after(lines: int, runs: Path, processes: list[ForkServerProcess], pause_s: float = 0.0) -> None:
+    """Kill processes a moment after that many lines of metrics are there."""
+    while lines_of(runs) < lines:
+        assert all(process.exitcode is None for process in processes), "the run ended before the kill"
+        time.sleep(0.001)
+    time.sleep(pause_s)
+    forked.kill(processes)
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("workers", [0, 2])
-def test_kills_at_random_moments_change_nothing(workers: int, tmp_path: Path, undisturbed: tuple[bytes, bytes]) -> None:
-    moments = random.Random(workers)
-    kills = 0
-    while kills < 3:
-        process = subprocess.Popen(
-            command(tmp_path, "--workers", str(workers), "--pause-s", "0.02"), cwd=ROOT, start_new_session=True
-        )
-        metrics = toy_artifact(tmp_path).local_directory / "metrics.jsonl"
-        lines = len(metrics.read_text().splitlines()) if metrics.exists() else 0
-        until = lines + moments.randint(1, 12)
-        while process.poll() is None and (not metrics.exists() or len(metrics.read_text().splitlines()) < until):
-            time.sleep(0.01)
-        if process.poll() is not None:
-            break
-        time.sleep(moments.random() * 0.02)
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        kills += 1
-    assert kills >= 2
-    assert run(tmp_path, "--workers", str(workers)) == 0
+def test_kills_at_random_moments_change_nothing(tmp_path: Path, undisturbed: tuple[bytes, bytes]) -> None:
+    """Also where each start reads with another number of loader workers."""
+    moments = random.Random(0)
+    for workers in (0, 2, 0):
+        process = forked.start(partial(toy_run, workers=workers, pause_s=0.02), tmp_path)
+        kill_after(lines_of(tmp_path) + moments.randint(1, 12), tmp_path, [process], moments.random() * 0.02)
+    toy_run(tmp_path, workers=1)
     assert result(tmp_path) == undisturbed
 
 
 def test_loader_workers_change_nothing(tmp_path: Path, undisturbed: tuple[bytes, bytes]) -> None:
-    assert run(tmp_path, "--workers", "4") == 0
+    toy_run(tmp_path, workers=2)
     assert result(tmp_path) == undisturbed
-
-
-def two_processes(runs: Path, until_line: int | None = None) -> None:
-    """Train with two gloo processes; with ``until_line``, kill them once that many lines of metrics are there."""
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    module = ["-m", "tests.pipeline.training.toy_run", str(runs), "--dropout", "0", "--pause-s", "0.01"]
-    process = psutil.Popen([*launcher, *module], cwd=ROOT, stderr=subprocess.DEVNULL)
-    metrics = toy_artifact(runs).local_directory / "metrics.jsonl"
-    while until_line and process.poll() is None:
-        if metrics.exists() and len(metrics.read_text().splitlines()) >= until_line:
-            for member in [process, *process.children(recursive=True)]:
-                member.kill()  # torchrun gives its processes sessions of their own
-            assert process.wait() == -signal.SIGKILL
-            return
-        time.sleep(0.01)
-    assert process.wait() == 0
 
 
 def numbers(runs: Path, step: int = STEPS) -> tuple[dict[str, np.ndarray], list[float]]:
@@ -133,12 +109,12 @@ def numbers(runs: Path, step: int = STEPS) -> tuple[dict[str, np.ndarray], list[
     return safetensors.numpy.load(checkpoint), losses
 
 
-@pytest.mark.slow
 def test_two_processes_and_accumulation_equal_one_process(tmp_path: Path) -> None:
-    assert run(tmp_path / "one", "--dropout", "0") == 0
-    assert run(tmp_path / "parts", "--dropout", "0", "--parts", "3") == 0
-    two_processes(tmp_path / "two", until_line=25)
-    two_processes(tmp_path / "two")  # goes on from the last checkpoint before the kill
+    toy_run(tmp_path / "one", dropout=0)
+    toy_run(tmp_path / "parts", dropout=0, parts=3)
+    in_two = partial(toy_run, dropout=0, pause_s=0.01)
+    kill_after(25, tmp_path / "two", forked.start_group(2, in_two, tmp_path / "two"))
+    forked.finish(forked.start_group(2, in_two, tmp_path / "two"))  # goes on from the last checkpoint before the kill
     weights, losses = numbers(tmp_path / "one")
     for other in ("parts", "two"):
         other_weights, other_losses = numbers(tmp_path / other)
@@ -316,7 +292,7 @@ def test_a_large_batch_needs_few_open_files() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
     try:
         order = DataOrder(SAMPLES, 512, SEED)
-        with loading(ToySource(), order, first_step=0, steps=6, processes=ALONE, workers=2) as batches:
+        with loading(ToySource(), order, first_step=0, steps=6, processes=ALONE, workers=1) as batches:
             numbers = [batch.numbers.tolist() for batch in batches]
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

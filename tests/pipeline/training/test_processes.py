@@ -2,73 +2,56 @@
 
 import datetime
 import os
-import subprocess
-import sys
+import time
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 import torch
 import torch.distributed as dist
 
 from pipeline.errors import PipelineError
-from pipeline.training.processes import PATIENT_LIMIT, STEP_LIMIT, Processes, SummedGradients, joined
-
-ROOT = Path(__file__).parents[3]
-
-HEADER = """
-import datetime, os, time, torch
 from pipeline.training import processes
-from pipeline.training.processes import SummedGradients, joined
-"""
+from pipeline.training.processes import PATIENT_LIMIT, STEP_LIMIT, Processes, SummedGradients, joined
+from tests import forked
 
 
-def in_two_processes(program: str) -> str:
-    """Run a program in two gloo processes; return what they print, in order of rank."""
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--no-python"]
-    command = [*launcher, sys.executable, "-c", HEADER + program]
-    done = subprocess.run(command, cwd=ROOT, check=False, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    return "\n".join(sorted(done.stdout.splitlines()))
+def waiting_for_the_first() -> tuple[object, ...]:
+    processes.STEP_LIMIT = datetime.timedelta(seconds=1)
+    with joined("cpu", 1) as group:
+        if group.is_first:
+            time.sleep(2)
+        group.wait()
+        number = group.from_first(7 if group.is_first else 0)
+        total = group.sum(torch.tensor(group.rank + 1.0)).item()
+        return group.rank, number, group.any(group.rank == 1), group.any(False), total
 
 
-@pytest.mark.slow
 def test_the_others_wait_for_the_first_longer_than_a_step_may_take() -> None:
-    program = """
-processes.STEP_LIMIT = datetime.timedelta(seconds=2)
-with joined("cpu", 1) as group:
-    if group.is_first:
-        time.sleep(5)
-    group.wait()
-    number = group.from_first(7 if group.is_first else 0)
-    total = group.sum(torch.tensor(group.rank + 1.0)).item()
-    line = f"{group.rank} {number} {group.any(group.rank == 1)} {group.any(False)} {total}"
-    os.write(1, (line + "\\n").encode())  # in one piece, as both processes share the output
-"""
-    assert in_two_processes(program) == "0 7 True False 3.0\n1 7 True False 3.0"
+    first, second = forked.results_of_group(2, waiting_for_the_first)
+    assert first == (0, 7, True, False, 3.0)
+    assert second == (1, 7, True, False, 3.0)
 
 
-@pytest.mark.slow
+def exchanging_gradients() -> tuple[float, list[list[float]]]:
+    with joined("cpu", 1) as group:
+        torch.manual_seed(group.rank)
+        layer = torch.nn.Conv2d(2, 3, 2).to(memory_format=torch.channels_last)
+        unused = torch.nn.Parameter(torch.ones(2))
+        group.take_from_first([*layer.parameters()])
+        gradients = SummedGradients([*layer.parameters(), unused], group)
+        for _ in range(2):
+            gradients.clear()
+            for part in range(2):
+                layer(torch.full((1, 2, 2, 2), group.rank + part + 1.0)).sum().backward()
+            gradients.exchange()
+        sums = [sorted(set(parameter.grad.flatten().tolist())) for parameter in (layer.weight, layer.bias, unused)]
+        return layer.weight.sum().item(), sums
+
+
 def test_tensors_of_the_first_and_sums_of_gradients_reach_all() -> None:
-    program = """
-with joined("cpu", 1) as group:
-    torch.manual_seed(group.rank)
-    layer = torch.nn.Conv2d(2, 3, 2).to(memory_format=torch.channels_last)
-    unused = torch.nn.Parameter(torch.ones(2))
-    group.take_from_first([*layer.parameters()])
-    gradients = SummedGradients([*layer.parameters(), unused], group)
-    for _ in range(2):
-        gradients.clear()
-        for part in range(2):
-            layer(torch.full((1, 2, 2, 2), group.rank + part + 1.0)).sum().backward()
-        gradients.exchange()
-    sums = [sorted(set(parameter.grad.flatten().tolist())) for parameter in (layer.weight, layer.bias, unused)]
-    line = f"{group.rank} {layer.weight.sum().item():.6f} {sums}"
-    os.write(1, (line + "\\n").encode())  # in one piece, as both processes share the output
-"""
-    first, second = in_two_processes(program).splitlines()
-    assert first.split()[1:] == second.split()[1:]
-    assert first.endswith("[[8.0], [4.0], [0.0]]")  # 1 + 2 of one process, 2 + 3 of the other
+    first, second = forked.results_of_group(2, exchanging_gradients)
+    assert first == second
+    assert first[1] == [[8.0], [4.0], [0.0]]  # 1 + 2 of one process, 2 + 3 of the other
 
 
 def test_one_process_exchanges_nothing() -> None:
@@ -110,10 +93,10 @@ def calls_on_cuda(monkeypatch: pytest.MonkeyPatch) -> list[tuple[object, ...]]:
 def test_on_cuda_each_process_takes_its_gpu_before_it_joins_and_waits_on_the_host(
     calls_on_cuda: list[tuple[object, ...]],
 ) -> None:
-    with joined("cuda", 1) as processes:
-        processes.wait()
+    with joined("cuda", 1) as group:
+        group.wait()
     device = torch.device("cuda", 2)
-    assert processes == Processes(2, 4, device, "patient")  # type: ignore[arg-type]
+    assert group == Processes(2, 4, device, "patient")  # type: ignore[arg-type]
     assert calls_on_cuda == [
         ("set_device", device, {}),
         ("init", "cpu:gloo,cuda:nccl", {"timeout": STEP_LIMIT, "device_id": device}),
@@ -151,5 +134,5 @@ def test_deterministic_algorithms_are_chosen_before_cuda_starts(
 
 def test_on_a_cpu_deterministic_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "use_deterministic_algorithms", None)
-    with joined("cpu", 1, deterministic=True) as processes:
-        assert processes.device.type == "cpu"
+    with joined("cpu", 1, deterministic=True) as group:
+        assert group.device.type == "cpu"

@@ -1,6 +1,6 @@
-"""A small training run for the loop's tests: ``python -m tests.pipeline.training.toy_run RUNS [options]``."""
+"""A small training run for the loop's tests."""
 
-import argparse
+import contextlib
 import math
 import time
 from collections.abc import Mapping, Sequence
@@ -128,29 +128,16 @@ def toy_plan(steps: int, **changes: Any) -> Plan:
     return Plan(steps=steps, seed=SEED, schedule=warmup_cosine(steps=steps, warmup_steps=5), **numbers)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("runs", type=Path)
-    parser.add_argument("--steps", type=int, default=40)
-    parser.add_argument("--workers", type=int, default=0)
-    parser.add_argument("--parts", type=int, default=1)
-    parser.add_argument("--dropout", type=float, default=0.5)
-    parser.add_argument("--pause-s", type=float, default=0.0)
-    options = parser.parse_args()
-    torch.set_num_threads(1)
-    artifact = toy_artifact(options.runs)
-    with joined("cpu", 1) as processes:
-        task = ToyTask(options.dropout)
-        if options.pause_s:
-            task.after_step = lambda: time.sleep(options.pause_s)  # type: ignore[method-assign]
-        plan = toy_plan(options.steps, accumulation_parts=options.parts, loader_workers=options.workers)
-        trainer = Trainer(task, plan, artifact, processes)
+def toy_run(
+    runs: Path, *, steps: int = 40, workers: int = 0, parts: int = 1, dropout: float = 0.5, pause_s: float = 0.0
+) -> None:
+    """Train to the last step, in this process or, where variables of the environment say so, in one of several."""
+    artifact = toy_artifact(runs)
+    with joined("cpu", 1) as processes, contextlib.ExitStack() as held:
+        task = ToyTask(dropout)
+        if pause_s:
+            task.after_step = lambda: time.sleep(pause_s)  # type: ignore[method-assign]
+        plan = toy_plan(steps, accumulation_parts=parts, loader_workers=workers)
         if processes.is_first:
-            with artifact.writing():
-                trainer.run()
-        else:
-            trainer.run()
-
-
-if __name__ == "__main__":
-    main()
+            held.enter_context(artifact.writing())
+        Trainer(task, plan, artifact, processes).run()
