@@ -266,13 +266,13 @@ def test_processes_and_parts_equal_one_process_with_whole_batches(
             np.testing.assert_allclose(read_weights(artifact, unit)[name], array, atol=2e-4, err_msg=name)
 
 
-def test_pairs_that_fill_no_batch_are_told(pairs: Artifact, tmp_path: Path) -> None:
+def test_pairs_that_fill_no_batch_are_refused(pairs: Artifact, tmp_path: Path) -> None:
     settings = small_settings(tmp_path, pairs.directory, mode="mpt", mpt={"batch_pairs": 1000})
     with pytest.raises(PipelineError, match=r"finetune.mpt.batch_pairs: .* don't fill one batch of 1000; lower the"):
         run("finetune", settings)
 
 
-def test_missing_pairs_are_told_and_known_to_status(tmp_path: Path) -> None:
+def test_missing_pairs_are_reported_also_by_status(tmp_path: Path) -> None:
     settings = small_settings(tmp_path, tmp_path / "nowhere")
     with pytest.raises(MissingInputError, match=r"finetune.pairs_dir: .*nowhere holds no artifact of pairs"):
         run("finetune", settings)
@@ -281,7 +281,7 @@ def test_missing_pairs_are_told_and_known_to_status(tmp_path: Path) -> None:
     assert "nowhere holds no artifact of pairs" in state.reason
 
 
-def test_unfinished_pairs_are_told(pairs: Artifact, tmp_path: Path) -> None:
+def test_unfinished_pairs_are_refused(pairs: Artifact, tmp_path: Path) -> None:
     unfinished = tmp_path / "pairs"
     unfinished.mkdir()
     (unfinished / "artifact.json").write_bytes((pairs.directory / "artifact.json").read_bytes())
@@ -290,7 +290,7 @@ def test_unfinished_pairs_are_told(pairs: Artifact, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("source", ["masks-classes", "proposals-1-caption"])
-def test_that_nothing_is_mined_is_told_before_any_scene_is_prepared(source: str, tmp_path: Path) -> None:
+def test_that_nothing_is_mined_is_reported_before_any_scene_is_prepared(source: str, tmp_path: Path) -> None:
     changes = {"finetune": {"validation_dataset": "scenes"}, "mine": {"dataset": "scenes", "source": source}}
     scenes = {"dataset": "drawn-world", "split": "val", "drawn_world": {"scenes": 2}}
     settings = Settings.model_validate({"runs_dir": tmp_path, "datasets": {"scenes": scenes}, **changes})

@@ -62,12 +62,12 @@ def test_counts_equal_one_region_at_a_time(
     validation: Validation, image_side: ImageSide, monkeypatch: pytest.MonkeyPatch, at_once: int
 ) -> None:
     monkeypatch.setattr(module, "_CROPS_PER_FORWARD", at_once)
-    wanted = naive(validation, image_side)
+    expected = naive(validation, image_side)
     counts = validation.counts(image_side, range(len(validation.scenes)))
-    assert sum(map(len, wanted.values())) > 8
+    assert sum(map(len, expected.values())) > 8
     for label in range(len(NOUNS)):
-        assert counts.crops[label] == len(wanted.get(label, []))
-        assert counts.top1[label] == sum(wanted.get(label, []))
+        assert counts.crops[label] == len(expected.get(label, []))
+        assert counts.top1[label] == sum(expected.get(label, []))
 
 
 def test_processes_that_share_the_scenes_count_each_once(validation: Validation, image_side: ImageSide) -> None:

@@ -21,8 +21,8 @@ def test_chance_hangs_on_the_key_not_on_the_number(scenes: SceneCollection) -> N
             return scenes.read(4)
 
     samples = ProposalSamples(Renumbered(), AUGMENTATION, seed=3)
-    wanted = ProposalSamples(scenes, AUGMENTATION, seed=3).batch([Draw(2, 4)])
-    assert (samples.batch([Draw(2, 0)]).images == wanted.images).all()
+    expected = ProposalSamples(scenes, AUGMENTATION, seed=3).batch([Draw(2, 4)])
+    assert (samples.batch([Draw(2, 0)]).images == expected.images).all()
 
 
 def test_a_scene_without_labels_is_refused(scenes: SceneCollection) -> None:

@@ -88,8 +88,8 @@ def test_losses_are_those_of_the_whole_batch_with_the_learned_classes() -> None:
     losses.total.backward()
     assert terms["loss"].item() == pytest.approx(losses.total.item(), rel=1e-5)
     assert terms["dice"].item() == pytest.approx(losses.layers[0].dice.item(), rel=1e-5)
-    for found, wanted in zip(gradients(trained.net), gradients(plain.net), strict=True):
-        torch.testing.assert_close(found, wanted, atol=1e-4, rtol=1e-3)
+    for found, expected in zip(gradients(trained.net), gradients(plain.net), strict=True):
+        torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-3)
 
 
 def test_pixels_without_a_label_can_be_left_out_of_the_losses() -> None:
@@ -138,10 +138,10 @@ def test_channels_last_changes_the_memory_and_not_the_losses() -> None:
     hook = other.net.backbone.register_forward_pre_hook(
         lambda _, images: formats.append(images[0].is_contiguous(memory_format=torch.channels_last))
     )
-    found, wanted = other.backward(other.net, batch(), context(1)), plain.backward(plain.net, batch(), context(1))
+    found, expected = other.backward(other.net, batch(), context(1)), plain.backward(plain.net, batch(), context(1))
     hook.remove()
     assert formats == [True]
-    for name, value in wanted.items():
+    for name, value in expected.items():
         assert found[name].item() == pytest.approx(value.item(), rel=1e-4), name
     one, two = (torch.cat([each.flatten() for each in gradients(trained.net)]) for trained in (other, plain))
     assert (one - two).norm() < 1e-3 * two.norm()
@@ -188,8 +188,8 @@ def test_bf16_gives_the_same_losses_to_its_few_digits() -> None:
     hook = half.net.pixel_decoder.register_forward_hook(lambda *given: types.append(given[-1].dtype))
     found = half.backward(half.net, batch(), context(1, torch.bfloat16))
     hook.remove()
-    wanted = plain.backward(plain.net, batch(), context(1))
+    expected = plain.backward(plain.net, batch(), context(1))
     assert types == [torch.bfloat16]
-    for name, value in wanted.items():
+    for name, value in expected.items():
         assert found[name].item() == pytest.approx(value.item(), rel=3e-2, abs=1e-3), name
     assert all(gradient.dtype == torch.float32 for gradient in gradients(half.net))

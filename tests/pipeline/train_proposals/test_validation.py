@@ -23,8 +23,8 @@ def test_ious_are_shared_over_united_pixels(seed: int, masks: int, regions: int)
     found = region_ious(torch.from_numpy(others), torch.from_numpy(some)).numpy()
     for region, mask in np.ndindex(regions, masks):
         united = (others[region] | some[mask]).sum()
-        wanted = (others[region] & some[mask]).sum() / united if united else 0
-        assert found[region, mask] == pytest.approx(wanted)
+        expected = (others[region] & some[mask]).sum() / united if united else 0
+        assert found[region, mask] == pytest.approx(expected)
 
 
 def counts_of(confusion: list[list[int]], best: list[float], found: list[int], regions: list[int]) -> Counts:

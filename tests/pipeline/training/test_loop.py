@@ -182,8 +182,8 @@ def test_a_step_that_runs_out_of_memory_is_computed_again_in_more_parts(
     np.testing.assert_allclose(found[1], expected[1], rtol=1e-5)
     for name, array in expected[0].items():
         np.testing.assert_allclose(found[0][name], array, atol=1e-6, err_msg=name)
-    told = [text for text in caplog.messages if "samples at a time" in text]
-    assert [re.findall(r"\d+", text) for text in told] == [["8", "4"], ["4", "2"]]
+    logged = [text for text in caplog.messages if "samples at a time" in text]
+    assert [re.findall(r"\d+", text) for text in logged] == [["8", "4"], ["4", "2"]]
 
 
 @pytest.mark.parametrize("error", [torch.AcceleratorError, RuntimeError])
@@ -314,9 +314,9 @@ def test_each_checkpoint_has_a_line_with_the_mean_loss_since_the_last_one(
     with caplog.at_level(logging.INFO):
         trainer(tmp_path, steps=16).run()
     losses = [line["loss"] for line in read_metrics(toy_artifact(tmp_path).local_directory / "metrics.jsonl", "train")]
-    told = [re.findall(r"^step (\d+) of 16: loss ([\d.]+), [\d.]+ s a step; saved$", text) for text in caplog.messages]
+    logged = [re.findall(r"^step (\d+) of 16: loss ([\d.]+), [\d.]+ s a step; saved$", text) for text in caplog.messages]
     means = [np.mean(losses[start:end]) for start, end in ((0, 7), (7, 14), (14, 16))]
-    assert [line[0] for line in told if line] == [
+    assert [line[0] for line in logged if line] == [
         (str(step), f"{mean:.4f}") for step, mean in zip((7, 14, 16), means, strict=True)
     ]
 

@@ -1,4 +1,4 @@
-"""Ways of computing and of telling that change no result: compiling, the scaler of losses, TensorBoard, the bar."""
+"""Ways of computing and of reporting that change no result: compiling, the scaler of losses, TensorBoard, the bar."""
 
 import io
 import re
@@ -160,9 +160,9 @@ def test_tensorboard_has_the_values_of_each_step(tmp_path: Path) -> None:
     lines = metrics_of(tmp_path)
     assert len(lines) == STEPS
     for name in ("loss", "gradient_norm", "learning_rate"):
-        told = events.Scalars(f"train/{name}")
-        assert [event.step for event in told] == list(range(1, STEPS + 1))
-        np.testing.assert_allclose([event.value for event in told], [line[name] for line in lines], rtol=1e-6)
+        recorded = events.Scalars(f"train/{name}")
+        assert [event.step for event in recorded] == list(range(1, STEPS + 1))
+        np.testing.assert_allclose([event.value for event in recorded], [line[name] for line in lines], rtol=1e-6)
     assert [event.step for event in events.Scalars("validation/output")] == [10, STEPS]
     assert all(event.value > 0 for event in events.Scalars("speed/samples_per_s"))
 
