@@ -314,9 +314,9 @@ def test_each_checkpoint_has_a_line_with_the_mean_loss_since_the_last_one(
     with caplog.at_level(logging.INFO):
         trainer(tmp_path, steps=16).run()
     losses = [line["loss"] for line in read_metrics(toy_artifact(tmp_path).local_directory / "metrics.jsonl", "train")]
-    logged = [re.findall(r"^step (\d+) of 16: loss ([\d.]+), [\d.]+ s a step; saved$", text) for text in caplog.messages]
+    found = [re.findall(r"^step (\d+) of 16: loss ([\d.]+), [\d.]+ s a step; saved$", text) for text in caplog.messages]
     means = [np.mean(losses[start:end]) for start, end in ((0, 7), (7, 14), (14, 16))]
-    assert [line[0] for line in logged if line] == [
+    assert [line[0] for line in found if line] == [
         (str(step), f"{mean:.4f}") for step, mean in zip((7, 14, 16), means, strict=True)
     ]
 
