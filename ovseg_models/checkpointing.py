@@ -23,11 +23,11 @@ class Blocks(nn.Sequential):
     def forward(self, features: Tensor) -> Tensor:
         """Apply the blocks."""
         for block in self:
-            features = computed_again(block, features) if self.checkpointing else block(features)
+            features = checkpointed(block, features) if self.checkpointing else block(features)
         return features
 
 
-def computed_again(function: Callable[..., Result], *arguments: Any) -> Result:
+def checkpointed(function: Callable[..., Result], *arguments: Any) -> Result:
     """Call a module or function, keep its arguments alone for the backward pass, and call it again there.
 
     Random numbers are the same both times. Batch norms inside update their running statistics the first time alone.

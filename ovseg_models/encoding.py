@@ -1,4 +1,4 @@
-"""Encoding pictures: what both nets see before a class is named. One code for all who run the nets.
+"""Encoding pictures: what both nets see before a class is named. All who run the nets use this code.
 
 The segmenter, mining, evaluation and the validations of both trainings are composed of the same three steps: `propose`
 runs the proposal net over pictures, `cut_regions` cuts what CLIP sees of a picture's masks, and `embed_crops` runs CLIP
@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ovseg_models.host_to_device import sent
-from ovseg_models.image_size import resize_image
+from ovseg_models.image_input import resize_image
 from ovseg_models.mask_adapted_clip import MaskAdaptedClip
 from ovseg_models.mask_sharing import shared_masks
 from ovseg_models.masked_crops import Fill, masked_crops_of_pictures, patch_mask
@@ -32,7 +32,7 @@ from ovseg_models.proposal_net import SIZE_DIVISOR_PX, ProposalNet
 
 @dataclass(frozen=True, kw_only=True)
 class Proposals:
-    """What the proposal net found in one picture.
+    """The proposals of one picture.
 
     Attributes:
         net_size: Height and width at which the net and the crops see the picture, without the net's padding [px].
@@ -183,7 +183,7 @@ def cut_regions(
 ) -> RegionCrops:
     """Cut the masked crop of each region; equal masks share one.
 
-    A GPU is waited for once, or twice if masks may be equal: for their boxes, and to tell equal ones from others.
+    A GPU is waited for once, or twice if masks may be equal: for their boxes, and to compare equal ones.
 
     Args:
         picture: RGB, of the masks' size, on any device.
@@ -350,7 +350,7 @@ def distinct_masks(masks: Bool[Tensor, "mask height width"]) -> DistinctMasks:
     ends = np.stack([side.shape[1] - side[:, ::-1].argmax(axis=1) for side in (columns, lines)], axis=1)
     boxes = np.concatenate([starts, ends], axis=1).astype(np.int64) * lines.any(axis=1, keepdims=True)
 
-    # Pixels per line and per column tell nearly all masks apart. Masks that agree in them are compared pixel by pixel,
+    # Pixels per line and per column differ between most masks. Those that agree in them are compared pixel by pixel,
     # and one that differs from the first nevertheless keeps a crop of its own.
     rows = np.arange(count)
     firsts: dict[bytes, int] = {}

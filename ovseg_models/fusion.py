@@ -37,11 +37,11 @@ _GPU_WORK_BYTES = 2 * 2**30  # few and large steps, so that a GPU is not idle be
 
 
 class ClassScores(NamedTuple):
-    """What is said of the class of each proposal.
+    """Class scores of the proposals, of each branch and of both.
 
     Attributes:
         proposal_probs: By the proposal net.
-        clip_probs: By CLIP, for the valid proposals in order; None where it has no say.
+        clip_probs: By CLIP, for the valid proposals in order; None at ensemble weight 0.
         scores: By both together; see `ensemble_scores`.
     """
 
@@ -58,7 +58,7 @@ def classify(
     *,
     ensemble_weight: float | int,
 ) -> ClassScores:
-    """Name the proposals of a picture: the one way in which the segmenter, evaluation and validation do it.
+    """Name the proposals of a picture; the segmenter, evaluation and validation all call this.
 
     Args:
         proposal_logits: Of `ProposalNet.class_logits`; no object is the last column.
@@ -67,7 +67,7 @@ def classify(
         ensemble_weight: 0 = proposal net only, 1 = CLIP only.
 
     Raises:
-        ValueError: As `ensemble_scores`, or if CLIP has a say and its logits are missing.
+        ValueError: As `ensemble_scores`, or if the weight is not 0 and CLIP's logits are missing.
     """
     proposal_probs = proposal_logits.softmax(dim=-1)[:, :-1]
     if ensemble_weight == 0:
@@ -94,7 +94,7 @@ def ensemble_scores(
     valid: Bool[Tensor, "query"],
     ensemble_weight: float | int,
 ) -> Float[Tensor, "query class"]:
-    """Join what the proposal net and CLIP say of each proposal: ``p^(1 - weight) * p_clip^weight``.
+    """Combine the class probabilities of proposal net and CLIP: ``p^(1 - weight) * p_clip^weight``.
 
     A proposal without a pixel above the mask threshold has no crop and so no CLIP probabilities. As in the reference it
     keeps ``p^(1 - weight)``, which is more than a proposal with a crop can get. At weight 1 that would be 1 for each
@@ -174,7 +174,10 @@ def fused_labels(
         np.arange(-1, len(lines.weights) * _TILE_LOGITS + 1).clip(0, length - 1)
         for lines, length in zip((down, across), mask_logits.shape[1:], strict=True)
     )
-    tables = (*logit_lines, _upsampling(), *down, *across)
+    # Weights by which a tile's window of logits becomes lines of pixels, bilinearly [win line].
+    positions = (np.arange(_LINES) + 0.5) / MASK_STRIDE_PX + 0.5
+    up = (1 - np.abs(np.arange(_WINDOW, dtype=np.float32)[:, None] - positions)).clip(0).astype(np.float32)
+    tables = (*logit_lines, up, *down, *across)
     rows, columns, upsampling, *of_lines = sent_together(tables, device)
     down_weights, lines_down, places_down, across_weights, lines_across, places_across = of_lines
     windows, kept = _windows_and_classes(scores, mask_logits.float()[:, rows[:, None], columns])
@@ -195,9 +198,9 @@ def fused_labels(
         # Soft masks with their columns first [tile query column line]: both products then have rows in one piece.
         logits = windows[tile_rows[start:end], tile_columns[start:end]] @ upsampling
         soft_masks = (logits.transpose(2, 3) @ upsampling).sigmoid_()
-        sums = class_scores[classes] @ soft_masks.flatten(2)
-        lines = sums.view(end - start, -1, _LINES) @ down_weights[tile_rows[start:end]]
-        lines = lines.view(*classes.shape, _LINES, -1).transpose(2, 3).flatten(1, 2)
+        sums = class_scores[classes] @ soft_masks.flatten(2)  # [tile class column*line]
+        lines = sums.view(end - start, -1, _LINES) @ down_weights[tile_rows[start:end]]  # [tile class*column out]
+        lines = lines.view(*classes.shape, _LINES, -1).transpose(2, 3).flatten(1, 2)  # [tile class*out column]
         resized = (lines @ across_weights[tile_columns[start:end]]).view(*classes.shape, out_px)
         tile_labels[start:end] = classes.gather(1, resized.argmax(dim=1))
 
@@ -281,13 +284,6 @@ def _tile_lines(net_px: int, out_px: int) -> _TileLines:
     weights[tiles, first % _TILE_PX, places] = 1 - fractions
     np.add.at(weights, (tiles, np.minimum(first + 1, net_px - 1) - tiles * _TILE_PX, places), fractions)
     return _TileLines(weights, tiles, places)
-
-
-def _upsampling() -> Float32[np.ndarray, "win line"]:
-    """Return the weights by which a tile's window of logits becomes lines of pixels."""
-    positions = (np.arange(_LINES) + 0.5) / MASK_STRIDE_PX + 0.5
-    weights: Float32[np.ndarray, "win line"] = 1 - np.abs(np.arange(_WINDOW, dtype=np.float32)[:, None] - positions)
-    return weights.clip(0).astype(np.float32)
 
 
 def _steps(classes_of_tiles: list[int], queries: int, out_px: int, device: torch.device) -> Iterator[tuple[int, int]]:

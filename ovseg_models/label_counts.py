@@ -70,7 +70,7 @@ def count_labels(
         radius_px: Width of boundaries; by default that of `boundary_radius_px`. 0 leaves boundaries uncounted.
 
     Raises:
-        ValueError: If the maps differ in size, or hold a value that stands for no class.
+        ValueError: If the maps differ in size, or hold a value that is no class.
     """
     if true_map.shape != predicted_map.shape:
         raise ValueError(
@@ -202,7 +202,7 @@ def _count_kinds(
 
 
 def _check(name: str, values: npt.NDArray[np.int64], class_count: int, ignore_label: int) -> None:
-    """Refuse a value that stands for no class."""
+    """Refuse a value that is no class."""
     odd = values[values >= class_count]
     if len(odd):
         raise ValueError(

@@ -38,6 +38,11 @@ BlankPatches: TypeAlias = Literal["kept", "dropped"]
 """What becomes of the tokens of blank patches: they stay, as in CLIP and OVSeg, or leave the sequence."""
 
 
+FinetuningMode: TypeAlias = Literal["ft", "mpt", "ft+mpt"]
+"""FT trains the whole image tower, MPT the mask prompts alone; no mode trains the text tower."""
+_PREFIXES = {"ft": ("clip.visual.",), "mpt": ("mask_prompts",), "ft+mpt": ("clip.visual.", "mask_prompts")}
+
+
 class MaskAdaptedClip(nn.Module):
     """An open_clip model and its mask prompts.
 
@@ -101,7 +106,10 @@ class MaskAdaptedClip(nn.Module):
         self.patch_px: int = visual.patch_size[0]
         shape = (prompt_depth, visual.grid_size[0] * visual.grid_size[1], visual.conv1.out_channels)
         self.arguments: dict[str, object] = {}
-        self.register_parameter("mask_prompts", _new_prompts(shape, prompt_seed) if prompt_depth else None)
+        prompts = torch.zeros(shape)
+        if prompt_seed is not None:
+            prompts = torch.randn(shape, generator=torch.Generator().manual_seed(prompt_seed)) * PROMPT_INIT_STD
+        self.register_parameter("mask_prompts", nn.Parameter(prompts) if prompt_depth else None)
 
     @property
     def prompt_depth(self) -> int:
@@ -140,7 +148,7 @@ class MaskAdaptedClip(nn.Module):
         visual = self.clip.visual
         masks = patch_mask if self.needs_patch_masks(use_prompts=use_prompts) else None
         prompts = self.mask_prompts if use_prompts and masks is not None else None
-        patches = visual.conv1(crops).flatten(2).transpose(1, 2)
+        patches = visual.conv1(crops).flatten(2).transpose(1, 2)  # [crop width grid grid] to [crop patch width]
         # The class token is always kept, so that one choice over all the tokens serves at the deeper layers.
         kept = None if masks is None else functional.pad(sent(masks, crops.device), (1, 0), value=True)
         if prompts is not None and kept is not None:
@@ -261,7 +269,9 @@ def _class_tokens_without_blanks(
     kept_first = kept.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[shortest_first]
     group_tokens = GROUP_TOKENS_CPU if tokens.device.type == "cpu" else GROUP_TOKENS_GPU
     class_tokens, start = [], 0
-    for group in length_groups(_sorted_lengths(patch_mask), group_tokens):
+    # Lengths on the host: masks that are there already spare the wait for the device.
+    host_lengths = np.sort(1 + patch_mask.cpu().numpy().sum(axis=1)).tolist()
+    for group in length_groups(host_lengths, group_tokens):
         members = slice(start, start + group.crops)
         start += group.crops
         # Where a crop has fewer tokens than the group's longest, blank ones fill up, and nothing ever reads them.
@@ -274,12 +284,6 @@ def _class_tokens_without_blanks(
             some = checkpoint(layer, some, use_reentrant=False) if recompute else layer(some)
         class_tokens.append(some)
     return torch.cat(class_tokens)[shortest_first.argsort()]
-
-
-def _sorted_lengths(patch_mask: Bool[Tensor, "crop patch"]) -> list[int]:
-    """Return how many tokens crops keep, the class token among them, ascending; waits for a mask on a device."""
-    lengths: list[int] = np.sort(1 + patch_mask.cpu().numpy().sum(axis=1)).tolist()
-    return lengths
 
 
 def _layer(
@@ -303,13 +307,6 @@ def _layer(
     tokens = tokens + block.ls_1(attended)
     result: Tensor = tokens + block.ls_2(block.mlp(block.ln_2(tokens)))
     return result
-
-
-def _new_prompts(shape: tuple[int, int, int], seed: int | None) -> nn.Parameter:
-    """Make prompts, zero without a seed."""
-    if seed is None:
-        return nn.Parameter(torch.zeros(shape))
-    return nn.Parameter(torch.randn(shape, generator=torch.Generator().manual_seed(seed)) * PROMPT_INIT_STD)
 
 
 def _adaptable_tower(clip: OpenClip, blank_patches: str) -> VisionTransformer:
@@ -353,3 +350,36 @@ def _adaptable_tower(clip: OpenClip, blank_patches: str) -> VisionTransformer:
             "embedding and open_clip's plain layers are expected, as in ViT-B-16; set blank_patches to 'kept'"
         )
     return visual
+
+
+def select_trainable(
+    model: MaskAdaptedClip, mode: FinetuningMode, *, train_logit_scale: bool = True
+) -> dict[str, nn.Parameter]:
+    """Let a mode's parameters take gradients and freeze all the others.
+
+    Args:
+        model: Is changed: each parameter's ``requires_grad`` is set.
+        mode: What to train.
+        train_logit_scale: Whether the logit scale is trained too, in any mode.
+
+    Returns:
+        The trainable parameters by their names in the model, for the optimizer.
+
+    Raises:
+        ValueError: If the mode is unknown, or trains prompts that the model hasn't.
+
+    References:
+        OVSeg, section 3.3. The published code trains the logit scale in every mode; the paper is silent.
+    """
+    if mode not in get_args(FinetuningMode):
+        raise ValueError(f"select_trainable: mode is {mode!r}, one of {get_args(FinetuningMode)} is expected")
+    if "mpt" in mode and model.mask_prompts is None:
+        raise ValueError(
+            f"select_trainable: mode {mode!r} trains mask prompts, the model has none (prompt_depth 0); "
+            "build it with a prompt_depth of at least 1"
+        )
+    prefixes = (*_PREFIXES[mode], "clip.logit_scale") if train_logit_scale else _PREFIXES[mode]
+    trainable = {name: parameter for name, parameter in model.named_parameters() if name.startswith(prefixes)}
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name in trainable)
+    return trainable

@@ -1,4 +1,4 @@
-"""Masked crops: what the proposals of an image, or the pairs mined from many, look like to CLIP.
+"""Masked crops: how CLIP sees the proposals of an image, or the pairs mined from many.
 
 One rule serves both: the tight box of a mask is cut out, the pixels outside the mask take the fill colour, the crop is
 normalised and then resized to a square, whatever its aspect (OVSeg, section 3.1).

@@ -85,7 +85,7 @@ def match_queries(
         raise FloatingPointError(
             f"match_queries: the cost of query {query} for target {slot} of image {image} is "
             f"{costs[output, image, query, slot]} (output {output}), expected a finite one; lower the learning rate, "
-            "or look for broken pictures"
+            "or check for broken pictures"
         )
     rows, ends = [], []  # of all outputs, so that one copy brings them to the device
     for of_output in costs:

@@ -1,15 +1,22 @@
-"""A picture with its classes painted over it and a legend below."""
+"""A picture with its classes painted over it and a legend below, and the colours of the classes."""
 
 import unicodedata
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
-from ovseg_models.palette import palette
 from ovseg_models.query_mode import UNLABELLED
+
+_GRID_STEPS = 17  # per colour channel: 4,913 candidates
+_LIGHTNESS_RANGE = (35.0, 92.0)  # neither lost in shadows nor like paper
+_CHROMA_MIN = 25.0  # grey is for unlabelled pixels
+_SRGB_TO_XYZ = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
+_WHITE_XYZ = np.array([0.9505, 1.0, 1.089])
+
 
 _PAINT_SHARE = 0.55
 _LEGEND_ENTRIES_MAX = 24
@@ -21,9 +28,53 @@ _NAME_SIGNS = 200  # no column is wider, and measuring takes time
 _COLOURS_MAX = 1024
 _PAPER, _INK = (255, 255, 255), (20, 20, 20)
 _ELLIPSIS = "..."  # the built-in font is sure to have a full stop
-_UNDRAWABLE = "\U0010ffff"  # no font has this sign: what is drawn for it stands for any that is missing
-
+_UNDRAWABLE = "\U0010ffff"  # no font has this sign, so it is drawn like any missing one
 _Font: TypeAlias = ImageFont.FreeTypeFont | ImageFont.ImageFont
+
+
+@lru_cache(maxsize=8)
+def palette(colours: int) -> npt.NDArray[np.uint8]:
+    """Choose colours of which each is as far as possible, in CIELAB, from all before it.
+
+    The colours of a smaller palette are the first ones of a larger one, so a class keeps its colour.
+
+    Args:
+        colours: Number of colours, 1 to about 3,000.
+
+    Returns:
+        RGB [colour 3], all different; not writable.
+
+    Raises:
+        ValueError: If the number is out of range.
+    """
+    steps = np.linspace(0, 255, _GRID_STEPS).round().astype(np.uint8)
+    candidates = np.stack(np.meshgrid(steps, steps, steps, indexing="ij"), axis=-1).reshape(-1, 3)
+    lab = _cielab(candidates)
+    chroma = np.hypot(lab[:, 1], lab[:, 2])
+    usable = (lab[:, 0] > _LIGHTNESS_RANGE[0]) & (lab[:, 0] < _LIGHTNESS_RANGE[1]) & (chroma > _CHROMA_MIN)
+    candidates, lab = candidates[usable], lab[usable]
+    if not 1 <= colours <= len(candidates):
+        raise ValueError(
+            f"palette: {colours} colours are asked for, 1 to {len(candidates)} are expected; ask for fewer"
+        )
+    chosen = [int(chroma[usable].argmax())]
+    distances = np.full(len(lab), np.inf)
+    while len(chosen) < colours:
+        distances = np.minimum(distances, ((lab - lab[chosen[-1]]) ** 2).sum(axis=1))
+        chosen.append(int(distances.argmax()))
+    rgb = candidates[chosen]
+    rgb.flags.writeable = False
+    return rgb
+
+
+def _cielab(rgb: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
+    """Convert sRGB [colour 3] to CIELAB under D65, where distances are about those that the eye sees."""
+    parts = rgb / 255
+    linear = np.where(parts > 0.04045, ((parts + 0.055) / 1.055) ** 2.4, parts / 12.92)
+    xyz = linear @ _SRGB_TO_XYZ.T / _WHITE_XYZ
+    roots = np.where(xyz > (6 / 29) ** 3, np.cbrt(xyz), xyz / (3 * (6 / 29) ** 2) + 4 / 29)
+    x, y, z = roots.T
+    return np.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], axis=1)
 
 
 def overlay_picture(image: Image.Image, label_map: npt.NDArray[np.integer], class_names: Sequence[str]) -> Image.Image:
@@ -133,7 +184,7 @@ def _printable(name: str, index: int, font: _Font) -> str:
 
 
 def _colours(classes: int) -> npt.NDArray[np.uint8]:
-    """Return a colour for each class; beyond those that the eye tells apart anyway they begin anew."""
+    """Return a colour for each class; colours repeat after 1,024, more than the eye can distinguish."""
     few = palette(max(1, min(classes, _COLOURS_MAX)))
     return few[np.arange(max(1, classes)) % len(few)]
 

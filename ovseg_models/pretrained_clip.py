@@ -41,7 +41,7 @@ def build_clip(
 
     Raises:
         ConnectionError: If a tag's weights cannot be downloaded.
-        FileNotFoundError: If ``pretrained`` looks like a path and there is no such file.
+        FileNotFoundError: If ``pretrained`` is a path and there is no such file.
         ValueError: If the name, the configuration or the tag is unknown, the tag's weights want images normalised
             otherwise than OpenAI's do, or the file cannot be read safely or doesn't fit, with its missing, unexpected
             and misshapen keys; or if the file holds mask prompts.

@@ -8,7 +8,7 @@ import torch.nn.functional as F  # noqa: N812
 from jaxtyping import Float
 from torch import Tensor
 
-from ovseg_models.checkpointing import computed_again
+from ovseg_models.checkpointing import checkpointed
 from ovseg_models.matching import DICE_SMOOTHING, FOCAL_ALPHA, LossWeights, Matches, match_queries
 from ovseg_models.precision import full_precision
 from ovseg_models.proposal_net import ProposalOutput
@@ -117,7 +117,7 @@ def _layer_losses(
     matched = mask_logits[matches.images, matches.queries]
     counted = None if targets.counted is None else targets.counted[matches.images]
     if checkpointing:
-        focal, dice = computed_again(_upsampled_mask_losses, matched, masks, counted)
+        focal, dice = checkpointed(_upsampled_mask_losses, matched, masks, counted)
     else:
         focal, dice = _upsampled_mask_losses(matched, masks, counted)
     classification = classification_loss(

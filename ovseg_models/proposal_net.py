@@ -11,7 +11,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from ovseg_models.backbones import SwinBackbone, TimmBackbone
-from ovseg_models.checkpointing import computed_again
+from ovseg_models.checkpointing import checkpointed
 from ovseg_models.host_to_device import sent
 from ovseg_models.pixel_decoder import PixelDecoder
 from ovseg_models.query_decoder import QueryDecoder
@@ -133,7 +133,7 @@ class ProposalNet(nn.Module):
         every_layer = self.training if every_layer is None else every_layer
         features = self.backbone(images)
         mask_features: Tensor = (
-            computed_again(self.pixel_decoder, features) if self._checkpointing else self.pixel_decoder(features)
+            checkpointed(self.pixel_decoder, features) if self._checkpointing else self.pixel_decoder(features)
         )
         hidden = self.query_decoder(getattr(features, self._query_source), every_layer=every_layer)
         mask_embeddings = self.mask_head(hidden)

@@ -1,6 +1,6 @@
 """Published checkpoints as segmenter folders, and back.
 
-Three layouts are read, told apart by their keys:
+Three layouts are read, recognised by their keys:
 
 * ``ovseg``: the whole model, CLIP included, with or without mask prompts;
 * ``maskformer``: MaskFormer's own, whose class head knows only the classes that it was trained with. It is left out, so
@@ -19,11 +19,17 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ovseg_models.checkpoint_keys.architecture import arguments_from_published
-from ovseg_models.checkpoint_keys.clip import MASK_PROMPTS_KEY, OVSEG_PREFIX, from_adapted, from_ovseg, to_ovseg
-from ovseg_models.checkpoint_keys.clip_architecture import clip_config_from_published
+from ovseg_models.checkpoint_keys.clip import (
+    MASK_PROMPTS_KEY,
+    OVSEG_PREFIX,
+    clip_config_from_published,
+    from_adapted,
+    from_ovseg,
+    to_ovseg,
+)
 from ovseg_models.checkpoint_keys.key_report import KeyReport, take_tensors
 from ovseg_models.checkpoint_keys.proposal_net import (
+    arguments_from_published,
     proposal_net_from_published,
     proposal_net_to_published,
     published_names,
@@ -36,7 +42,7 @@ from ovseg_models.proposal_net import ProposalNet
 from ovseg_models.proposal_presets import build_proposal_net
 from ovseg_models.segmenter_folder import PublishedOrigin, SegmenterParts
 from ovseg_models.segmenter_settings import SegmenterSettings
-from ovseg_models.sized_building import build_for
+from ovseg_models.weights import build_for
 from ovseg_models.weights_file import open_weights_file
 
 _ADAPTER = "clip_adapter."
@@ -61,10 +67,10 @@ def read_published_checkpoint(
 
     Args:
         path: Ends in .safetensors, .pth, .pt, .bin or .pkl (NumPy arrays).
-        heads: Attention heads of the proposal net, which no shape tells; 8 in all published ones.
+        heads: Attention heads of the proposal net, which no shape shows; 8 in all published ones.
         norm_groups: Groups of its pixel decoder's norms, likewise; 32.
         head_width: Channels of an attention head of CLIP, likewise; 64.
-        quick_gelu: Whether CLIP's activation is QuickGELU, which no shape tells either; true of OpenAI's weights and
+        quick_gelu: Whether CLIP's activation is QuickGELU, which no shape shows either; true of OpenAI's weights and
             of all that descend from them, as the published ones do.
         embedding_dim: Of the embedding head that a MaskFormer checkpoint lacks; by default the builder's.
 
@@ -183,7 +189,7 @@ def published_weights(net: ProposalNet | None, clip: MaskAdaptedClip | None, lay
 
 
 def _layout(path: Path, names: Collection[str]) -> str:
-    """Tell a layout by its keys."""
+    """Recognise a layout by its keys."""
     has_proposal_net = any(name.startswith("sem_seg_head.") for name in names)
     if any(name.startswith(OVSEG_PREFIX) for name in names) and has_proposal_net:
         return "ovseg"
@@ -212,7 +218,7 @@ def _fill_proposal_net(net: ProposalNet, found: Mapping[str, Tensor], layout: st
 
 
 def _clip_of_form(found: Mapping[str, Tensor], layout: str, head_width: int, *, quick_gelu: bool) -> MaskAdaptedClip:
-    """Build CLIP in the form that the shapes tell."""
+    """Build CLIP of the sizes that the shapes show."""
     tensors = from_ovseg(found) if layout == "ovseg" else found
     prompts = tensors.get(MASK_PROMPTS_KEY)
     config = clip_config_from_published(tensors, head_width=head_width)
@@ -246,7 +252,7 @@ def _require_fit(path: Path, reports: Sequence[KeyReport]) -> None:
 
 
 def _settings(layout: str, net: ProposalNet | None, clip: MaskAdaptedClip | None) -> SegmenterSettings:
-    """Choose the settings with which a model is published, as far as they can be told."""
+    """Choose the settings with which a model is published, as far as they are known."""
     is_swin = net is None or str(net.arguments["backbone"]).startswith("swin")
     return replace(
         _SWIN_SETTINGS if is_swin else _RESNET_SETTINGS,

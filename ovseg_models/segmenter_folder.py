@@ -22,13 +22,12 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from ovseg_models.checkpoint_keys.key_report import take_tensors
-from ovseg_models.finite_weights import require_finite
 from ovseg_models.mask_adapted_clip import MaskAdaptedClip
 from ovseg_models.pretrained_clip import build_mask_adapted_clip
 from ovseg_models.proposal_net import ProposalNet
 from ovseg_models.proposal_presets import build_proposal_net
 from ovseg_models.segmenter_settings import SegmenterSettings, settings_from_json
-from ovseg_models.sized_building import build_for
+from ovseg_models.weights import build_for, require_finite
 from ovseg_models.word_tokenizer import WordTokenizer
 
 FORMAT = "ovseg-segmenter"

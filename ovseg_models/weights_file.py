@@ -16,9 +16,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ovseg_models.array_pickle import ARRAY_NAMES, read_array_pickle, with_arrays
-from ovseg_models.finite_weights import require_finite
-from ovseg_models.pickle_limits import Value, check_pickle
+from ovseg_models.safe_pickle import ARRAY_NAMES, Value, check_pickle, read_array_pickle, with_arrays
+from ovseg_models.weights import require_finite
 
 WEIGHTS_SUFFIXES = frozenset({".safetensors", ".pth", ".pt", ".bin", ".pkl"})
 _WRAPPERS = ("model", "state_dict", "module")  # a training checkpoint holds its tensors under one of these

@@ -17,8 +17,8 @@ _RESERVED_TOKENS = 3  # padding, start, end
 class WordTokenizer:
     """Maps texts to tokens, one per word of a fixed list.
 
-    Texts are lower-cased and split at everything that is no letter or digit; words outside the list are dropped, for a
-    token that stands for all unknown words would have no trained meaning. Tokens: 0 pads, 1 and up are the words in
+    Texts are lower-cased and split at everything that is no letter or digit; words outside the list are dropped:
+    a token for all unknown words would have no trained meaning. Tokens: 0 pads, 1 and up are the words in
     their order, then comes the start of a text, and the end of a text is the largest of all: open_clip takes a text's
     embedding at the position of the largest token. A text that is too long loses its last words, never its end.
 
@@ -101,7 +101,7 @@ class WordTokenizer:
         for name, known in known_of.items():
             alike.setdefault(known, []).append(name)
         same = [f"{' = '.join(map(repr, group[:_SHOWN_NAMES]))}" for group in alike.values() if len(group) > 1]
-        apart = f"; it cannot tell apart {'; '.join(same[:_SHOWN_NAMES])}" if same else ""
+        apart = f"; it cannot distinguish {'; '.join(same[:_SHOWN_NAMES])}" if same else ""
         return f"class names: this CLIP does not know all words, it reads {'; '.join(parts[:_SHOWN_NAMES])}{apart}"
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ovseg_models.mask_adapted_clip import OpenClip
 from ovseg_models.pretrained_clip import build_mask_adapted_clip
-from ovseg_models.weights_digest import weights_digest
+from ovseg_models.weights import weights_digest
 from ovseg_models.word_tokenizer import WordTokenizer
 from pipeline import small_clip
 from pipeline.errors import PipelineError

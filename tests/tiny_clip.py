@@ -1,7 +1,7 @@
 """A CLIP of random weights, small enough to be trained hundreds of times, as stages load it."""
 
 from ovseg_models.pretrained_clip import build_mask_adapted_clip
-from ovseg_models.weights_digest import weights_digest
+from ovseg_models.weights import weights_digest
 from ovseg_models.word_tokenizer import WordTokenizer
 from pipeline.clip_loading import LoadedClip
 from pipeline.prepare.drawn_world.words import WORDS

@@ -27,8 +27,7 @@ from torch.utils._pytree import tree_leaves
 
 from ovseg_models import proposal_losses
 from ovseg_models.contrastive_loss import contrastive_loss
-from ovseg_models.finetuning_modes import select_trainable
-from ovseg_models.mask_adapted_clip import MaskAdaptedClip
+from ovseg_models.mask_adapted_clip import MaskAdaptedClip, select_trainable
 from ovseg_models.masked_crops import normalised
 from ovseg_models.matching import LossWeights, Matches, matching_costs
 from ovseg_models.pretrained_clip import build_clip

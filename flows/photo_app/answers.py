@@ -11,7 +11,7 @@ from PIL import Image
 
 from flows.photo_app.encoded_images import EncodedImages
 from flows.photo_app.questions import Question, QuestionError
-from ovseg_models.palette import palette
+from ovseg_models.overlay import palette
 from ovseg_models.query_mode import UNLABELLED
 from ovseg_models.segmentation import MaskRow, Segmentation
 from ovseg_models.segmenter import Segmenter

@@ -9,7 +9,7 @@ import timm
 from ovseg_models.backbones.swin import SwinBackbone, build_swin
 from ovseg_models.backbones.timm_backbone import TimmBackbone, build_r101c, build_timm_backbone
 from ovseg_models.checkpoint_keys.backbone import backbone_from_published
-from ovseg_models.finite_weights import require_finite
+from ovseg_models.weights import require_finite
 from ovseg_models.weights_file import WEIGHTS_SUFFIXES, read_weights_file
 
 _LOGGER = logging.getLogger(__name__)

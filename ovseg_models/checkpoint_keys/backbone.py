@@ -9,8 +9,7 @@ from collections.abc import Collection, Mapping
 import torch
 from torch import Tensor
 
-from ovseg_models.checkpoint_keys.key_report import Conversion, KeyReport, take_tensors
-from ovseg_models.checkpoint_keys.renaming import Rule, rename
+from ovseg_models.checkpoint_keys.key_report import Conversion, KeyReport, Rule, rename, take_tensors
 
 _RESNET_STAGES = (
     Rule(r"body\.layer(\d)\.(\d+)\.conv(\d)\.(.+)", "res{0}.{1}.conv{2}.{3}", shifts=((0, 1),)),
@@ -62,7 +61,7 @@ def published_backbone_names(keys: Collection[str]) -> dict[str, str]:
 
 
 def backbone_from_published(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> Conversion:
-    """Bring a backbone file to our keys; the layout is told from the keys.
+    """Bring a backbone file to our keys; the layout follows from the keys.
 
     Understood are detectron2's ResNet (``stem.conv1.weight``), the official Swin Transformer, timm's whole
     models, and our own; each with or without ``backbone.`` before every key. Classifiers and tables that follow
@@ -115,7 +114,7 @@ def _names_in_file(found: Collection[str], expected: Collection[str]) -> dict[st
 
 
 def _is_swin(keys: Collection[str]) -> bool:
-    """Tell a Swin backbone of ours by its patch embedding."""
+    """Return whether these are the keys of a Swin backbone of ours."""
     return any(key.startswith("body.patch_embed.") for key in keys)
 
 

@@ -1,6 +1,7 @@
-"""How the tensors of a file fit those that a module wants."""
+"""Renaming the tensors of a file, and how they fit those of a module."""
 
-from collections.abc import Collection, Mapping
+import re
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -14,7 +15,7 @@ class KeyReport:
     """What did not fit, in the file's own key names, sorted.
 
     Attributes:
-        missing: Wanted, and not in the file.
+        missing: Expected, and not in the file.
         unexpected: In the file, and of no use here.
         misshapen: In both with different shapes, as ``key (found shape), expected (shape)``.
         notes: Sentences that explain a known reason.
@@ -74,7 +75,7 @@ def take_tensors(
     Args:
         found: The file's tensors.
         expected: The module's state dict; only its keys and shapes matter, and its tensors where the file has none.
-        names: The file's key of each expected key; an expected key that is not in here is not looked for.
+        names: The file's key of each expected key; an expected key that is not in here is left alone.
         ignored: Keys of the file that are of no use and no fault.
     """
     tensors = dict(expected)
@@ -94,3 +95,33 @@ def _shown(keys: tuple[str, ...]) -> str:
     """Join the first keys and count the rest."""
     rest = len(keys) - _SHOWN_KEYS
     return ", ".join(keys[:_SHOWN_KEYS]) + (f", and {rest} more" if rest > 0 else "")
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Rewrites keys that match a whole pattern.
+
+    Attributes:
+        pattern: A regular expression with groups.
+        template: The new key; ``{0}`` is the first group.
+        shifts: Pairs of a group's index and what to add to its number, where two layouts count differently.
+    """
+
+    pattern: str
+    template: str
+    shifts: tuple[tuple[int, int], ...] = ()
+
+    def rename(self, key: str) -> str | None:
+        """Rewrite a key, or return None if it does not match."""
+        match = re.fullmatch(self.pattern, key)
+        if match is None:
+            return None
+        groups = list(match.groups())
+        for index, shift in self.shifts:
+            groups[index] = str(int(groups[index]) + shift)
+        return self.template.format(*groups)
+
+
+def rename(key: str, rules: Sequence[Rule]) -> str | None:
+    """Rewrite a key by the first rule that matches; None if none does."""
+    return next((name for rule in rules if (name := rule.rename(key)) is not None), None)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ovseg_models.fusion import classify, fused_labels
-from ovseg_models.image_size import resized_size
+from ovseg_models.image_input import resized_size
 from ovseg_models.oracle import ground_truth_masks, labels_of_regions, oracle_scores, resized_labels
 from ovseg_models.proposal_masks import hard_masks
 from pipeline.evaluate.decoding import LabelledImage

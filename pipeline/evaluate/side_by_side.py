@@ -12,7 +12,7 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 from scipy.ndimage import distance_transform_edt
 
-from ovseg_models.palette import palette
+from ovseg_models.overlay import palette
 from pipeline.evaluate.report.pictures import PictureBook, spread
 from storage_schemas.commit import Disk, make_directories, write_file
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
 
-from ovseg_models.finetuning_modes import FinetuningMode
+from ovseg_models.mask_adapted_clip import FinetuningMode
 from pipeline.settings import FinetuneSettings, PhaseSettings
 from pipeline.training.data_order import DataOrder, torch_seed
 from pipeline.training.learning_rates import Rate, Schedule, warmup_cosine

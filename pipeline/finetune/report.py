@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ovseg_models.mask_adapted_clip import MaskAdaptedClip
-from ovseg_models.weights_digest import image_tower_weights, text_tower_weights, weights_digest
+from ovseg_models.weights import image_tower_weights, text_tower_weights, weights_digest
 from pipeline.clip_loading import LoadedClip
 from pipeline.finetune.phases import Phase
 from pipeline.graph import Node

@@ -11,8 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from ovseg_models.contrastive_loss import contrastive_loss, noun_contrastive_loss
-from ovseg_models.finetuning_modes import select_trainable
-from ovseg_models.mask_adapted_clip import MaskAdaptedClip
+from ovseg_models.mask_adapted_clip import MaskAdaptedClip, select_trainable
 from ovseg_models.masked_crops import normalised
 from ovseg_models.zero_shot import ZeroShotCounts
 from pipeline.finetune.phases import Phase

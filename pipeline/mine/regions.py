@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from ovseg_models.image_size import nearest_resized, resize_image, resized_size
+from ovseg_models.image_input import nearest_resized, resize_image, resized_size
 from pipeline.errors import StageError
 from pipeline.mine.statuses import NO_CLASS, NO_LABEL
 from pipeline.upright_scenes import upright_labels, upright_picture

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from ovseg_models.image_size import nearest_resized, resized_size
+from ovseg_models.image_input import nearest_resized, resized_size
 
 PADDING_LEVEL = 128
 _BRIGHTNESS, _FACTORS, _HUE_DEGREES = 32.0, (0.5, 1.5), 36.0

@@ -8,8 +8,8 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from ovseg_models.encoding import net_pixels, propose
-from ovseg_models.image_size import nearest_resized
-from ovseg_models.palette import palette
+from ovseg_models.image_input import nearest_resized
+from ovseg_models.overlay import palette
 from ovseg_models.proposal_masks import hard_masks
 from ovseg_models.proposal_net import ProposalNet
 from ovseg_models.segmentation_metrics import region_ious

@@ -12,7 +12,7 @@ from ovseg_models.prompt_templates import prompt_templates
 from ovseg_models.proposal_net import ProposalNet
 from ovseg_models.proposal_presets import build_proposal_net
 from ovseg_models.text_classifier import TextClassifier
-from ovseg_models.weights_digest import text_tower_weights
+from ovseg_models.weights import text_tower_weights
 from ovseg_models.weights_file import read_weights_file
 from pipeline.clip_loading import LoadedClip, load_clip
 from pipeline.errors import PipelineError

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ovseg_models.encoding import net_pixels, propose
 from ovseg_models.fusion import classify, fused_labels
-from ovseg_models.image_size import nearest_resized
+from ovseg_models.image_input import nearest_resized
 from ovseg_models.precision import full_precision
 from ovseg_models.proposal_masks import hard_masks
 from ovseg_models.proposal_net import ProposalNet

@@ -57,7 +57,7 @@ def test_checkpointing_changes_no_bit_and_keeps_less(backbone: str) -> None:
         assert torch.equal(again[entry], tensor), entry
 
 
-def test_each_block_of_a_stage_is_computed_again() -> None:
+def test_each_block_of_a_stage_is_checkpointed() -> None:
     net = build_proposal_net("r101c")
     net.set_grad_checkpointing(True)
     stages = [module for module in net.backbone.modules() if isinstance(module, Blocks)]

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ovseg_models.overlay import overlay_picture
-from ovseg_models.palette import palette
+from ovseg_models.overlay import overlay_picture, palette
 
 
 def grey_image(width, height):

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from ovseg_models.checkpoint_keys.clip import MASK_PROMPTS_KEY, from_adapted, to_finetune, to_openai, to_ovseg
 from ovseg_models.mask_adapted_clip import MaskAdaptedClip
 from ovseg_models.pretrained_clip import build_clip, build_mask_adapted_clip
-from ovseg_models.weights_digest import weights_digest
+from ovseg_models.weights import weights_digest
 
 
 @pytest.fixture

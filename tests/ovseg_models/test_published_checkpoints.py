@@ -7,9 +7,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from ovseg_models.checkpoint_keys.architecture import arguments_from_published
-from ovseg_models.checkpoint_keys.clip import from_ovseg
-from ovseg_models.checkpoint_keys.clip_architecture import clip_config_from_published
+from ovseg_models.checkpoint_keys.clip import clip_config_from_published, from_ovseg
+from ovseg_models.checkpoint_keys.proposal_net import arguments_from_published
 from ovseg_models.mask_adapted_clip import MaskAdaptedClip
 from ovseg_models.pretrained_clip import build_clip, build_mask_adapted_clip
 from ovseg_models.proposal_presets import build_proposal_net

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ovseg_models.proposal_presets import build_proposal_net
-from ovseg_models.weights_digest import weights_digest
+from ovseg_models.weights import weights_digest
 from pipeline.clip_loading import LoadedClip, load_clip
 from pipeline.errors import PipelineError
 from pipeline.finetune.finetune import units_of_phases

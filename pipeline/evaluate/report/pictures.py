@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from ovseg_models.palette import palette
+from ovseg_models.overlay import palette
 from pipeline.errors import StageError
 from pipeline.evaluate.counts import ScoredImage, Scores
 from pipeline.evaluate.decoding import FailedImage, LabelledImage, decoded, decoded_labels

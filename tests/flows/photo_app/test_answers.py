@@ -9,7 +9,7 @@ from PIL import Image
 from flows.photo_app.answers import PICTURES_MAX, TABLE_HEADERS, answer
 from flows.photo_app.encoded_images import EncodedImages
 from flows.photo_app.questions import Question, QuestionError
-from ovseg_models.palette import palette
+from ovseg_models.overlay import palette
 from tests.tiny_segmenter import CLASS_NAMES, picture, tiny_segmenter
 
 PHOTOGRAPH = Image.fromarray(picture())

@@ -1,8 +1,7 @@
 import pytest
 import torch
 
-from ovseg_models.checkpoint_keys.key_report import KeyReport, take_tensors
-from ovseg_models.checkpoint_keys.renaming import Rule, rename
+from ovseg_models.checkpoint_keys.key_report import KeyReport, Rule, rename, take_tensors
 
 
 def test_tensors_are_taken_and_every_fault_is_listed():

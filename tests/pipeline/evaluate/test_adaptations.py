@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from flows.command import main
-from ovseg_models.palette import palette
+from ovseg_models.overlay import palette
 from pipeline.adaptations import (
     ADAPTATIONS,
     AFTER,

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ovseg_models.palette import palette
+from ovseg_models.overlay import palette
 from ovseg_models.segmentation_metrics import top_confusions
 from pipeline.errors import StageError
 from pipeline.evaluate.counts import Scores

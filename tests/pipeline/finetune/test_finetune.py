@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from ovseg_models.text_classifier import TextClassifier
-from ovseg_models.weights_digest import image_tower_weights, text_tower_weights, weights_digest
+from ovseg_models.weights import image_tower_weights, text_tower_weights, weights_digest
 from pipeline.clip_loading import load_clip
 from pipeline.errors import PipelineError
 from pipeline.finetune.finetune import Finetune

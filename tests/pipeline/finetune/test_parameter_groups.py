@@ -2,7 +2,7 @@
 
 import pytest
 
-from ovseg_models.finetuning_modes import select_trainable
+from ovseg_models.mask_adapted_clip import select_trainable
 from pipeline.finetune.task import learning_rates
 from pipeline.trained_nets import new_mask_adapted_clip
 from pipeline.training.learning_rates import Rate, parameter_groups

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from ovseg_models.contrastive_loss import contrastive_loss, noun_contrastive_loss
-from ovseg_models.finetuning_modes import select_trainable
+from ovseg_models.mask_adapted_clip import select_trainable
 from ovseg_models.masked_crops import normalised
-from ovseg_models.weights_digest import image_tower_weights, text_tower_weights, weights_digest
+from ovseg_models.weights import image_tower_weights, text_tower_weights, weights_digest
 from pipeline.finetune.phases import phases_of
 from pipeline.finetune.samples import PairBatch, PairSamples
 from pipeline.finetune.task import FinetuneTask

@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 
 from flows.command import main
-from ovseg_models.weights_digest import weights_digest
+from ovseg_models.weights import weights_digest
 from pipeline.errors import PipelineError, StageError
 from pipeline.settings import SettingsError
 from pipeline.stages import run

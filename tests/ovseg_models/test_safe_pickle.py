@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from ovseg_models.array_pickle import read_array_pickle
+from ovseg_models.safe_pickle import read_array_pickle
 
 DTYPES = ["f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "?"]
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from ovseg_models.pretrained_clip import build_clip
-from ovseg_models.weights_digest import image_tower_weights, text_tower_weights, weights_digest
+from ovseg_models.weights import image_tower_weights, text_tower_weights, weights_digest
 
 WEIGHTS = {"a": torch.arange(6.0).reshape(2, 3), "b": torch.tensor(1), "c": torch.zeros(0, 3, dtype=torch.bfloat16)}
 
