@@ -269,9 +269,7 @@ def _class_tokens_without_blanks(
     kept_first = kept.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[shortest_first]
     group_tokens = GROUP_TOKENS_CPU if tokens.device.type == "cpu" else GROUP_TOKENS_GPU
     class_tokens, start = [], 0
-    # Lengths on the host: masks that are there already spare the wait for the device.
-    host_lengths = np.sort(1 + patch_mask.cpu().numpy().sum(axis=1)).tolist()
-    for group in length_groups(host_lengths, group_tokens):
+    for group in length_groups(_lengths_on_host(patch_mask), group_tokens):
         members = slice(start, start + group.crops)
         start += group.crops
         # Where a crop has fewer tokens than the group's longest, blank ones fill up, and nothing ever reads them.
@@ -284,6 +282,12 @@ def _class_tokens_without_blanks(
             some = checkpoint(layer, some, use_reentrant=False) if recompute else layer(some)
         class_tokens.append(some)
     return torch.cat(class_tokens)[shortest_first.argsort()]
+
+
+def _lengths_on_host(patch_mask: Bool[Tensor, "crop patch"]) -> list[int]:
+    """Return how many tokens crops keep, the class token among them, ascending; waits for a mask on a device."""
+    lengths: list[int] = np.sort(1 + patch_mask.cpu().numpy().sum(axis=1)).tolist()
+    return lengths
 
 
 def _layer(

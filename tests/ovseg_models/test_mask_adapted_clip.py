@@ -289,7 +289,7 @@ def test_a_resnet_is_refused(tiny_clip_config):
 
 @pytest.mark.parametrize("depth", [-1, 5])
 def test_prompt_depth_out_of_bounds_is_refused(tiny_clip_config, depth):
-    with pytest.raises(ValueError, match=rf"prompt_depth is {depth}, 0 to 4 \(the image tower's layers\) is expected"):
+    with pytest.raises(ValueError, match=rf"prompt_depth is {depth}, expected 0 to 4"):
         MaskAdaptedClip(build_clip(tiny_clip_config), prompt_depth=depth)
 
 
@@ -402,8 +402,8 @@ def test_the_host_waits_once_for_the_number_of_tokens(tiny_clip_config):
 def test_beside_the_number_of_tokens_a_device_is_never_waited_for(tiny_clip_config, monkeypatch):
     """A fake CUDA tensor has no numbers: the forward pass fails wherever it would read one, or mixes up devices."""
     crops, patch_mask = inputs_of_many_lengths()
-    lengths = mask_adapted_clip._sorted_lengths(patch_mask)
-    monkeypatch.setattr(mask_adapted_clip, "_sorted_lengths", lambda masks: lengths)
+    lengths = mask_adapted_clip._lengths_on_host(patch_mask)
+    monkeypatch.setattr(mask_adapted_clip, "_lengths_on_host", lambda masks: lengths)
     with FakeTensorMode(), torch.device("cuda"):
         clip = open_clip.CLIP(**tiny_clip_config)
         model = MaskAdaptedClip(clip, prompt_depth=1, blank_patches="dropped")

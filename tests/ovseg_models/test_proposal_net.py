@@ -111,7 +111,7 @@ def test_class_logits_are_a_hundred_cosines_with_no_object_last():
 
 
 def test_class_logits_refuse_another_space():
-    with pytest.raises(ValueError, match="text embeddings have 9 dimensions, 12 are expected"):
+    with pytest.raises(ValueError, match="text embeddings have 9 dimensions, expected 12; "):
         tiny_net().class_logits(unit_rows(2, 7, 12), unit_rows(5, 9))
 
 
