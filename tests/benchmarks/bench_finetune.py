@@ -1,12 +1,13 @@
-"""What reading pairs costs the finetuning loop at ViT-B/16's true size on the CPU.
+"""What reading pairs costs the finetuning loop at ViT-B/16's true size on the CPU, and what webdataset's reader costs.
 
 Run alone: ``python -m tests.benchmarks.bench_finetune``. The loop reads JPEG crops of 180 to 420 px from a shard,
 decodes, varies, masks and resizes them in the training process itself (no reader beside it, as on a machine without a
-core to spare); the other side does the same optimizer steps on samples that lie in memory. Both are CPU times, taken in
-turns in one run.
+core to spare); the other side does the same optimizer steps on samples that lie in memory. Then the same shards are
+read pair by pair and by webdataset. All are CPU times, taken in turns in one run. ``--readers`` compares these alone.
 """
 
 import io
+import sys
 import tempfile
 import time
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import webdataset
 from PIL import Image
 from torch.nn import functional
 
@@ -23,6 +25,7 @@ from ovseg_models.pretrained_clip import build_clip
 from pipeline.finetune.phases import phases_of
 from pipeline.finetune.samples import PairBatch, PairSamples
 from pipeline.finetune.task import FinetuneTask
+from pipeline.pair_pictures import pair_pictures
 from pipeline.settings import FinetuneSettings
 from pipeline.training.data_order import Draw
 from pipeline.training.loop import Plan, StepContext, Trainer
@@ -30,10 +33,11 @@ from pipeline.training.processes import Processes
 from storage_schemas.artifact import Artifact
 from storage_schemas.manifest import Description, Identity
 from storage_schemas.pair_collection import PairCollection
-from storage_schemas.pairs import KIND, SCHEMA_VERSION, Pair, PairShardWriter
+from storage_schemas.pairs import KIND, SCHEMA_VERSION, Pair, PairMembers, PairShardWriter
 
 BATCH, STEPS = 4, 5
 PAIRS = BATCH * STEPS  # one epoch
+READ_SHARDS, READ_PAIRS, ROUNDS = 4, 400, 5
 ALONE = Processes(0, 1, torch.device("cpu"))
 
 
@@ -58,14 +62,17 @@ def jpeg_pair(number: int) -> Pair:
     )  # fmt: skip
 
 
-def written_pairs(runs: Path) -> Artifact:
-    identity = Identity(kind=KIND, name="bench", schema_version=SCHEMA_VERSION, recipe=1, settings={})
-    artifact = Artifact.planned(runs, Description(identity=identity, units=("shard-00000",)))
-    with artifact.writing(), artifact.write_unit("shard-00000") as unit:
-        writer = PairShardWriter(unit)
-        for number in range(PAIRS):
-            writer.add(jpeg_pair(number))
-        writer.commit()
+def written_pairs(runs: Path, pairs: int = PAIRS, shards: int = 1) -> Artifact:
+    identity = Identity(kind=KIND, name=f"bench-{pairs}", schema_version=SCHEMA_VERSION, recipe=1, settings={})
+    units = tuple(f"shard-{shard:05d}" for shard in range(shards))
+    artifact = Artifact.planned(runs, Description(identity=identity, units=units))
+    with artifact.writing():
+        for shard, name in enumerate(units):
+            with artifact.write_unit(name) as unit:
+                writer = PairShardWriter(unit)
+                for number in range(shard, pairs, shards):
+                    writer.add(jpeg_pair(number))
+                writer.commit()
     return artifact
 
 
@@ -118,7 +125,57 @@ def seconds_of_bare_steps(task: TimedTask, ready: list[PairBatch]) -> list[float
     return [after - before for before, after in pairwise(task.ends)]
 
 
+def compare_readers(runs: Path) -> None:
+    """Read all pairs in a random order, by their index and by webdataset: their bytes alone, and decoded.
+
+    Ours draws from all pairs; webdataset goes through shuffled shards from end to end, with a buffer of 100 pairs.
+    """
+    artifact = written_pairs(runs, READ_PAIRS, READ_SHARDS)
+    collection, rng = PairCollection(artifact), np.random.default_rng(0)
+    shards = [str(artifact.directory / f"{unit}.tar") for unit in artifact.description.units]
+
+    def stream() -> webdataset.WebDataset:
+        return webdataset.WebDataset(shards, shardshuffle=READ_SHARDS, seed=0).shuffle(100)
+
+    def drawn() -> list[int]:
+        return rng.permutation(len(collection)).tolist()
+
+    def decoded(sample: dict[str, bytes]) -> object:
+        return pair_pictures(PairMembers(sample["jpg"], sample["mask.png"]))
+
+    ways = {
+        "the bytes": (
+            lambda: (collection.read(number) for number in drawn()),
+            lambda: webdataset.WebDataset(shards, shardshuffle=False),
+        ),
+        "pictures, both by our decoder": (
+            lambda: (pair_pictures(collection.read(number)) for number in drawn()),
+            lambda: stream().map(decoded),
+        ),
+        "pictures, each by its own decoder": (
+            lambda: (pair_pictures(collection.read(number)) for number in drawn()),
+            lambda: stream().decode("rgb8").to_tuple("jpg", "mask.png"),
+        ),
+    }
+    for what, readers in ways.items():
+        rates = [0.0, 0.0]
+        for _ in range(ROUNDS):
+            for place, read in enumerate(readers):
+                started, count = time.process_time(), sum(1 for _ in read())
+                assert count == READ_PAIRS
+                rates[place] = max(rates[place], count / (time.process_time() - started))
+        ours, theirs = rates
+        print(
+            f"pairs per CPU second, {what}: by their index, in an order of all pairs, {ours:.0f}; by webdataset "
+            f"{theirs:.0f}; ratio {ours / theirs:.2f}"
+        )
+
+
 def main() -> None:
+    if sys.argv[1:] == ["--readers"]:
+        with tempfile.TemporaryDirectory() as directory:
+            compare_readers(Path(directory))
+        return
     with tempfile.TemporaryDirectory() as directory:
         runs = Path(directory)
         adapted = MaskAdaptedClip(build_clip("ViT-B-16"), prompt_depth=0).train()
@@ -130,6 +187,7 @@ def main() -> None:
         for number in range(PAIRS):
             samples.batch([Draw(1, number)])
         reading = (time.process_time() - started) / PAIRS
+        compare_readers(runs)
     bare_rate, loop_rate = BATCH / min(bare), BATCH / min(loop)
     print(
         f"ViT-B/16 FT, batch {BATCH}: the loop {loop_rate:.3f} samples per CPU second, the same step on tensors in "
