@@ -75,6 +75,25 @@ def _card(training: Training, node: Node, base: LoadedClip, adapted: MaskAdapted
         name: {"before": weights_digest(weights(base.clip)), "after": weights_digest(weights(adapted.clip))}
         for name, weights in (("image tower", image_tower_weights), ("text tower", text_tower_weights))
     }
+    phases: list[dict[str, Json]] = []
+    for phase in training.phases:
+        steps = training.metrics(phase, "train")
+        tail = steps[-max(1, min(_TAIL_STEPS, len(steps) // _TAIL_SHARE)) :]
+        validations = training.metrics(phase, "validation")
+        phases.append(
+            {
+                "mode": phase.mode,
+                "steps": len(steps),
+                "batch_pairs": phase.settings.batch_pairs,
+                "epochs": phase.settings.epochs,
+                "first_loss": steps[0]["loss"],
+                "last_loss": sum(line["loss"] for line in tail) / len(tail),
+                "last_loss_steps": len(tail),
+                "validation": [
+                    {name: value for name, value in line.items() if name != "group"} for line in validations
+                ],
+            }
+        )
     return {
         "name": identity.name,
         "options": identity.settings["options"],
@@ -88,31 +107,12 @@ def _card(training: Training, node: Node, base: LoadedClip, adapted: MaskAdapted
         "logit_scale": {"before": base.clip.logit_scale.item(), "after": adapted.logit_scale.item()},
         "towers": towers,
         "before": dict(training.before),
-        "phases": [_phase_card(training, phase) for phase in training.phases],
-    }
-
-
-def _phase_card(training: Training, phase: Phase) -> dict[str, Json]:
-    """Say what one phase did and came to."""
-    steps = training.metrics(phase, "train")
-    tail = steps[-max(1, min(_TAIL_STEPS, len(steps) // _TAIL_SHARE)) :]
-    return {
-        "mode": phase.mode,
-        "steps": len(steps),
-        "batch_pairs": phase.settings.batch_pairs,
-        "epochs": phase.settings.epochs,
-        "first_loss": steps[0]["loss"],
-        "last_loss": sum(line["loss"] for line in tail) / len(tail),
-        "last_loss_steps": len(tail),
-        "validation": [
-            {name: value for name, value in line.items() if name != "group"}
-            for line in training.metrics(phase, "validation")
-        ],
+        "phases": phases,
     }
 
 
 def _markdown(card: Mapping[str, Any]) -> str:
-    """Write the card for people."""
+    """Write the card as a page."""
     pairs = card["pairs"]
     made_of = (
         f"CLIP with weights `{card['clip_digest'][:12]}`, adapted to {pairs['pairs']:,} masked crops with "
@@ -145,28 +145,17 @@ def _markdown(card: Mapping[str, Any]) -> str:
         numbers = " | ".join(str(phase[name]) for name in ("epochs", "steps", "batch_pairs"))
         last = f"{phase['last_loss']:.3f} (mean of {phase['last_loss_steps']})"
         lines.append(f"| {number} | {phase['mode']} | {numbers} | {phase['first_loss']:.3f} | {last} |")
-    lines += _validation_table(card)
+    if card["before"]:
+        names = list(card["before"])
+        rows = [("before", card["before"])]
+        for number, phase in enumerate(card["phases"], start=1):
+            rows += [(f"phase {number}, step {line['step']}", line) for line in phase["validation"]]
+        lines += ["", f"## Zero-shot accuracy on masked regions of `{card['validation']}`", ""]
+        lines += [f"| | {' | '.join(names)} |", f"|---|{'---|' * len(names)}"]
+        lines += [f"| {row} | {' | '.join(f'{100 * values[name]:.1f} %' for name in names)} |" for row, values in rows]
     lines += ["", "![Curves](report.curves.png)", "", "## Settings that decide the weights", "", "```json"]
     lines += [canonical_json(card["options"]).decode(), "```", ""]
     return "\n".join(lines)
-
-
-def _validation_table(card: Mapping[str, Any]) -> list[str]:
-    """Write the accuracies after each epoch."""
-    if not card["before"]:
-        return []
-    names = list(card["before"])
-    rows = [("before", card["before"])]
-    for number, phase in enumerate(card["phases"], start=1):
-        rows += [(f"phase {number}, step {line['step']}", line) for line in phase["validation"]]
-    return [
-        "",
-        f"## Zero-shot accuracy on masked regions of `{card['validation']}`",
-        "",
-        f"| | {' | '.join(names)} |",
-        f"|---|{'---|' * len(names)}",
-        *(f"| {label} | {' | '.join(f'{100 * values[name]:.1f} %' for name in names)} |" for label, values in rows),
-    ]
 
 
 def _curves(training: Training) -> bytes:

@@ -147,11 +147,44 @@ def gather_inputs(settings: FinetuneSettings, node: Node, processes: Processes) 
     ).to(processes.device)
     adapted.set_grad_checkpointing(settings.gradient_checkpointing)
     pairs = PairCollection(node["pairs"].artifact)
-    validation = _validation(node, TextClassifier(adapted.clip, base.tokenize), adapted)
-    start = _start(node, settings, pairs, replace(base, clip=adapted.clip), validation, processes, adapted)
+    validation = None
+    if "validation" in node:
+        scenes = node["validation"].artifact
+        labels = ScenesAttributes.of(scenes)
+        classifier = TextClassifier(adapted.clip, base.tokenize)
+        validation = Validation(
+            scenes=SceneCollection(scenes, labelled=True),
+            text_embeddings=classifier.text_embeddings(labels.class_names, VILD),  # the reference's 14 sentences
+            groups=seen_groups(labels.seen),
+            crop_px=adapted.crop_px,
+            patch_px=adapted.patch_px,
+        )
+    # What is known before the first step is a checkpoint of its own: the embeddings of all nouns, and the accuracies of
+    # stock CLIP. The first process says whether it is there; the others might look while it writes.
+    store = CheckpointStore(node.artifact, _START)
+    start = store.latest() if processes.is_first else None
+    if not processes.from_first(int(start is not None)):
+        before = {}
+        if validation is not None:
+            with single_precision(processes.device, settings.precision):
+                before = accuracies(
+                    validation, lambda crops, _: embed_crops(adapted, crops, at_once=len(crops)), processes
+                )
+        if processes.is_first:
+            clip = replace(base, clip=adapted.clip)  # the copy on the device; its text tower is never trained
+            texts = TextSource.of(node, settings.prompt_templates).open(processes.device, clip)
+            embeddings = texts.vectors(pairs.nouns)  # known ones, as from mining with the same sentences, are copied
+            store.prepare()
+            store.save(Checkpoint(step=0, tensors={_NOUN_EMBEDDINGS: embeddings}, facts={"validation": before}))
+            listed = ", ".join(f"{name} {value:.4f}" for name, value in before.items())
+            logger.info(
+                "%d pairs of %d nouns; validation before training: %s", len(pairs), len(pairs.nouns), listed or "none"
+            )
+        processes.wait()
+    start = start or store.load(0)
     nouns = torch.from_numpy(start.tensors[_NOUN_EMBEDDINGS]).to(processes.device)
-    before: Any = start.facts["validation"]
-    return Inputs(base, adapted, pairs, validation, nouns, before)
+    measured: Any = start.facts["validation"]
+    return Inputs(base, adapted, pairs, validation, nouns, measured)
 
 
 def loop_plan(phase: Phase, task: FinetuneTask, settings: FinetuneSettings, compute: ComputeSettings) -> Plan:
@@ -179,49 +212,3 @@ def loop_plan(phase: Phase, task: FinetuneTask, settings: FinetuneSettings, comp
         validate_every=order.steps_per_epoch if task.validation is not None else 0,
         section="finetune",
     )
-
-
-def _validation(node: Node, classifier: TextClassifier, adapted: MaskAdaptedClip) -> Validation | None:
-    """Return what is measured on: the reference's 14 sentences around the class names of a labelled data set."""
-    if "validation" not in node:
-        return None
-    scenes = node["validation"].artifact
-    labels = ScenesAttributes.of(scenes)
-    return Validation(
-        scenes=SceneCollection(scenes, labelled=True),
-        text_embeddings=classifier.text_embeddings(labels.class_names, VILD),
-        groups=seen_groups(labels.seen),
-        crop_px=adapted.crop_px,
-        patch_px=adapted.patch_px,
-    )
-
-
-def _start(
-    node: Node,
-    settings: FinetuneSettings,
-    pairs: PairCollection,
-    clip: LoadedClip,
-    validation: Validation | None,
-    processes: Processes,
-    adapted: MaskAdaptedClip,
-) -> Checkpoint:
-    """Return what is known before the first step: embeddings of all nouns, and the accuracies of stock CLIP."""
-    store = CheckpointStore(node.artifact, _START)
-    known = store.latest() if processes.is_first else None
-    if processes.from_first(int(known is not None)):
-        return known or store.load(0)
-    before = {}
-    if validation is not None:
-        with single_precision(processes.device, settings.precision):
-            before = accuracies(validation, lambda crops, _: embed_crops(adapted, crops, at_once=len(crops)), processes)
-    if processes.is_first:
-        texts = TextSource.of(node, settings.prompt_templates).open(processes.device, clip)
-        embeddings = texts.vectors(pairs.nouns)  # known ones, as from mining with the same sentences, are copied
-        store.prepare()
-        store.save(Checkpoint(step=0, tensors={_NOUN_EMBEDDINGS: embeddings}, facts={"validation": before}))
-        told = ", ".join(f"{name} {value:.4f}" for name, value in before.items())
-        logger.info(
-            "%d pairs of %d nouns; validation before training: %s", len(pairs), len(pairs.nouns), told or "none"
-        )
-    processes.wait()
-    return store.load(0)

@@ -1,6 +1,6 @@
 """How well a CLIP names masked ground-truth regions of a vocabulary that it was not trained on."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -70,14 +70,9 @@ class Validation:
             StageError: If a scene cannot be decoded.
         """
         counts = ZeroShotCounts.none(len(self.text_embeddings))
-        for batch in _batched(self._regions(numbers), _CROPS_PER_FORWARD):
-            counts.add(embed(batch.crops, batch.patch_masks), self.text_embeddings, batch.class_ids)
-        return counts
-
-    def _regions(self, numbers: Sequence[int]) -> Iterator[LabelledCrops]:
-        """Yield the regions of each scene, on the device."""
         device = self.text_embeddings.device
-        for number in numbers:
+        waiting: list[LabelledCrops] = []  # a scene has few regions: those of several go through the tower together
+        for place, number in enumerate(numbers, start=1):
             scene = self.scenes.read(number)
             try:
                 pixels = torch.from_numpy(np.array(upright_picture(scene))).permute(2, 0, 1)
@@ -87,25 +82,19 @@ class Validation:
                 message = f"{unit}: scene {key} cannot be decoded ({error}); run 'ovseg prepare' again"
                 raise StageError(message) from error
             class_ids = torch.tensor(scene.classes, dtype=torch.int64, device=device)
+            # [height width] against [class 1 1]: one mask per class, [class height width]
             masks = label_map.to(device) == class_ids[:, None, None]
             cut = cut_regions(pixels, masks, crop_px=self.crop_px, patch_px=self.patch_px)
             valid = torch.from_numpy(cut.crop_of_mask >= 0)  # no classes share a pixel, so that each has its own crop
-            yield LabelledCrops(class_ids[valid], cut.crops, cut.patch_mask)
+            waiting.append(LabelledCrops(class_ids[valid], cut.crops, cut.patch_mask))
+            if place == len(numbers) or sum(len(some.class_ids) for some in waiting) >= _CROPS_PER_FORWARD:
+                batch = LabelledCrops(*map(torch.cat, zip(*waiting, strict=True)))
+                counts.add(embed(batch.crops, batch.patch_masks), self.text_embeddings, batch.class_ids)
+                waiting = []
+        return counts
 
 
 def seen_groups(marks: Sequence[str]) -> dict[str, tuple[int, ...]]:
     """Return the class indices of each mark, where both kinds occur; uncertain ones are in no group."""
     groups = {name: tuple(index for index, mark in enumerate(marks) if mark == name) for name in ("seen", "unseen")}
     return groups if all(groups.values()) else {}
-
-
-def _batched(regions: Iterator[LabelledCrops], size: int) -> Iterator[LabelledCrops]:
-    """Put regions of several scenes together to batches of at least ``size`` crops; the last one may be smaller."""
-    waiting: list[LabelledCrops] = []
-    for some in regions:
-        waiting.append(some)
-        if sum(len(part.class_ids) for part in waiting) >= size:
-            yield LabelledCrops(*map(torch.cat, zip(*waiting, strict=True)))
-            waiting = []
-    if waiting:
-        yield LabelledCrops(*map(torch.cat, zip(*waiting, strict=True)))

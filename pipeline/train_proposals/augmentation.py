@@ -1,7 +1,7 @@
 """How training samples of the proposal net are varied: resize, crop, colours, flip, pad, in this order.
 
-MaskFormer's recipe with detectron2's transforms. What differs: colours go through Pillow's HSV, whose hue has 256 steps
-where OpenCV's has 180, so shades can differ by a step of rounding.
+MaskFormer's augmentation, with detectron2's transforms. What differs: colours go through Pillow's HSV, whose hue has
+256 steps where OpenCV's has 180, so shades can differ by a step of rounding.
 """
 
 from dataclasses import dataclass
@@ -90,22 +90,17 @@ def jitter_colours(pixels: Pixels, rng: np.random.Generator) -> Pixels:
     factor = rng.uniform(*_FACTORS) if rng.random() < 0.5 else 1.0
     turn = rng.uniform(-_HUE_DEGREES, _HUE_DEGREES) if rng.random() < 0.5 else 0.0
     if factor != 1.0 or turn != 0.0:
-        pixels = _with_saturation_and_hue(pixels, factor, turn)
+        hue, saturation, value = Image.fromarray(pixels).convert("HSV").split()
+        shift = round(turn * 256 / 360)  # Pillow's hue is a byte, which wraps round
+        hue = hue.point([(level + shift) % 256 for level in range(256)])
+        saturation = saturation.point([min(255, int(level * factor)) for level in range(256)])
+        pixels = np.asarray(Image.merge("HSV", (hue, saturation, value)).convert("RGB"))
     return pixels if contrast_first else _with_contrast(pixels, rng)
 
 
 def _with_contrast(pixels: Pixels, rng: np.random.Generator) -> Pixels:
     """Scale all levels, or not."""
     return _clipped(pixels * np.float32(rng.uniform(*_FACTORS))) if rng.random() < 0.5 else pixels
-
-
-def _with_saturation_and_hue(pixels: Pixels, factor: float, turn_degrees: float) -> Pixels:
-    """Scale the saturation and turn the hue."""
-    hue, saturation, value = Image.fromarray(pixels).convert("HSV").split()
-    shift = round(turn_degrees * 256 / 360)
-    hue = hue.point([(level + shift) % 256 for level in range(256)])
-    saturation = saturation.point([min(255, int(level * factor)) for level in range(256)])
-    return np.asarray(Image.merge("HSV", (hue, saturation, value)).convert("RGB"))
 
 
 def _clipped(levels: npt.NDArray[np.float32]) -> Pixels:

@@ -64,11 +64,11 @@ class TrainProposals(Step):
         return WEIGHTS, REPORT
 
     def check(self, node: Node) -> None:
-        """Check the held-out classes: a data set tells its classes before any scene of it is made.
+        """Check the held-out classes: a data set's classes are known before any scene of it is made.
 
         Raises:
             SettingsError: If a name is no class of the data set, or no class is left.
-            LayoutError: If the data set's directory does not look as its layout says.
+            LayoutError: If the data set's directory is not laid out as expected.
         """
         if self.settings.held_out_classes:  # else there is no need to open the data set, which each process would do
             labels = ScenesAttributes.of(node["scenes"].artifact)

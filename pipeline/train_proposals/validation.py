@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
@@ -118,23 +118,20 @@ class Validation:
                 scores = classify(class_logits, ensemble_weight=0).scores
                 predicted = fused_labels(scores, logits, net_size=net_size, size=(image.height, image.width))
             labelled = true != self.ignore_label
+            # Each pair of classes as one number, so that one count over pixels gives the whole matrix
             pairs = torch.bincount(true[labelled] * classes + predicted[labelled], minlength=classes**2)
             total.confusion.add_(pairs.view(classes, classes).cpu())
+            # How well the best proposal meets each class's region, at the net's size [class proposal]
             small = torch.from_numpy(nearest_resized(label_map, *net_size)).to(scores.device)
-            self._add_regions(total, hard_masks(logits, net_size, MASK_THRESHOLD), small)
+            present = torch.bincount(small.flatten(), minlength=1).nonzero().flatten()
+            class_ids = present[present != self.ignore_label]
+            masks = hard_masks(logits, net_size, MASK_THRESHOLD)
+            best = region_ious(small == class_ids[:, None, None], masks).amax(1).double().cpu()
+            places = class_ids.cpu()
+            total.best_iou.index_add_(0, places, best)
+            total.found.index_add_(0, places, (best >= FOUND_IOU).double())
+            total.regions.index_add_(0, places, torch.ones_like(best))
         return total
-
-    def _add_regions(
-        self, total: Counts, masks: Bool[Tensor, "query height width"], label_map: Int[Tensor, "height width"]
-    ) -> None:
-        """Add what the proposals of one scene come to."""
-        present = torch.bincount(label_map.flatten(), minlength=1).nonzero().flatten()
-        class_ids = present[present != self.ignore_label]
-        best = region_ious(label_map == class_ids[:, None, None], masks).amax(1).double().cpu()
-        places = class_ids.cpu()
-        total.best_iou.index_add_(0, places, best)
-        total.found.index_add_(0, places, (best >= FOUND_IOU).double())
-        total.regions.index_add_(0, places, torch.ones_like(best))
 
 
 def read_labelled(scenes: SceneCollection, number: int) -> tuple[Image.Image, np.ndarray]:

@@ -73,20 +73,20 @@ class DataOrder:
         per_epoch = self.steps_per_epoch * self.batch if self.drop_last else self.samples
         share = self.batch // processes
         first = step * self.batch + rank * share
-        return [self._draw(*divmod(position, per_epoch)) for position in range(first, first + share)]
+        draws = []
+        for position in range(first, first + share):  # of the endless sequence of all epochs
+            epoch, place = divmod(position, per_epoch)
+            draws.append(Draw(epoch, int(_permutation(self.samples, self.seed, epoch)[place])))
+        return draws
 
     def batches(self, first_step: int, last_step: int, *, rank: int = 0, processes: int = 1) -> Iterator[list[Draw]]:
         """Yield one process's part of each step from ``first_step`` up to, not including, ``last_step``."""
         for step in range(first_step, last_step):
             yield self.batch_of(step, rank=rank, processes=processes)
 
-    def _draw(self, epoch: int, position: int) -> Draw:
-        return Draw(epoch, int(_permutation(self.samples, self.seed, epoch)[position]))
-
 
 @lru_cache(maxsize=2)  # a batch touches at most two epochs, unless the data set is smaller than a batch
 def _permutation(samples: int, seed: int, epoch: int) -> npt.NDArray[np.int64]:
-    """Return the order of one epoch."""
     return generator(seed, "order", epoch).permutation(samples)
 
 

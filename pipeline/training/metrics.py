@@ -25,6 +25,7 @@ class MetricsLog:
         from torch.utils.tensorboard.writer import SummaryWriter
 
         self.path = directory / METRICS_FILE
+        # A kill may have come after steps that no checkpoint holds; they are taken again, with the same values.
         kept = [line for line in _lines(self.path) if json.loads(line)["step"] <= step]
         write_file(self.path, "".join(kept).encode(), Disk())
         self._file = self.path.open("a", encoding="utf-8")

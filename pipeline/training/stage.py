@@ -35,7 +35,7 @@ def run_training(
     with joined(compute.device, compute.threads_per_worker, deterministic=compute.deterministic) as processes:
         if processes.is_first:
             node.make_inputs(execution)
-        processes.wait()
+        processes.wait()  # hours, where a large data set is prepared
         artifact = node.artifact
         todo = 0
         if processes.is_first:

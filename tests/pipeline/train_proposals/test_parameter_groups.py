@@ -25,7 +25,7 @@ WITHOUT_DECAY = re.compile(r"norms?\d?\.(\d\.)?(weight|bias)$|query_positions|re
 
 
 @pytest.mark.parametrize(("preset", "factor", "tables"), [("r101c", 0.1, 53), ("swin_b", 1.0, 189)])
-def test_every_trained_parameter_is_in_the_group_that_the_recipe_says(preset: str, factor: float, tables: int) -> None:
+def test_every_trained_parameter_is_in_the_group_that_the_paper_says(preset: str, factor: float, tables: int) -> None:
     with torch.device("meta"):
         net = build_proposal_net(preset)
     found = groups_by_name(net, learning_rate=2e-4, backbone_rate_factor=factor, weight_decay=1e-4)
