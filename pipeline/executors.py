@@ -2,6 +2,10 @@
 
 import contextlib
 import logging
+import multiprocessing.resource_tracker
+import os
+import signal
+import socket
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import CancelledError
@@ -13,7 +17,6 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from pipeline.errors import PipelineError, StageError
 from pipeline.interrupts import held_back, let_through
-from pipeline.local_cluster import local_cluster
 
 if TYPE_CHECKING:
     from distributed import Client, Future
@@ -24,11 +27,14 @@ Result = TypeVar("Result")
 Answer = TypeVar("Answer")
 Unit = str
 
-_LOCAL_START_LIMIT_S = 300.0  # for workers on this machine; a busy one takes long to import what they need
-_CONNECTED = "running"  # the status of a client of Dask that has a scheduler
+_CONNECTED = "running"  # the status of a Dask client that has a scheduler
 _CHECK_S = 0.5  # between two checks, while units run, that the scheduler is still there
 _ANSWER_LIMIT_S = 5.0  # for the few bytes of an answer, before the same check
 _CLOSE_LIMIT_S = 10.0  # for the client to sign off from its scheduler
+_LOCAL_START_LIMIT_S = 300.0  # for workers on this machine; a busy one takes long to import what they need
+_LOCAL_STOP_LIMIT_S = 120.0  # for them to stop, and to start before that if they are still at it
+# A unit that kills its worker this often more fails; the workers that it killed are started again in between.
+_RETRIES_AFTER_A_DEAD_WORKER = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +70,7 @@ class Executor(Protocol):
     def outcomes(self, function: Callable[[Unit], Result], units: Iterable[Unit]) -> Generator[Outcome[Result]]:
         """Run the function on every unit; an exception of one unit doesn't stop the others.
 
-        A unit is taken from the iterable when it is begun. No more are begun once the generator is closed.
+        A unit is taken from the iterable when it begins. None begins after the generator is closed.
         """
         ...
 
@@ -84,7 +90,11 @@ class InlineExecutor:
 
 
 class DaskExecutor:
-    """Runs units on the workers of a Dask scheduler; never waits for a scheduler that has gone away."""
+    """Runs units on the workers of a Dask scheduler; never waits for a scheduler that has gone away.
+
+    Dask's client would: it reconnects for good, and its futures stay pending. So every wait here is short, and is
+    followed by a look at the client's status.
+    """
 
     def __init__(self, client: "Client") -> None:
         self._client = client
@@ -97,6 +107,7 @@ class DaskExecutor:
         """
         waiting = iter(units)
         running: dict[Future[Result], Unit] = {}
+        # Filled by a thread of Dask's. Not `as_completed`, which has no limit to its wait for the next one.
         ended: SimpleQueue[Future[Result]] = SimpleQueue()
         try:
             while True:
@@ -105,6 +116,7 @@ class DaskExecutor:
                 # where the scheduler is started, which may be by somebody else.
                 for unit in islice(waiting, max(0, self.threads() - len(running))):
                     with self._scheduler_expected():
+                        # Impure: Dask must not take a unit for one of the same name that it made before.
                         future = self._client.submit(function, unit, pure=False)
                     running[future] = unit
                     future.add_done_callback(ended.put)
@@ -112,7 +124,7 @@ class DaskExecutor:
                     return
                 future = self._next(ended)
                 yield self._outcome(future, running.pop(future))
-        finally:
+        finally:  # also where the caller stops early, and on Ctrl-C
             if running and self._client.status == _CONNECTED:
                 try:
                     self._client.cancel(list(running), force=True)
@@ -140,7 +152,7 @@ class DaskExecutor:
             return self._answer(lambda limit_s: self._client.nthreads(callback_timeout=limit_s))
 
     def _next(self, ended: "SimpleQueue[Future[Result]]") -> "Future[Result]":
-        """Wait for a unit to end. Units that were sent to a scheduler that has gone away never do."""
+        """Wait for a unit to end; those that were sent to a scheduler that has gone away never do."""
         while True:
             self._check_connected()
             with contextlib.suppress(Empty):
@@ -153,7 +165,7 @@ class DaskExecutor:
             elif future.status == "error":
                 error = self._answer(future.exception)
                 outcome = Outcome(unit, None, error if isinstance(error, Exception) else RuntimeError(repr(error)))
-            else:
+            else:  # cancelled or lost, which happens to units of this client when its scheduler goes away
                 message = f"{unit} is {future.status}"
                 raise CancelledError(message)
             future.release()
@@ -214,8 +226,8 @@ def executor_for(
 
     Args:
         compute: Where units run.
-        waiting: Surrounds the wait for workers. It sees a Ctrl-C before what was started is stopped, which takes
-            as long as the start.
+        waiting: Surrounds the wait for workers. It sees a Ctrl-C before what was started is stopped, which takes as
+            long as the start.
 
     Raises:
         PipelineError: If workers cannot be started here, or the named scheduler cannot be reached or has none.
@@ -223,13 +235,14 @@ def executor_for(
     if not compute.dask_address and compute.workers == 0:
         yield InlineExecutor()
         return
-    # A Ctrl-C while Dask starts or ends processes would lose them.
+    # A Ctrl-C while Dask starts or ends processes would leave some behind. It is let through where this process only
+    # waits: for workers, and in the caller's block.
     with held_back(), contextlib.ExitStack() as started:
         dask_logger = started.enter_context(_quiet_dask())
         if compute.dask_address:
             address, expected, limit_s = compute.dask_address, 1, compute.connect_limit_s
         else:
-            address = started.enter_context(local_cluster(compute.workers, compute.dashboard_port))
+            address = started.enter_context(_local_cluster(compute.workers, compute.dashboard_port))
             expected, limit_s = compute.workers, _LOCAL_START_LIMIT_S
         client = started.enter_context(_client(address, limit_s))
         executor = DaskExecutor(client)
@@ -243,17 +256,67 @@ def executor_for(
 
 
 @contextlib.contextmanager
-def _quiet_dask() -> Iterator[logging.Logger]:
-    """Limit Dask's own log to warnings."""
-    import distributed  # importing it sets its log level
+def _local_cluster(workers: int, dashboard_port: int) -> Iterator[str]:
+    """Start a scheduler and workers of one thread each, which may still be starting then; yields its address.
 
-    dask_logger = logging.getLogger(distributed.__name__)
-    level = dask_logger.level
-    dask_logger.setLevel(logging.WARNING)
+    Call it with Ctrl-C held back. The workers never see a Ctrl-C: it reaches the whole process group, and is meant for
+    this process, which ends its workers in order.
+
+    Raises:
+        PipelineError: If the scheduler cannot be started, because the dashboard's port is taken, say.
+    """
+    import dask
+    from distributed import LocalCluster
+
+    settings = {
+        "distributed.scheduler.allowed-failures": _RETRIES_AFTER_A_DEAD_WORKER,
+        # Errors of units come back as outcomes; what is left are tracebacks of workers whose scheduler has just ended.
+        "distributed.nanny.pre-spawn-environ.DASK_LOGGING__DISTRIBUTED": "critical",
+    }
+    with _environment_kept(), dask.config.set(settings):
+        # Dask starts workers from a thread of its own, which the cluster starts. A thread inherits the signals that are
+        # blocked where it is started, and so do the processes that it starts. (The resource tracker of multiprocessing
+        # unblocks Ctrl-C when it starts, so it is started before.)
+        multiprocessing.resource_tracker.ensure_running()
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            socket.create_server(("127.0.0.1", dashboard_port)).close()  # Dask itself would take another port
+            cluster = LocalCluster(
+                n_workers=0,
+                threads_per_worker=1,
+                processes=True,
+                host="127.0.0.1",
+                dashboard_address=f"127.0.0.1:{dashboard_port}",
+                memory_limit=0,
+            )
+        except (OSError, RuntimeError) as error:
+            message = (
+                f"dask workers on this machine, dashboard_port {dashboard_port}: cannot be started ({error}); choose "
+                "another port, or 0 for any"
+            )
+            raise PipelineError(message) from error
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        try:
+            cluster.scale(workers)
+            yield cluster.scheduler_address
+        finally:
+            try:
+                cluster.close(timeout=_LOCAL_STOP_LIMIT_S)  # workers that are still starting end after their start
+            except TimeoutError:  # Dask tries once more when Python ends, and kills them then
+                logger.debug("dask: workers did not stop within %g s", _LOCAL_STOP_LIMIT_S)
+
+
+@contextlib.contextmanager
+def _environment_kept() -> Iterator[None]:
+    """Restore the environment, into which Dask puts things for its workers, such as one thread for torch."""
+    before = dict(os.environ)
     try:
-        yield dask_logger
+        yield
     finally:
-        dask_logger.setLevel(level)
+        for name in os.environ.keys() - before.keys():
+            del os.environ[name]
+        os.environ.update(before)
 
 
 @contextlib.contextmanager
@@ -293,7 +356,7 @@ def _client(address: str, timeout_s: float) -> Iterator["Client"]:
 
 
 def _await_workers(executor: DaskExecutor, address: str, expected: int, timeout_s: float) -> None:
-    """Wait for the workers of a scheduler; a Ctrl-C takes effect between two questions.
+    """Wait for the workers of a scheduler; a Ctrl-C takes effect between two requests, never within one.
 
     Raises:
         PipelineError: If there are too few in time, or the scheduler goes away.
@@ -308,3 +371,17 @@ def _await_workers(executor: DaskExecutor, address: str, expected: int, timeout_
             raise PipelineError(message)
         with let_through():
             time.sleep(0.05)
+
+
+@contextlib.contextmanager
+def _quiet_dask() -> Iterator[logging.Logger]:
+    """Limit Dask's own log to warnings."""
+    import distributed  # importing it sets its log level
+
+    dask_logger = logging.getLogger(distributed.__name__)
+    level = dask_logger.level
+    dask_logger.setLevel(logging.WARNING)
+    try:
+        yield dask_logger
+    finally:
+        dask_logger.setLevel(level)

@@ -1,7 +1,7 @@
-"""Work done by threads beside the caller's own, its results in the order of what it was done on.
+"""A map in threads that keeps the order and bounds how far it works ahead.
 
-What is done here leaves other threads their turn: Pillow decodes and resizes, torch and numpy compute without holding
-the interpreter's lock.
+Threads suffice for what is done here: Pillow decodes and resizes, torch and numpy compute, without the interpreter's
+lock.
 """
 
 import os
@@ -26,7 +26,9 @@ def use_threads(setting: int | None, *, processes: int = 1) -> None:
         setting: The number; None for this process's share of the cores.
         processes: That share them.
     """
-    _by_default["threads"] = setting or max(_FEWEST, min(_MOST, _cores() // max(1, processes)))
+    # A job's share of the machine, where it has one (Linux).
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    _by_default["threads"] = setting or max(_FEWEST, min(_MOST, cores // max(1, processes)))
 
 
 def in_threads(
@@ -43,6 +45,7 @@ def in_threads(
         threads: Number of threads; None for what `use_threads` chose.
         ahead: Results that may wait or be in work; bounds the memory. None for two per thread.
     """
+    # Not `ThreadPoolExecutor.map`: it takes all items at once, so neither endless items nor large ones would do.
     threads = threads or _by_default["threads"]
     ahead = 2 * threads if ahead is None else ahead
     with ThreadPoolExecutor(max_workers=threads) as pool:
@@ -50,15 +53,10 @@ def in_threads(
         try:
             for item in items:
                 waiting.append(pool.submit(function, item))
-                if len(waiting) > ahead:
+                if len(waiting) > ahead:  # so at most `ahead` results wait while the caller uses this one
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()
         finally:
             for future in waiting:  # the caller has stopped: begin no more
                 future.cancel()
-
-
-def _cores() -> int:
-    """Return how many cores this process may use; a job's share of a machine, where it has one."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,4 +1,4 @@
-"""What a run tells while it goes: a bar on a terminal, a log line per unit, the same numbers in ``report.jsonl``."""
+"""Progress of a run: a bar on a terminal, a log line per unit, the same numbers in ``report.jsonl``."""
 
 import contextlib
 import json
@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 
 class Progress:
-    """Counts units off; a context manager.
+    """Counts units that ended; a context manager.
 
     Args:
         label: What runs, for the bar and the log (``"prepare coco-train2017"``).
@@ -33,7 +33,7 @@ class Progress:
         self._done = 0
         self._report_path = report
         self._report: FileIO | None = None
-        with self._report_errors_told():
+        with self._report_errors_logged():
             self._report = report.open("ab", buffering=0)  # a line is one write: no kill leaves half of one
         self._bar: tqdm[Any] = tqdm(total=total, desc=label, unit="unit", disable=not sys.stderr.isatty())
         self._redirect = logging_redirect_tqdm()
@@ -60,21 +60,21 @@ class Progress:
         """
         self._done += 1
         self._bar.update()
-        told = ", ".join(f"{name} {_told(value)}" for name, value in numbers.items())
+        shown = ", ".join(f"{name} {_shown(value)}" for name, value in numbers.items())
         level = logging.INFO if state == "done" else logging.ERROR
-        logger.log(level, "%s: %s %s (%d of %d): %s", self._label, unit, state, self._done, self._total, told)
+        logger.log(level, "%s: %s %s (%d of %d): %s", self._label, unit, state, self._done, self._total, shown)
         self.event(unit=unit, state=state, **numbers)
 
     def event(self, **values: Any) -> None:
         """Append one line to the report, with the time."""
         line = json.dumps({"time": round(time.time(), 3), "label": self._label, **values}) + "\n"
         if self._report is not None:
-            with self._report_errors_told():
+            with self._report_errors_logged():
                 self._report.write(line.encode())
 
     @contextlib.contextmanager
-    def _report_errors_told(self) -> Iterator[None]:
-        """Tell why the report is not written, instead of failing the run that it tells of."""
+    def _report_errors_logged(self) -> Iterator[None]:
+        """Log why the report cannot be written, instead of failing the run."""
         try:
             yield
         except OSError as error:
@@ -84,8 +84,8 @@ class Progress:
             logger.warning("%s: cannot be written (%s); the run goes on without it", self._report_path, error)
 
 
-def _told(value: object) -> str:
+def _shown(value: object) -> str:
     """Write a number or counts for people."""
     if isinstance(value, dict):
-        return "(" + ", ".join(f"{name} {_told(count)}" for name, count in value.items()) + ")"
+        return "(" + ", ".join(f"{name} {_shown(count)}" for name, count in value.items()) + ")"
     return f"{value:.1f}" if isinstance(value, float) else str(value)

@@ -1,7 +1,7 @@
-"""Maps a stage over the units of its artifact that are not done, and finishes the artifact.
+"""Maps a job over the units of an artifact that are not done, and finishes the artifact.
 
-A stage is a job: what to load once per worker, and what to do with one unit. The runner decides what is to do from the
-artifact alone, so a repeated run does nothing, and a killed one goes on where it stopped.
+A job says what to load once per worker, and what to do with one unit. What is left to do follows from the artifact's
+directory alone, so a repeated run does nothing, and a killed one resumes where it stopped.
 """
 
 import contextlib
@@ -16,7 +16,7 @@ from functools import partial
 from typing import Any, Protocol, TypeVar
 
 from pipeline.errors import PipelineError, StageError
-from pipeline.executors import Compute, Executor, Outcome, executor_for
+from pipeline.executors import Compute, Executor, executor_for
 from pipeline.progress import Progress
 from pipeline.settings import Settings
 from storage_schemas.artifact import Artifact
@@ -31,7 +31,7 @@ State = TypeVar("State")
 
 
 class UnitJob(Protocol[State]):
-    """What a stage does; picklable, small, and free of open files and models."""
+    """What makes units. It travels to workers with every unit: picklable, small, and free of open files and models."""
 
     def open(self) -> State:
         """Load what every unit needs, such as a model; called once per worker process."""
@@ -43,7 +43,7 @@ class UnitJob(Protocol[State]):
 
 
 Hook = Callable[[Artifact, Executor], Executor]
-"""Puts something of the caller's around the executor of an artifact's units, such as a Prefect task run per unit."""
+"""Wraps the executor of an artifact's units, such as in one that reports each unit as a Prefect task run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,13 +84,13 @@ class StageReport:
 
 @dataclass(frozen=True, slots=True)
 class Execution:
-    """How the stages of one command run; it is handed from node to node.
+    """How the stages of one command run; passed from node to node.
 
     Attributes:
         compute: Where units run.
         limits: When to give up.
-        hook: Put around the executor of each artifact; None for nothing.
-        reports: What was done so far, in order.
+        hook: Wraps the executor of each artifact.
+        reports: What was made so far, in order.
     """
 
     compute: Compute = Compute()
@@ -130,14 +130,14 @@ class Execution:
         return self.noted(run_stage(job, artifact, compute=compute, limits=limits, hook=self.hook))
 
     def noted(self, report: StageReport) -> StageReport:
-        """Add what was done."""
+        """Add a report."""
         self.reports.append(report)
         return report
 
 
 @dataclass(frozen=True, slots=True)
 class UnitResult:
-    """What a worker sends back of one unit."""
+    """What a worker returns for one unit."""
 
     sidecar: Sidecar
     seconds: float
@@ -150,20 +150,18 @@ def run_stage(
     compute: Compute = Compute(),
     limits: Limits = Limits(),
     hook: Hook | None = None,
-    on_unit: Callable[[Outcome[UnitResult]], None] | None = None,
 ) -> StageReport:
     """Make every unit of an artifact that is not done, then its manifest.
 
-    Only what is read back from the directory is believed, whatever the workers say. On Ctrl-C one line tells what is
-    saved before the ``KeyboardInterrupt`` goes on.
+    Only what is read back from the directory is believed, whatever workers report. On Ctrl-C one line says what is
+    saved before the ``KeyboardInterrupt`` goes on (`pipeline.interrupts` has all that happens then).
 
     Args:
-        job: What to do with a unit.
-        artifact: Where to put it.
+        job: Makes a unit.
+        artifact: What to make.
         compute: Where the units run.
         limits: When to give up.
-        hook: Put around the executor; None for nothing.
-        on_unit: Called in this process with each outcome.
+        hook: Wraps the executor.
 
     Raises:
         StageError: If units failed, or too many rows did; what is done stays done.
@@ -173,24 +171,30 @@ def run_stage(
     """
     started = time.monotonic()
     artifact = replace(artifact, directory=artifact.directory.absolute())  # a worker may run in another directory
-    # Where nothing can be written, not even a lock, what is finished is complete. Elsewhere a run goes on to make sure
-    # that the last writes of one that was killed have reached the disk.
+    label, tally = _label(artifact), _Tally(total=len(artifact.description.units))
+    # Where nothing can be written, not even a lock, what is finished is complete. Elsewhere even a complete artifact is
+    # finished once more: the last writes of a run that was killed may not have reached the disk.
     if artifact.directory.is_dir() and not os.access(artifact.directory, os.W_OK) and artifact.status().finished:
         manifest = artifact.manifest()
         _check_failed_share(artifact, manifest, limits)
-        units = len(artifact.description.units)
-        logger.info("%s: all %d units were done before; already complete", _label(artifact), units)
-        return StageReport(artifact, manifest, 0, units, time.monotonic() - started)
-    tally = _Tally(total=len(artifact.description.units))
-    with _interrupts_told(artifact, tally), artifact.writing(wait_s=limits.wait_s):
-        status = artifact.status()
+        logger.info("%s: all %d units are already complete", label, tally.total)
+        return StageReport(artifact, manifest, 0, tally.total, time.monotonic() - started)
+    with _interrupt_reported(artifact, tally), artifact.writing(wait_s=limits.wait_s):
+        status = artifact.status()  # under the lock: a run that held it until now has made units in the meantime
         tally.todo = status.todo
         if status.todo:
-            _run_units(job, artifact, status, tally, compute, limits, hook, on_unit)
+            _run_units(job, artifact, status, tally, compute, limits, hook)
             status = artifact.status()
-            _check_kept(artifact, status)
+            lost = [unit for unit in status.units if unit.state is not UnitState.DONE]
+            if lost:  # such as by a worker on which the same path is another disk
+                reasons = "; ".join(f"{unit.unit} is {unit.state}: {unit.reason}" for unit in lost[:5])
+                message = (
+                    f"{label}: {artifact.directory} lacks {_units(len(lost))} that workers reported as made "
+                    f"({reasons}); make sure that all workers write to this directory, and run the same command again"
+                )
+                raise StageError(message)
         else:
-            logger.info("%s: all %d units were done before; nothing to do", _label(artifact), tally.total)
+            logger.info("%s: all %d units are already complete", label, tally.total)
         manifest = artifact.manifest_of({unit.unit: unit.sidecar for unit in status.units if unit.sidecar is not None})
         _check_failed_share(artifact, manifest, limits)
         artifact.finish(manifest)
@@ -199,21 +203,21 @@ def run_stage(
 
 @dataclass(slots=True)
 class _Tally:
-    """How far a run has come.
+    """Progress of a run.
 
     Attributes:
         total: Units of the artifact.
         todo: Those that were not done before; None until that is known.
         done: Units made by this run.
         failed: Units that failed, and why.
-        interrupt_told: Whether the user was told what is saved.
+        interrupt_reported: Whether a Ctrl-C has been reported.
     """
 
     total: int
     todo: tuple[str, ...] | None = None
     done: list[str] = field(default_factory=list)
     failed: dict[str, Exception] = field(default_factory=dict)
-    interrupt_told: bool = False
+    interrupt_reported: bool = False
 
     @property
     def skipped(self) -> int:
@@ -222,26 +226,23 @@ class _Tally:
 
 
 @contextlib.contextmanager
-def _interrupts_told(artifact: Artifact, tally: _Tally) -> Iterator[None]:
-    """Tell on Ctrl-C, once, what is saved, and note on the exception that this was told."""
+def _interrupt_reported(artifact: Artifact, tally: _Tally) -> Iterator[None]:
+    """On Ctrl-C, log how many units are saved, once, and note on the exception that this was logged."""
     try:
         yield
     except KeyboardInterrupt as interrupt:
-        if not tally.interrupt_told:
-            saved = _saved(artifact, tally)
-            tally.interrupt_told = True
+        # Blocks of this kind lie in each other: the innermost one that the interrupt passes reports it.
+        if not tally.interrupt_reported:
+            saved = "what is done is saved"
+            if tally.todo is not None:
+                # Workers commit units by themselves; the last ones may not have been counted yet.
+                counted = set(tally.done)
+                uncounted = artifact.done_among(unit for unit in tally.todo if unit not in counted)
+                saved = f"{tally.skipped + len(counted) + len(uncounted)} of {tally.total} units are saved"
+            tally.interrupt_reported = True  # only now: a second Ctrl-C while counting is reported further out
             logger.warning("%s: interrupted; %s, run the same command to go on", _label(artifact), saved)
             interrupt.add_note(saved)
         raise
-
-
-def _saved(artifact: Artifact, tally: _Tally) -> str:
-    """Say how many units are saved, those included that workers committed and nobody has counted off."""
-    if tally.todo is None:
-        return "what is done is saved"
-    counted = set(tally.done)
-    uncounted = artifact.done_among(unit for unit in tally.todo if unit not in counted)
-    return f"{tally.skipped + len(counted) + len(uncounted)} of {tally.total} units are saved"
 
 
 def _run_units(
@@ -252,41 +253,58 @@ def _run_units(
     compute: Compute,
     limits: Limits,
     hook: Hook | None,
-    on_unit: Callable[[Outcome[UnitResult]], None] | None,
 ) -> None:
-    """Run the units that are not done and count them off.
+    """Run the units that are not done and count them.
 
     Raises:
         StageError: If units failed.
     """
-    for unit in status.units:
-        if unit.state in {UnitState.STALE, UnitState.CORRUPT}:
-            logger.warning("%s: %s is %s and is made again: %s", _label(artifact), unit.unit, unit.state, unit.reason)
-    work = partial(_run_unit, job, artifact, secrets.token_hex(8))
+    label = _label(artifact)
+    for odd in status.units:
+        if odd.state in {UnitState.STALE, UnitState.CORRUPT}:
+            logger.warning("%s: %s is %s and is made again: %s", label, odd.unit, odd.state, odd.reason)
+    run_unit = partial(_run_unit, job, artifact, secrets.token_hex(8))
+    wrapped: Hook = hook or (lambda _artifact, executor: executor)
     with (
-        Progress(_label(artifact), len(status.todo), artifact.local_directory / "report.jsonl") as progress,
-        _job_state_dropped(),
+        contextlib.ExitStack() as at_end,
+        Progress(label, len(status.todo), artifact.local_directory / "report.jsonl") as progress,
     ):
+        at_end.callback(_open_state.clear)  # what the job loaded in this process; workers started here end themselves
         progress.event(state="started", todo=len(status.todo), skipped=tally.skipped)
         with (
-            executor_for(compute, waiting=partial(_interrupts_told, artifact, tally)) as executor,
-            contextlib.closing(
-                (hook(artifact, executor) if hook else executor).outcomes(work, status.todo)
-            ) as outcomes,
-            _interrupts_told(artifact, tally),  # before the workers are stopped, which takes seconds
+            # A Ctrl-C is reported before workers are stopped, which takes seconds: hence around the wait for workers,
+            # and around their work, and not in `run_stage` alone.
+            executor_for(compute, waiting=partial(_interrupt_reported, artifact, tally)) as executor,
+            # Closing the outcomes cancels units that are still running.
+            contextlib.closing(wrapped(artifact, executor).outcomes(run_unit, status.todo)) as outcomes,
+            _interrupt_reported(artifact, tally),
         ):
             for outcome in outcomes:
-                _count(tally, outcome, progress)
-                if on_unit is not None:
-                    on_unit(outcome)
+                unit, result, error = outcome.unit, outcome.result, outcome.error
+                if result is not None:
+                    tally.done.append(unit)
+                    rows, counts = result.sidecar.rows, dict(result.sidecar.counts)
+                    progress.unit(unit, state="done", seconds=result.seconds, rows=rows, counts=counts)
+                elif error is not None:
+                    tally.failed[unit] = error
+                    progress.unit(unit, state="failed", error=_error_text(error))
+                    logger.debug("traceback of %s", unit, exc_info=error)
                 if len(tally.failed) > limits.max_failed_units:
                     break
         progress.event(state="ended", done=len(tally.done), failed=len(tally.failed))
     if tally.failed:
-        raise StageError(_failure_message(artifact, tally, limits))
+        reasons = "; ".join(f"{unit}: {_error_text(tally.failed[unit])}" for unit in sorted(tally.failed)[:5])
+        limit = limits.max_failed_units
+        gave_up = f"; gave up after more than {limit}" if len(tally.failed) > limit else ""
+        message = (
+            f"{label}: {_units(len(tally.failed))} failed ({reasons}){gave_up}; "
+            f"{len(tally.done)} were made and are kept; fix the cause and run the same command again"
+        )
+        raise StageError(message)
 
 
-# What the job of one run has loaded in this process, by the run's token: a model is loaded once per worker.
+# What the job of one run has loaded in this process, by the run's token: a model is loaded once per worker, though the
+# job arrives anew with every unit. At most one entry, as a worker that somebody else started may serve several runs.
 _open_state: dict[str, Any] = {}
 _opening = threading.Lock()
 
@@ -294,66 +312,17 @@ _opening = threading.Lock()
 def _run_unit(job: UnitJob[Any], artifact: Artifact, run_token: str, unit: str) -> UnitResult:
     """Make one unit on a worker, which keeps what the job loads for the units to come."""
     started = time.monotonic()
-    with _opening:  # a worker may have several threads
+    with _opening:  # a worker may have several threads, of which all but the first wait for the model
         if run_token not in _open_state:
-            _open_state.clear()
+            _open_state.clear()  # first, so that two models are not in memory at once
             _open_state[run_token] = job.open()
         state = _open_state[run_token]
     sidecar = job.run(state, artifact, unit)
     return UnitResult(sidecar, time.monotonic() - started)
 
 
-@contextlib.contextmanager
-def _job_state_dropped() -> Iterator[None]:
-    """Let go of what the job has loaded in this process when its run ends; workers started here end themselves."""
-    try:
-        yield
-    finally:
-        _open_state.clear()
-
-
-def _check_kept(artifact: Artifact, status: ArtifactStatus) -> None:
-    """Refuse to finish an artifact that doesn't hold what its workers said they made.
-
-    Raises:
-        StageError: If a unit is not done.
-    """
-    lost = [unit for unit in status.units if unit.state is not UnitState.DONE]
-    if lost:
-        reasons = "; ".join(f"{unit.unit} is {unit.state}: {unit.reason}" for unit in lost[:5])
-        message = (
-            f"{_label(artifact)}: {artifact.directory} lacks {_units(len(lost))} that workers say they made "
-            f"({reasons}); see to it that all workers write to this directory, and run the same command again"
-        )
-        raise StageError(message)
-
-
-def _count(tally: _Tally, outcome: Outcome[UnitResult], progress: Progress) -> None:
-    """Count a unit off and tell how it ended."""
-    if outcome.result is not None:
-        tally.done.append(outcome.unit)
-        sidecar = outcome.result.sidecar
-        counts = dict(sidecar.counts)
-        progress.unit(outcome.unit, state="done", seconds=outcome.result.seconds, rows=sidecar.rows, counts=counts)
-    elif outcome.error is not None:
-        tally.failed[outcome.unit] = outcome.error
-        progress.unit(outcome.unit, state="failed", error=_told(outcome.error))
-        logger.debug("traceback of %s", outcome.unit, exc_info=outcome.error)
-
-
-def _failure_message(artifact: Artifact, tally: _Tally, limits: Limits) -> str:
-    """Say which units failed and why, and whether the run gave up early."""
-    failed, limit = tally.failed, limits.max_failed_units
-    reasons = "; ".join(f"{unit}: {_told(failed[unit])}" for unit in sorted(failed)[:5])
-    gave_up = f"; gave up after more than {limit}" if len(failed) > limit else ""
-    return (
-        f"{_label(artifact)}: {_units(len(failed))} failed ({reasons}){gave_up}; "
-        f"{len(tally.done)} were made and are kept; mend the cause and run the same command again"
-    )
-
-
-def _told(error: Exception) -> str:
-    """Say what went wrong, with the error's type unless the message was written for the user."""
+def _error_text(error: Exception) -> str:
+    """Return an error's message, with its type unless it was written for users."""
     return str(error) if isinstance(error, StorageError | PipelineError) else f"{type(error).__name__}: {error}"
 
 
@@ -369,7 +338,7 @@ def _check_failed_share(artifact: Artifact, manifest: Manifest, limits: Limits) 
     if share > limits.max_failed_share:
         message = (
             f"{_label(artifact)}: {share:.1%} of {manifest.rows} rows failed ({failed}), at most "
-            f"{limits.max_failed_share:.1%} are allowed; mend the inputs, or raise max_failed_share and run again"
+            f"{limits.max_failed_share:.1%} are allowed; fix the inputs, or raise max_failed_share and run again"
         )
         raise StageError(message)
 

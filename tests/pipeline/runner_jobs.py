@@ -3,9 +3,14 @@
 import os
 import signal
 import time
+from collections.abc import Callable, Generator, Iterable
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from pipeline.executors import Executor, Outcome
+from pipeline.shard_runner import Hook
 from storage_schemas.artifact import Artifact
 from storage_schemas.commit import TEMPORARY_PREFIX, Disk
 from storage_schemas.manifest import ARTIFACT_FILE, MANIFEST_FILE, Description, Identity, Sidecar
@@ -30,7 +35,7 @@ def snapshot(directory: Path, *, unfinished: bool = True) -> dict[str, bytes]:
 
 
 def believed_falsely(artifact: Artifact, reference: dict[str, bytes]) -> list[str]:
-    """Name what an unfinished or damaged artifact calls done although it isn't what an undisturbed run makes."""
+    """List what an unfinished or damaged artifact calls done although it isn't what an undisturbed run makes."""
     found = snapshot(artifact.directory)
     status = artifact.status(deep=True)
     false = []
@@ -43,6 +48,25 @@ def believed_falsely(artifact: Artifact, reference: dict[str, bytes]) -> list[st
     if MANIFEST_FILE in found and found.get(ARTIFACT_FILE) != reference[ARTIFACT_FILE] and status.finished:
         false.append(ARTIFACT_FILE)
     return false
+
+
+@dataclass(frozen=True)
+class WatchedExecutor:
+    """Calls a function with the name of each unit that ended."""
+
+    inner: Executor
+    ended: Callable[[str], object]
+
+    def outcomes(self, function: Callable[[str], Any], units: Iterable[str]) -> Generator[Outcome[Any]]:
+        with closing(self.inner.outcomes(function, units)) as outcomes:
+            for outcome in outcomes:
+                self.ended(outcome.unit)
+                yield outcome
+
+
+def watched(ended: Callable[[str], object]) -> Hook:
+    """Return a hook of `run_stage` that sees units as they end."""
+    return lambda _artifact, executor: WatchedExecutor(executor, ended)
 
 
 @dataclass(frozen=True)
@@ -60,11 +84,11 @@ class WriteFiles:
     log: str = ""
 
     def open(self) -> str:
-        self.tell(f"open {os.getpid()}")
+        self.note(f"open {os.getpid()}")
         return "state"
 
     def run(self, state: str, artifact: Artifact, unit: str) -> Sidecar:
-        self.tell(f"run {unit}")
+        self.note(f"run {unit}")
         with artifact.write_unit(unit) as writer:
             for suffix in self.suffixes:
                 file = writer.file(suffix)
@@ -74,7 +98,7 @@ class WriteFiles:
                         time.sleep(self.pause_s)
             return writer.commit(rows=2, counts={"ok": 2}, facts={"letters": len(unit)})
 
-    def tell(self, line: str) -> None:
+    def note(self, line: str) -> None:
         if self.log:
             with Path(self.log).open("a", encoding="utf-8") as file:
                 file.write(f"{line}\n")
@@ -87,7 +111,7 @@ class Troubled(WriteFiles):
     Attributes:
         at: The units.
         trouble: ``"raise"``, ``"raise unpicklable"``, ``"exit"``, ``"kill worker"``, ``"kill worker once"``, ``"lie"``
-            (tell of a unit that was not written), ``"fail rows"``.
+            (report a unit that was not written), ``"fail rows"``.
         marker: File by which "once" is known.
     """
 
@@ -98,7 +122,7 @@ class Troubled(WriteFiles):
     def run(self, state: str, artifact: Artifact, unit: str) -> Sidecar:
         if unit not in self.at:
             return super().run(state, artifact, unit)
-        self.tell(f"run {unit}")
+        self.note(f"run {unit}")
         if self.trouble == "raise":
             message = f"{unit} is cursed"
             raise ValueError(message)

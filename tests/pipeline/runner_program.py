@@ -3,17 +3,14 @@
 import argparse
 import logging
 import sys
+from functools import partial
 from pathlib import Path
 
 from pipeline.errors import PipelineError
-from pipeline.executors import Compute, Outcome
-from pipeline.shard_runner import Limits, UnitResult, run_stage
+from pipeline.executors import Compute
+from pipeline.shard_runner import Limits, run_stage
 from storage_schemas.errors import StorageError
-from tests.pipeline.runner_jobs import WriteFiles, planned
-
-
-def tell(outcome: Outcome[UnitResult]) -> None:
-    print(outcome.unit, flush=True)
+from tests.pipeline.runner_jobs import WriteFiles, planned, watched
 
 
 def main() -> int:
@@ -36,7 +33,7 @@ def main() -> int:
             planned(options.runs, options.units),
             compute=compute,
             limits=Limits(wait_s=options.wait_s),
-            on_unit=tell,
+            hook=watched(partial(print, flush=True)),
         )
     except (StorageError, PipelineError) as error:
         print(error, file=sys.stderr)

@@ -17,9 +17,9 @@ import pytest
 from distributed import Client, LocalCluster
 
 from pipeline.errors import PipelineError, StageError
-from pipeline.executors import Compute, DaskExecutor, InlineExecutor, Outcome, executor_for
-from pipeline.shard_runner import UnitResult, run_stage
-from tests.pipeline.runner_jobs import WriteFiles, planned, snapshot
+from pipeline.executors import Compute, DaskExecutor, InlineExecutor, executor_for
+from pipeline.shard_runner import run_stage
+from tests.pipeline.runner_jobs import WriteFiles, planned, snapshot, watched
 
 ROOT = Path(__file__).parents[2]
 START_LIMIT_S = 120.0  # of processes on a busy machine
@@ -93,12 +93,12 @@ def test_a_scheduler_that_goes_away_is_named_and_what_is_done_is_kept(tmp_path: 
     artifact = planned(tmp_path, 4)
     with started_scheduler(address) as scheduler, started_worker(address):
 
-        def kill_the_scheduler(outcome: Outcome[UnitResult]) -> None:
+        def kill_the_scheduler(_unit: str) -> None:
             os.killpg(scheduler.pid, signal.SIGKILL)
 
         compute = Compute(dask_address=address, connect_limit_s=START_LIMIT_S)
         with pytest.raises(StageError, match=r"dask: the scheduler has gone away \(.+\); start it and run the same"):
-            run_stage(WriteFiles(pause_s=0.1), artifact, compute=compute, on_unit=kill_the_scheduler)
+            run_stage(WriteFiles(pause_s=0.1), artifact, compute=compute, hook=watched(kill_the_scheduler))
     assert 0 < run_stage(WriteFiles(), artifact).units_skipped < 4
 
 

@@ -17,7 +17,7 @@ from pipeline.shard_runner import Limits, run_stage
 from storage_schemas.artifact import Artifact
 from storage_schemas.manifest import MANIFEST_FILE, Sidecar
 from storage_schemas.status import UnitState
-from tests.pipeline.runner_jobs import Troubled, WriteFiles, planned, snapshot
+from tests.pipeline.runner_jobs import Troubled, WriteFiles, planned, snapshot, watched
 
 UNITS = 5
 ODD = "shard-00002"
@@ -172,10 +172,10 @@ def test_a_worker_that_dies_once_in_a_unit_loses_nothing(tmp_path: Path, referen
     assert snapshot(report.artifact.directory) == reference
 
 
-def test_a_unit_of_which_a_worker_tells_falsely_is_not_believed(tmp_path: Path) -> None:
+def test_a_unit_that_a_worker_reports_and_did_not_write_is_not_believed(tmp_path: Path) -> None:
     artifact = planned(tmp_path, UNITS)
-    told = r"lacks 1 unit that workers say they made \(shard-00002 is missing.*see to it that all workers write to this"
-    with pytest.raises(StageError, match=told):
+    lost = r"lacks 1 unit .*\(shard-00002 is missing.*make sure that all workers write to this directory"
+    with pytest.raises(StageError, match=lost):
         run_stage(Troubled(at=(ODD,), trouble="lie"), artifact)
     assert not (artifact.directory / MANIFEST_FILE).exists()
 
@@ -208,10 +208,10 @@ def test_every_unit_has_a_line_in_log_and_report(tmp_path: Path, caplog: pytest.
     assert f"test small: {ODD} failed" in caplog.text
 
 
-def test_outcomes_are_told_as_they_come(tmp_path: Path) -> None:
-    told = []
-    run_stage(WriteFiles(), planned(tmp_path, UNITS), on_unit=lambda outcome: told.append(outcome.unit))
-    assert told == [f"shard-{number:05d}" for number in range(UNITS)]
+def test_a_hook_sees_outcomes_as_they_come(tmp_path: Path) -> None:
+    artifact, seen = planned(tmp_path, UNITS), list[tuple[str, int]]()
+    run_stage(WriteFiles(), artifact, hook=watched(lambda unit: seen.append((unit, len(artifact.status().todo)))))
+    assert seen == [(f"shard-{number:05d}", UNITS - 1 - number) for number in range(UNITS)]
 
 
 def test_a_relative_runs_directory_is_made_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -238,9 +238,7 @@ class Interrupted(WriteFiles):
         return sidecar
 
 
-def test_an_interrupted_run_tells_of_what_lies_in_the_directory(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_an_interrupted_run_reports_what_is_in_the_directory(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     artifact = planned(tmp_path, UNITS)
     run_stage(WriteFiles(), artifact)
     for number in (0, 1, 2):

@@ -1,5 +1,6 @@
 """Where workers compute."""
 
+import os
 import threading
 from typing import get_args
 
@@ -7,8 +8,8 @@ import pytest
 import torch
 
 from ovseg_models.precision import autocast
-from pipeline import ordered_threads
 from pipeline.errors import PipelineError
+from pipeline.ordered_threads import in_threads, use_threads
 from pipeline.settings import ComputeSettings, Precision
 from pipeline.worker_device import WorkerCompute, gpu_of_worker
 
@@ -24,12 +25,18 @@ def test_workers_share_the_gpus_of_a_machine():
     ("setting", "workers", "cores", "expected"), [(5, 0, 32, 5), (None, 0, 32, 8), (None, 8, 32, 4), (None, 2, 2, 2)]
 )
 def test_decoding_threads_are_as_set_or_a_share_of_the_cores(setting, workers, cores, expected, monkeypatch):
-    monkeypatch.setattr(ordered_threads, "_by_default", {})
-    monkeypatch.setattr(ordered_threads, "_cores", lambda: cores)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _process: set(range(cores)), raising=False)
     WorkerCompute.of(ComputeSettings(device="cpu", workers=workers, decode_threads=setting)).begin()
     together = threading.Barrier(expected, timeout=20)  # broken, and an error, where fewer threads come to it
-    assert len(list(ordered_threads.in_threads(lambda _: together.wait(), range(expected)))) == expected
-    assert ordered_threads._by_default["threads"] == expected
+
+    def thread(_item):
+        together.wait()
+        return threading.get_ident()
+
+    try:
+        assert len(set(in_threads(thread, range(4 * expected)))) == expected
+    finally:
+        use_threads(2)
 
 
 def test_a_worker_takes_its_threads_and_device_from_the_settings():
