@@ -67,7 +67,7 @@ def pairs(
         without_nouns=without_nouns,
         max_per_noun=max_per_noun,
     )
-    found = Artifact.open(directory)
+    found = Artifact.open(directory, kind="pairs")
     if action == "card":
         if out is not None or rule != PairRule() or workers:
             raise SettingsError(["pairs card: takes no option; leave them out, or write 'pairs filter'"])

@@ -67,12 +67,10 @@ def load_proposal_net(artifact: Artifact, device: str | torch.device = "cpu") ->
         device: Where to put it.
 
     Raises:
-        PipelineError: If the artifact is of another kind, or its weights don't fit the net that its facts describe.
-        ArtifactError: If it is not finished, or a file of it is not what was written.
+        PipelineError: If its weights don't fit the net that its facts describe.
+        ArtifactError: If it is of another kind, not finished, or a file of it is not what was written.
     """
-    if artifact.identity.kind != PROPOSAL_NET:
-        message = f"{artifact.directory}: is an artifact of {artifact.identity.kind}, one of {PROPOSAL_NET} is expected"
-        raise PipelineError(f"{message}; give the directory of one")
+    artifact.require(PROPOSAL_NET)
     (facts,) = (unit.facts for unit in artifact.manifest().units if unit.unit == WEIGHTS)
     arguments: Any = facts["arguments"]
     tensors = {name: torch.from_numpy(array) for name, array in read_weights(artifact, WEIGHTS).items()}
@@ -162,12 +160,10 @@ def load_adapted_clip(artifact: Artifact, base: LoadedClip) -> MaskAdaptedClip:
         base: The CLIP from which it was trained.
 
     Raises:
-        PipelineError: If the artifact is of another kind, or was trained from another CLIP, or its tensors do not fit.
-        ArtifactError: If it is not finished, or damaged.
+        PipelineError: If it was trained from another CLIP, or its tensors do not fit.
+        ArtifactError: If it is of another kind, not finished, or damaged.
     """
-    if artifact.identity.kind != ADAPTED_CLIP:
-        message = f"{artifact.directory}: is an artifact of {artifact.identity.kind}, one of {ADAPTED_CLIP} is expected"
-        raise PipelineError(message)
+    artifact.require(ADAPTED_CLIP)
     facts: Mapping[str, Any] = artifact.manifest().units[0].facts
     if facts["base_digest"] != base.digest:
         message = (

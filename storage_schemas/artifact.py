@@ -22,7 +22,7 @@ from storage_schemas.commit import (
     write_file,
 )
 from storage_schemas.digests import Json
-from storage_schemas.errors import ArtifactError, StorageError
+from storage_schemas.errors import ArtifactError, SchemaError, StorageError
 from storage_schemas.lock import held
 from storage_schemas.manifest import (
     ARTIFACT_FILE,
@@ -67,14 +67,37 @@ class Artifact:
         return cls(description.identity.directory(runs), description, disk or Disk())
 
     @classmethod
-    def open(cls, directory: Path) -> Self:
-        """Return the artifact that lies in a directory, finished or not.
+    def open(cls, directory: Path, *, kind: str = "") -> Self:
+        """Return the artifact in a directory, finished or not.
+
+        Args:
+            directory: ``RUNS/KIND/NAME-DIGEST``.
+            kind: Which kind is expected; empty for any.
 
         Raises:
-            ArtifactError: If there is none.
+            ArtifactError: If there is none, or it is of another kind.
             SchemaError: If another version of this project wrote it.
         """
-        return cls(directory, Description.read(directory))
+        artifact = cls(directory, Description.read(directory))
+        if kind:
+            artifact.require(kind)
+        return artifact
+
+    def require(self, kind: str, schema_version: int | None = None) -> None:
+        """Refuse an artifact of another kind, or of another schema version if one is given.
+
+        Raises:
+            ArtifactError: If the kind is another one.
+            SchemaError: If the schema version is another one.
+        """
+        if self.identity.kind != kind:
+            found = f"is an artifact of {self.identity.kind}, expected {kind}"
+            message = f"{self.directory}: {found}; give a directory below {kind}/"
+            raise ArtifactError(message)
+        if schema_version not in {None, self.identity.schema_version}:
+            found = f"holds {kind} of schema {self.identity.schema_version}, expected schema {schema_version}"
+            message = f"{self.directory}: {found}; run the stage that makes it again"
+            raise SchemaError(message)
 
     @property
     def identity(self) -> Identity:

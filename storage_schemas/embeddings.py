@@ -5,7 +5,6 @@ A unit is ``shard-00000.parquet``, one row per embedded mask and one row group p
 ``region`` null, a scene without masks.
 """
 
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -20,7 +19,7 @@ from storage_schemas.digests import Json
 from storage_schemas.errors import SchemaError
 from storage_schemas.manifest import Sidecar
 from storage_schemas.scenes import OK
-from storage_schemas.tables import TableSchema, TableWriter, read_table, vector_length
+from storage_schemas.tables import TableSchema, UnitTable, read_table, vector_length
 
 KIND = "embeddings"
 SCHEMA_VERSION = 1
@@ -89,10 +88,8 @@ class EmbeddingShardWriter:
     """
 
     def __init__(self, unit: UnitWriter, *, embedding_dim: int) -> None:
-        self._writer = unit
-        self._schema = schema(embedding_dim)
-        self._table = TableWriter(self._writer.file("parquet"), self._schema)
-        self._counts: Counter[str] = Counter()
+        self._vector = vector_type(embedding_dim, pa.float16())
+        self._table = UnitTable(unit, schema(embedding_dim))
 
     def add(self, scene: SceneEmbeddings) -> None:
         """Append the embeddings of one scene.
@@ -101,8 +98,6 @@ class EmbeddingShardWriter:
             WriteError: If the operating system refuses.
         """
         statuses = list(scene.statuses) or [scene.scene_status]
-        self._counts.update(statuses)
-        vector = self._schema.columns.field("image_embedding").type
         rows: list[npt.NDArray[np.float16] | None] = [
             values if status == OK else None for values, status in zip(scene.embeddings, scene.statuses, strict=True)
         ]
@@ -112,21 +107,13 @@ class EmbeddingShardWriter:
                 "region": scene.regions if len(scene.regions) else [None],
                 "status": statuses,
                 "reason": list(scene.reasons) or [scene.scene_reason],
-                "image_embedding": pa.array(rows or [None], type=vector),
+                "image_embedding": pa.array(rows or [None], type=self._vector),
             }
         )
 
     def commit(self, facts: Mapping[str, Json] = MappingProxyType({})) -> Sidecar:
-        """Make the shard a finished unit.
-
-        Args:
-            facts: What else is known of it.
-
-        Raises:
-            WriteError: If the operating system refuses.
-        """
-        self._table.close()
-        return self._writer.commit(rows=self._table.rows, counts=self._counts, facts=facts)
+        """Make the shard a finished unit; arguments and errors as `UnitTable.commit`."""
+        return self._table.commit(facts)
 
 
 def embedding_dim_of(artifact: Artifact) -> int:

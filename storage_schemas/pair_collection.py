@@ -8,7 +8,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from storage_schemas.artifact import Artifact
-from storage_schemas.errors import ArtifactError, SchemaError
+from storage_schemas.errors import ArtifactError
 from storage_schemas.pairs import KIND, SCHEMA_VERSION, PairMembers, read_index, read_members
 from storage_schemas.scenes import OK
 
@@ -41,14 +41,7 @@ class PairCollection:
     """
 
     def __init__(self, artifact: Artifact) -> None:
-        identity = artifact.identity
-        if identity.kind != KIND:
-            message = f"{artifact.directory}: is an artifact of {identity.kind}, one of {KIND} is expected"
-            raise ArtifactError(message)
-        if identity.schema_version != SCHEMA_VERSION:
-            found = f"holds pairs of schema {identity.schema_version}, schema {SCHEMA_VERSION} is expected"
-            message = f"{artifact.directory}: {found}; run 'ovseg mine' again"
-            raise SchemaError(message)
+        artifact.require(KIND, SCHEMA_VERSION)
         self.artifact = artifact
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -6,7 +6,6 @@ and boxes lie in the picture as the net saw it: turned as its EXIF tag says, res
 ``width_px``).
 """
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
@@ -20,10 +19,12 @@ from storage_schemas.columns import column, slices_by, vector_column, vector_typ
 from storage_schemas.errors import SchemaError
 from storage_schemas.manifest import Sidecar
 from storage_schemas.scenes import OK
-from storage_schemas.tables import TableSchema, TableWriter, read_table, vector_length
+from storage_schemas.tables import TableSchema, UnitTable, read_table, vector_length
 
 KIND = "proposals"
 SCHEMA_VERSION = 1
+
+_OF_QUERIES = ("query", "mask_counts", "area_px", "box_xyxy", "objectness", "proposal_embedding")
 
 
 def schema(embedding_dim: int) -> TableSchema:
@@ -87,7 +88,7 @@ class SceneProposals:
 
     @classmethod
     def failed(cls, key: str, embedding_dim: int, status: str, reason: str) -> Self:
-        """Return what stands for a scene without proposals."""
+        """Return the entry of a scene without proposals."""
         return cls(
             key=key,
             height_px=0,
@@ -112,45 +113,39 @@ class ProposalShardWriter:
     """
 
     def __init__(self, unit: UnitWriter, *, embedding_dim: int) -> None:
-        self._writer = unit
-        self._table = TableWriter(self._writer.file("parquet"), schema(embedding_dim))
-        self._counts: Counter[str] = Counter()
+        self._table = UnitTable(unit, schema(embedding_dim))
 
     def add(self, scene: SceneProposals) -> None:
-        """Append the proposals of one scene.
+        """Append the proposals of one scene; a scene without any is one row without a query.
 
         Raises:
             WriteError: If the operating system refuses.
         """
-        rows = len(scene.queries)
-        self._counts[scene.status] += max(1, rows)
-        if rows == 0:
-            self._table.write_rows([_empty_row(scene)])
-            return
-        self._table.write_columns(
-            {
-                "key": [scene.key] * rows,
-                "status": [scene.status] * rows,
-                "reason": [scene.reason] * rows,
+        rows = max(1, len(scene.queries))
+        found: dict[str, Any] = {name: [None] for name in _OF_QUERIES}
+        if len(scene.queries):
+            found = {
                 "query": scene.queries,
-                "height_px": np.full(rows, scene.height_px, np.int32),
-                "width_px": np.full(rows, scene.width_px, np.int32),
                 "mask_counts": list(scene.mask_counts),
                 "area_px": scene.areas_px,
                 "box_xyxy": vector_column(scene.boxes_xyxy),
                 "objectness": scene.objectness,
                 "proposal_embedding": vector_column(scene.embeddings),
             }
+        self._table.write_columns(
+            {
+                "key": [scene.key] * rows,
+                "status": [scene.status] * rows,
+                "reason": [scene.reason] * rows,
+                "height_px": np.full(rows, scene.height_px, np.int32),
+                "width_px": np.full(rows, scene.width_px, np.int32),
+                **found,
+            }
         )
 
     def commit(self) -> Sidecar:
-        """Make the shard a finished unit.
-
-        Raises:
-            WriteError: If the operating system refuses.
-        """
-        self._table.close()
-        return self._writer.commit(rows=self._table.rows, counts=self._counts)
+        """Make the shard a finished unit; errors as `UnitTable.commit`."""
+        return self._table.commit()
 
 
 def embedding_dim_of(artifact: Artifact) -> int:
@@ -191,20 +186,3 @@ def _scene(rows: pa.Table, embedding_dim: int) -> SceneProposals:
         status=status,
         reason=reason,
     )
-
-
-def _empty_row(scene: SceneProposals) -> dict[str, Any]:
-    """Return the row that stands for a scene without proposals."""
-    return {
-        "key": scene.key,
-        "status": scene.status,
-        "reason": scene.reason,
-        "query": None,
-        "height_px": scene.height_px,
-        "width_px": scene.width_px,
-        "mask_counts": None,
-        "area_px": None,
-        "box_xyxy": None,
-        "objectness": None,
-        "proposal_embedding": None,
-    }

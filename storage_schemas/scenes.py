@@ -24,7 +24,7 @@ import pyarrow.compute as pc
 from storage_schemas.artifact import Artifact, UnitWriter
 from storage_schemas.columns import MEMBER, column
 from storage_schemas.digests import Json
-from storage_schemas.errors import ArtifactError, CorruptUnitError, SchemaError
+from storage_schemas.errors import ArtifactError, CorruptUnitError
 from storage_schemas.manifest import Sidecar
 from storage_schemas.tables import TableSchema, TableWriter, read_table
 from storage_schemas.tars import KEY, Member, ShardTarWriter, read_member
@@ -109,13 +109,7 @@ class ScenesAttributes:
             ArtifactError: If the artifact is not one of scenes.
             SchemaError: If they are scenes of another schema version.
         """
-        if artifact.identity.kind != KIND:
-            message = f"{artifact.directory}: is an artifact of {artifact.identity.kind}, one of {KIND} is expected"
-            raise ArtifactError(message)
-        if artifact.identity.schema_version != SCHEMA_VERSION:
-            found = f"holds scenes of schema {artifact.identity.schema_version}, schema {SCHEMA_VERSION} is expected"
-            message = f"{artifact.directory}: {found}; run 'ovseg prepare' again"
-            raise SchemaError(message)
+        artifact.require(KIND, SCHEMA_VERSION)
         values: dict[str, Any] = {
             name: tuple(value) if isinstance(value, list) else value
             for name, value in artifact.description.attributes.items()

@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 from storage_schemas.artifact import Artifact, UnitWriter
 from storage_schemas.columns import MEMBER, column
 from storage_schemas.digests import Json
-from storage_schemas.errors import ArtifactError, CorruptUnitError, SchemaError
+from storage_schemas.errors import CorruptUnitError, SchemaError
 from storage_schemas.manifest import Sidecar
 from storage_schemas.scenes import OK
 from storage_schemas.tables import TableSchema, TableWriter, read_table
@@ -125,13 +125,7 @@ class ScoresAttributes:
             ArtifactError: If the artifact is not one of scores.
             SchemaError: If they are scores of another schema version.
         """
-        if artifact.identity.kind != KIND:
-            message = f"{artifact.directory}: is an artifact of {artifact.identity.kind}, one of {KIND} is expected"
-            raise ArtifactError(f"{message}; give a directory below {KIND}/")
-        if artifact.identity.schema_version != SCHEMA_VERSION:
-            found = f"holds scores of schema {artifact.identity.schema_version}, schema {SCHEMA_VERSION} is expected"
-            message = f"{artifact.directory}: {found}; run 'ovseg evaluate' again"
-            raise SchemaError(message)
+        artifact.require(KIND, SCHEMA_VERSION)
         values: dict[str, Any] = {
             name: tuple(value) if isinstance(value, list) else value
             for name, value in artifact.description.attributes.items()

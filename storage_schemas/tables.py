@@ -2,16 +2,20 @@
 
 import contextlib
 import io
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any, Self
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from storage_schemas.artifact import UnitWriter
+from storage_schemas.digests import Json
 from storage_schemas.errors import SchemaError
+from storage_schemas.manifest import Sidecar
 
 _KIND = b"ovseg.kind"
 _VERSION = b"ovseg.schema_version"
@@ -114,6 +118,42 @@ class TableWriter:
         self._writer.close()
 
 
+class UnitTable:
+    """A unit that is one Parquet table, whose rows have a status; what was written counts once ``commit`` was called.
+
+    Args:
+        unit: From ``artifact.write_unit``, in whose ``with`` block the table is used.
+        schema: Of the table.
+    """
+
+    def __init__(self, unit: UnitWriter, schema: TableSchema) -> None:
+        self._unit = unit
+        self._table = TableWriter(unit.file("parquet"), schema)
+        self._counts: Counter[str] = Counter()
+
+    def write_columns(self, columns: Mapping[str, Any]) -> None:
+        """Append rows as one row group; the column ``status`` is counted.
+
+        Raises:
+            SchemaError: As `TableWriter.write_columns`.
+            WriteError: If the operating system refuses.
+        """
+        self._counts.update(columns["status"])
+        self._table.write_columns(columns)
+
+    def commit(self, facts: Mapping[str, Json] = MappingProxyType({})) -> Sidecar:
+        """Make the table a finished unit.
+
+        Args:
+            facts: What else is known of it.
+
+        Raises:
+            WriteError: If the operating system refuses.
+        """
+        self._table.close()
+        return self._unit.commit(rows=self._table.rows, counts=self._counts, facts=facts)
+
+
 def read_table(path: Path, schema: TableSchema, *, columns: Sequence[str] | None = None) -> pa.Table:
     """Read a table, or some of its columns, after checking that it is of this schema.
 
@@ -179,7 +219,7 @@ def check_schema(path: Path, found: pa.Schema, expected: TableSchema) -> None:
         index = found.get_field_index(field.name)
         type_found = found.field(index).type if index >= 0 else "missing"
         if type_found != field.type:
-            difference = f"column {field.name!r} is {type_found}, schema {expected.version} wants {field.type}"
+            difference = f"column {field.name!r} is {type_found}, schema {expected.version} has {field.type}"
             message = f"{path}: {difference}; run the stage that makes it again"
             raise SchemaError(message)
     unknown = [name for name in found.names if name not in expected.columns.names]

@@ -121,8 +121,8 @@ def scores_at(directory: Path) -> list[Scores]:
         artifact.manifest()
         return [Scores(artifact)]
     if kind != reports.KIND:
-        message = f"{directory}: is an artifact of {kind}, one of {scores.KIND} or {reports.KIND} is expected"
-        raise PipelineError(f"{message}; give the directory of one")
+        message = f"{directory}: is an artifact of {kind}, expected {scores.KIND} or {reports.KIND}; give one of these"
+        raise PipelineError(message)
     found = []
     for dataset in reports.read_numbers(artifact)["datasets"]:
         digest = dataset["digests"]["scores"]

@@ -1,7 +1,5 @@
 """Scenes as evaluation takes them: decoded in threads while the models work on those before."""
 
-import struct
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -10,15 +8,13 @@ import numpy.typing as npt
 from PIL import Image
 
 from pipeline.ordered_threads import in_threads
-from pipeline.upright_scenes import upright_labels, upright_picture
+from pipeline.stored_pictures import UndecodableError, upright_labels, upright_picture
 from storage_schemas.scenes import OK, Scene, SceneShard
 
 LABEL_UNREADABLE, LABEL_OUTSIDE = "label_unreadable", "label_outside_vocabulary"
 IMAGE_UNREADABLE = "image_unreadable"
 NO_LABEL = "no_label"
 """No failure: a scene without a labelled pixel is passed by, as proposal training passes it by."""
-
-_DECODE_ERRORS = (OSError, SyntaxError, ValueError, zlib.error, struct.error, Image.DecompressionBombError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,16 +69,16 @@ def decoded(scene: Scene, class_count: int, ignore_label: int) -> LabelledImage 
         return FailedImage(scene.key, NO_LABEL, "the scene has no labelled pixel to compare with")
     try:
         labels = decoded_labels(scene.label_png, scene.exif_orientation)
-    except _DECODE_ERRORS as error:
-        return FailedImage(scene.key, LABEL_UNREADABLE, f"the label map cannot be decoded: {error}")
+    except UndecodableError as error:
+        return FailedImage(scene.key, LABEL_UNREADABLE, f"the label map {error}")
     odd = labels[(labels >= class_count) & (labels != ignore_label)]
     if odd.size:
         reason = f"the label map holds {odd[0]}, which is none of the {class_count} classes"
         return FailedImage(scene.key, LABEL_OUTSIDE, reason)
     try:
         image = upright_picture(scene)
-    except _DECODE_ERRORS as error:
-        return FailedImage(scene.key, IMAGE_UNREADABLE, f"the picture cannot be decoded: {error}")
+    except UndecodableError as error:
+        return FailedImage(scene.key, IMAGE_UNREADABLE, f"the picture {error}")
     if (image.height, image.width) != labels.shape:
         reason = (
             f"the picture has {image.width} x {image.height} px, its label map {labels.shape[1]} x {labels.shape[0]}"

@@ -16,7 +16,7 @@ from ovseg_models.precision import autocast
 from pipeline.errors import PipelineError
 from pipeline.evaluate.nets import Nets, NetSources
 from pipeline.evaluate.variants import ClipView
-from pipeline.pair_pictures import pair_pictures
+from pipeline.stored_pictures import pair_pictures
 from storage_schemas.artifact import Artifact
 from storage_schemas.manifest import Sidecar
 from storage_schemas.pairs import read_index, read_members

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ovseg_models.masked_crops import crops_of_regions, patch_mask, without_normalisation
 from pipeline.errors import StageError
-from pipeline.pair_pictures import pair_pictures
+from pipeline.stored_pictures import UndecodableError, pair_pictures
 from pipeline.training.data_order import Draw, generator
 from storage_schemas.pair_collection import PairCollection
 
@@ -69,9 +69,8 @@ class PairSamples:
             place = self.pairs.place(draw.sample)
             try:
                 pixels, mask = pair_pictures(self.pairs.read(draw.sample))
-            except (OSError, ValueError) as error:
-                found = f"pictures of pair {place.pair} cannot be decoded ({error})"
-                message = f"{place.unit}: {found}; run 'ovseg mine' again"
+            except UndecodableError as error:
+                message = f"{place.unit}: a picture of pair {place.pair} {error}; run 'ovseg mine' again"
                 raise StageError(message) from error
             if pixels.shape[:2] != mask.shape or not mask.any():
                 found = f"crop of {pixels.shape[:2]} px and mask of {mask.shape} px with {mask.sum()} pixels inside"

@@ -7,13 +7,12 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from jaxtyping import Float
-from PIL import Image
 from torch import Tensor
 
 from ovseg_models.encoding import cut_regions
 from ovseg_models.zero_shot import ZeroShotCounts
 from pipeline.errors import StageError
-from pipeline.upright_scenes import upright_labels, upright_picture
+from pipeline.stored_pictures import UndecodableError, upright_labels, upright_picture
 from storage_schemas.scene_collection import SceneCollection
 
 _CROPS_PER_FORWARD = 256
@@ -77,9 +76,9 @@ class Validation:
             try:
                 pixels = torch.from_numpy(np.array(upright_picture(scene))).permute(2, 0, 1)
                 label_map = torch.from_numpy(upright_labels(scene.label_png or b"", scene.exif_orientation))
-            except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            except UndecodableError as error:
                 unit, key = self.scenes.place(number)
-                message = f"{unit}: scene {key} cannot be decoded ({error}); run 'ovseg prepare' again"
+                message = f"{unit}: scene {key} {error}; run 'ovseg prepare' again"
                 raise StageError(message) from error
             class_ids = torch.tensor(scene.classes, dtype=torch.int64, device=device)
             # [height width] against [class 1 1]: one mask per class, [class height width]

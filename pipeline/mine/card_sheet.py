@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from pipeline.pair_pictures import pair_pictures
+from pipeline.stored_pictures import pair_pictures
 from storage_schemas.artifact import Artifact
 from storage_schemas.pairs import PairMembers, read_index, read_members
 from storage_schemas.scenes import OK

@@ -16,10 +16,11 @@ from ovseg_models.run_lengths import RunLengths, masks_of_runs
 from pipeline.clip_loading import load_clip
 from pipeline.errors import PipelineError
 from pipeline.mine.full_batches import OutOfMemoryBackOff, in_full_batches
-from pipeline.mine.regions import NetSize, SceneAndRegions, UndecodableError, net_picture
+from pipeline.mine.regions import NetSize, SceneAndRegions, net_picture
 from pipeline.mine.statuses import EMPTY_MASK, NOT_FINITE, UNDECODABLE
 from pipeline.ordered_threads import in_threads
 from pipeline.settings import ClipSettings, EmbedSettings
+from pipeline.stored_pictures import UndecodableError
 from pipeline.worker_device import crops_at_once, is_out_of_memory
 from storage_schemas.embeddings import SceneEmbeddings
 from storage_schemas.rle import boxes_of_runs, run_lengths_of
@@ -127,7 +128,7 @@ class Embedder:
         try:
             picture = net_picture(of.scene, self._size)
         except UndecodableError as error:
-            return nothing._replace(status=UNDECODABLE, reason=str(error))
+            return nothing._replace(status=UNDECODABLE, reason=f"the picture of {of.scene.key} {error}")
         distinct: dict[bytes, int] = {}  # equal run lengths are equal masks, and need one crop
         of_region = [distinct.setdefault(counts, len(distinct)) for counts in regions.mask_counts]
         runs = RunLengths(*run_lengths_of(list(distinct), regions.height_px, regions.width_px))
@@ -204,7 +205,7 @@ def _rows(embedded: tuple[_CutScene, Float[Tensor, "crop dim"]]) -> SceneEmbeddi
             scene_reason=cut.reason,
         )
     indices = cut.of.regions.indices
-    told = [(EMPTY_MASK, "the mask has no pixel")] * len(indices)
+    outcomes = [(EMPTY_MASK, "the mask has no pixel")] * len(indices)
     stored = np.zeros((len(indices), embeddings.shape[1]), np.float16)
     vectors = embeddings.cpu().numpy()
     for row, crop in enumerate(cut.crop_of_region.tolist()):
@@ -212,8 +213,8 @@ def _rows(embedded: tuple[_CutScene, Float[Tensor, "crop dim"]]) -> SceneEmbeddi
             continue
         vector = vectors[crop]
         if np.isfinite(vector).all():
-            stored[row], told[row] = vector.astype(np.float16), (OK, "")
+            stored[row], outcomes[row] = vector.astype(np.float16), (OK, "")
         else:
-            told[row] = (NOT_FINITE, "CLIP's embedding of the crop is not finite")
-    statuses, reasons = zip(*told, strict=True)
+            outcomes[row] = (NOT_FINITE, "CLIP's embedding of the crop is not finite")
+    statuses, reasons = zip(*outcomes, strict=True)
     return SceneEmbeddings(key=key, regions=indices, statuses=statuses, reasons=reasons, embeddings=stored)

@@ -144,14 +144,11 @@ def filter_pairs(pairs: Artifact, rule: PairRule, directory: Path, *, compute: C
         compute: Where shards are made.
 
     Raises:
-        PipelineError: If no pair fulfils the rule, the artifact holds no pairs, or something else is in the directory.
-        ArtifactError: If the pairs are not finished.
+        PipelineError: If no pair fulfils the rule, or something else is in the directory.
+        ArtifactError: If the artifact is not one of pairs, or not finished.
+        SchemaError: If its pairs are of another schema.
     """
-    identity = pairs.identity
-    if (identity.kind, identity.schema_version) != (KIND, SCHEMA_VERSION):
-        found = f"is an artifact of {identity.kind}, schema {identity.schema_version}"
-        message = f"{pairs.directory}: {found}; {KIND} of schema {SCHEMA_VERSION} are expected; run 'ovseg mine'"
-        raise PipelineError(message)
+    pairs.require(KIND, SCHEMA_VERSION)
     subset = _planned(pairs, rule, directory)
     absent = sorted(set(rule.nouns) - set(_columns(pairs, ("noun",))["noun"].to_pylist()))
     if absent:

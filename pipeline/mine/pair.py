@@ -18,7 +18,7 @@ from pipeline.mine.card import MAKER, make_card
 from pipeline.mine.embed import sharing_of
 from pipeline.mine.inputs import check_data_set, check_scenes, net_size, noun_identity, noun_source, regions_of
 from pipeline.mine.pair_members import RegionCutter
-from pipeline.mine.regions import NetSize, RegionSource, SceneRegions, UndecodableError
+from pipeline.mine.regions import NetSize, RegionSource, SceneRegions
 from pipeline.mine.scene_nouns import NounSource, SceneNoun
 from pipeline.mine.statuses import AREA_BELOW_MIN, EXPECTED, SCORE_BELOW_MIN, SCORE_NOT_FINITE, UNDECODABLE
 from pipeline.mine.tagger.sources import load_tagger
@@ -26,6 +26,7 @@ from pipeline.ordered_threads import in_threads, use_threads
 from pipeline.settings import ComputeSettings, MineSettings, PairSettings, result_settings
 from pipeline.shard_runner import Execution, StageReport
 from pipeline.stage_names import StageName
+from pipeline.stored_pictures import UndecodableError
 from pipeline.text_embeddings import Vector, embed_names, vectors_of
 from pipeline.worker_device import WorkerCompute
 from storage_schemas.artifact import Artifact
@@ -282,7 +283,8 @@ class Pairer:
         try:
             cutter = RegionCutter.of(embedded.scene, self._size, self._settings)
         except UndecodableError as error:
-            return [replace(row, status=UNDECODABLE, reason=str(error)) if row.status == OK else row for row in rows]
+            reason = f"the picture of {embedded.scene.key} {error}"
+            return [replace(row, status=UNDECODABLE, reason=reason) if row.status == OK else row for row in rows]
         return [cutter.completed(row) if row.status == OK else row for row in rows]
 
 

@@ -14,10 +14,11 @@ from ovseg_models.precision import autocast
 from ovseg_models.proposal_masks import hard_masks
 from ovseg_models.proposal_net import ProposalNet
 from ovseg_models.run_lengths import run_lengths
-from pipeline.mine.regions import NetSize, UndecodableError, net_picture
+from pipeline.mine.regions import NetSize, net_picture
 from pipeline.mine.statuses import NO_CAPTION, NO_PROPOSALS, UNDECODABLE
 from pipeline.ordered_threads import in_threads
 from pipeline.settings import ProposeSettings
+from pipeline.stored_pictures import UndecodableError
 from storage_schemas.proposals import SceneProposals
 from storage_schemas.rle import areas_of_runs, boxes_of_runs, compressed, iou_matrix
 from storage_schemas.scenes import OK, Scene
@@ -76,7 +77,7 @@ class Proposer:
         try:
             picture = net_picture(scene, NetSize(self._settings.short_side_px, self._settings.max_side_px))
         except UndecodableError as error:
-            return _Picture(scene.key, None, UNDECODABLE, str(error))
+            return _Picture(scene.key, None, UNDECODABLE, f"the picture of {scene.key} {error}")
         return _Picture(scene.key, torch.from_numpy(np.array(picture)).permute(2, 0, 1).contiguous())
 
     @torch.inference_mode()

@@ -15,7 +15,7 @@ from PIL import Image
 from ovseg_models.image_input import nearest_resized, resize_image, resized_size
 from pipeline.errors import StageError
 from pipeline.mine.statuses import NO_CLASS, NO_LABEL
-from pipeline.upright_scenes import upright_labels, upright_picture
+from pipeline.stored_pictures import upright_labels, upright_picture
 from storage_schemas.artifact import Artifact
 from storage_schemas.proposals import SceneProposals, embedding_dim_of, read_proposals
 from storage_schemas.rle import areas_px, boxes_xyxy, encode_masks
@@ -26,16 +26,12 @@ class NetSize(NamedTuple):
     """The bounds within which the proposal net sees pictures.
 
     Attributes:
-        short_side_px: Wanted length of the shorter side.
+        short_side_px: Length of the shorter side.
         max_side_px: Upper bound of the longer side.
     """
 
     short_side_px: int
     max_side_px: int
-
-
-class UndecodableError(Exception):
-    """A picture's bytes passed the checks of preparation and yet cannot be decoded; it becomes a row."""
 
 
 def net_picture(scene: Scene, size: NetSize) -> Image.Image:
@@ -44,12 +40,7 @@ def net_picture(scene: Scene, size: NetSize) -> Image.Image:
     Raises:
         UndecodableError: If its bytes are damaged.
     """
-    try:
-        upright = upright_picture(scene)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        message = f"the picture of {scene.key} cannot be decoded: {error}"
-        raise UndecodableError(message) from error
-    return resize_image(upright, short_side_px=size.short_side_px, max_side_px=size.max_side_px)
+    return resize_image(upright_picture(scene), short_side_px=size.short_side_px, max_side_px=size.max_side_px)
 
 
 def net_label_map(scene: Scene, label_png: bytes, size: NetSize) -> npt.NDArray[np.int32]:

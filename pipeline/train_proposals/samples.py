@@ -10,9 +10,9 @@ from torch import Tensor
 
 from ovseg_models.targets import present_classes
 from pipeline.errors import StageError
+from pipeline.stored_pictures import UndecodableError, upright_labels, upright_picture
 from pipeline.train_proposals.augmentation import Augmentation
 from pipeline.training.data_order import Draw, generator
-from pipeline.upright_scenes import upright_labels, upright_picture
 from storage_schemas.scene_collection import SceneCollection
 
 
@@ -52,7 +52,7 @@ class ProposalSamples:
         """Read and vary scenes.
 
         Raises:
-            StageError: If a scene has no label map.
+            StageError: If a scene has no label map, or cannot be decoded.
         """
         ignore_label = self.augmentation.ignore_label
         images, label_maps = [], []
@@ -61,7 +61,11 @@ class ProposalSamples:
             if scene.label_png is None:
                 message = f"scene {scene.key}: has no label map; train on a collection of labelled scenes"
                 raise StageError(message)
-            rgb, labels = upright_picture(scene), upright_labels(scene.label_png, scene.exif_orientation)
+            try:
+                rgb, labels = upright_picture(scene), upright_labels(scene.label_png, scene.exif_orientation)
+            except UndecodableError as error:
+                message = f"{self.scenes.place(draw.sample)[0]}: scene {scene.key} {error}; run 'ovseg prepare' again"
+                raise StageError(message) from error
             if self.held_out_classes:
                 labels[np.isin(labels, self.held_out_classes)] = ignore_label
             rng = generator(self.seed, "augment", draw.epoch, scene.key)

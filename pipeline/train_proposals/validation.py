@@ -16,7 +16,8 @@ from ovseg_models.precision import full_precision
 from ovseg_models.proposal_masks import hard_masks
 from ovseg_models.proposal_net import ProposalNet
 from ovseg_models.segmentation_metrics import ClassCounts, class_iou, region_ious
-from pipeline.upright_scenes import upright_labels, upright_picture
+from pipeline.errors import StageError
+from pipeline.stored_pictures import UndecodableError, upright_labels, upright_picture
 from storage_schemas.scene_collection import SceneCollection
 
 MASK_THRESHOLD = 0.5
@@ -135,7 +136,15 @@ class Validation:
 
 
 def read_labelled(scenes: SceneCollection, number: int) -> tuple[Image.Image, np.ndarray]:
-    """Read a scene's picture and its label map [height width], int64; both upright."""
+    """Read a scene's picture and its label map [height width], int64; both upright.
+
+    Raises:
+        StageError: If one of them cannot be decoded.
+    """
     scene = scenes.read(number)
-    labels = upright_labels(scene.label_png or b"", scene.exif_orientation)
-    return upright_picture(scene), labels.astype(np.int64)
+    try:
+        labels = upright_labels(scene.label_png or b"", scene.exif_orientation)
+        return upright_picture(scene), labels.astype(np.int64)
+    except UndecodableError as error:
+        message = f"{scenes.place(number)[0]}: scene {scene.key} {error}; run 'ovseg prepare' again"
+        raise StageError(message) from error

@@ -45,11 +45,11 @@ from pipeline.mine.regions import NetSize, SceneAndRegions, SceneRegions, net_pi
 from pipeline.ordered_threads import in_threads
 from pipeline.settings import ClipSettings, EmbedSettings, PairSettings
 from pipeline.small_clip import SHIPPED, SMALL
+from pipeline.stored_pictures import upright_labels, upright_picture
 from pipeline.train_proposals.augmentation import Augmentation
 from pipeline.training.data_order import DataOrder, Draw
 from pipeline.training.loader import loading
 from pipeline.training.processes import Processes
-from pipeline.upright_scenes import upright_labels, upright_picture
 from storage_schemas.artifact import Artifact
 from storage_schemas.embeddings import KIND as EMBEDDINGS
 from storage_schemas.embeddings import SCHEMA_VERSION as EMBEDDINGS_VERSION
@@ -419,8 +419,8 @@ def finetuning(runs_dir: Path) -> None:
 
 def given_up() -> None:
     """What the crop formats change, measured by the shipped CLIP on scenes of the drawn world."""
-    from pipeline.pair_pictures import pair_pictures
     from pipeline.prepare.drawn_world.world import DrawnWorld
+    from pipeline.stored_pictures import pair_pictures
     from storage_schemas.pairs import PairMembers
 
     clip = MaskAdaptedClip(load_clip(ClipSettings(architecture=SMALL, pretrained=SHIPPED)).clip, prompt_depth=0).eval()

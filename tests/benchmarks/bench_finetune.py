@@ -25,8 +25,8 @@ from ovseg_models.pretrained_clip import build_clip
 from pipeline.finetune.phases import phases_of
 from pipeline.finetune.samples import PairBatch, PairSamples
 from pipeline.finetune.task import FinetuneTask
-from pipeline.pair_pictures import pair_pictures
 from pipeline.settings import FinetuneSettings
+from pipeline.stored_pictures import pair_pictures
 from pipeline.training.data_order import Draw
 from pipeline.training.loop import Plan, StepContext, Trainer
 from pipeline.training.processes import Processes

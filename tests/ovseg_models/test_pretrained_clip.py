@@ -271,9 +271,7 @@ def test_unknown_names_tags_and_files_are_refused(tiny_clip_config):
     ],
 )
 def test_models_of_other_parts_are_refused(name, part):
-    with pytest.raises(
-        ValueError, match=rf"{name} has .*{part}.*; .*choose a model such as ViT-B-16"
-    ):
+    with pytest.raises(ValueError, match=rf"{name} has .*{part}.*; .*choose a model such as ViT-B-16"):
         build_clip(name)
 
 

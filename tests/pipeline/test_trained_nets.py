@@ -52,7 +52,7 @@ def test_a_net_comes_back_with_equal_outputs_and_facts(tmp_path: Path) -> None:
 
 
 def test_another_artifact_or_an_unfinished_one_is_no_proposal_net(tmp_path: Path) -> None:
-    with pytest.raises(PipelineError, match="is an artifact of pairs, one of proposal_net is expected; give"):
+    with pytest.raises(ArtifactError, match="is an artifact of pairs, expected proposal_net; give"):
         load_proposal_net(net_artifact(tmp_path, "pairs"))
     with pytest.raises(ArtifactError, match="is not there; run the stage that makes it"):
         load_proposal_net(net_artifact(tmp_path))
@@ -165,7 +165,7 @@ def test_another_base_is_refused(tmp_path: Path) -> None:
 
 
 def test_another_artifact_or_an_unfinished_one_is_no_adapted_clip(tmp_path: Path) -> None:
-    with pytest.raises(PipelineError, match="is an artifact of proposal_net, one of adapted_clip is expected"):
+    with pytest.raises(ArtifactError, match="is an artifact of proposal_net, expected adapted_clip"):
         load_adapted_clip(clip_artifact(tmp_path, ("ft",), PROPOSAL_NET), tiny_loaded_clip())
     with pytest.raises(ArtifactError, match=r"manifest.json: is not there; run the stage"):
         load_adapted_clip(clip_artifact(tmp_path, ("ft",)), tiny_loaded_clip())

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from storage_schemas.artifact import Artifact, artifacts_below
-from storage_schemas.errors import ArtifactError, HeldError, WriteError
+from storage_schemas.errors import ArtifactError, HeldError, SchemaError, WriteError
 from storage_schemas.manifest import ARTIFACT_FILE, MANIFEST_FILE, Description, Identity, Sidecar
 from storage_schemas.status import UnitState
 
@@ -39,6 +39,15 @@ def test_an_artifact_is_found_where_it_lies(artifact: Artifact) -> None:
     assert artifacts_below(artifact.directory.parents[1]) == [artifact]
     assert artifacts_below(artifact.directory.parents[1], "other") == []
     assert artifact.manifest().rows == len(UNITS)
+
+
+def test_another_kind_or_schema_than_expected_is_refused(artifact: Artifact) -> None:
+    assert Artifact.open(artifact.directory, kind="test") == artifact
+    with pytest.raises(ArtifactError, match="is an artifact of test, expected pairs; give a directory below"):
+        Artifact.open(artifact.directory, kind="pairs")
+    artifact.require("test", 1)
+    with pytest.raises(SchemaError, match=r"whole-\w+: holds test of schema 1, expected schema 2; run the stage"):
+        artifact.require("test", 2)
 
 
 def test_a_unit_that_is_none_of_the_artifacts_is_refused(artifact: Artifact) -> None:

@@ -92,9 +92,9 @@ def test_attributes_of_scores_come_back_and_other_artifacts_are_refused(tmp_path
     )
     artifact = planned(tmp_path, "scores", ("a",), scores.SCHEMA_VERSION, **attributes.to_json())
     assert scores.ScoresAttributes.of(Artifact.open(artifact.directory)) == attributes
-    with pytest.raises(ArtifactError, match="is an artifact of scenes, one of scores is expected"):
+    with pytest.raises(ArtifactError, match="is an artifact of scenes, expected scores"):
         scores.ScoresAttributes.of(planned(tmp_path, "scenes", ("a",)))
-    with pytest.raises(SchemaError, match="holds scores of schema 1, schema 2 is expected"):
+    with pytest.raises(SchemaError, match="holds scores of schema 1, expected schema 2"):
         scores.ScoresAttributes.of(planned(tmp_path, "scores", ("a",), 1))
 
 

@@ -56,13 +56,13 @@ def test_what_holds_no_pair_is_refused(tmp_path: Path) -> None:
 
 
 def test_other_kinds_and_schemas_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ArtifactError, match="is an artifact of scenes, one of pairs is expected"):
+    with pytest.raises(ArtifactError, match="is an artifact of scenes, expected pairs; give a directory below"):
         PairCollection(written(tmp_path, NOUNS, kind="scenes"))
-    with pytest.raises(SchemaError, match=rf"schema 99, schema {SCHEMA_VERSION} is .*run 'ovseg mine' again"):
+    with pytest.raises(SchemaError, match=rf"schema 99, expected schema {SCHEMA_VERSION}; run the stage"):
         PairCollection(written(tmp_path, NOUNS, version=99))
 
 
-def test_a_shard_that_was_cut_short_is_told(tmp_path: Path) -> None:
+def test_a_shard_that_was_cut_short_is_named(tmp_path: Path) -> None:
     artifact = written(tmp_path, NOUNS)
     tar = artifact.directory / "shard-00001.tar"
     tar.write_bytes(tar.read_bytes()[:300])

@@ -122,9 +122,9 @@ def test_scenes_that_could_not_be_found_again_are_refused(tmp_path: Path, added:
 
 def test_attributes_are_those_of_scenes_of_this_version(tmp_path: Path) -> None:
     assert ScenesAttributes.of(planned(tmp_path)) == ATTRIBUTES
-    with pytest.raises(ArtifactError, match="is an artifact of pairs, one of scenes is expected"):
+    with pytest.raises(ArtifactError, match="is an artifact of pairs, expected scenes; give a directory below"):
         ScenesAttributes.of(planned(tmp_path, kind="pairs"))
-    with pytest.raises(SchemaError, match="holds scenes of schema 99, schema 1 is expected; run 'ovseg prepare' again"):
+    with pytest.raises(SchemaError, match="holds scenes of schema 99, expected schema 1; run the stage"):
         ScenesAttributes.of(planned(tmp_path, version=99))
 
 

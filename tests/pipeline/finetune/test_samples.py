@@ -90,7 +90,7 @@ def bad_pair(**changes: object) -> object:
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"crop": b"no picture"}, r"pictures of pair z-000 cannot be decoded .*; run 'ovseg mine' again"),
+        ({"crop": b"no picture"}, r"pair z-000 cannot be decoded: .*; run 'ovseg mine' again"),
         ({"crop_mask_png": png(np.full((8, 9), 255, np.uint8))}, r"crop of \(8, 8\) px and mask of \(8, 9\) px"),
         ({"crop_mask_png": png(np.zeros((8, 8), np.uint8))}, r"pair z-000 has .* with 0 pixels inside"),
     ],

@@ -94,5 +94,5 @@ def test_a_scene_that_cannot_be_decoded_is_named(validation: Validation, image_s
 
     damaged = dataclasses.replace(validation, scenes=Damaged())
     key = validation.scenes.place(1)[1]
-    with pytest.raises(StageError, match=rf"scene {key} cannot be decoded .*; run 'ovseg prepare' again"):
+    with pytest.raises(StageError, match=rf"scene {key} cannot be decoded: .*; run 'ovseg prepare' again"):
         damaged.counts(image_side, [1])

@@ -7,7 +7,8 @@ import pytest
 from PIL import Image
 
 from ovseg_models.image_input import rgb_image
-from pipeline.mine.regions import NetSize, SceneRegions, UndecodableError, net_label_map, net_picture
+from pipeline.mine.regions import NetSize, SceneRegions, net_label_map, net_picture
+from pipeline.stored_pictures import UndecodableError
 from storage_schemas.rle import decode_masks
 from storage_schemas.scenes import Scene
 
@@ -68,8 +69,8 @@ def test_why_a_scene_has_no_regions():
 
 
 @pytest.mark.parametrize("damage", [b"", b"\x89PNG", "half"])
-def test_a_damaged_picture_is_told_by_its_key(damage):
+def test_a_damaged_picture_is_refused(damage):
     whole = encoded(Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)), "JPEG")
     image = whole[: len(whole) // 2] if damage == "half" else damage
-    with pytest.raises(UndecodableError, match="the picture of a cannot be decoded: "):
+    with pytest.raises(UndecodableError, match="cannot be decoded: "):
         net_picture(scene(None, image), SIZE)

@@ -12,11 +12,12 @@ from PIL import Image
 from pipeline.finetune.validation import Validation
 from pipeline.prepare.images import inspect_image
 from pipeline.settings import Settings, load_settings
+from pipeline.stored_pictures import UndecodableError, pair_pictures, upright_labels, upright_picture
 from pipeline.train_proposals.augmentation import Augmentation
 from pipeline.train_proposals.samples import ProposalSamples
 from pipeline.train_proposals.validation import read_labelled
 from pipeline.training.data_order import Draw
-from pipeline.upright_scenes import upright_labels, upright_picture
+from storage_schemas.pairs import PairMembers
 from storage_schemas.scenes import Scene
 from tests.pipeline.planned import prepare_scenes
 
@@ -93,7 +94,7 @@ def test_labels_of_16_bits_are_kept() -> None:
     assert upright_labels(encoded(np.array([[65535, 846]], np.uint16)), 3).tolist() == [[846, 65535]]
 
 
-def test_an_orientation_that_only_xmp_tells_turns_neither() -> None:
+def test_an_orientation_of_xmp_alone_turns_neither() -> None:
     image = encoded(COLOURS[STORED], "JPEG", quality=95, xmp=XMP)
     with Image.open(io.BytesIO(image)) as opened:
         assert opened.getexif()[274] == 3  # what Pillow would turn by
@@ -157,3 +158,34 @@ def folder_settings(runs: Path, orientation: int) -> Settings:
     )
     prepare_scenes(settings, ["own"])
     return settings
+
+
+def png(pixels: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def test_crop_and_mask_come_back() -> None:
+    crop = np.random.default_rng(0).integers(0, 256, (4, 5, 3), np.uint8)
+    mask = np.zeros((4, 5), np.uint8)
+    mask[1:3, 2:] = 255
+    pixels, inside = pair_pictures(PairMembers(png(crop), png(mask)))
+    np.testing.assert_array_equal(pixels, crop)
+    np.testing.assert_array_equal(inside, mask == 255)
+    assert pixels.flags.writeable
+    assert inside.flags.writeable
+
+
+def test_a_grey_crop_becomes_rgb() -> None:
+    grey = np.arange(6, dtype=np.uint8).reshape(2, 3)
+    pixels, _ = pair_pictures(PairMembers(png(grey), png(grey)))
+    np.testing.assert_array_equal(pixels, np.repeat(grey[..., None], 3, axis=2))
+
+
+@pytest.mark.parametrize("damage", [b"", b"\x89PNG"])
+def test_damaged_bytes_raise_one_error_with_the_reason_of_pillow(damage: bytes) -> None:
+    whole = png(np.zeros((2, 2), np.uint8))
+    for members in (PairMembers(damage, whole), PairMembers(whole, damage)):
+        with pytest.raises(UndecodableError, match=r"cannot be decoded: .*cannot identify image"):
+            pair_pictures(members)
