@@ -226,7 +226,7 @@ class Trainer:
             StageError: If the loss is not finite, or the device's memory does not hold a single sample of a batch.
             WriteError: If a checkpoint cannot be written.
         """
-        plan, processes, model = self._plan, self._processes, self._task.model
+        plan, processes = self._plan, self._processes
         store = CheckpointStore(self._artifact, self._run)
         if processes.is_first:
             store.prepare()
@@ -238,17 +238,7 @@ class Trainer:
                 "%(section)s.accumulation_steps to a number that fits, or freeze the batch norms",
                 {"section": plan.section},
             )
-        # The first process decides where to go on: on a shared disk the others might see another newest checkpoint.
-        latest = store.latest() if processes.is_first else None
-        step = processes.from_first(latest.step if latest is not None else -1)
-        if step < 0:
-            step = 0
-            processes.take_from_first(trained_tensors(model).values())
-        else:
-            facts = from_checkpoint(latest or store.load(step), model, self._optimizer, self._context.scaler)
-            self._best = (int(facts["best"][0]), float(facts["best"][1])) if facts["best"] else None
-            if processes.is_first:
-                logger.info("going on from step %d of %d", step, plan.steps)
+        step = self._resume(store)
         if step < plan.steps:
             with contextlib.ExitStack() as stack:
                 metrics = None
@@ -266,6 +256,24 @@ class Trainer:
                         raise StageError(message) from error
                     raise
         processes.wait()
+
+    def _resume(self, store: CheckpointStore) -> int:
+        """Load the newest checkpoint on every process; return the step to go on from.
+
+        On its own, so that the checkpoint, as large as model and moments, is freed before the first step.
+        """
+        processes, model = self._processes, self._task.model
+        # The first process decides: on a shared disk the others might see another newest checkpoint.
+        latest = store.latest() if processes.is_first else None
+        step = processes.from_first(latest.step if latest is not None else -1)
+        if step < 0:
+            processes.take_from_first(trained_tensors(model).values())
+            return 0
+        facts = from_checkpoint(latest or store.load(step), model, self._optimizer, self._context.scaler)
+        self._best = (int(facts["best"][0]), float(facts["best"][1])) if facts["best"] else None
+        if processes.is_first:
+            logger.info("going on from step %d of %d", step, self._plan.steps)
+        return step
 
     def _steps(self, first: int, store: CheckpointStore, metrics: MetricsLog | None) -> None:
         """Take the steps from ``first`` to the last, with validations and checkpoints on the way.
