@@ -1,16 +1,15 @@
 """The model card of an adapted CLIP: what it was made of and how, what came of it, and the curves of its training."""
 
-import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from ovseg_models.mask_adapted_clip import MaskAdaptedClip
 from ovseg_models.weights import image_tower_weights, text_tower_weights, weights_digest
+from pipeline.charts import Panel, Points, training_curves
 from pipeline.clip_loading import LoadedClip
 from pipeline.finetune.phases import Phase
 from pipeline.graph import Node
-from pipeline.training.curves import Panel, Points, curves_picture
 from pipeline.training.metrics import read_metrics
 from pipeline.visible_text import visible
 from storage_schemas.artifact import Artifact
@@ -166,14 +165,15 @@ def _curves(training: Training) -> bytes:
     for phase in training.phases:
         lines = training.metrics(phase, "train")
         loss: Points = [(line["step"], line["loss"]) for line in lines]
-        panels.append(Panel(f"phase {phase.number}, {phase.mode}: contrastive loss", {"loss": loss}, noisy=True))
+        panels.append(
+            Panel(f"phase {phase.number}, {phase.mode}: contrastive loss", {"loss": loss}, "loss", noisy=True)
+        )
         for line in training.metrics(phase, "validation"):
             for name, points in accuracy.items():
                 points.append((first + line["step"], 100 * line[name]))
         first += len(lines)
     if accuracy:
         named = {name.replace("macro_", "").replace("macro", "all classes"): line for name, line in accuracy.items()}
-        panels.append(Panel("zero-shot accuracy on masked regions [%], over the steps of all phases", named))
-    buffer = io.BytesIO()
-    curves_picture(panels).save(buffer, format="PNG", optimize=True)
-    return buffer.getvalue()
+        title = "zero-shot accuracy on masked regions, over the steps of all phases"
+        panels.append(Panel(title, named, "accuracy [%]"))
+    return training_curves(panels)

@@ -5,9 +5,9 @@ from collections.abc import Collection
 
 from PIL import Image
 
+from pipeline.charts import Panel, Points, training_curves
 from pipeline.train_proposals.proposal_sheet import proposal_sheet
 from pipeline.train_proposals.task import ProposalTask
-from pipeline.training.curves import Panel, Points, curves_picture
 from pipeline.training.metrics import METRICS_FILE, read_metrics
 from storage_schemas.artifact import Artifact
 from storage_schemas.checkpoints import REPORT
@@ -32,17 +32,17 @@ def write_report(
     metrics = artifact.local_directory / METRICS_FILE
     train, validation = read_metrics(metrics, "train"), read_metrics(metrics, "validation")
     panels = [
-        Panel("loss over all decoder layers, weighted", _curves(train, "loss"), noisy=True),
-        Panel("classification term of the last decoder layer", _curves(train, "classification"), noisy=True),
-        Panel("mask terms of the last decoder layer, unweighted", _curves(train, "dice", "focal"), noisy=True),
+        Panel("loss over all decoder layers, weighted", _curves(train, "loss"), "loss", noisy=True),
+        Panel("classification term of the last decoder layer", _curves(train, "classification"), "loss", noisy=True),
+        Panel("mask terms of the last decoder layer, unweighted", _curves(train, "dice", "focal"), "loss", noisy=True),
     ]
     if validation:
         figures = [name for name in validation[-1] if name not in {"step", "group"}]
         shown = [name for name in figures if name.startswith("best_iou")] + ["miou", "recall_50"]
-        panels.append(Panel("validation", _curves(validation, *shown)))
+        panels.append(Panel("validation", _curves(validation, *shown), "share"))
     with artifact.write_unit(REPORT) as unit:
         unit.file("metrics.jsonl").write(metrics.read_bytes())
-        unit.file("curves.png").write(_png(curves_picture(panels)))
+        unit.file("curves.png").write(training_curves(panels))
         unit.file("proposals.png").write(_png(_sheet(task, trained_on, held_out_classes)))
         rows = len(train) + len(validation)
         return unit.commit(rows=rows, counts={OK: rows})

@@ -9,7 +9,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from pipeline.evaluate.report.charts import Bar, Curve, bar_chart, curve_chart
+from pipeline.charts import Bar, bar_chart, curve_chart
 from pipeline.evaluate.report.numbers import Numbers
 from pipeline.evaluate.report.paper import A150_SEEN, A150_UNSEEN, PAPER_ABLATIONS
 from pipeline.evaluate.report.pictures import ConfusionExample, PictureBook, PictureRow, spread
@@ -19,7 +19,7 @@ from pipeline.visible_text import visible
 BARS_WHOLE, BARS_AT_EACH_END = 64, 24
 SAMPLE_ROWS, RANKED_ROWS, CONFUSION_EXAMPLES = 4, 3, 6
 MARKS = ("seen", "unseen", "uncertain")
-_MIOU, _WEIGHT = "mIoU [%]", "ensemble weight λ (0 = proposal net only, 1 = CLIP only)"
+_MIOU, _WEIGHT = "mIoU [%]", "ensemble weight λ\n(0 = proposal net only, 1 = CLIP only)"
 
 SECTIONS: Mapping[Section, tuple[str, str]] = {
     "branches": (
@@ -191,7 +191,7 @@ def _variant_chart(variants: Sequence[Numbers]) -> str:
         for variant in variants
     ]
     title = "mIoU of each variant" + (", and the paper's" if any(bar.paper is not None for bar in bars) else "")
-    return bar_chart(bars, title=title, unit=_MIOU, whole_scale=False)
+    return bar_chart(bars, title=title, x_label=_MIOU, whole_scale=False)
 
 
 def _interval(bounds: Sequence[float | None] | None) -> tuple[float, float] | None:
@@ -211,8 +211,8 @@ def _curves(dataset: Numbers, weight_choice: Numbers | None) -> list[str]:
         charts.append(_pairs_chart(weight_choice))
     thresholds = _points(dataset, "thresholds", lambda variant: variant["view"]["mask_threshold"])
     if len(thresholds) > 1:
-        label = "mask probability above which a pixel is in CLIP's crop"
-        charts.append(curve_chart([Curve("mIoU", thresholds)], title="Mask threshold", x_label=label, y_label=_MIOU))
+        label = "mask probability\nabove which a pixel is in CLIP's crop"
+        charts.append(curve_chart(thresholds, title="Mask threshold", x_label=label, y_label=_MIOU))
     return charts
 
 
@@ -223,17 +223,18 @@ def _weight_chart(points: Sequence[tuple[float, float]], choice: Mapping[str, An
         marks.append((choice["best"]["weight"], "best on the test set"))
         if choice["chosen"] is not None:
             marks.append((choice["chosen"]["weight"], "chosen on pairs"))
-    return curve_chart([Curve("mIoU", points)], title="Ensemble weight", x_label=_WEIGHT, y_label=_MIOU, marks=marks)
+    return curve_chart(points, title="Ensemble weight", x_label=_WEIGHT, y_label=_MIOU, marks=marks)
 
 
 def _pairs_chart(weight_choice: Numbers) -> str:
     """Draw how well ensemble weights name mined validation pairs."""
     points = [(row["ensemble_weight"], row["accuracy"]) for row in weight_choice["rows"]]
     return curve_chart(
-        [Curve("pairs", points, "unseen")],
+        points,
         title=f"The same on {weight_choice['pairs']} mined validation pairs",
         x_label=_WEIGHT,
-        y_label="pairs named rightly [%]",
+        y_label="pairs named correctly [%]",
+        colour="unseen",
         marks=[(weight_choice["chosen"], "chosen")],
     )
 

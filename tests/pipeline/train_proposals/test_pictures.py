@@ -1,4 +1,4 @@
-"""The pictures of a report: curves, and a sheet of proposals."""
+"""The picture of a report: a sheet of proposals."""
 
 import numpy as np
 import pytest
@@ -7,27 +7,11 @@ from PIL import Image
 
 from ovseg_models.proposal_net import ProposalNet, ProposalOutput
 from pipeline.train_proposals.proposal_sheet import proposal_sheet
-from pipeline.training.curves import Panel, curves_picture
 from storage_schemas.scene_collection import SceneCollection
 
 
 def share_of(picture: Image.Image, colour: tuple[int, int, int]) -> float:
     return float((np.asarray(picture) == colour).all(axis=2).mean())
-
-
-def test_panels_lie_below_each_other_with_their_curves() -> None:
-    falling = [(float(step), 5.0 / step) for step in range(1, 200)]
-    one = curves_picture([Panel("loss", {"loss": falling}, noisy=True)])
-    two = curves_picture([Panel("loss", {"loss": falling}, noisy=True), Panel("figures", {"miou": [(200.0, 0.5)]})])
-    assert two.size == (one.width, 2 * one.height)
-    assert two.crop((0, 0, *one.size)).tobytes() == one.tobytes()
-    assert share_of(one, (31, 119, 180)) > 0.001
-
-
-@pytest.mark.parametrize("points", [[], [(1.0, 0.0)], [(1.0, 0.0), (2.0, 0.0)]])
-def test_curves_of_nothing_and_of_zeros_can_be_drawn(points: list[tuple[float, float]]) -> None:
-    picture = curves_picture([Panel("nothing", {"loss": points}, noisy=True)])
-    assert len(picture.getcolors(10**5)) > 2
 
 
 class Halves(ProposalNet):

@@ -1,0 +1,308 @@
+"""Charts of reports, drawn by Matplotlib: bars with intervals and curves as SVG, panels of training curves as PNG.
+
+The same numbers give the same bytes: fonts are those that Matplotlib brings, no file holds a date or a version, and
+neither a user's ``matplotlibrc`` nor a display has a say. Matplotlib is imported when the first chart is drawn.
+"""
+
+import io
+import logging
+import threading
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+from xml.etree import ElementTree
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.visible_text import visible_line
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+WIDTH = 360
+"""Of an SVG chart, in units that are the pixels of a phone; it scales up, so that its letters are readable on both."""
+
+COLOURS = {"seen": "#2f6db5", "unseen": "#d9731a", "uncertain": "#7d7d7d", "plain": "#3b7d5c", "paper": "#b0307a"}
+
+_INK, _FAINT, _GRID = "#222222", "#666666", "#dcdfe4"
+_BAR_UNITS, _LABEL_UNITS = 18, 150
+_PANEL_INCHES, _PANEL_DPI = (9, 3), 100
+_SMOOTHED_OVER = 50  # parts of the run
+_LOG_FROM_RATIO = 10.0  # values that span more than this are easier to read on a logarithmic axis
+_STYLE: dict[Any, Any] = {
+    "font.family": ["sans-serif"],
+    "font.sans-serif": ["DejaVu Sans"],
+    "text.parse_math": False,  # names of classes may hold a $
+    "svg.fonttype": "none",  # text stays text: it can be searched, read aloud and copied
+    "svg.hashsalt": "ovseg",  # else names of clip paths are random
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "axes.grid": True,
+    "axes.edgecolor": _INK,
+    "axes.labelcolor": _FAINT,
+    "grid.color": _GRID,
+    "grid.linewidth": 0.8,
+    "text.color": _INK,
+    "xtick.labelcolor": _FAINT,
+    "ytick.labelcolor": _FAINT,
+}
+_SVG = "http://www.w3.org/2000/svg"
+_ONE_AT_A_TIME = threading.Lock()  # Matplotlib's settings belong to the whole process
+
+Points = Sequence[tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class Bar:
+    """One bar.
+
+    Attributes:
+        value: 0..1; None where there is nothing to show.
+        interval: Where 95 % of resamplings lie, 0..1.
+        colour: A key of ``COLOURS``.
+        paper: The paper's value, 0..1, shown as a mark.
+    """
+
+    label: str
+    value: float | None
+    interval: tuple[float, float] | None = None
+    colour: str = "plain"
+    paper: float | None = None
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One diagram of a training run.
+
+    Attributes:
+        curves: Points (step, value) by name; steps ascend.
+        y_label: What the values are, with their unit.
+        noisy: Draw the values pale, and their running mean over them.
+    """
+
+    title: str
+    curves: Mapping[str, Points]
+    y_label: str
+    noisy: bool = False
+
+
+def bar_chart(bars: Sequence[Bar], *, title: str, x_label: str = "IoU [%]", whole_scale: bool = True) -> str:
+    """Draw horizontal bars, the first on top, as an SVG element.
+
+    Args:
+        bars: At least one.
+        x_label: With its unit; values are shown in percent.
+        whole_scale: Let the axis end at 100 %; else a little beyond what is longest.
+    """
+    shows_paper = any(bar.paper is not None for bar in bars)
+    with _figure(WIDTH / 72, (62 + 16 * shows_paper + _BAR_UNITS * len(bars)) / 72) as figure:
+        axes = _axes(figure, title, size=10)
+        names = [visible_line(bar.label) for bar in bars]
+        labels = [_shortened(name) for name in names]
+        axes.set_yticks(range(len(bars)), labels, color=_INK)
+        axes.set_ylim(len(bars) - 0.5, -0.5)
+        axes.tick_params(axis="y", length=0)
+        axes.grid(visible=False, axis="y")
+        for row, bar in enumerate(bars):
+            axes.get_yticklabels()[row].set_gid(f"bar-{row}")
+            if bar.value is None:
+                axes.text(0.5, row, "not predicted, not in the labels", color=_FAINT, size=9, va="center")
+                continue
+            axes.barh(row, 100 * bar.value, height=0.66, color=COLOURS[bar.colour])
+            if bar.interval is not None:
+                ends = [[100 * max(0.0, bar.value - bar.interval[0])], [100 * max(0.0, bar.interval[1] - bar.value)]]
+                axes.errorbar([100 * bar.value], [row], xerr=ends, color=_INK, capsize=2.5, linewidth=1)
+            if bar.paper is not None:
+                axes.vlines(100 * bar.paper, row - 0.45, row + 0.45, colors=COLOURS["paper"], linewidth=2.5)
+            # in a column of their own, so that they can be compared from row to row
+            value = f"{100 * bar.value:.1f}"
+            axes.text(1.015, row, value, transform=axes.get_yaxis_transform(), size=10, va="center")
+        furthest = 100 * max(end for bar in bars for end in (bar.value or 0, bar.paper or 0, *(bar.interval or ())))
+        axes.set_xlim(0, 100 if whole_scale else min(100, max(1.04 * furthest, 1)))
+        axes.set_xlabel(x_label, size=10)
+        if shows_paper:
+            axes.vlines([], 0, 0, colors=COLOURS["paper"], linewidth=2.5, label="the paper's value")
+            figure.legend(loc="outside lower right", frameon=False, fontsize=9)
+        cut = {f"bar-{row}": name for row, name in enumerate(names) if name != labels[row]}
+        return _svg(figure, title, cut)
+
+
+def curve_chart(
+    points: Points,
+    *,
+    title: str,
+    x_label: str,
+    y_label: str,
+    colour: str = "plain",
+    marks: Sequence[tuple[float, str]] = (),
+) -> str:
+    """Draw a curve as an SVG element, on a scale that shows how it changes.
+
+    Args:
+        points: x and y of each point, ascending in x; at least one.
+        x_label: With its unit; of several lines where it is longer than about 45 letters.
+        y_label: With its unit; values of y are shown in percent.
+        colour: A key of ``COLOURS``.
+        marks: Values of x to be marked, each with a word above the curve.
+    """
+    with _figure(WIDTH / 72, (235 + 14 * len(marks)) / 72) as figure:
+        axes = _axes(figure, title, size=10)
+        x, y = np.array(points, float).T * np.array([[1.0], [100.0]])
+        axes.plot(x, y, color=COLOURS[colour], marker="o", markersize=5, linewidth=2)
+        if np.ptp(y) < 1e-6 * max(1.0, float(np.abs(y).max())):  # what is all but equal gets some room
+            axes.set_ylim(y[0] - 1, y[0] + 1)
+        axes.ticklabel_format(useOffset=False)
+        for number, (value, word) in enumerate(marks):
+            # each word on a line of its own above the axes, a dashed line from it down through the curve
+            height = 1.02 + 0.085 * (len(marks) - 1 - number)
+            beyond = value > (x[0] + x[-1]) / 2
+            across = axes.get_xaxis_transform()
+            axes.plot([value, value], [0, height + 0.06], "--", color=_FAINT, lw=1, transform=across, clip_on=False)
+            axes.annotate(
+                *(word, (value, height)),
+                xycoords=across,
+                xytext=(-4 if beyond else 4, 0),
+                textcoords="offset points",
+                ha="right" if beyond else "left",
+                size=10,
+            )
+        axes.set_xlabel(x_label, size=10)
+        axes.set_ylabel(y_label, size=10)
+        return _svg(figure, title, {})
+
+
+def training_curves(panels: Sequence[Panel]) -> bytes:
+    """Draw panels, one below the other, as a PNG file; curves without points are left out.
+
+    Values of which the largest is more than ten times the smallest get a logarithmic axis. What is noisy may leave
+    its panel at the very beginning of a run, where a loss is high, so that the rest is not flat.
+
+    Args:
+        panels: At least one.
+    """
+    from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+    with _figure(_PANEL_INCHES[0], _PANEL_INCHES[1] * len(panels)) as figure:
+        for place, panel in enumerate(panels):
+            axes = figure.add_subplot(len(panels), 1, place + 1)
+            axes.set_title(panel.title, loc="left", size=11)
+            axes.set_xlabel("step", size=10)
+            axes.set_ylabel(panel.y_label, size=10)
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+            axes.xaxis.set_major_formatter(FuncFormatter(lambda step, _: f"{step:,.0f}"))
+            trends = []
+            for number, (name, points) in enumerate(panel.curves.items()):
+                if not len(points):
+                    continue
+                steps, values = np.array(points, float).T
+                if panel.noisy:
+                    axes.plot(steps, values, color=f"C{number}", alpha=0.25, linewidth=1)
+                    values = _running_mean(values)
+                dot = "o" if len(values) == 1 or not panel.noisy else ""
+                label = f"{name} {values[-1]:.3g}"
+                axes.plot(steps, values, color=f"C{number}", linewidth=2, marker=dot, markersize=4, label=label)
+                trends.append(values)
+            if trends:
+                _scale(axes, np.concatenate(trends), cut_off=panel.noisy)
+                last = "last mean" if panel.noisy else "last value"
+                axes.legend(title=last, loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False)
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png", dpi=_PANEL_DPI, metadata={"Software": None})
+        return buffer.getvalue()
+
+
+def _scale(axes: "Axes", values: npt.NDArray[np.float64], *, cut_off: bool) -> None:
+    """Choose a linear or logarithmic axis that shows how values change."""
+    from matplotlib.ticker import FuncFormatter
+
+    low, high = float(values.min()), float(values.max())
+    if low > 0 and high / low > _LOG_FROM_RATIO:
+        axes.set_yscale("log", subs=[2, 5])
+        axes.set_ylim(0.8 * low, 1.25 * high)
+        for axis_ticks in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
+            axis_ticks(FuncFormatter(lambda value, _: f"{value:g}"))
+        return
+    if cut_off:
+        high = float(np.quantile(values, 0.95)) if len(values) > 20 else high
+        room = 0.25 * (high - low) or max(0.1 * abs(high), 0.1)
+        axes.set_ylim(low - room, high + room)
+    elif high - low < 1e-6 * max(1.0, abs(high)):
+        axes.set_ylim(low - max(0.1 * abs(low), 0.1), high + max(0.1 * abs(high), 0.1))
+    axes.ticklabel_format(axis="y", useOffset=False)
+
+
+def _running_mean(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Return at each place the mean of the values up to it, over a fiftieth of the run."""
+    window = max(1, len(values) // _SMOOTHED_OVER)
+    sums = np.concatenate([[0.0], np.cumsum(values)])
+    first = np.maximum(0, np.arange(len(values)) + 1 - window)
+    means: npt.NDArray[np.float64] = (sums[1:] - sums[first]) / (np.arange(len(values)) + 1 - first)
+    return means
+
+
+@contextmanager
+def _figure(width_inches: float, height_inches: float) -> "Iterator[Figure]":
+    """Give a figure, and Matplotlib settings of our own while it is drawn."""
+    # Where nothing can be written beside HOME it warns of a temporary folder, and of fonts that it lists anew.
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    with _ONE_AT_A_TIME, mpl.rc_context(), warnings.catch_warnings():
+        mpl.rcdefaults()
+        mpl.rcParams.update(_STYLE)
+        # A browser has letters of all scripts, whatever DejaVu lacks.
+        warnings.filterwarnings("ignore", "Glyph .* missing from font", UserWarning)
+        yield Figure(figsize=(width_inches, height_inches), layout="constrained")
+
+
+def _axes(figure: "Figure", title: str, *, size: float) -> "Axes":
+    """Begin a chart with its title at the left edge of the picture."""
+    figure.suptitle(visible_line(title), x=0.0, ha="left", size=size + 1, weight="bold")
+    axes = figure.add_subplot()
+    axes.tick_params(labelsize=size)
+    return axes
+
+
+def _shortened(name: str) -> str:
+    """Cut a name that is wider than there is room beside the bars."""
+    from matplotlib.font_manager import FontProperties
+    from matplotlib.textpath import text_to_path
+
+    def width(text: str) -> float:
+        return float(text_to_path.get_text_width_height_descent(text, FontProperties(size=10), ismath=False)[0])
+
+    if width(name) <= _LABEL_UNITS:
+        return name
+    kept = name[:80]
+    while kept and width(kept + "…") > _LABEL_UNITS:
+        kept = kept[:-1]
+    return kept.rstrip(" ,") + "…"
+
+
+def _svg(figure: "Figure", title: str, whole_names: Mapping[str, str]) -> str:
+    """Return a figure as an element of a page, with the whole names of what was shortened, by their ids."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
+    root = ElementTree.fromstring(buffer.getvalue())  # noqa: S314 - Matplotlib wrote it
+    ElementTree.register_namespace("", _SVG)
+    ElementTree.register_namespace("xlink", "http://www.w3.org/1999/xlink")
+    # A page holds many charts: their style sheets would reach all of it, and ids of groups would not be unique. Those
+    # in <defs> are digests of what they name.
+    for parent in list(root.iter()):
+        for child in list(parent):
+            if child.tag in {f"{{{_SVG}}}style", f"{{{_SVG}}}metadata"}:
+                parent.remove(child)
+        if parent.tag == f"{{{_SVG}}}g":
+            whole = whole_names.get(parent.attrib.pop("id", ""))
+            if whole is not None:  # shown when the pointer is on it
+                text = next(parent.iter(f"{{{_SVG}}}text"))
+                ElementTree.SubElement(text, f"{{{_SVG}}}title").text = whole
+    del root.attrib["width"], root.attrib["height"]  # the page's own style decides
+    root.attrib |= {"class": "chart", "role": "img", "aria-label": visible_line(title), "stroke-linejoin": "round"}
+    return ElementTree.tostring(root, encoding="unicode")
