@@ -14,10 +14,10 @@ from ovseg_models.mask_adapted_clip import OpenClip
 from ovseg_models.pretrained_clip import build_mask_adapted_clip
 from ovseg_models.weights import weights_digest
 from ovseg_models.word_tokenizer import WordTokenizer
-from pipeline import small_clip
+from pipeline.drawn_world import small_clip
+from pipeline.drawn_world.small_clip import RANDOM, SHIPPED, SMALL
 from pipeline.errors import PipelineError
 from pipeline.settings import ClipSettings
-from pipeline.small_clip import RANDOM, SHIPPED, SMALL
 
 logger = logging.getLogger(__name__)
 

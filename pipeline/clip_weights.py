@@ -11,10 +11,10 @@ from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
 
-from pipeline import small_clip
+from pipeline.drawn_world import small_clip
+from pipeline.drawn_world.small_clip import RANDOM, SHIPPED, SMALL
 from pipeline.errors import PipelineError
 from pipeline.settings import ClipSettings, result_settings
-from pipeline.small_clip import RANDOM, SHIPPED, SMALL
 from storage_schemas.digests import sha256_of_json
 from storage_schemas.verification import SETTLED_AFTER_NS, Traits, keep, remembered, traits_of
 

@@ -4,7 +4,7 @@ from ovseg_models.pretrained_clip import build_mask_adapted_clip
 from ovseg_models.weights import weights_digest
 from ovseg_models.word_tokenizer import WordTokenizer
 from pipeline.clip_loading import LoadedClip
-from pipeline.prepare.drawn_world.words import WORDS
+from pipeline.drawn_world.words import WORDS
 
 TOKENIZER = WordTokenizer([word for word in WORDS if word.isalpha()], 8)
 CONFIG = {

@@ -19,11 +19,11 @@ from ovseg_models.masked_crops import masked_crops
 from ovseg_models.prompt_templates import VILD
 from ovseg_models.text_classifier import TextClassifier
 from pipeline.clip_loading import LoadedClip
+from pipeline.drawn_world.scene import DrawnScene
+from pipeline.drawn_world.splits import split_indices
+from pipeline.drawn_world.words import NOUNS, UNSEEN_NOUNS
+from pipeline.drawn_world.world import DrawnWorld
 from pipeline.mine.nouns import NounExtractor
-from pipeline.prepare.drawn_world.scene import DrawnScene
-from pipeline.prepare.drawn_world.splits import split_indices
-from pipeline.prepare.drawn_world.words import NOUNS, UNSEEN_NOUNS
-from pipeline.prepare.drawn_world.world import DrawnWorld
 from storage_schemas.artifact import Artifact
 from storage_schemas.manifest import Description, Identity
 from storage_schemas.pairs import KIND, SCHEMA_VERSION, Pair, PairShardWriter

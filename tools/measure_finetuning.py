@@ -24,10 +24,10 @@ from ovseg_models.text_classifier import TextClassifier
 from ovseg_models.zero_shot import ZeroShotCounts
 from pipeline.clip_loading import LoadedClip, load_clip
 from pipeline.dataflow import dataflow
+from pipeline.drawn_world.words import NOUNS, UNSEEN_NOUNS
 from pipeline.finetune.phases import phases_of
 from pipeline.finetune.task import ImageSide
 from pipeline.finetune.training import gather_inputs, run_phases
-from pipeline.prepare.drawn_world.words import NOUNS, UNSEEN_NOUNS
 from pipeline.settings import Settings
 from pipeline.training.processes import Processes
 from storage_schemas.artifact import Artifact

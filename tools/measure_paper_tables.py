@@ -21,13 +21,13 @@ from typing import Any, NamedTuple
 
 import torch
 
-from pipeline import small_clip, small_proposal_net
 from pipeline.adaptations import GROUPS
 from pipeline.dataflow import dataflow
+from pipeline.drawn_world import small_clip, small_proposal_net
+from pipeline.drawn_world.words import UNSEEN_NOUNS
 from pipeline.mine import filter_pairs as filtering
 from pipeline.mine.filter_pairs import PairRule, filter_pairs
 from pipeline.mine.tagger.sources import TaggerName, tagger_identity
-from pipeline.prepare.drawn_world.words import UNSEEN_NOUNS
 from pipeline.settings import Settings, load_settings, result_settings
 from pipeline.stages import run
 from pipeline.text_embeddings import EmbedTexts

@@ -24,13 +24,13 @@ from ovseg_models.masked_crops import masked_crops
 from ovseg_models.pretrained_clip import build_clip
 from ovseg_models.text_classifier import TextClassifier
 from ovseg_models.word_tokenizer import WordTokenizer, split_words
-from pipeline.prepare.drawn_world.captions import MIN_STUFF_SHARE, Mention, draw_captions, size_name
-from pipeline.prepare.drawn_world.scene import DrawnScene, DrawnThing
-from pipeline.prepare.drawn_world.splits import split_indices
-from pipeline.prepare.drawn_world.stuff import STUFF_NOUNS
-from pipeline.prepare.drawn_world.things import THING_NOUNS
-from pipeline.prepare.drawn_world.words import LABELS, NOUNS, PROMPT_TEMPLATES, WORDS
-from pipeline.prepare.drawn_world.world import DrawnWorld
+from pipeline.drawn_world.captions import MIN_STUFF_SHARE, Mention, draw_captions, size_name
+from pipeline.drawn_world.scene import DrawnScene, DrawnThing
+from pipeline.drawn_world.splits import split_indices
+from pipeline.drawn_world.stuff import STUFF_NOUNS
+from pipeline.drawn_world.things import THING_NOUNS
+from pipeline.drawn_world.words import LABELS, NOUNS, PROMPT_TEMPLATES, WORDS
+from pipeline.drawn_world.world import DrawnWorld
 
 IMAGE_PX, CONTEXT = 64, 16
 BATCH, SAMPLES_PER_SCENE = 128, 4

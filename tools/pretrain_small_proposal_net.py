@@ -1,7 +1,8 @@
 """Train the small proposal net that the project ships, and measure proposals on fresh scenes of the drawn world.
 
-``python -m tools.pretrain_small_proposal_net --out DIR`` trains as ``pipeline/small_proposal_net/pretraining.toml``
-says, goes on where it was stopped, and writes half-precision weights with their figures.
+``python -m tools.pretrain_small_proposal_net --out DIR`` trains as
+``pipeline/drawn_world/small_proposal_net/pretraining.toml`` says, goes on where it was stopped, and writes
+half-precision weights with their figures.
 ``python -m tools.pretrain_small_proposal_net --out DIR --measure ARTIFACT`` measures a net that is there already.
 """
 
@@ -17,13 +18,13 @@ from ovseg_models.proposal_masks import hard_masks
 from ovseg_models.proposal_net import ProposalNet
 from ovseg_models.proposal_presets import build_proposal_net
 from ovseg_models.segmentation_metrics import region_ious
-from pipeline.prepare.drawn_world.scene import DrawnScene
-from pipeline.prepare.drawn_world.splits import split_indices
-from pipeline.prepare.drawn_world.stuff import STUFF_NOUNS
-from pipeline.prepare.drawn_world.words import NOUNS, UNSEEN_NOUNS
-from pipeline.prepare.drawn_world.world import DrawnWorld
+from pipeline.drawn_world.scene import DrawnScene
+from pipeline.drawn_world.small_proposal_net import PRETRAINING, WEIGHTS_FILE
+from pipeline.drawn_world.splits import split_indices
+from pipeline.drawn_world.stuff import STUFF_NOUNS
+from pipeline.drawn_world.words import NOUNS, UNSEEN_NOUNS
+from pipeline.drawn_world.world import DrawnWorld
 from pipeline.settings import load_settings
-from pipeline.small_proposal_net import PRETRAINING, WEIGHTS_FILE
 from pipeline.stages import run
 from pipeline.train_proposals.validation import MASK_THRESHOLD
 from pipeline.trained_nets import load_proposal_net

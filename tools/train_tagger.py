@@ -24,12 +24,12 @@ from typing import NamedTuple
 import numpy as np
 from nltk.tag.perceptron import PerceptronTagger
 
+from pipeline.drawn_world.captions import Mention, draw_captions
+from pipeline.drawn_world.colours import HUES
+from pipeline.drawn_world.words import DISTRACTOR_NOUNS, NOUNS, QUALITIES, SIZES
 from pipeline.mine.nouns import words_to_tag
 from pipeline.mine.tagger.sources import EMBEDDED_MODEL_FILE, WordTagger, load_tagger, unpacked
 from pipeline.mine.words import cut_caption
-from pipeline.prepare.drawn_world.captions import Mention, draw_captions
-from pipeline.prepare.drawn_world.colours import HUES
-from pipeline.prepare.drawn_world.words import DISTRACTOR_NOUNS, NOUNS, QUALITIES, SIZES
 
 MODEL_PATH = Path(__file__).parents[1] / "pipeline" / "mine" / "tagger" / EMBEDDED_MODEL_FILE
 EPOCHS = 5

@@ -11,12 +11,12 @@ from huggingface_hub import try_to_load_from_cache
 
 from ovseg_models.pretrained_clip import hub_files
 from ovseg_models.weights_file import WEIGHTS_SUFFIXES
+from pipeline.drawn_world.small_clip import RANDOM, SHIPPED
 from pipeline.dry_run.finding import Finding
 from pipeline.settings import ClipSettings, Settings
 from pipeline.settings.sections import NONE
 from pipeline.settings.sections import RANDOM as RANDOM_BACKBONE
 from pipeline.settings.sections import SHIPPED as SHIPPED_NET
-from pipeline.small_clip import RANDOM, SHIPPED
 
 _TIMM_FILES = ("model.safetensors", "pytorch_model.bin")
 _OFFLINE = {"1", "ON", "YES", "TRUE"}

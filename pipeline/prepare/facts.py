@@ -19,6 +19,7 @@ from pathlib import Path
 from stat import S_ISDIR
 from typing import Any, ClassVar, NamedTuple, Self
 
+from pipeline import drawn_world
 from pipeline.prepare.contents import FileContents
 from pipeline.prepare.layout import Looked
 from pipeline.prepare.source import Found, PassedOver
@@ -262,7 +263,8 @@ def _seal(document: Mapping[str, Any]) -> str:
 def _reader_digest() -> str:
     """Return the digest of the code that reads data sets: another version may find other facts in the same files."""
     digest = hashlib.sha256()
-    for path in (*sorted(Path(__file__).parent.rglob("*")), Path(scenes.__file__)):
+    readers, drawn = (sorted(Path(module).parent.rglob("*")) for module in (__file__, drawn_world.__file__))
+    for path in (*readers, *drawn, Path(scenes.__file__)):
         if path.suffix in {".py", ".tsv"}:
             digest.update(path.read_bytes())
     return digest.hexdigest()

@@ -2,10 +2,10 @@
 
 from collections.abc import Callable
 
+from pipeline.drawn_world.splits import split_indices
 from pipeline.prepare.ade20k import ade20k_150, ade20k_847
 from pipeline.prepare.coco import CocoSource
-from pipeline.prepare.drawn_world.source import DrawnWorldSource
-from pipeline.prepare.drawn_world.splits import split_indices
+from pipeline.prepare.drawn_world import DrawnWorldSource
 from pipeline.prepare.folder import folder
 from pipeline.prepare.layout import DataRoot, LayoutError
 from pipeline.prepare.pascal_context import pascal_context_59, pascal_context_459

@@ -6,9 +6,9 @@ Nothing here imports torch: planning a run reads it.
 from pathlib import Path
 from typing import Any
 
+from pipeline.drawn_world.small_proposal_net import WEIGHTS_FILE
 from pipeline.settings import ProposalNetSettings, SettingsError, result_settings
 from pipeline.settings.sections import NONE, RANDOM, SHIPPED
-from pipeline.small_proposal_net import WEIGHTS_FILE
 from storage_schemas.digests import sha256_of_file
 
 

@@ -7,11 +7,11 @@ from collections.abc import Callable
 import numpy as np
 from PIL import Image
 
-from pipeline.prepare.drawn_world.captions import draw_captions
-from pipeline.prepare.drawn_world.layout import draw_scene_plan
-from pipeline.prepare.drawn_world.scene import DrawnScene, paint
-from pipeline.prepare.drawn_world.source import DrawnWorldSource
-from pipeline.prepare.drawn_world.world import DrawnWorld, visible_mentions
+from pipeline.drawn_world.captions import draw_captions
+from pipeline.drawn_world.layout import draw_scene_plan
+from pipeline.drawn_world.scene import DrawnScene, paint
+from pipeline.drawn_world.world import DrawnWorld, visible_mentions
+from pipeline.prepare.drawn_world import DrawnWorldSource
 
 SCENES = 300
 ROUNDS = 5

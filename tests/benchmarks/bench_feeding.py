@@ -36,6 +36,7 @@ from ovseg_models.mask_adapted_clip import MaskAdaptedClip
 from ovseg_models.proposal_losses import proposal_losses
 from ovseg_models.proposal_masks import hard_masks
 from pipeline.clip_loading import load_clip
+from pipeline.drawn_world.small_clip import SHIPPED, SMALL
 from pipeline.evaluate.decoding import decoded
 from pipeline.finetune.samples import PairSamples
 from pipeline.mine.embedder import Embedder, _rows
@@ -44,7 +45,6 @@ from pipeline.mine.pair_members import RegionCutter
 from pipeline.mine.regions import NetSize, SceneAndRegions, SceneRegions, net_picture
 from pipeline.ordered_threads import in_threads
 from pipeline.settings import ClipSettings, EmbedSettings, PairSettings
-from pipeline.small_clip import SHIPPED, SMALL
 from pipeline.stored_pictures import upright_labels, upright_picture
 from pipeline.train_proposals.augmentation import Augmentation
 from pipeline.training.data_order import DataOrder, Draw
@@ -419,7 +419,7 @@ def finetuning(runs_dir: Path) -> None:
 
 def given_up() -> None:
     """What the crop formats change, measured by the shipped CLIP on scenes of the drawn world."""
-    from pipeline.prepare.drawn_world.world import DrawnWorld
+    from pipeline.drawn_world.world import DrawnWorld
     from pipeline.stored_pictures import pair_pictures
     from storage_schemas.pairs import PairMembers
 

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
+from pipeline.drawn_world.captions import Mention, draw_captions
+from pipeline.drawn_world.words import NOUNS
 from pipeline.mine.nouns import NounExtractor, words_to_tag
 from pipeline.mine.tagger.sources import load_tagger
 from pipeline.mine.words import cut_caption
-from pipeline.prepare.drawn_world.captions import Mention, draw_captions
-from pipeline.prepare.drawn_world.words import NOUNS
 
 COCO = Path(__file__).parents[2] / ".." / "shared" / "data" / "captions" / "captions_val2017_subset.tsv"
 CAPTIONS, REPEATS = 4_000, 3

@@ -10,13 +10,14 @@ import torch
 
 from ovseg_models.masked_crops import masked_crops
 from ovseg_models.text_classifier import TextClassifier
-from pipeline import clip_loading, small_clip
+from pipeline import clip_loading
 from pipeline.clip_loading import load_clip
+from pipeline.drawn_world import small_clip
+from pipeline.drawn_world.splits import split_indices
+from pipeline.drawn_world.things import THING_NOUNS
+from pipeline.drawn_world.words import NOUNS, PROMPT_TEMPLATES, WORDS
+from pipeline.drawn_world.world import DrawnWorld
 from pipeline.errors import PipelineError
-from pipeline.prepare.drawn_world.splits import split_indices
-from pipeline.prepare.drawn_world.things import THING_NOUNS
-from pipeline.prepare.drawn_world.words import NOUNS, PROMPT_TEMPLATES, WORDS
-from pipeline.prepare.drawn_world.world import DrawnWorld
 from pipeline.settings import ClipSettings
 
 SHIPPED = ClipSettings(architecture="drawn-world-small", pretrained="shipped")

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from pipeline.dataflow import dataflow
+from pipeline.drawn_world.words import NOUNS
 from pipeline.graph import MissingInputError, Node
 from pipeline.prepare import prepare as preparation
-from pipeline.prepare.drawn_world.words import NOUNS
 from pipeline.settings import Settings, SettingsError, load_settings
 from pipeline.shard_runner import Execution
 from pipeline.states import state_of_node

@@ -10,11 +10,11 @@ from PIL import Image
 from torch.nn import functional
 
 from ovseg_models.masked_crops import masked_crops, patch_mask
+from pipeline.drawn_world.words import NOUNS
 from pipeline.errors import StageError
 from pipeline.finetune import validation as module
 from pipeline.finetune.task import ImageSide, accuracies
 from pipeline.finetune.validation import Validation, seen_groups
-from pipeline.prepare.drawn_world.words import NOUNS
 from pipeline.trained_nets import new_mask_adapted_clip
 from pipeline.training.processes import Processes
 from storage_schemas.scene_collection import SceneCollection

@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.drawn_world.captions import DrawnCaption, Mention, draw_captions
+from pipeline.drawn_world.colours import HUES
+from pipeline.drawn_world.words import DISTRACTOR_NOUNS, NOUNS, SIZES, split_words
 from pipeline.mine.nouns import Noun, NounExtractor
 from pipeline.mine.word_lists import word_list
-from pipeline.prepare.drawn_world.captions import DrawnCaption, Mention, draw_captions
-from pipeline.prepare.drawn_world.colours import HUES
-from pipeline.prepare.drawn_world.words import DISTRACTOR_NOUNS, NOUNS, SIZES, split_words
 
 REFERENCE = Path(__file__).parents[3] / ".." / "shared" / "data" / "captions" / "noun_reference_300.tsv"
 

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 
+from pipeline.drawn_world.words import IGNORE_LABEL
 from pipeline.errors import StageError
-from pipeline.prepare.drawn_world.words import IGNORE_LABEL
 from pipeline.train_proposals.augmentation import Augmentation
 from pipeline.train_proposals.samples import ProposalSamples
 from pipeline.training.data_order import Draw

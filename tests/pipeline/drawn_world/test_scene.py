@@ -6,13 +6,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.prepare.drawn_world.layout import Placing, draw_layout
-from pipeline.prepare.drawn_world.parts import Thing
-from pipeline.prepare.drawn_world.scene import MIN_VISIBLE_SHARE, camera_noise, paint
-from pipeline.prepare.drawn_world.stuff import STUFF_NOUNS
-from pipeline.prepare.drawn_world.things import THING_NOUNS
-from pipeline.prepare.drawn_world.words import IGNORE_LABEL, LABELS, NOUNS
-from pipeline.prepare.drawn_world.world import DrawnWorld
+from pipeline.drawn_world.layout import Placing, draw_layout
+from pipeline.drawn_world.parts import Thing
+from pipeline.drawn_world.scene import MIN_VISIBLE_SHARE, camera_noise, paint
+from pipeline.drawn_world.stuff import STUFF_NOUNS
+from pipeline.drawn_world.things import THING_NOUNS
+from pipeline.drawn_world.words import IGNORE_LABEL, LABELS, NOUNS
+from pipeline.drawn_world.world import DrawnWorld
 
 HUE_RANGES = {
     "red": (-0.06, 0.04),

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from pipeline.prepare.drawn_world.stuff import STUFF_NOUNS, WORLD_UNITS, Grid, draw_stuff, fraction, value_noise
+from pipeline.drawn_world.stuff import STUFF_NOUNS, WORLD_UNITS, Grid, draw_stuff, fraction, value_noise
 
 
 def drawn(noun: str, size_px: int, seed: int = 0):

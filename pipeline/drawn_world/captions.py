@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pipeline.prepare.drawn_world.words import (
+from pipeline.drawn_world.words import (
     QUALITIES,
     TEMPLATES_FOR_ONE,
     TEMPLATES_FOR_THING_ON_STUFF,

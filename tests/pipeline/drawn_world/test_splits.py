@@ -2,8 +2,8 @@ import itertools
 
 import pytest
 
-from pipeline.prepare.drawn_world.source import DrawnWorldSource
-from pipeline.prepare.drawn_world.splits import SCENES_PER_SPLIT, SPLITS, split_indices
+from pipeline.drawn_world.splits import SCENES_PER_SPLIT, SPLITS, split_indices
+from pipeline.prepare.drawn_world import DrawnWorldSource
 
 
 def test_splits_are_disjoint_at_their_largest():

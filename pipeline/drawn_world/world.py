@@ -4,12 +4,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.prepare.drawn_world.captions import MIN_STUFF_SHARE, Mention, draw_captions, size_name
-from pipeline.prepare.drawn_world.layout import draw_scene_plan, draw_single_plan
-from pipeline.prepare.drawn_world.scene import DrawnScene, Painting, paint
-from pipeline.prepare.drawn_world.stuff import STUFF_NOUNS, WORLD_UNITS
-from pipeline.prepare.drawn_world.things import THING_NOUNS
-from pipeline.prepare.drawn_world.words import LABELS
+from pipeline.drawn_world.captions import MIN_STUFF_SHARE, Mention, draw_captions, size_name
+from pipeline.drawn_world.layout import draw_scene_plan, draw_single_plan
+from pipeline.drawn_world.scene import DrawnScene, Painting, paint
+from pipeline.drawn_world.stuff import STUFF_NOUNS, WORLD_UNITS
+from pipeline.drawn_world.things import THING_NOUNS
+from pipeline.drawn_world.words import LABELS
 
 WORLD_VERSION = 1
 """Raised whenever any scene comes out otherwise than before; artifacts made of scenes depend on it."""

@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from pipeline.prepare.drawn_world.shapes import SHAPES
+from pipeline.drawn_world.shapes import SHAPES
 
 
 def square(half_side: float, steps: int) -> tuple[np.ndarray, np.ndarray]:

@@ -9,8 +9,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.prepare.drawn_world.shapes import Coordinate
-from pipeline.prepare.drawn_world.stuff import fraction
+from pipeline.drawn_world.shapes import Coordinate
+from pipeline.drawn_world.stuff import fraction
 
 Marked = npt.NDArray[np.bool_]
 """Whether each pixel shows the second colour: [height width]."""

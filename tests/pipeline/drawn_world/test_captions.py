@@ -3,12 +3,12 @@ import re
 import numpy as np
 import pytest
 
-from pipeline.prepare.drawn_world.captions import MAX_CAPTIONS, MIN_STUFF_SHARE, Mention, draw_captions, size_name
-from pipeline.prepare.drawn_world.scene import MIN_VISIBLE_SHARE
-from pipeline.prepare.drawn_world.stuff import STUFF_NOUNS
-from pipeline.prepare.drawn_world.things import THING_NOUNS
-from pipeline.prepare.drawn_world.words import DISTRACTOR_NOUNS, LABELS, MAX_CAPTION_WORDS, NOUNS, WORDS, split_words
-from pipeline.prepare.drawn_world.world import DrawnWorld
+from pipeline.drawn_world.captions import MAX_CAPTIONS, MIN_STUFF_SHARE, Mention, draw_captions, size_name
+from pipeline.drawn_world.scene import MIN_VISIBLE_SHARE
+from pipeline.drawn_world.stuff import STUFF_NOUNS
+from pipeline.drawn_world.things import THING_NOUNS
+from pipeline.drawn_world.words import DISTRACTOR_NOUNS, LABELS, MAX_CAPTION_WORDS, NOUNS, WORDS, split_words
+from pipeline.drawn_world.world import DrawnWorld
 
 
 @pytest.fixture(scope="module")

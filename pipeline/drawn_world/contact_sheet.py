@@ -1,6 +1,6 @@
 """A picture of the drawn world: scenes, their labels and their captions, and one of each thing.
 
-``python -m pipeline.prepare.drawn_world.contact_sheet --out docs/images/drawn_world.png``
+``python -m pipeline.drawn_world.contact_sheet --out docs/images/drawn_world.png``
 """
 
 import argparse
@@ -15,11 +15,11 @@ from jaxtyping import Bool, UInt8
 from PIL import Image, ImageDraw, ImageFont
 from scipy.ndimage import distance_transform_edt
 
-from pipeline.prepare.drawn_world.scene import DrawnScene
-from pipeline.prepare.drawn_world.stuff import STUFF_NOUNS
-from pipeline.prepare.drawn_world.things import THING_NOUNS
-from pipeline.prepare.drawn_world.words import IGNORE_LABEL, NOUNS
-from pipeline.prepare.drawn_world.world import DrawnWorld
+from pipeline.drawn_world.scene import DrawnScene
+from pipeline.drawn_world.stuff import STUFF_NOUNS
+from pipeline.drawn_world.things import THING_NOUNS
+from pipeline.drawn_world.words import IGNORE_LABEL, NOUNS
+from pipeline.drawn_world.world import DrawnWorld
 
 _GAP_PX = 12
 _LINE_PX = 15

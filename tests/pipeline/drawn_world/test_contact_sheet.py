@@ -3,8 +3,8 @@ import sys
 import numpy as np
 from PIL import Image
 
-from pipeline.prepare.drawn_world import contact_sheet
-from pipeline.prepare.drawn_world.world import DrawnWorld
+from pipeline.drawn_world import contact_sheet
+from pipeline.drawn_world.world import DrawnWorld
 
 
 def test_sheet_grows_with_scenes_and_shows_them():

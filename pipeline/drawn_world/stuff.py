@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from jaxtyping import Bool, Float, Float64, UInt8
 
-from pipeline.prepare.drawn_world.colours import Hsv
+from pipeline.drawn_world.colours import Hsv
 
 WORLD_UNITS = 96
 """Side of every scene in world units; at the default size one unit is one pixel."""

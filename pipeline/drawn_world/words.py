@@ -1,13 +1,10 @@
 """The words of the drawn world: its 54 nouns in label order, which are unseen, and all words of its captions."""
 
 import re
-from functools import cache
 
-from pipeline.prepare.drawn_world.colours import HUES
-from pipeline.prepare.drawn_world.stuff import STUFF_NOUNS
-from pipeline.prepare.drawn_world.things import THING_NOUNS
-from pipeline.prepare.seen_classes import SeenMark
-from pipeline.prepare.vocabulary import Vocabulary
+from pipeline.drawn_world.colours import HUES
+from pipeline.drawn_world.stuff import STUFF_NOUNS
+from pipeline.drawn_world.things import THING_NOUNS
 
 NOUNS = (*STUFF_NOUNS, *THING_NOUNS)
 """Stuff, then things: a noun's place is its label."""
@@ -86,14 +83,3 @@ WORDS = tuple(
     sorted({*split_words(" ".join(_TEMPLATES)), "a", "an", "the", *SIZES, *QUALITIES, *HUES, *NOUNS, *DISTRACTOR_NOUNS})
 )
 """Every word that a caption or a prompt can hold, sorted: the word list of the small CLIP's tokenizer."""
-
-
-@cache
-def drawn_vocabulary() -> Vocabulary:
-    """Return the 54 nouns as a vocabulary; a noun is seen if its labels may train the proposal net."""
-    return Vocabulary(
-        name="drawn-world",
-        class_names=NOUNS,
-        marks=tuple(SeenMark.UNSEEN if noun in UNSEEN_NOUNS else SeenMark.SEEN for noun in NOUNS),
-        source_ids=tuple(range(len(NOUNS))),
-    )

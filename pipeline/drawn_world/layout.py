@@ -17,8 +17,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float64
 
-from pipeline.prepare.drawn_world.stuff import STUFF_NOUNS, WORLD_UNITS
-from pipeline.prepare.drawn_world.things import THING_NOUNS, THINGS
+from pipeline.drawn_world.stuff import STUFF_NOUNS, WORLD_UNITS
+from pipeline.drawn_world.things import THING_NOUNS, THINGS
 
 ENVIRONMENTS: dict[str, tuple[tuple[str, ...], ...]] = {
     "sea": (("sky", "water"), ("sky", "water", "sand"), ("rock", "water")),

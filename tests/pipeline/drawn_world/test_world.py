@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.prepare.drawn_world.world import DrawnWorld
+from pipeline.drawn_world.world import DrawnWorld
 
 GOLDEN_SCRIPT = runpy.run_path(str(Path(__file__).with_name("make_golden.py")))
 digest = GOLDEN_SCRIPT["digest"]
@@ -24,13 +24,13 @@ def test_scenes_are_the_same_in_any_order():
 
 def test_scenes_are_the_same_in_another_process():
     code = (
-        "import runpy, sys; from pipeline.prepare.drawn_world.world import DrawnWorld; "
+        "import runpy, sys; from pipeline.drawn_world.world import DrawnWorld; "
         "print(runpy.run_path(sys.argv[1])['digest'](DrawnWorld(5).scene(77)))"
     )
     printed = {
         subprocess.run(
             [sys.executable, "-c", code, str(Path(__file__).with_name("make_golden.py"))],
-            env={**os.environ, "PYTHONHASHSEED": hash_seed, "PYTHONPATH": str(Path(__file__).parents[4])},
+            env={**os.environ, "PYTHONHASHSEED": hash_seed, "PYTHONPATH": str(Path(__file__).parents[3])},
             capture_output=True,
             text=True,
             check=True,

@@ -5,15 +5,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.prepare.drawn_world.layout import (
+from pipeline.drawn_world.layout import (
     ENVIRONMENTS,
     GROUNDS,
     draw_layout,
     draw_scene_plan,
     draw_single_plan,
 )
-from pipeline.prepare.drawn_world.stuff import STUFF_NOUNS, WORLD_UNITS
-from pipeline.prepare.drawn_world.things import THING_NOUNS, THINGS
+from pipeline.drawn_world.stuff import STUFF_NOUNS, WORLD_UNITS
+from pipeline.drawn_world.things import THING_NOUNS, THINGS
 
 
 def plans(count: int, context: float = 0.85):

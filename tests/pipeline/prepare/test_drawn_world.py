@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.prepare.drawn_world.captions import MAX_CAPTIONS
-from pipeline.prepare.drawn_world.source import DrawnWorldSource
-from pipeline.prepare.drawn_world.words import NOUNS
-from pipeline.prepare.drawn_world.world import DrawnWorld
+from pipeline.drawn_world.captions import MAX_CAPTIONS
+from pipeline.drawn_world.words import NOUNS
+from pipeline.drawn_world.world import DrawnWorld
+from pipeline.prepare.drawn_world import DrawnWorldSource
 from pipeline.prepare.source import SceneSource
 
 SOURCE = DrawnWorldSource(seed=3, first_index=20, scenes=4)

@@ -4,7 +4,7 @@ import enum
 from dataclasses import dataclass
 from functools import cached_property
 
-from pipeline.prepare.drawn_world.colours import Hsv
+from pipeline.drawn_world.colours import Hsv
 
 
 class InstanceColour(enum.Enum):

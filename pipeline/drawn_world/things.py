@@ -5,7 +5,7 @@ painted in order, later ones over earlier ones. Two pairs are ambiguous on purpo
 and boat, tree and pine. Two look alike on purpose: sled and table, balloon and buoy.
 """
 
-from pipeline.prepare.drawn_world.parts import (
+from pipeline.drawn_world.parts import (
     BLACK,
     BROWN,
     CONTRAST,

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline import small_proposal_net
-from pipeline.prepare.drawn_world.words import NOUNS, UNSEEN_NOUNS
+from pipeline.drawn_world import small_proposal_net
+from pipeline.drawn_world.words import NOUNS, UNSEEN_NOUNS
 from pipeline.settings import load_settings
 from pipeline.train_proposals.training import initial_net
 from tools.pretrain_small_proposal_net import figures, kind_of
 
-DEMO = Path(__file__).parents[2] / "flows" / "configs" / "demo.toml"
+DEMO = Path(__file__).parents[3] / "flows" / "configs" / "demo.toml"
 
 
 def test_the_card_is_true_of_its_file() -> None:

@@ -1,9 +1,9 @@
 import pytest
 
-from pipeline.prepare.drawn_world.colours import HUES
-from pipeline.prepare.drawn_world.stuff import STUFF_NOUNS
-from pipeline.prepare.drawn_world.things import THING_NOUNS
-from pipeline.prepare.drawn_world.words import (
+from pipeline.drawn_world.colours import HUES
+from pipeline.drawn_world.stuff import STUFF_NOUNS
+from pipeline.drawn_world.things import THING_NOUNS
+from pipeline.drawn_world.words import (
     DISTRACTOR_NOUNS,
     IGNORE_LABEL,
     LABELS,
@@ -12,9 +12,9 @@ from pipeline.prepare.drawn_world.words import (
     PROMPT_TEMPLATES,
     UNSEEN_NOUNS,
     WORDS,
-    drawn_vocabulary,
     split_words,
 )
+from pipeline.prepare.drawn_world import drawn_vocabulary
 
 
 def test_labels_are_the_places_in_the_list_of_54_nouns_stuff_first():

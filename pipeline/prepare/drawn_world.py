@@ -7,17 +7,19 @@ import io
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
+from pipeline.drawn_world.captions import MAX_CAPTIONS
+from pipeline.drawn_world.words import IGNORE_LABEL, NOUNS, UNSEEN_NOUNS
+from pipeline.drawn_world.world import WORLD_VERSION, DrawnWorld
 from pipeline.prepare.contents import FileContents
-from pipeline.prepare.drawn_world.captions import MAX_CAPTIONS
-from pipeline.prepare.drawn_world.words import IGNORE_LABEL, drawn_vocabulary
-from pipeline.prepare.drawn_world.world import WORLD_VERSION, DrawnWorld
 from pipeline.prepare.label_maps import encode_png
 from pipeline.prepare.layout import Looked
+from pipeline.prepare.seen_classes import SeenMark
 from pipeline.prepare.source import Found
 from pipeline.prepare.vocabulary import Vocabulary
 from storage_schemas.scenes import Caption, Scene
@@ -151,6 +153,17 @@ class DrawnWorldSource:
         last = max(self.first_index, self.first_index + self.scenes - 1)
         expected = f"{_KEY_PREFIX}{self.first_index:0{_KEY_DIGITS}d} to {_KEY_PREFIX}{last:0{_KEY_DIGITS}d}"
         raise KeyError(f"drawn world: scene '{key}' is asked for, there are {self.scenes} scenes from {expected}")
+
+
+@cache
+def drawn_vocabulary() -> Vocabulary:
+    """Return the 54 nouns as a vocabulary; a noun is seen if its labels may train the proposal net."""
+    return Vocabulary(
+        name="drawn-world",
+        class_names=NOUNS,
+        marks=tuple(SeenMark.UNSEEN if noun in UNSEEN_NOUNS else SeenMark.SEEN for noun in NOUNS),
+        source_ids=tuple(range(len(NOUNS))),
+    )
 
 
 def _encode_picture(image: UInt8[np.ndarray, "height width 3"]) -> bytes:

@@ -1,4 +1,4 @@
-"""Write golden.json, the digests of a few scenes: ``python tests/pipeline/prepare/drawn_world/make_golden.py``.
+"""Write golden.json, the digests of a few scenes: ``python tests/pipeline/drawn_world/make_golden.py``.
 
 Run it only after a change that is meant to change scenes, together with a raised ``WORLD_VERSION``.
 """
@@ -7,8 +7,8 @@ import hashlib
 import json
 from pathlib import Path
 
-from pipeline.prepare.drawn_world.scene import DrawnScene
-from pipeline.prepare.drawn_world.world import WORLD_VERSION, DrawnWorld
+from pipeline.drawn_world.scene import DrawnScene
+from pipeline.drawn_world.world import WORLD_VERSION, DrawnWorld
 
 GOLDEN = Path(__file__).with_name("golden.json")
 SCENES = {"first": (0, 96, 0), "far": (0, 96, 49_999_999), "other world": (7, 96, 3), "finer": (0, 256, 1)}
