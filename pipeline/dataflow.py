@@ -1,7 +1,10 @@
 """The dataflow: every artifact that settings imply, what it is made of, and by which step.
 
-Status, dry run, commands and the Prefect flow read this page; none of them names a stage or an input again. A new stage
-is a module with its `Step`, and its line here. docs/architecture.md has the picture, written from this page.
+Status, dry run, commands and the Prefect flow read this page; none of them names a stage or an input again. What a
+command does, such as ``make mine`` (``ovseg mine``): it makes the artifacts of its stage that are not complete, in the
+order of this page (`pipeline.stages.run`), each by its step (`Propose`, `Embed` and `PairNouns` of ``pipeline/mine``).
+
+A new stage is a module with its `Step`, and its line here. docs/architecture.md has the picture, made from this page.
 
 Two kinds are no part of it, as they lie between others and nobody asks for them: ``text_embeddings``, whose nouns are
 known when pairs are about to be made, and ``branches``, which ablations store for their scores.
@@ -28,7 +31,7 @@ def dataflow(settings: Settings, *, ablate: bool = False) -> Graph:
 
     Args:
         settings: Of all stages.
-        ablate: Score the paper's ablations too.
+        ablate: Score the paper's ablations too, and what they need besides.
     """
     graph = Graph(settings.runs_dir, settings.name, ClipWeights(settings.clip, settings.runs_dir))
     for setting, dataset in settings.datasets.items():

@@ -1,4 +1,4 @@
-"""Errors that a user of the pipeline can meet, told without a traceback."""
+"""Errors that a user of the pipeline can meet; commands show their messages without a traceback."""
 
 from storage_schemas.errors import WriteError
 
@@ -17,8 +17,8 @@ _LASTING = (FileNotFoundError, FileExistsError, PermissionError, IsADirectoryErr
 def may_pass(error: BaseException) -> bool:
     """Return whether an error may be gone when the unit is tried again a little later.
 
-    Those of devices and networks may. Wrong settings, inputs and code stay wrong, and so does a path that is not there
-    or that nobody may read.
+    Those of devices and networks may. Wrong settings, inputs and code stay wrong, and so does a path that does not
+    exist or that must not be read.
     """
     if isinstance(error, WriteError):  # what the operating system said is its cause, which is lost between processes
         return not isinstance(error.__cause__, _LASTING)

@@ -1,8 +1,11 @@
 """The parts of the dataflow: a node is one artifact, made by a step from other nodes.
 
 A step declares itself beside the code that does it; a node knows its inputs. All else follows from these two: the
-digest that names a directory, what is done, the command that makes it. Each is found out once per command, and none of
+digest that names a directory, what is done, the command that makes it. Each is computed once per command, and none of
 it loads a model.
+
+The digest of an artifact covers those of its inputs, as they are on disk. So a node whose inputs are not finished has
+no directory yet: asking for it raises `MissingInputError`, and counts and sizes are estimates.
 """
 
 import logging
@@ -28,7 +31,7 @@ logger = logging.getLogger(__name__)
 
 
 class MissingInputError(PipelineError):
-    """A stage was asked to begin before what it reads was finished."""
+    """An artifact that something is to be made of is not finished."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,13 +52,14 @@ class Step:
     Attributes:
         kind: Of the artifact.
         schema_version: Of the kind's columns and files.
-        recipe: Raise it when the same settings and inputs come to mean another result.
+        recipe: Version of the code that makes it; raise it when the same settings and inputs give another result.
         stage: The stage to which it belongs.
         on_demand: Whether later stages make it when it is missing; else they ask for the stage's command first.
         tolerated: Row statuses beside ``"ok"`` that are no failures, such as a caption without a noun.
-        trains: Whether several processes may share it, of which the first alone makes inputs; it stays on this machine.
+        trains: Whether it is a training: several processes may share it, of which the first alone makes inputs, and
+            Dask has no part in it.
         computes: Whether it runs a model, on the device.
-        labels_of: Roles of the inputs whose labels it needs.
+        labels_of: Roles of the inputs whose labels it needs, for the dry run.
     """
 
     kind: str
@@ -86,7 +90,7 @@ class Step:
         return {}
 
     def describe(self, node: "Node") -> Description:
-        """Describe the artifact.
+        """Return what identifies the artifact, and its units.
 
         Raises:
             MissingInputError: If an input is not finished.
@@ -97,13 +101,13 @@ class Step:
             name=node.name,
             schema_version=self.schema_version,
             recipe=self.recipe,
-            settings=self.fingerprint(node),  # first, so that settings that cannot work are reported before all else
+            settings=self.fingerprint(node),  # before inputs: settings that cannot work are reported first
             inputs={role: source.digest() for role, source in node.sources.items()},
         )
         return Description(identity=identity, units=self.units(node), attributes=self.attributes(node))
 
     def artifact(self, node: "Node") -> Artifact:
-        """Return where the artifact lies or will lie.
+        """Return the artifact, made or not.
 
         Raises:
             PipelineError: As `describe`.
@@ -111,7 +115,7 @@ class Step:
         return Artifact.planned(node.runs, self.describe(node))
 
     def refuse_if_absent(self, node: "Node") -> None:
-        """Refuse to go on where nothing of this kind and name lies, whatever its digest may turn out to be.
+        """Raise an error where there is no artifact of this kind and name, whatever its digest may turn out to be.
 
         Raises:
             MissingInputError: If there is none.
@@ -122,7 +126,7 @@ class Step:
             raise MissingInputError(message)
 
     def check(self, node: "Node") -> None:
-        """Refuse, before anything is made, what is known to fail later.
+        """Check, before anything is made, what would fail later.
 
         Raises:
             PipelineError: If the settings cannot work here.
@@ -141,7 +145,7 @@ class Step:
         return execution.run(self.job(node), node.artifact, tolerated=self.tolerated)
 
     def is_complete(self, node: "Node") -> bool:
-        """Return whether what lies beside a finished artifact is there too, such as a card."""
+        """Return whether what belongs to a finished artifact is there too, such as a card."""
         del node
         return True
 
@@ -164,11 +168,11 @@ class Step:
         return None
 
     def size_bytes(self, counts: ParameterCounts, scenes: int) -> int:
-        """Estimate what the whole artifact will take, to a factor of two or so.
+        """Estimate the size of the whole artifact [bytes], to a factor of two or so.
 
         Args:
             counts: Sizes of the nets.
-            scenes: How many it is made of.
+            scenes: Number of scenes that it is made of.
         """
         raise NotImplementedError
 
@@ -188,13 +192,15 @@ class Source(Protocol):
 class Node:
     """One artifact of the dataflow.
 
+    Artifact, status and manifest are read once and kept, as every node downstream asks for them. `make` renews them.
+
     Args:
         step: What makes it.
         name: Of the artifact.
         runs: Runs directory.
         sources: What it is made of, by role.
-        setting: Name that the settings give it beside, for people; empty for none.
-        command: What the user types to make it.
+        setting: Key of its data set in the settings; empty where it is no data set.
+        command: What the user types to make it; by default that of its stage.
     """
 
     def __init__(
@@ -245,7 +251,7 @@ class Node:
 
     @cached_property
     def artifact(self) -> Artifact:
-        """Where it lies or will lie.
+        """The artifact, made or not.
 
         Raises:
             MissingInputError: If an input is not finished, on which its digest depends.
@@ -254,7 +260,7 @@ class Node:
         return self.step.artifact(self)
 
     def status(self) -> ArtifactStatus:
-        """Return the state of every unit, as this command found it first, or made it."""
+        """Return the state of every unit, as this command found it, or made it."""
         if self._status is None:
             self._status = self.artifact.status()
         return self._status
@@ -312,33 +318,33 @@ class Node:
             MissingInputError: If another input is not finished.
             PipelineError: If it fails.
         """
-        if not self.step.trains:
+        if not self.step.trains:  # a training makes them itself, in the first of its processes
             self.make_inputs(execution)
             if not (self.artifact.directory / MANIFEST_FILE).exists():
                 writable_runs_dir(self.runs)
         try:
             report = self.step.make(self, execution)
-        finally:  # whatever was made: what was known of it before is no longer true
+        finally:  # a run that failed has made units, too
             self._status = self._manifest = self._digest = None
         self._manifest = report.manifest
         return report
 
     def make_inputs(self, execution: Execution) -> None:
-        """Make the inputs that are made on demand, unless another is missing, for which they would be made in vain.
+        """Make the inputs that are made on demand, unless another one is missing: then hours of work would be in vain.
 
         Raises:
             MissingInputError: If an input that is not made on demand is missing.
             PipelineError: If one cannot be made.
         """
-        self._refuse_missing()
+        self._check_inputs()
         for node in self.upstream():
             if node.step.on_demand and not node.is_complete():
                 logger.info("%s: is made first", node.label)
-                node.make(replace(execution, reports=[]))
-        _ = self.artifact  # says which other input is missing
+                node.make(replace(execution, reports=[]))  # the stage reports what it was asked for
+        _ = self.artifact  # every digest is known now: raises for an input of another digest than those on disk
 
-    def _refuse_missing(self) -> None:
-        """Refuse to begin where an input is missing, as far as that can be known before others are made.
+    def _check_inputs(self) -> None:
+        """Raise an error where an input is missing, as far as that can be known before others are made.
 
         Raises:
             MissingInputError: If one is missing.
@@ -347,7 +353,7 @@ class Node:
             if node.step.on_demand:
                 continue
             node.step.refuse_if_absent(node)
-            node._refuse_missing()
+            node._check_inputs()
             # With its own inputs there, its digest is known, and whether one of that digest is finished.
             if all(source.is_complete() for source in node.upstream() if source.step.on_demand):
                 node.manifest()
@@ -370,10 +376,10 @@ class Finished(Step):
         self._setting = setting
 
     def artifact(self, node: Node) -> Artifact:
-        """Open it.
+        """Open the directory.
 
         Raises:
-            MissingInputError: If there is none.
+            MissingInputError: If it holds no artifact.
         """
         del node
         try:
@@ -383,16 +389,16 @@ class Finished(Step):
             raise MissingInputError(message) from error
 
     def refuse_if_absent(self, node: Node) -> None:
-        """Say what is wrong.
+        """Raise an error where there is none.
 
         Raises:
-            PipelineError: As `artifact`.
+            MissingInputError: As `artifact`.
         """
         self.artifact(node)
 
 
 class Refused(Step):
-    """What takes the place of an input that the settings don't describe.
+    """Takes the place of an input that the settings don't describe: whoever needs it gets the error.
 
     Args:
         error: Why there is none.
@@ -405,15 +411,15 @@ class Refused(Step):
         self._error = error
 
     def refuse_if_absent(self, node: Node) -> None:
-        """Say what is wrong.
+        """Raise the error.
 
         Raises:
-            PipelineError: As `artifact`.
+            PipelineError: Always.
         """
         self.artifact(node)
 
     def artifact(self, node: Node) -> Artifact:
-        """Say what is wrong with the settings.
+        """Raise the error.
 
         Raises:
             PipelineError: Always.
@@ -482,7 +488,7 @@ class Graph:
     def scenes(self, setting: str, key: str = "datasets") -> Node:
         """Return the scenes of a data set by the name that the settings give it.
 
-        A name that they don't describe gives a node that cannot be planned, and says so.
+        A name that they don't describe gives a node that raises a `SettingsError` when it is needed.
 
         Args:
             setting: The name.
@@ -496,12 +502,12 @@ class Graph:
         return known[setting]
 
     def scenes_or_none(self, setting: str, key: str) -> Node | None:
-        """Return the same, or None for an empty name."""
+        """Return the scenes of a data set, as `scenes`, or None for an empty name."""
         return self.scenes(setting, key) if setting else None
 
 
 def summary(nodes: Iterable[Node]) -> str:
-    """Say what nodes of one stage read and write, by kinds: ``scenes, proposal_net -> proposals, pairs``."""
+    """Return what nodes of one stage read and write, by kinds: ``scenes, proposal_net -> proposals, pairs``."""
     nodes = list(nodes)
     written = dict.fromkeys(node.step.kind for node in nodes)
     read = dict.fromkeys(source.step.kind for node in nodes for source in node.inputs)

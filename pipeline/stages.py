@@ -16,7 +16,7 @@ class StageRun:
     """What a run of a stage did.
 
     Attributes:
-        reports: Of all its artifacts, in order; of what lies between them too, such as embeddings of nouns.
+        reports: Of all its artifacts, in order, and of what was made between them, such as embeddings of nouns.
     """
 
     reports: tuple[StageReport, ...]
@@ -47,12 +47,7 @@ class StageRun:
 
 
 def run(stage: StageName, settings: Settings, *, ablate: bool = False) -> StageRun:
-    """Run one stage, as far as that is not done; data sets that are missing are prepared first.
-
-    Args:
-        stage: Which.
-        settings: Of all stages.
-        ablate: Score the paper's ablations too.
+    """Make the artifacts of one stage that are not complete; data sets that are missing are prepared first.
 
     Raises:
         MissingInputError: If what another stage makes is not finished.

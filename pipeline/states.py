@@ -1,4 +1,4 @@
-"""What is known of artifacts: one record for the status, the dry run, and the pages of a run."""
+"""The state of artifacts: one record, which status, dry run and the pages of a run all show."""
 
 import itertools
 import re
@@ -13,7 +13,7 @@ from storage_schemas.cards import card_faults
 from storage_schemas.errors import StorageError
 from storage_schemas.manifest import ARTIFACT_FILE, MANIFEST_FILE
 from storage_schemas.scenes import OK
-from storage_schemas.status import ArtifactStatus, UnitState, UnitStatus
+from storage_schemas.status import ArtifactStatus, UnitState
 
 FINISHED, UNFINISHED, NOT_BEGUN, UNREADABLE, WAITING = "finished", "unfinished", "not begun", "unreadable", "waiting"
 
@@ -42,20 +42,20 @@ class OddUnits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ArtifactState:
-    """What is known of one artifact.
+    """The state of one artifact.
 
     Attributes:
         artifact: ``KIND/NAME-DIGEST``, or ``KIND/NAME`` while the digest is unknown.
         state: One of the five words above.
         reason: Why it is unreadable or waiting; empty otherwise.
         stage: That makes it; empty where it was found in a directory.
-        dataset: What the settings call its data set; empty where its name says enough.
+        dataset: Key of its data set in the settings; empty where its name says enough.
         units: Number of units by state.
         rows: Rows of the units that are done.
         faulty_rows: Those that are not ``"ok"``.
         odd_units: Units that are not done.
         document_faults: What is wrong with the artifact's own files.
-        foreign_files: Files in its directory that nobody reads.
+        foreign_files: Files in its directory that belong to no unit.
         changes: Directory of another artifact of the same kind and name to the fields in which it differs; only for
             an artifact that is not finished, for which it is the likely reason.
         todo: Units to make; None if not even an estimate is possible.
@@ -100,14 +100,18 @@ def state_of(artifact: Artifact, *, status: ArtifactStatus | None = None, deep: 
         return ArtifactState(artifact=label, state=UNREADABLE, reason=f"{error.filename}: {error.strerror}")
     sidecars = [unit.sidecar for unit in status.units if unit.sidecar is not None]
     rows = sum(sidecar.rows for sidecar in sidecars)
-    begun = UNFINISHED if artifact.directory.is_dir() else NOT_BEGUN
     return ArtifactState(
         artifact=label,
-        state=FINISHED if status.finished else begun,
+        state=FINISHED if status.finished else UNFINISHED if artifact.directory.is_dir() else NOT_BEGUN,
         units={state.value: len(status.of_state(state)) for state in UnitState},
         rows=rows,
         faulty_rows=rows - sum(sidecar.counts.get(OK, 0) for sidecar in sidecars),
-        odd_units=tuple(_odd_units(status.units)),
+        # Those in a row with the same state and reason together.
+        odd_units=tuple(
+            OddUnits(units=tuple(unit.unit for unit in group), state=state.value, reason=reason)
+            for (state, reason), group in itertools.groupby(status.units, key=lambda unit: (unit.state, unit.reason))
+            if state is not UnitState.DONE
+        ),
         document_faults=(*status.document_faults, *(card_faults(artifact) if deep else ())),
         foreign_files=status.foreign_files,
         changes={_label(path): fields for path, fields in earlier.items()},
@@ -154,7 +158,7 @@ def states_below(path: Path, *, deep: bool = False) -> list[ArtifactState]:
     """
     path.stat()
     places = sorted({path, *path.glob("*/"), *path.glob("*/*/")})
-    # What says what an artifact is may be gone: its directory's name, or its manifest, gives it away.
+    # An artifact whose first file was lost is still shown, as unreadable: its name or its manifest gives it away.
     marked = {place for place in places if (place / ARTIFACT_FILE).exists() or (place / MANIFEST_FILE).exists()}
     named = {place for place in places if _ARTIFACT_NAME.fullmatch(place.name) and place.is_dir()}
     directories = [place for place in places if place in marked | named and place.parent not in marked | named]
@@ -167,15 +171,6 @@ def states_below(path: Path, *, deep: bool = False) -> list[ArtifactState]:
         else:
             states.append(state_of(artifact, deep=deep))
     return states
-
-
-def _odd_units(statuses: Iterable[UnitStatus]) -> list[OddUnits]:
-    """Gather the units that are not done, those in a row with the same state and reason together."""
-    return [
-        OddUnits(units=tuple(status.unit for status in group), state=state.value, reason=reason)
-        for (state, reason), group in itertools.groupby(statuses, key=lambda status: (status.state, status.reason))
-        if state is not UnitState.DONE
-    ]
 
 
 def _label(directory: Path) -> str:
