@@ -11,8 +11,7 @@ from torch import Tensor
 
 from ovseg_models.encoding import cut_regions
 from ovseg_models.zero_shot import ZeroShotCounts
-from pipeline.errors import StageError
-from pipeline.stored_pictures import UndecodableError, upright_labels, upright_picture
+from pipeline.training.labelled_scenes import read_labelled
 from storage_schemas.scene_collection import SceneCollection
 
 _CROPS_PER_FORWARD = 256
@@ -66,23 +65,17 @@ class Validation:
             numbers: Of the scenes.
 
         Raises:
-            StageError: If a scene cannot be decoded.
+            StageError: If a scene has no label map, or cannot be decoded.
         """
         counts = ZeroShotCounts.none(len(self.text_embeddings))
         device = self.text_embeddings.device
         waiting: list[LabelledCrops] = []  # a scene has few regions: those of several go through the tower together
         for place, number in enumerate(numbers, start=1):
-            scene = self.scenes.read(number)
-            try:
-                pixels = torch.from_numpy(np.array(upright_picture(scene))).permute(2, 0, 1)
-                label_map = torch.from_numpy(upright_labels(scene.label_png or b"", scene.exif_orientation))
-            except UndecodableError as error:
-                unit, key = self.scenes.place(number)
-                message = f"{unit}: scene {key} {error}; run 'ovseg prepare' again"
-                raise StageError(message) from error
+            picture, label_map, scene = read_labelled(self.scenes, number)
+            pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1)  # [height width 3] to [3 height width]
             class_ids = torch.tensor(scene.classes, dtype=torch.int64, device=device)
             # [height width] against [class 1 1]: one mask per class, [class height width]
-            masks = label_map.to(device) == class_ids[:, None, None]
+            masks = torch.from_numpy(label_map).to(device) == class_ids[:, None, None]
             cut = cut_regions(pixels, masks, crop_px=self.crop_px, patch_px=self.patch_px)
             valid = torch.from_numpy(cut.crop_of_mask >= 0)  # no classes share a pixel, so that each has its own crop
             waiting.append(LabelledCrops(class_ids[valid], cut.crops, cut.patch_mask))

@@ -13,7 +13,8 @@ from ovseg_models.overlay import palette
 from ovseg_models.proposal_masks import hard_masks
 from ovseg_models.proposal_net import ProposalNet
 from ovseg_models.segmentation_metrics import region_ious
-from pipeline.train_proposals.validation import MASK_THRESHOLD, read_labelled
+from pipeline.train_proposals.validation import MASK_THRESHOLD
+from pipeline.training.labelled_scenes import read_labelled
 from storage_schemas.scene_collection import SceneCollection
 
 REGIONS_SHOWN = 6
@@ -55,7 +56,7 @@ def proposal_sheet(
     strips: list[Image.Image] = []
     colours = palette(len(class_names))
     for number in numbers:
-        image, label_map = read_labelled(scenes, number)
+        image, label_map = read_labelled(scenes, number)[:2]
         picture = net_pixels(image, short_side_px=short_side_px, max_side_px=max_side_px)
         (found,) = propose(net, [picture])
         pixels = picture.permute(1, 2, 0).numpy()

@@ -9,10 +9,9 @@ import torch
 from torch import Tensor
 
 from ovseg_models.targets import present_classes
-from pipeline.errors import StageError
-from pipeline.stored_pictures import UndecodableError, upright_labels, upright_picture
 from pipeline.train_proposals.augmentation import Augmentation
 from pipeline.training.data_order import Draw, generator
+from pipeline.training.labelled_scenes import read_labelled
 from storage_schemas.scene_collection import SceneCollection
 
 
@@ -57,15 +56,7 @@ class ProposalSamples:
         ignore_label = self.augmentation.ignore_label
         images, label_maps = [], []
         for draw in draws:
-            scene = self.scenes.read(draw.sample)
-            if scene.label_png is None:
-                message = f"scene {scene.key}: has no label map; train on a collection of labelled scenes"
-                raise StageError(message)
-            try:
-                rgb, labels = upright_picture(scene), upright_labels(scene.label_png, scene.exif_orientation)
-            except UndecodableError as error:
-                message = f"{self.scenes.place(draw.sample)[0]}: scene {scene.key} {error}; run 'ovseg prepare' again"
-                raise StageError(message) from error
+            rgb, labels, scene = read_labelled(self.scenes, draw.sample)
             if self.held_out_classes:
                 labels[np.isin(labels, self.held_out_classes)] = ignore_label
             rng = generator(self.seed, "augment", draw.epoch, scene.key)

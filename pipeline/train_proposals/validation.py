@@ -6,7 +6,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from jaxtyping import Float
-from PIL import Image
 from torch import Tensor
 
 from ovseg_models.encoding import net_pixels, propose
@@ -16,8 +15,7 @@ from ovseg_models.precision import full_precision
 from ovseg_models.proposal_masks import hard_masks
 from ovseg_models.proposal_net import ProposalNet
 from ovseg_models.segmentation_metrics import ClassCounts, class_iou, region_ious
-from pipeline.errors import StageError
-from pipeline.stored_pictures import UndecodableError, upright_labels, upright_picture
+from pipeline.training.labelled_scenes import read_labelled
 from storage_schemas.scene_collection import SceneCollection
 
 MASK_THRESHOLD = 0.5
@@ -109,11 +107,11 @@ class Validation:
         classes = len(self.text_embeddings)
         total = Counts.none(classes)
         for number in numbers:
-            image, label_map = read_labelled(self.scenes, number)
+            image, label_map, _ = read_labelled(self.scenes, number)
             pixels = net_pixels(image, short_side_px=self.short_side_px, max_side_px=self.max_side_px)
             (found,) = propose(net, [pixels])
             logits, net_size = found.mask_logits, found.net_size
-            true = torch.from_numpy(label_map).to(logits.device)
+            true = torch.from_numpy(label_map).long().to(logits.device)
             with full_precision(logits.device):  # as in evaluation, whatever the training's precision is
                 class_logits = net.class_logits(found.proposal_embeddings, self.text_embeddings)
                 scores = classify(class_logits, ensemble_weight=0).scores
@@ -123,7 +121,7 @@ class Validation:
             pairs = torch.bincount(true[labelled] * classes + predicted[labelled], minlength=classes**2)
             total.confusion.add_(pairs.view(classes, classes).cpu())
             # How well the best proposal meets each class's region, at the net's size [class proposal]
-            small = torch.from_numpy(nearest_resized(label_map, *net_size)).to(scores.device)
+            small = torch.from_numpy(nearest_resized(label_map, *net_size)).long().to(scores.device)
             present = torch.bincount(small.flatten(), minlength=1).nonzero().flatten()
             class_ids = present[present != self.ignore_label]
             masks = hard_masks(logits, net_size, MASK_THRESHOLD)
@@ -133,18 +131,3 @@ class Validation:
             total.found.index_add_(0, places, (best >= FOUND_IOU).double())
             total.regions.index_add_(0, places, torch.ones_like(best))
         return total
-
-
-def read_labelled(scenes: SceneCollection, number: int) -> tuple[Image.Image, np.ndarray]:
-    """Read a scene's picture and its label map [height width], int64; both upright.
-
-    Raises:
-        StageError: If one of them cannot be decoded.
-    """
-    scene = scenes.read(number)
-    try:
-        labels = upright_labels(scene.label_png or b"", scene.exif_orientation)
-        return upright_picture(scene), labels.astype(np.int64)
-    except UndecodableError as error:
-        message = f"{scenes.place(number)[0]}: scene {scene.key} {error}; run 'ovseg prepare' again"
-        raise StageError(message) from error

@@ -15,8 +15,8 @@ from pipeline.settings import Settings, load_settings
 from pipeline.stored_pictures import UndecodableError, pair_pictures, upright_labels, upright_picture
 from pipeline.train_proposals.augmentation import Augmentation
 from pipeline.train_proposals.samples import ProposalSamples
-from pipeline.train_proposals.validation import read_labelled
 from pipeline.training.data_order import Draw
+from pipeline.training.labelled_scenes import read_labelled
 from storage_schemas.pairs import PairMembers
 from storage_schemas.scenes import Scene
 from tests.pipeline.planned import prepare_scenes
@@ -113,7 +113,7 @@ def stored_upright(scene: Scene) -> Scene:
 def test_stage_1_learns_and_measures_upright(orientation: int) -> None:
     turned = turned_scene(orientation)
     upright = stored_upright(turned)
-    image, label_map = read_labelled(Scenes(turned), 0)
+    image, label_map, _ = read_labelled(Scenes(turned), 0)
     np.testing.assert_array_equal(np.asarray(image), COLOURS[label_map])
     np.testing.assert_array_equal(label_map, read_labelled(Scenes(upright), 0)[1])
     augmentation = Augmentation((20,), 40, 30, 255)

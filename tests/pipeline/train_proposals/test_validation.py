@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from ovseg_models.proposal_presets import build_proposal_net
 from ovseg_models.segmentation_metrics import region_ious
-from pipeline.train_proposals.validation import Counts, Validation, read_labelled
+from pipeline.train_proposals.validation import Counts, Validation
+from pipeline.training.labelled_scenes import read_labelled
 from storage_schemas.scene_collection import SceneCollection
 from tests.pipeline.planned import prepare_scenes, scenes_of
 from tests.pipeline.train_proposals.tiny_training import tiny_settings
@@ -66,7 +67,7 @@ def test_counts_are_those_of_the_plain_way(validation: Validation) -> None:
     found = validation.counts(net(), range(len(validation.scenes)))
     confusion, best = np.zeros((54, 54)), np.zeros(54)
     for number in range(len(validation.scenes)):
-        image, label_map = read_labelled(validation.scenes, number)
+        image, label_map, _ = read_labelled(validation.scenes, number)
         output = net()(net().preprocess([torch.from_numpy(np.array(image)).permute(2, 0, 1)]))
         logits = torch.nn.functional.interpolate(output.mask_logits, size=(64, 64), mode="bilinear")[0]
         scores = net().class_logits(output.proposal_embeddings[0], validation.text_embeddings).softmax(-1)[:, :-1]
