@@ -94,6 +94,7 @@ class FinetuneTask:
         References:
             Gao et al., 2021 (gradient caching).
         """
+        # [all]: numbers, 8 bytes a pair, are exchanged rather than rows of text embeddings
         nouns = step.gather(batch.nouns).to(step.processes.device, non_blocking=True)
         batch = on_device(batch, step.processes.device)
         if step.parts == 1:
@@ -115,6 +116,7 @@ class FinetuneTask:
                 if scale_slope and end >= size(batch):  # once, for all parts share the logit scale
                     weighted = weighted + logit_scale * scale_slope[0]
                 step.backward(weighted)
+        # Every process has the loss of the whole batch; the loop sums over processes, so that each gives its share.
         return {
             "loss": loss.detach() / step.processes.count,
             "logit_scale": self.adapted.logit_scale.detach() / step.processes.count,
@@ -156,7 +158,7 @@ class FinetuneTask:
             image_embeddings = torch.cat([everyone[:first], own, everyone[first + len(own) :]])
             # The value of the scale, and a share of its gradient: the processes' shares are summed.
             logit_scale = logit_scale.detach() + (logit_scale - logit_scale.detach()) / processes.count
-        texts, scale = self.noun_embeddings[nouns], logit_scale.exp()
+        texts, scale = self.noun_embeddings[nouns], logit_scale.exp()  # [all dim]
         if self.loss == "noun-aware":
             return noun_contrastive_loss(image_embeddings, texts, scale, nouns)
         return contrastive_loss(image_embeddings, texts, scale)

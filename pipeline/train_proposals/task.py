@@ -95,7 +95,7 @@ class ProposalTask:
             FloatingPointError: If a matching cost is not finite.
         """
         classes = batch.classes  # stays on the host, which so knows how many targets each picture has
-        counts = (classes >= 0).sum(1).tolist()
+        counts = (classes >= 0).sum(1).tolist()  # targets of each picture
         weights = loss_weights(self.settings.loss)
         queries = self.net.query_decoder.query_positions.num_embeddings
         query_weight = total_query_weight(counts, queries, no_object_weight=weights.no_object)

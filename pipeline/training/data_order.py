@@ -70,6 +70,7 @@ class DataOrder:
         if self.batch % processes:
             message = f"batch of {self.batch}: cannot be shared by {processes} processes; make it a multiple of them"
             raise ValueError(message)
+        # All processes number the samples alike and take neighbouring parts: their batch is that of one process.
         per_epoch = self.steps_per_epoch * self.batch if self.drop_last else self.samples
         share = self.batch // processes
         first = step * self.batch + rank * share

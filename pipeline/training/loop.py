@@ -155,7 +155,7 @@ class StepContext:
 
     def cut(self, batch: Batch) -> Iterator[Batch]:
         """Yield the parts of a batch."""
-        part_size = math.ceil(size(batch) / self.parts)
+        part_size = math.ceil(size(batch) / self.parts)  # the last part may be smaller
         for start in range(0, size(batch), part_size):
             yield rows(batch, start, start + part_size)
 
@@ -184,6 +184,7 @@ class StepContext:
         values = values.detach().contiguous()
         if self.processes.count == 1:
             return values
+        # [process * row ...], taken before the agreement, as in `sum`
         everyone = values.new_empty((self.processes.count * len(values), *values.shape[1:]))
         self.agree()
         dist.all_gather_into_tensor(everyone, values)

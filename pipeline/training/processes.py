@@ -62,7 +62,7 @@ class Processes:
         """Return whether it is so in any process; the device is not waited for."""
         if self.count == 1:
             return mine
-        votes = torch.tensor(int(mine))
+        votes = torch.tensor(int(mine))  # on the CPU, so that gloo carries it: nothing is queued on the device
         dist.all_reduce(votes)
         return bool(votes.item())
 
@@ -120,6 +120,8 @@ class SummedGradients:
 
     def exchange(self) -> None:
         """Add up what the processes have found."""
+        # The sum, not the mean: losses are normalised over all processes already. A parameter that no process used has
+        # a gradient of zeros, as views of the block have.
         if self._block is not None:
             dist.all_reduce(self._block)
 
