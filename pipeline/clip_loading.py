@@ -1,4 +1,4 @@
-"""The CLIP that the settings name, with its tokenizer, and the digest that stands for it in artifacts."""
+"""The CLIP that the settings name, with its tokenizer, and the digest that identifies it in artifacts."""
 
 import json
 import logging
@@ -22,8 +22,8 @@ from pipeline.settings import ClipSettings
 logger = logging.getLogger(__name__)
 
 _UNAVAILABLE: set[tuple[str, str]] = set()
-"""Architecture and tag of weights in whose stead this process took random ones: a network that comes back must not
-change a run's CLIP under it, and a download that fails takes half a minute and more of the hub's retries."""
+"""Architecture and tag of weights for which this process took random ones instead: a network that comes back must not
+change the CLIP in the middle of a run, and a failing download takes half a minute and more of the hub's retries."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class LoadedClip:
         words: The tokenizer's word list; None for open_clip's tokenizer.
         digest: Of all weights.
         config: open_clip's configuration of the model, from which it can be built again; empty if it isn't known.
-        is_random: Whether its weights are random, asked for or for want of a download.
+        is_random: Whether its weights are random, as the settings say or because there was no download.
     """
 
     clip: OpenClip
@@ -48,12 +48,11 @@ class LoadedClip:
 
 
 def warn_of_unknown(settings: ClipSettings, names: Sequence[str], what: str) -> None:
-    """Warn of names without a word that CLIP knows: it cannot tell them apart. Published CLIPs read any word.
+    """Warn of names without a word in CLIP's list: they all look the same to it. Published CLIPs read any word.
 
     Args:
         settings: Which CLIP.
-        names: Nouns or class names.
-        what: What they are, for the warning.
+        what: What the names are, for the warning.
 
     Raises:
         PipelineError: If the architecture is not available.
@@ -71,10 +70,21 @@ def load_clip(settings: ClipSettings) -> LoadedClip:
     """Build the CLIP that the settings name.
 
     Raises:
-        PipelineError: If architecture or weights are not to be had, or do not fit each other.
+        PipelineError: If architecture or weights are not available, or do not fit each other.
     """
     model, words = architecture_of(settings.architecture)
-    weights = None if _source(settings) in _UNAVAILABLE and settings.random_if_unavailable else _weights(settings)
+    download = (settings.architecture, settings.pretrained)
+    weights: str | Path | None = settings.pretrained  # a file, or a tag of open_clip's
+    if settings.pretrained == RANDOM or (settings.random_if_unavailable and download in _UNAVAILABLE):
+        weights = None
+    elif settings.pretrained == SHIPPED:
+        if settings.architecture != SMALL:
+            message = (
+                f"clip.pretrained: {SHIPPED!r} weights are of {SMALL!r}, clip.architecture is "
+                f"{settings.architecture!r}; change one of them"
+            )
+            raise PipelineError(message)
+        weights = small_clip.WEIGHTS_FILE
     quick_gelu = {"auto": None, "on": True, "off": False}[settings.quick_gelu]
     try:
         built = build_mask_adapted_clip(model, weights, prompt_depth=0, quick_gelu=quick_gelu, seed=settings.seed)
@@ -83,7 +93,7 @@ def load_clip(settings: ClipSettings) -> LoadedClip:
             message = f"clip.pretrained: {error}; or set clip.random_if_unavailable to try the pipeline without"
             raise PipelineError(message) from error
         logger.warning("%s; random weights are used instead, as clip.random_if_unavailable says", error)
-        _UNAVAILABLE.add(_source(settings))
+        _UNAVAILABLE.add(download)
         weights = None
         built = build_mask_adapted_clip(model, None, prompt_depth=0, quick_gelu=quick_gelu, seed=settings.seed)
     except (ValueError, OSError) as error:
@@ -92,30 +102,6 @@ def load_clip(settings: ClipSettings) -> LoadedClip:
     clip, config = built.clip, cast("Mapping[str, Any]", built.arguments["model"])
     tokenize = words or open_clip.SimpleTokenizer(context_length=clip.context_length)
     return LoadedClip(clip, tokenize, words, weights_digest(clip.state_dict()), config, weights is None)
-
-
-def _source(settings: ClipSettings) -> tuple[str, str]:
-    """Return what decides which file is downloaded."""
-    return settings.architecture, settings.pretrained
-
-
-def _weights(settings: ClipSettings) -> str | Path | None:
-    """Return what `build_mask_adapted_clip` takes for the weights that the settings name.
-
-    Raises:
-        PipelineError: If the shipped weights are asked for with another architecture.
-    """
-    if settings.pretrained == RANDOM:
-        return None
-    if settings.pretrained != SHIPPED:
-        return settings.pretrained
-    if settings.architecture != SMALL:
-        message = (
-            f"clip.pretrained: {SHIPPED!r} weights are of {SMALL!r}, clip.architecture is {settings.architecture!r}; "
-            "change one of them"
-        )
-        raise PipelineError(message)
-    return small_clip.WEIGHTS_FILE
 
 
 def architecture_of(name: str) -> tuple[str | Mapping[str, Any], WordTokenizer | None]:

@@ -21,7 +21,7 @@ from storage_schemas.verification import SETTLED_AFTER_NS, Traits, keep, remembe
 _DIRECTORY = ".models"
 _READERS = ("torch", "open_clip_torch", "safetensors")
 _DIGEST = "digest"
-_VERSION = "1"  # raise it when the same files come to have another digest
+_VERSION = "1"  # raise it when the same files get another digest
 
 
 class ClipWeights:
@@ -38,7 +38,8 @@ class ClipWeights:
     def __init__(self, settings: ClipSettings, runs: Path) -> None:
         self.settings = settings
         self.withheld = ""
-        # Names may be paths from the current directory, and tags lead to the hub's cache, wherever that is.
+        # The same settings may mean other files: names may be paths from the current directory, and tags lead to the
+        # hub's cache, wherever that is.
         named = (Path(name) for name in (settings.architecture, settings.pretrained))
         where = [str(file.absolute()) for file in named if file.is_file()]
         cache = os.environ.get("HF_HUB_CACHE", os.environ.get("HF_HOME", ""))

@@ -1,9 +1,9 @@
-"""Text embeddings that are shared: each noun and each class name goes through CLIP's text tower once per run.
+"""Shared text embeddings: each noun and each class name goes through CLIP's text tower once per runs directory.
 
 Writes ``text_embeddings``: of a caption's nouns before they are paired, of a vocabulary before it is evaluated or
 proposed with. Vectors of names that are known from another artifact of the same CLIP and templates are copied. On a CPU
 a name is embedded alone, so its vector has the same bits whatever other names there are; on a GPU many go together, and
-sums differ by rounding (which a runs directory keeps that both have written to).
+sums differ by rounding (a runs directory that both have written to keeps these differences).
 """
 
 from collections.abc import Mapping, Sequence
@@ -45,12 +45,12 @@ Vector = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class EmbedTexts(Step):
-    """Makes embeddings of names; they are known when they are about to be used, so that it is no part of the dataflow.
+    """Makes embeddings of names. These are known only when they are about to be used: no part of the dataflow.
 
     Attributes:
         names: Ascending, each once.
         prompt_templates: Name of the sentences around them.
-        what: What they are, for a warning.
+        what: What the names are, for a warning.
     """
 
     names: tuple[str, ...]
@@ -72,7 +72,7 @@ class EmbedTexts(Step):
         }
 
     def units(self, node: Node) -> tuple[str, ...]:
-        """Return a name for every thousand names."""
+        """Return a unit for every thousand names."""
         del node
         return tuple(f"nouns-{number:05d}" for number in range(-(-len(self.names) // NAMES_PER_UNIT)))
 
@@ -100,12 +100,12 @@ def embed_names(
     """Embed the names that an artifact is about to be made with, as far as they are not known yet.
 
     Args:
-        node: The artifact; the result bears the name of its scenes.
-        names: In any order, any number of times. At least one.
+        node: The artifact; the result is named after its scenes.
+        names: At least one, in any order, any number of times.
         templates: Name of the sentences around them.
-        compute: Where.
-        execution: How.
-        what: What they are, for a warning of names that CLIP does not know.
+        compute: Device and threads.
+        execution: How stages run.
+        what: What the names are, for a warning of those that CLIP does not know.
 
     Returns:
         The finished ``text_embeddings``.
@@ -198,6 +198,7 @@ class TextEmbedder:
         """Return embeddings of names, L2-normalised [name dim]."""
         if self._unread is None:
             self._unread = self._source.known()
+        # Stored ones first, artifact by artifact, until all names are known, and no further.
         while self._unread and not self._known.keys() >= set(names):
             self._known.update(vectors_of(self._unread.pop(0)))
         missing = [name for name in dict.fromkeys(names) if name not in self._known]
@@ -208,11 +209,12 @@ class TextEmbedder:
 
     @cached_property
     def _classifier(self) -> "TextClassifier":
-        """The text tower at work."""
+        """The text tower; CLIP is loaded for the first name that is not stored."""
         from ovseg_models.text_classifier import TextClassifier
         from pipeline.clip_loading import load_clip
 
         loaded = self._loaded or load_clip(self._source.clip)
+        # On a CPU, sums depend on how many names go together; alone, a name has the same bits in every run.
         clip, alone = loaded.clip.to(self._device), self._device.type == "cpu"
         return TextClassifier(clip, loaded.tokenize, name_by_name=alone)
 

@@ -46,7 +46,7 @@ def write_proposal_net(artifact: Artifact, net: ProposalNet, facts: Mapping[str,
     Args:
         artifact: Of kind ``proposal_net``.
         net: Built by `build_proposal_net`, on any device.
-        facts: What else is known of it, such as what it was trained on; ``"arguments"`` is added.
+        facts: What else to record, such as what it was trained on; ``"arguments"`` is added.
 
     Raises:
         ValueError: If the net was not built from arguments.
@@ -87,7 +87,7 @@ def load_proposal_net(artifact: Artifact, device: str | torch.device = "cpu") ->
 def new_mask_adapted_clip(
     base: LoadedClip, *, prompt_depth: int, prompt_seed: int | None = None, blank_patches: BlankPatches = "kept"
 ) -> MaskAdaptedClip:
-    """Put mask prompts beside a copy of stock CLIP, which stays as it is.
+    """Put mask prompts beside a copy of stock CLIP, which is not changed.
 
     Args:
         base: Stock CLIP.
@@ -130,23 +130,24 @@ def write_adapted_clip(
         artifact: Held for writing; its description names its units of weights.
         adapted: What was trained.
         base: The CLIP that it was trained from.
-        facts: What else is to be known, such as the mode.
+        facts: What else to record, such as the mode.
         written: Sidecars of its other units, which were written before.
 
     Raises:
         WriteError: If the operating system refuses.
     """
-    told: dict[str, Json] = {
+    recorded: dict[str, Json] = {  # in the sidecar of each unit: `load_adapted_clip` reads those of the first
         "base_digest": base.digest,
         "config": cast("Json", dict(base.config)),
         "prompt_depth": adapted.prompt_depth,
+        # Only where it is not the default, so that artifacts from before it was a choice keep their bytes.
         **cast("dict[str, Json]", blank_patches_argument(adapted.blank_patches)),
         **facts,
     }
     sidecars = dict(written)
     for unit, tensors in _tensors_by_unit(adapted, artifact.description.units).items():
         arrays = {name: tensor.detach().cpu().contiguous().numpy() for name, tensor in tensors.items()}
-        sidecars[unit] = write_weights(artifact, unit, arrays, told)
+        sidecars[unit] = write_weights(artifact, unit, arrays, recorded)
     manifest = artifact.manifest_of(sidecars)
     artifact.finish(manifest)
     return manifest

@@ -21,7 +21,7 @@ class WorkerCompute:
 
     Attributes:
         device: ``"cpu"``, ``"cuda"``, ``"cuda:N"``, or ``"auto"``: CUDA where there is one.
-        threads: Threads of torch. The same number inline and on workers, since sums on a CPU may depend on it.
+        threads: Threads of torch; the same number inline and on workers, since sums on a CPU may depend on it.
         decode_threads: Threads that decode and encode beside them; None for a share of the cores.
         processes: Workers on this machine, which share its cores.
     """
@@ -96,7 +96,9 @@ def use_deterministic_algorithms(device: "torch.device") -> None:
 
     if device.type != "cuda":
         return
-    if os.environ.get(_CUBLAS_WORKSPACE) not in {":4096:8", ":16:8"}:  # the two of which torch knows that they do
+    # Without a workspace of its own, cuBLAS adds up in any order. It reads the variable once, when it starts; torch
+    # accepts these two values.
+    if os.environ.get(_CUBLAS_WORKSPACE) not in {":4096:8", ":16:8"}:
         if torch.cuda.is_initialized():
             message = (
                 f"compute.deterministic: CUDA started in this process while {_CUBLAS_WORKSPACE} was "
@@ -109,7 +111,7 @@ def use_deterministic_algorithms(device: "torch.device") -> None:
 
 
 def gpu_of_worker(worker: int | None, gpus: int) -> int | None:
-    """Share the GPUs of a machine out among the workers started there; None leaves the choice to torch."""
+    """Return the GPU of a worker, of those of its machine in turn; None leaves the choice to torch."""
     return None if worker is None or gpus < 2 else worker % gpus
 
 
