@@ -26,7 +26,7 @@ from pipeline.graph import Graph, Node, summary
 from pipeline.stage_names import StageName
 from pipeline.states import state_of_node
 from storage_schemas.artifact import Artifact
-from storage_schemas.files_for_people import PAGES, PICTURES, FileForPeople, files_for_people
+from storage_schemas.report_files import PAGES, PICTURES, ReportFile, report_files
 
 _SECONDS_BETWEEN_UPDATES = 5.0
 _MAX_PICTURE_BYTES = 3_000_000
@@ -130,7 +130,7 @@ class StageBoard:
         """Show the pictures and texts of an artifact, and where it lies."""
         label = _label(artifact)
         pages = []
-        for file in files_for_people(artifact):
+        for file in report_files(artifact):
             if file.suffix in PAGES:
                 path = file.path.absolute()
                 pages.append(f"* {file.title}: [{path}]({path.as_uri()})")
@@ -162,7 +162,7 @@ def show_run(nodes: Iterable[Node], name: str, variant: str = "") -> None:
     Pages().show(lambda: create_table_artifact(rows, key=key, description=description))
 
 
-def _markdown(file: FileForPeople) -> str:
+def _markdown(file: ReportFile) -> str:
     """Write a picture or a text as Markdown that needs no other file."""
     content = file.read()
     if file.suffix not in PICTURES:

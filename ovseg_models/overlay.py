@@ -16,8 +16,6 @@ _LIGHTNESS_RANGE = (35.0, 92.0)  # neither lost in shadows nor like paper
 _CHROMA_MIN = 25.0  # grey is for unlabelled pixels
 _SRGB_TO_XYZ = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
 _WHITE_XYZ = np.array([0.9505, 1.0, 1.089])
-
-
 _PAINT_SHARE = 0.55
 _LEGEND_ENTRIES_MAX = 24
 _LEGEND_WIDTH_MIN_PX = 220

@@ -16,8 +16,6 @@ from ovseg_models.precision import full_precision
 from ovseg_models.weights import text_tower_weights, weights_digest
 
 Tokenize: TypeAlias = Callable[[list[str]], Int[Tensor, "text context"]]
-
-
 _ROOT = -1
 
 

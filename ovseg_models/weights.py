@@ -15,8 +15,6 @@ from torch.nn.modules.module import (
 from ovseg_models.mask_adapted_clip import OpenClip
 
 _SHARED_BY_BOTH_TOWERS = ("logit_scale", "logit_bias")
-
-
 _MASKS = ("attn_mask",)  # additive masks that some files hold beside the weights; -inf is their meaning
 _Net = TypeVar("_Net", bound=nn.Module)
 # Beside its weights a net holds tables and masks that follow from sizes: less than its weights, or of a tiny net few.

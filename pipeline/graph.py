@@ -64,7 +64,7 @@ class Step:
 
     kind: str
     schema_version: int
-    recipe: int
+    producer_version: int
     stage: StageName
     on_demand: bool = False
     tolerated: frozenset[str] = frozenset()
@@ -100,7 +100,7 @@ class Step:
             kind=self.kind,
             name=node.name,
             schema_version=self.schema_version,
-            recipe=self.recipe,
+            producer_version=self.producer_version,
             settings=self.fingerprint(node),  # before inputs: settings that cannot work are reported first
             inputs={role: source.digest() for role, source in node.sources.items()},
         )

@@ -60,7 +60,7 @@ class EmbedTexts(Step):
 
     kind = KIND
     schema_version = SCHEMA_VERSION
-    recipe = 3
+    producer_version = 3
     stage: StageName = "mine"
 
     def fingerprint(self, node: Node) -> Mapping[str, Json]:
@@ -143,7 +143,8 @@ class TextSource:
         known = [
             artifact
             for artifact in artifacts_below(self.runs, KIND)
-            if (artifact.identity.schema_version, artifact.identity.recipe) == (SCHEMA_VERSION, EmbedTexts.recipe)
+            if (artifact.identity.schema_version, artifact.identity.producer_version)
+            == (SCHEMA_VERSION, EmbedTexts.producer_version)
             and artifact.identity.settings.get("templates") == sentences
             and artifact.identity.inputs == inputs
             and artifact.status().finished

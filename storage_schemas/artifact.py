@@ -141,7 +141,7 @@ class Artifact:
         return UnitWriter(self, unit)
 
     def status(self, *, deep: bool = False) -> ArtifactStatus:
-        """Find out the state of every unit.
+        """Return the state of every unit.
 
         Args:
             deep: Hash every file, also those untouched since they were last hashed.
@@ -152,7 +152,7 @@ class Artifact:
         return status
 
     def done_among(self, units: Iterable[str]) -> tuple[str, ...]:
-        """Return those of some units that are done; cheap where few are, for only their files are looked at."""
+        """Return those of some units that are done; cheap where few are, since only their files are checked."""
         files = VerifiedFiles(self.directory, self.local_directory / "verified.json")
         digest = self.identity.digest()
         states = [unit_status(self.directory, unit, digest, files) for unit in units]

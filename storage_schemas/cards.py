@@ -1,6 +1,6 @@
-"""Data cards: what tells people of a finished artifact, in its directory ``card/``.
+"""Data cards: reports on a finished artifact, in its directory ``card/``.
 
-A card is made from the artifact's rows and belongs to its manifest, of which it is no part: a card that looks better
+A card is made from the artifact's rows and belongs to its manifest, of which it is no part: a better layout
 tomorrow must not change the digest on which later stages depend, and readers of units need not know of it.
 ``card.json`` is written last; it states the manifest's digest and those of the other files.
 """

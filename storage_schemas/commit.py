@@ -77,7 +77,7 @@ class StagedFile(io.RawIOBase):
             self._file = disk.create(self._temporary)
 
     def writable(self) -> bool:
-        """Tell that bytes can be written."""
+        """Return True: bytes can be written."""
         return True
 
     def write(self, data: bytes | bytearray | memoryview, /) -> int:  # type: ignore[override]
@@ -122,7 +122,7 @@ class StagedFile(io.RawIOBase):
     def discard(self) -> None:
         """Delete the temporary file; a failure to do so leaves a file that is never believed."""
         self._discarded = True
-        with contextlib.suppress(OSError):  # the error that led here is the one worth telling
+        with contextlib.suppress(OSError):  # the error that led here is the one to report
             self._file.close()
         with contextlib.suppress(OSError):
             self._disk.remove(self._temporary)

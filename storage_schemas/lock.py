@@ -38,7 +38,7 @@ def held(local_directory: Path, *, wait_s: float) -> Iterator[None]:
         message = f"{local_directory}: cannot be locked ({error}); choose a runs directory that can be written to"
         raise WriteError(message) from error
     try:
-        with contextlib.suppress(OSError):  # who holds it is told to others; on a full disk they are told less
+        with contextlib.suppress(OSError):  # others learn from it who holds the lock; on a full disk they learn less
             holder_file.write_text(json.dumps({"pid": os.getpid(), "host": socket.gethostname()}))
         yield
     finally:

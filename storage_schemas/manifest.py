@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from storage_schemas.digests import SEAL, FileRecord, Json, sealed_json, sha256_of_json
 from storage_schemas.errors import ArtifactError, SchemaError
@@ -31,7 +31,7 @@ class Identity:
         kind: Artifact kind, also the name of its directory below the runs directory (``"scenes"``).
         name: A person's name for it (``"coco-train2017"``); letters, digits, ``_`` and ``-``.
         schema_version: Version of the kind's columns and files.
-        recipe: Number in the stage's file that a developer raises when the stage's meaning changes.
+        producer_version: Number beside the stage's code; raised when equal settings and inputs give another result.
         settings: The settings that change the result, and no others.
         inputs: Role of each input artifact to its manifest's digest.
     """
@@ -39,7 +39,7 @@ class Identity:
     kind: str
     name: str
     schema_version: int
-    recipe: int
+    producer_version: int
     settings: Mapping[str, Json]
     inputs: Mapping[str, str] = field(default_factory=dict)
 
@@ -51,7 +51,21 @@ class Identity:
 
     def digest(self) -> str:
         """Return the sha256 of the identity and the storage format; directory names carry its first part."""
-        return sha256_of_json({"format": FORMAT, **asdict(self)})
+        return sha256_of_json({"format": FORMAT, **self.to_json()})
+
+    def to_json(self) -> dict[str, Json]:
+        """Return the stored form, which calls the producer version "recipe"."""
+        stored = asdict(self)
+        return {"recipe": stored.pop("producer_version"), **stored}
+
+    @classmethod
+    def of_json(cls, stored: Mapping[str, Any]) -> Self:
+        """Return the identity of a stored form.
+
+        Raises:
+            TypeError: If it is none.
+        """
+        return cls(**{"producer_version" if name == "recipe" else name: value for name, value in stored.items()})
 
     def directory(self, runs: Path) -> Path:
         """Return where the artifact lies below a runs directory: ``KIND/NAME-DIGEST``."""
@@ -89,7 +103,7 @@ class Description:
         return sealed_json(
             {
                 "format": FORMAT,
-                "identity": asdict(self.identity),
+                "identity": self.identity.to_json(),
                 "digest": self.identity.digest(),
                 "units": list(self.units),
                 "attributes": self.attributes,
@@ -107,7 +121,7 @@ class Description:
         path = directory / ARTIFACT_FILE
         document = read_document(path)
         try:
-            identity = Identity(**document["identity"])
+            identity = Identity.of_json(document["identity"])
             return cls(identity=identity, units=tuple(document["units"]), attributes=document["attributes"])
         except (KeyError, TypeError) as error:
             message = f"{path}: describes no artifact ({error}); run the stage again, which writes it anew"
@@ -189,7 +203,7 @@ class Manifest:
         return dict(sorted(totals.items()))
 
     def to_document(self) -> dict[str, Json]:
-        """Return the JSON form, whose canonical digest stands for the artifact as an input of others."""
+        """Return the JSON form, whose canonical digest identifies the artifact as an input of others."""
         identity = self.description.identity
         return {
             "format": FORMAT,
@@ -256,7 +270,7 @@ def read_document(path: Path) -> dict[str, Any]:
 
 
 def _is_sealed_as(document: Mapping[str, Json], data: bytes) -> bool:
-    """Tell whether a document, its digest left out, gives these bytes again."""
+    """Return whether a document, its digest left out, gives these bytes again."""
     try:
         return sealed_json(document) == data
     except ValueError:  # NaN, an infinity or half a character, which are never written

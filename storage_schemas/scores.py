@@ -102,7 +102,7 @@ class ScoresAttributes:
         vocabulary: Name of the class list.
         class_names: Class names in index order.
         seen: Per class ``"seen"``, ``"unseen"`` or ``"uncertain"``, as the scenes have it.
-        main_variant: The variant whose predictions are kept; it stands for the evaluation.
+        main_variant: The variant whose predictions are kept, and which the evaluation is known by.
         variants: All ways of predicting that were scored, each with what makes it.
     """
 

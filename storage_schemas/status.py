@@ -13,7 +13,7 @@ from storage_schemas.verification import VerifiedFiles
 
 LOCAL_DIRECTORY = "_local"
 CARD_DIRECTORY = "card"
-"""What tells people of a finished artifact; see `storage_schemas.cards`."""
+"""Reports on a finished artifact; see `storage_schemas.cards`."""
 
 
 class UnitState(enum.StrEnum):
@@ -147,7 +147,7 @@ def changed_fields(old: Identity, new: Identity) -> tuple[str, ...]:
     changes = []
     for label, before, after in (
         ("schema_version", old.schema_version, new.schema_version),
-        ("recipe", old.recipe, new.recipe),
+        ("producer_version", old.producer_version, new.producer_version),
         ("settings", old.settings, new.settings),
         ("inputs", old.inputs, new.inputs),
     ):

@@ -66,7 +66,7 @@ class TableWriter:
         if kind is None:
             self.close()
             return
-        with contextlib.suppress(Exception):  # the error that passes through is the one worth telling
+        with contextlib.suppress(Exception):  # the error that passes through is the one to report
             self.close()
 
     def write_rows(self, rows: Sequence[Mapping[str, Any]]) -> None:

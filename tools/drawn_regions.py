@@ -164,7 +164,7 @@ def _pair(name: str, image: np.ndarray, mask: Mask, noun: str, region: int, scor
 
 def _write(runs: Path, name: str, settings: dict[str, int], pairs: list[Pair], right: float) -> Artifact:
     """Write pairs as an artifact of one shard; the share that is right is a fact of it."""
-    identity = Identity(kind=KIND, name=name, schema_version=SCHEMA_VERSION, recipe=1, settings=settings)
+    identity = Identity(kind=KIND, name=name, schema_version=SCHEMA_VERSION, producer_version=1, settings=settings)
     artifact = Artifact.planned(runs, Description(identity=identity, units=(UNIT,), attributes={"right": right}))
     with artifact.writing():
         if not artifact.status().finished:

@@ -126,9 +126,13 @@ def made_by(row: Row, seed: int, scale: float) -> str:
         "settings": result_settings(settings),
         "without_nouns": sorted(UNSEEN_NOUNS) if row.seen_only else [],
         "recipes": {
-            **{node.step.kind: node.step.recipe for node in dataflow(settings).nodes if node.step.kind != REPORTS},
-            EmbedTexts.kind: EmbedTexts.recipe,
-            "filtered pairs": filtering.RECIPE,
+            **{
+                node.step.kind: node.step.producer_version
+                for node in dataflow(settings).nodes
+                if node.step.kind != REPORTS
+            },
+            EmbedTexts.kind: EmbedTexts.producer_version,
+            "filtered pairs": filtering.PRODUCER_VERSION,
         },
         "weights": _shipped_weights(settings.mine.nouns.tagger),
     }

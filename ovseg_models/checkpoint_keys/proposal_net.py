@@ -42,8 +42,6 @@ _HEAD_RULES = (
 )
 _LINEAR_CLASS_HEAD = _PREDICTOR + "class_embed.weight"
 _DERIVED_ENDINGS = (".relative_position_index", ".attn_mask", ".num_batches_tracked")
-
-
 _SWIN_FAMILY = "swin_base_patch4_window12_384"  # one form for all; widths, depths and window are given beside it
 _RESNETS: dict[
     tuple[tuple[int, ...], bool], str

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 _OPTIONS = ("short_side_px", "max_side_px", "prompt_templates", "precision")
 _SCORE_BYTES = 12_000
-_RECIPE = 3  # of branches and scores alike: what the nets say
+_PRODUCER_VERSION = 3  # of branches and scores alike: what the nets say
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +62,7 @@ class Score(Step):
 
     kind = scores.KIND
     schema_version = scores.SCHEMA_VERSION
-    recipe = _RECIPE
+    producer_version = _PRODUCER_VERSION
     stage: StageName = "evaluate"
     tolerated = frozenset({NO_LABEL})
     labels_of = ("scenes",)
@@ -188,7 +188,7 @@ class StoreBranch(Step):
 
     kind = branches.KIND
     schema_version = branches.SCHEMA_VERSION
-    recipe = _RECIPE
+    producer_version = _PRODUCER_VERSION
     stage: StageName = "evaluate"
     tolerated = frozenset({NO_LABEL})
 

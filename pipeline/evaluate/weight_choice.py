@@ -38,7 +38,7 @@ class ChooseWeight(Step):
 
     kind = KIND
     schema_version = SCHEMA_VERSION
-    recipe = 2
+    producer_version = 2
     stage: StageName = "evaluate"
 
     @property

@@ -35,7 +35,7 @@ class Finetune(Step):
 
     kind = ADAPTED_CLIP
     schema_version = SCHEMA_VERSION
-    recipe = 4
+    producer_version = 4
     stage: StageName = "finetune"
     trains = True
     labels_of = ("validation",)

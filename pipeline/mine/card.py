@@ -20,13 +20,13 @@ from storage_schemas.pairs import read_index
 from storage_schemas.scenes import OK
 
 MAKER = "ovseg pairs card 3"
-"""Raise the number when the card comes to say or look otherwise."""
+"""Raise the number when text or layout of the card change."""
 
 _COLUMNS = ("key", "status", "noun", "caption_id", "score", "margin", "area_px", "height_px", "width_px")
 _INTRODUCTION = """\
 Masked regions with the nouns that name them, mined as in OVSeg (Liang et al., CVPR 2023), section 3.2. How to read
 them: docs/using_pairs.md of the project. Nobody has checked the pairs by hand."""
-_NOUNS_TOLD = 30
+_NOUNS_LISTED = 30
 _BINS = 20
 _QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 _BAR_CHARACTERS = 40
@@ -57,7 +57,7 @@ class Histogram:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PairFacts:
-    """What a card tells.
+    """What a card shows.
 
     Attributes:
         rows: Rows of the tables, failed ones included.
@@ -201,8 +201,8 @@ def _nouns(facts: PairFacts) -> list[str]:
     return [
         "## Nouns",
         _table(("pairs of a noun", "nouns"), spread),
-        f"Most frequent: {_listed(facts.noun_counts[:_NOUNS_TOLD])}.",
-        f"Least frequent: {_listed(facts.noun_counts[-_NOUNS_TOLD:])}.",
+        f"Most frequent: {_listed(facts.noun_counts[:_NOUNS_LISTED])}.",
+        f"Least frequent: {_listed(facts.noun_counts[-_NOUNS_LISTED:])}.",
     ]
 
 

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
 from pipeline.graph import Node, ParameterCounts, Step
-from pipeline.mine.inputs import check_scenes, net_size, regions_of
-from pipeline.mine.regions import RegionSource
-from pipeline.mine.statuses import EXPECTED
+from pipeline.mine.regions import EXPECTED, RegionSource, net_size, regions_of
+from pipeline.mine.scene_nouns import check_scenes
 from pipeline.ordered_threads import in_threads
 from pipeline.settings import ClipSettings, ComputeSettings, EmbedSettings, MineSettings, result_settings
 from pipeline.stage_names import StageName
@@ -39,7 +38,7 @@ class Embed(Step):
 
     kind = KIND
     schema_version = SCHEMA_VERSION
-    recipe = 2
+    producer_version = 2
     stage: StageName = "mine"
     tolerated = EXPECTED
 

@@ -1,8 +1,10 @@
-"""The original CLIP at work on the regions of a shard."""
+"""The original CLIP on the regions of a shard, in full batches, and smaller ones where memory runs out."""
 
-from collections.abc import Iterator, Sequence
+import logging
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -14,10 +16,8 @@ from ovseg_models.mask_adapted_clip import MaskAdaptedClip
 from ovseg_models.precision import autocast
 from ovseg_models.run_lengths import RunLengths, masks_of_runs
 from pipeline.clip_loading import load_clip
-from pipeline.errors import PipelineError
-from pipeline.mine.full_batches import OutOfMemoryBackOff, in_full_batches
-from pipeline.mine.regions import NetSize, SceneAndRegions, net_picture
-from pipeline.mine.statuses import EMPTY_MASK, NOT_FINITE, UNDECODABLE
+from pipeline.errors import PipelineError, StageError
+from pipeline.mine.regions import EMPTY_MASK, NOT_FINITE, UNDECODABLE, NetSize, SceneAndRegions, net_picture
 from pipeline.ordered_threads import in_threads
 from pipeline.settings import ClipSettings, EmbedSettings
 from pipeline.stored_pictures import UndecodableError
@@ -26,7 +26,102 @@ from storage_schemas.embeddings import SceneEmbeddings
 from storage_schemas.rle import boxes_of_runs, run_lengths_of
 from storage_schemas.scenes import OK
 
-_TOGETHER = 4  # pictures whose crops are cut at once on a GPU; on a CPU that would only leave its cache
+logger = logging.getLogger(__name__)
+
+Item = TypeVar("Item")
+
+_TOGETHER_ON_GPU = 4  # pictures whose crops are cut at once; on a CPU that would only leave its cache
+
+
+def in_full_batches(
+    groups: Iterable[tuple[Item, tuple[Tensor, ...]]], forward: Callable[..., Tensor], *, size: int
+) -> Iterator[tuple[Item, Tensor]]:
+    """Apply a model to groups of rows, always ``size`` rows at a time but for the last time.
+
+    Which rows go together follows from the order of the groups and ``size`` alone, so that the results of a shard have
+    the same bits on every run.
+
+    Args:
+        groups: Items with the model's arguments, each [row ...]; a group may be empty.
+        forward: From rows to results, one each.
+        size: Rows of a batch.
+
+    Yields:
+        Each item with its results, in order.
+    """
+    waiting: deque[tuple[Item, int]] = deque()
+    parts: list[tuple[Tensor, ...]] = []
+    results: list[Tensor] = []
+    for item, group in groups:
+        waiting.append((item, len(group[0])))
+        parts.append(group)
+        while sum(len(part[0]) for part in parts) >= size:
+            joined = [torch.cat(same) for same in zip(*parts, strict=True)]
+            results.append(forward(*(rows[:size] for rows in joined)))
+            parts = [tuple(rows[size:] for rows in joined)]
+        yield from _completed(waiting, results)
+    if any(len(part[0]) for part in parts):
+        results.append(forward(*(torch.cat(same) for same in zip(*parts, strict=True))))
+    yield from _completed(waiting, results)
+
+
+def _completed(waiting: deque[tuple[Item, int]], results: list[Tensor]) -> Iterator[tuple[Item, Tensor]]:
+    """Hand out the items at the front whose results are all there, and take both away."""
+    while waiting and waiting[0][1] <= sum(map(len, results)):
+        item, count = waiting.popleft()
+        if results:
+            joined = torch.cat(results)
+            results[:] = [joined[count:]]
+            yield item, joined[:count]
+        else:  # nothing went through the model yet, and this item has no rows
+            yield item, torch.empty(0)
+
+
+class OutOfMemoryBackOff:
+    """A model that takes fewer rows at a time once memory ran out.
+
+    Args:
+        model: From rows, in one argument or more, to results, one each.
+        where: What runs out of memory, for messages.
+    """
+
+    def __init__(self, model: Callable[..., Tensor], *, where: str) -> None:
+        self._model = model
+        self._where = where
+        self._at_once: int | None = None
+
+    def __call__(self, *rows: Tensor) -> Tensor:
+        """Return the model's results.
+
+        Raises:
+            StageError: If memory does not suffice for a single row.
+        """
+        results: list[Tensor] = []
+        start, count = 0, len(rows[0])
+        while start < count:
+            some = [part[start : start + (self._at_once or count)] for part in rows]
+            if (result := self._tried(*some)) is not None:
+                results.append(result)
+                start += len(some[0])
+        return torch.cat(results)
+
+    def _tried(self, *rows: Tensor) -> Tensor | None:
+        """Run the model; where memory runs out, halve what it gets and return None."""
+        try:
+            return self._model(*rows)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            reason = str(error)
+        count = len(rows[0])
+        if count == 1:
+            message = f"{self._where}: memory does not suffice for one crop ({reason}); free the device, or use another"
+            raise StageError(message)
+        self._at_once = count // 2
+        logger.warning("%s: memory does not suffice for %d crops, %d go on", self._where, count, self._at_once)
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        return None
 
 
 class _Decoded(NamedTuple):
@@ -73,9 +168,14 @@ class Embedder:
     Args:
         clip: The original CLIP, in evaluation mode.
         size: At which size crops are cut.
+        pictures_together: Whose crops are cut at once; None for what suits the device.
     """
 
-    def __init__(self, clip: MaskAdaptedClip, settings: EmbedSettings, size: NetSize) -> None:
+    def __init__(
+        self, clip: MaskAdaptedClip, settings: EmbedSettings, size: NetSize, *, pictures_together: int | None = None
+    ) -> None:
+        on_gpu = clip.logit_scale.device.type != "cpu"
+        self._together = pictures_together or (_TOGETHER_ON_GPU if on_gpu else 1)
         self._clip = clip
         self._settings = settings
         self._size = size
@@ -106,7 +206,8 @@ class Embedder:
     def embeddings(self, scenes: Iterator[SceneAndRegions]) -> Iterator[SceneEmbeddings]:
         """Embed every region of scenes, in their order; what could not be embedded is a row that says why."""
         on_gpu = self._clip.logit_scale.device.type != "cpu"
-        groups = _groups(in_threads(self._decoded, scenes), _TOGETHER if on_gpu else 1)
+        decoded = in_threads(self._decoded, scenes)
+        groups = iter(lambda: list(islice(decoded, self._together)), [])  # until none is left
         # What is cut lies in the device's memory: no more than the next group waits there.
         cut = in_threads(self._cut, groups, threads=1 if on_gpu else None, ahead=1 if on_gpu else None)
         crops = (of_scene for of_group in cut for of_scene in of_group)
@@ -182,12 +283,6 @@ class Embedder:
             scene = _CutScene(one.of, crop_of_region, one.status, one.reason)
             results.append((scene, (crops, patches.cpu()) if needs_patches else (crops,)))
         return results
-
-
-def _groups(scenes: Iterator[_Decoded], size: int) -> Iterator[list[_Decoded]]:
-    """Put scenes that follow one another together."""
-    while some := list(islice(scenes, size)):
-        yield some
 
 
 def _rows(embedded: tuple[_CutScene, Float[Tensor, "crop dim"]]) -> SceneEmbeddings:

@@ -1,4 +1,4 @@
-"""Subsets of pairs, chosen by what their tables say: no model and no picture is looked at.
+"""Subsets of pairs, chosen by what their tables say: no model runs and no picture is read.
 
 Reads ``pairs``; writes ``pairs``, whose crops and masks are the very bytes.
 """
@@ -32,8 +32,8 @@ from storage_schemas.scenes import OK
 
 logger = logging.getLogger(__name__)
 
-RECIPE = 1_000_001
-"""Raise it when the same rule comes to mean another subset; far from the recipes of mining, which writes pairs too."""
+PRODUCER_VERSION = 1_000_001
+"""Raise it when the same rule comes to mean another subset; far from the versions of mining, which writes pairs too."""
 
 _COLUMNS = ("pair", "status", "noun", "score", "margin", "area_px", "height_px", "width_px")
 _MEMBERS = frozenset({"crop", "crop_mask"})
@@ -82,7 +82,7 @@ class PairRule:
         return {name: sorted(set(value)) if isinstance(value, tuple) else value for name, value in asked.items()}
 
     def keeps(self, table: pa.Table) -> pa.Array:
-        """Return which rows fulfil all bounds; how many of a noun they are is not looked at.
+        """Return which rows fulfil all bounds; how many of a noun they are does not count here.
 
         Args:
             table: The columns that rules speak of.
@@ -204,7 +204,7 @@ def _planned(pairs: Artifact, rule: PairRule, directory: Path) -> Artifact:
         kind=KIND,
         name=pairs.identity.name,
         schema_version=SCHEMA_VERSION,
-        recipe=RECIPE,
+        producer_version=PRODUCER_VERSION,
         settings={"filter": asked},
         inputs={"pairs": pairs.manifest().digest()},
     )

@@ -75,7 +75,7 @@ class NounExtractor:
     It pickles to its settings alone: a worker that receives one loads the tagger when it first needs it.
 
     Args:
-        tagger: Which tagger tells nouns from other words.
+        tagger: Which tagger finds nouns.
         compound_nouns: True joins nouns with only blanks between them into one: "a red traffic light" then holds
             "traffic light", neither "traffic" nor "light". False is the paper's way.
         fixed_expressions: True keeps the expressions of the shipped list together, whatever the tagger says of their

@@ -4,23 +4,42 @@ Reads ``scenes`` (captions and pictures), ``embeddings``, the regions that they 
 ``text_embeddings``; writes ``pairs``. No picture goes through a model.
 """
 
+import io
 import logging
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
+from PIL import Image
 
 from pipeline.errors import StageError
 from pipeline.graph import Node, ParameterCounts, Step
-from pipeline.mine.best_regions import BestRegion, best_regions, cosine_scores
 from pipeline.mine.card import MAKER, make_card
 from pipeline.mine.embed import sharing_of
-from pipeline.mine.inputs import check_data_set, check_scenes, net_size, noun_identity, noun_source, regions_of
-from pipeline.mine.pair_members import RegionCutter
-from pipeline.mine.regions import NetSize, RegionSource, SceneRegions
-from pipeline.mine.scene_nouns import NounSource, SceneNoun
-from pipeline.mine.statuses import AREA_BELOW_MIN, EXPECTED, SCORE_BELOW_MIN, SCORE_NOT_FINITE, UNDECODABLE
+from pipeline.mine.regions import (
+    AREA_BELOW_MIN,
+    EXPECTED,
+    SCORE_BELOW_MIN,
+    SCORE_NOT_FINITE,
+    UNDECODABLE,
+    NetSize,
+    RegionSource,
+    SceneRegions,
+    net_picture,
+    net_size,
+    regions_of,
+)
+from pipeline.mine.scene_nouns import (
+    NounSource,
+    SceneNoun,
+    check_data_set,
+    check_scenes,
+    noun_identity,
+    noun_source,
+)
 from pipeline.mine.tagger.sources import load_tagger
 from pipeline.ordered_threads import in_threads, use_threads
 from pipeline.settings import ComputeSettings, MineSettings, PairSettings, result_settings
@@ -36,12 +55,16 @@ from storage_schemas.embeddings import SceneEmbeddings, read_embeddings
 from storage_schemas.embeddings import embedding_dim_of as image_embedding_dim_of
 from storage_schemas.manifest import Sidecar
 from storage_schemas.pairs import KIND, SCHEMA_VERSION, Pair, PairShardWriter
+from storage_schemas.rle import decode_masks
 from storage_schemas.scenes import OK, Scene, ScenesAttributes
 
 logger = logging.getLogger(__name__)
 
 _PAIR_BYTES = 110_000  # a crop as PNG, of a net input of 512 px, and its mask; docs/reproduce.md
 _PAIRS_PER_SCENE = 3.74  # of the paper, for one caption
+_JPEG_QUALITY = 95  # Pillow advises against more: files grow, and pixels hardly change
+_PNG_LEVEL = 1  # higher ones take several times as long and save a tenth on photographs
+_SMALL_SIDE_PX = 256  # of "jpg-256": a random window of nine tenths of it still has CLIP's 224 px
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +80,7 @@ class PairNouns(Step):
 
     kind = KIND
     schema_version = SCHEMA_VERSION
-    recipe = 4
+    producer_version = 4
     stage: StageName = "mine"
     tolerated = EXPECTED
 
@@ -193,6 +216,132 @@ class PairJob:
                 )
                 raise StageError(message)
             yield EmbeddedScene(scene, regions, found)
+
+
+class BestRegion(NamedTuple):
+    """The region of one noun.
+
+    Attributes:
+        place: Which of the scene's regions.
+        score: Cosine of image and text embedding, rounded to single precision.
+        margin: Score minus that of the best other region; None where there is no other. Below 0 only where the region
+            was given and another one is nearer.
+        rank: Place of this noun among the scene's nouns by score, from 0; equal scores in order of the nouns.
+    """
+
+    place: int
+    score: float
+    margin: float | None
+    rank: int
+
+
+def cosine_scores(texts: npt.NDArray[np.float32], images: npt.NDArray[np.float16]) -> npt.NDArray[np.float64]:
+    """Return the cosine of each noun with each region [noun region].
+
+    The sums are taken in double precision and without BLAS, whose order of summing depends on the machine's threads.
+
+    Args:
+        texts: L2-normalised [noun dim].
+        images: L2-normalised [region dim].
+    """
+    scores: npt.NDArray[np.float64] = np.einsum("nd,rd->nr", texts.astype(np.float64), images.astype(np.float64))
+    return scores
+
+
+def best_regions(
+    scores: npt.NDArray[np.float64], usable: npt.NDArray[np.bool_], given: Sequence[int | None]
+) -> list[BestRegion | None]:
+    """Give each noun the region with the highest score, the first of several.
+
+    Args:
+        scores: [noun region]; what is not finite counts for nothing.
+        usable: Whether a region has an embedding [region].
+        given: Place of a noun's region where that is known, as with ground truth; else None.
+
+    Returns:
+        Per noun its region; None if no usable region has a finite score, or the given one has none.
+    """
+    finite = np.isfinite(scores) & usable
+    ranked = np.where(finite, scores, -np.inf)
+    chosen: list[int | None] = []
+    for noun, known in enumerate(given):
+        place = (int(ranked[noun].argmax()) if finite.shape[1] else None) if known is None else known
+        chosen.append(place if place is not None and finite.shape[1] and finite[noun, place] else None)
+    found = [noun for noun, choice in enumerate(chosen) if choice is not None]
+    by_score = sorted(found, key=lambda noun: -ranked[noun, chosen[noun]])
+    ranks = {noun: rank for rank, noun in enumerate(by_score)}
+    best: list[BestRegion | None] = []
+    for noun, place in enumerate(chosen):
+        if place is None:
+            best.append(None)
+            continue
+        others = np.delete(ranked[noun], place)
+        best_other = others.max() if len(others) else -np.inf
+        margin = float(np.float32(ranked[noun, place] - best_other)) if np.isfinite(best_other) else None
+        best.append(BestRegion(place, float(np.float32(ranked[noun, place])), margin, ranks[noun]))
+    return best
+
+
+@dataclass(frozen=True, slots=True)
+class RegionCutter:
+    """Cuts regions out of one picture; a region that serves several nouns is encoded once.
+
+    Attributes:
+        picture: As the proposal net saw it, RGB.
+        settings: How crops are encoded.
+    """
+
+    picture: Image.Image
+    settings: PairSettings
+    _encoded: dict[int, tuple[bytes, bytes]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, scene: Scene, size: NetSize, settings: PairSettings) -> "RegionCutter":
+        """Decode a scene's picture.
+
+        Raises:
+            UndecodableError: If its bytes are damaged.
+        """
+        return cls(net_picture(scene, size), settings)
+
+    def completed(self, pair: Pair) -> Pair:
+        """Return a pair with its crop and mask; one without a region comes back as it is."""
+        if pair.region is None or pair.mask_counts is None or pair.box_xyxy is None:
+            return pair
+        if pair.region not in self._encoded:
+            left, top, right, bottom = pair.box_xyxy
+            mask = decode_masks([pair.mask_counts], pair.height_px, pair.width_px)[0, top:bottom, left:right]
+            self._encoded[pair.region] = self._files(self.picture.crop(pair.box_xyxy), Image.fromarray(mask))
+        crop, mask_png = self._encoded[pair.region]
+        suffix = "png" if self.settings.crop_format == "png" else "jpg"
+        return replace(pair, crop=crop, crop_mask_png=mask_png, crop_suffix=suffix)
+
+    def _files(self, crop: Image.Image, mask: Image.Image) -> tuple[bytes, bytes]:
+        """Encode a crop and its mask, of one size."""
+        short_side = min(crop.size)
+        if self.settings.crop_format == "jpg-256" and short_side > _SMALL_SIDE_PX:
+            width, height = (round(side * _SMALL_SIDE_PX / short_side) for side in crop.size)
+            crop = crop.resize((width, height), Image.Resampling.BICUBIC)
+            mask = _smaller_mask(mask, width, height)
+        buffer = io.BytesIO()
+        if self.settings.crop_format == "png":
+            # Most of a photograph has no equal strings further back: searching them takes a third of the time, and
+            # the files are a tenth larger and slower to decode.
+            crop.save(buffer, format="PNG", compress_level=_PNG_LEVEL, compress_type=zlib.Z_RLE)
+        else:
+            crop.save(buffer, format="JPEG", quality=_JPEG_QUALITY, subsampling=0)
+        mask_png = io.BytesIO()
+        mask.convert("L").save(mask_png, "PNG", compress_level=_PNG_LEVEL, compress_type=zlib.Z_DEFAULT_STRATEGY)
+        return buffer.getvalue(), mask_png.getvalue()
+
+
+def _smaller_mask(mask: Image.Image, width_px: int, height_px: int) -> Image.Image:
+    """Shrink a mask by the nearest pixels; one so thin that none is hit keeps what it touches."""
+    smaller = mask.resize((width_px, height_px), Image.Resampling.NEAREST)
+    if smaller.getbbox() is None:
+        shares = mask.convert("L").resize((width_px, height_px), Image.Resampling.BOX)
+        smaller = shares.point(lambda value: 255 * (value > 0))
+    return smaller
 
 
 class EmbeddedScene(NamedTuple):

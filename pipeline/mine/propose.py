@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pipeline.graph import Node, ParameterCounts, Step
-from pipeline.mine.inputs import check_scenes
-from pipeline.mine.statuses import EXPECTED
+from pipeline.mine.regions import EXPECTED
+from pipeline.mine.scene_nouns import check_scenes
 from pipeline.settings import (
     ComputeSettings,
     MineSettings,
@@ -47,7 +47,7 @@ class Propose(Step):
 
     kind = KIND
     schema_version = SCHEMA_VERSION
-    recipe = 1
+    producer_version = 1
     stage: StageName = "mine"
     tolerated = EXPECTED
 

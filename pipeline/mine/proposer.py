@@ -14,8 +14,7 @@ from ovseg_models.precision import autocast
 from ovseg_models.proposal_masks import hard_masks
 from ovseg_models.proposal_net import ProposalNet
 from ovseg_models.run_lengths import run_lengths
-from pipeline.mine.regions import NetSize, net_picture
-from pipeline.mine.statuses import NO_CAPTION, NO_PROPOSALS, UNDECODABLE
+from pipeline.mine.regions import NO_CAPTION, NO_PROPOSALS, UNDECODABLE, NetSize, net_picture
 from pipeline.ordered_threads import in_threads
 from pipeline.settings import ProposeSettings
 from pipeline.stored_pictures import UndecodableError
@@ -23,7 +22,7 @@ from storage_schemas.proposals import SceneProposals
 from storage_schemas.rle import areas_of_runs, boxes_of_runs, compressed, iou_matrix
 from storage_schemas.scenes import OK, Scene
 
-_WINDOW_BATCHES = 4  # scenes among which those of equal padded size are looked for, when more than one goes at a time
+_WINDOW_BATCHES = 4  # scenes from which those of equal padded size are taken, where a batch has more than one
 
 
 class _Picture(NamedTuple):

@@ -1,6 +1,6 @@
 """The regions of a scene that pairs are made of: proposals, or the classes of its label map.
 
-Both lie in the picture as the proposal net saw it: upright as its EXIF tag says, resized, not padded. CLIP's crops are
+Both are in the picture as the proposal net saw it: upright as its EXIF tag says, resized, not padded. CLIP's crops are
 cut at that size (OVSeg, section 3.1).
 """
 
@@ -14,12 +14,29 @@ from PIL import Image
 
 from ovseg_models.image_input import nearest_resized, resize_image, resized_size
 from pipeline.errors import StageError
-from pipeline.mine.statuses import NO_CLASS, NO_LABEL
+from pipeline.graph import Node
+from pipeline.settings import MineSettings
 from pipeline.stored_pictures import upright_labels, upright_picture
 from storage_schemas.artifact import Artifact
 from storage_schemas.proposals import SceneProposals, embedding_dim_of, read_proposals
 from storage_schemas.rle import areas_px, boxes_xyxy, encode_masks
 from storage_schemas.scenes import OK, Scene, ScenesAttributes, SceneShard
+
+# Values of the column ``status`` of rows without a result.
+UNDECODABLE = "image_undecodable"
+NO_CAPTION = "no_caption"
+NO_NOUN = "no_noun"
+NO_PROPOSALS = "no_proposals"
+NO_LABEL = "no_label"
+NO_CLASS = "no_class"
+EMPTY_MASK = "empty_mask"
+NOT_FINITE = "embedding_not_finite"
+SCORE_NOT_FINITE = "score_not_finite"
+SCORE_BELOW_MIN = "score_below_min"
+AREA_BELOW_MIN = "area_below_min"
+
+EXPECTED = frozenset({NO_CAPTION, NO_NOUN, NO_PROPOSALS, NO_LABEL, NO_CLASS, SCORE_BELOW_MIN, AREA_BELOW_MIN})
+"""What is no failure: the data or the settings ask for it."""
 
 
 class NetSize(NamedTuple):
@@ -76,7 +93,7 @@ class SceneRegions:
 
     @classmethod
     def none(cls, status: str, reason: str) -> "SceneRegions":
-        """Return what stands for a scene without regions."""
+        """Return the entry of a scene without regions."""
         return cls(
             indices=np.zeros(0, np.int32),
             height_px=0,
@@ -200,3 +217,16 @@ class LabelRegions:
         ignore_label = ScenesAttributes.of(self.scenes).ignore_label
         for scene in SceneShard(self.scenes, unit).scenes():
             yield SceneAndRegions(scene, SceneRegions.of_labels(scene, ignore_label, self.size))
+
+
+def net_size(settings: MineSettings) -> NetSize:
+    """Return the size at which pictures are seen, and their regions lie."""
+    return NetSize(settings.propose.short_side_px, settings.propose.max_side_px)
+
+
+def regions_of(node: Node, settings: MineSettings) -> RegionSource:
+    """Return where the regions of a step's node come from."""
+    scenes, size = node["scenes"].artifact, net_size(settings)
+    if "proposals" in node:
+        return ProposalRegions(scenes, node["proposals"].artifact, size)
+    return LabelRegions(scenes, size)

@@ -1,16 +1,22 @@
-"""The nouns of a scene: of its captions, or the names of the classes that its labels show."""
+"""The nouns of a scene, from its captions or the classes of its labels, and what mining needs of a data set."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from pipeline.mine.regions import SceneRegions
-from pipeline.mine.statuses import NO_CAPTION, NO_NOUN
+from pipeline.graph import Node
+from pipeline.mine.regions import (
+    NO_CAPTION,
+    NO_NOUN,
+    SceneRegions,
+)
+from pipeline.mine.tagger.sources import tagger_identity
 from pipeline.mine.word_lists import word_list
-from pipeline.settings import NounSettings
+from pipeline.settings import MineSettings, NounSettings, SettingsError, result_settings
 from storage_schemas.artifact import Artifact
-from storage_schemas.scenes import OK, Scene, SceneShard
+from storage_schemas.digests import Json, sha256_of_json
+from storage_schemas.scenes import OK, Scene, ScenesAttributes, SceneShard
 
 if TYPE_CHECKING:
     from pipeline.mine.nouns import NounExtractor
@@ -140,3 +146,61 @@ class ClassNouns:
 def stop_words(settings: NounSettings) -> frozenset[str]:
     """Return the stop words of the settings, and of the shipped list where they ask for it."""
     return frozenset({*settings.stop_words, *(word_list("stop_words") if settings.shipped_stop_words else ())})
+
+
+def check_data_set(scenes: Node, settings: MineSettings) -> None:
+    """Check that a data set has what the source of pairs is made of, before any scene of it is made.
+
+    Raises:
+        SettingsError: If there is no label, or no caption, and they are needed.
+    """
+    _refuse_without(scenes, settings, scenes.step.label_count(scenes) != 0, scenes.step.caption_count(scenes) != 0)
+
+
+def check_scenes(scenes: Node, settings: MineSettings) -> None:
+    """Check the same of finished scenes, of which a label or a caption may have turned out to be unusable.
+
+    Raises:
+        SettingsError: If no scene has labels, or no scene has a caption, and they are needed.
+    """
+    labelled, captioned = (
+        any(sidecar.facts.get(fact) for sidecar in scenes.manifest().units) for fact in ("labelled", "captions")
+    )
+    _refuse_without(scenes, settings, labelled, captioned)
+
+
+def _refuse_without(scenes: Node, settings: MineSettings, labelled: bool, captioned: bool) -> None:
+    missing = "captions" if settings.captions_per_image and not captioned else ""
+    missing = "labels" if settings.uses_ground_truth_masks and not labelled else missing
+    if missing:
+        message = f"mine.source: {missing} are expected, no scene of {scenes.name!r} has any"
+        raise SettingsError([f"{message}; choose another source or data set (got {settings.source!r})"])
+
+
+def noun_source(settings: MineSettings, labels: ScenesAttributes) -> NounSource:
+    """Return where nouns come from."""
+    if settings.captions_per_image:
+        return CaptionNouns(settings.nouns, settings.captions_per_image)
+    return ClassNouns(labels.class_names)
+
+
+def noun_identity(settings: MineSettings) -> Json:
+    """Return what decides the nouns of a scene; nothing of captions where class names take their place.
+
+    Raises:
+        TaggerMissingError: If what the tagger needs is not installed.
+    """
+    if not settings.captions_per_image:
+        return "class names"
+    nouns = settings.nouns
+    lists = {
+        "stop_words": sorted(stop_words(nouns)),
+        "fixed_expressions": list(word_list("fixed_expressions")) if nouns.fixed_expressions else [],
+        "no_nouns": list(word_list("no_nouns")),
+    }
+    return {
+        **result_settings(nouns),
+        "word_lists": sha256_of_json(lists),
+        "captions_per_image": settings.captions_per_image,
+        "tagger_weights": tagger_identity(settings.nouns.tagger),
+    }

@@ -28,7 +28,7 @@ from storage_schemas.status import CARD_DIRECTORY
 
 logger = logging.getLogger(__name__)
 
-RECIPE = 3
+PRODUCER_VERSION = 3
 """Raise it when the same settings and data come to mean other scenes."""
 
 OFFICIAL_SCENES = {
@@ -109,7 +109,7 @@ class Prepare(Step):
 
     kind = KIND
     schema_version = SCHEMA_VERSION
-    recipe = RECIPE
+    producer_version = PRODUCER_VERSION
     stage: StageName = "prepare"
     on_demand = True
     computes = False
@@ -278,7 +278,7 @@ def plan_prepare(settings: PrepareSettings, runs: Path) -> PreparePlan:
             kind=KIND,
             name=scenes_name(settings),
             schema_version=SCHEMA_VERSION,
-            recipe=RECIPE,
+            producer_version=PRODUCER_VERSION,
             settings={"options": result_settings(settings), "data": facts.identity},
         ),
         units=tuple(f"shard-{number:05d}" for number in range(shards)),

@@ -30,7 +30,7 @@ class TrainProposals(Step):
 
     kind = PROPOSAL_NET
     schema_version = SCHEMA_VERSION
-    recipe = 2
+    producer_version = 2
     stage: StageName = "train-proposals"
     trains = True
     labels_of = ("scenes", "validation")

@@ -54,7 +54,7 @@ def hashed(data: memoryview) -> float:
 
 def committed(directory: Path, data: memoryview, disk: Disk) -> None:
     units = tuple(f"shard-{number:05d}" for number in range(SHARDS))
-    identity = Identity(kind="bench", name="bench", schema_version=1, recipe=1, settings={})
+    identity = Identity(kind="bench", name="bench", schema_version=1, producer_version=1, settings={})
     artifact = Artifact.planned(directory, Description(identity=identity, units=units), disk)
     with artifact.writing():
         for unit in units:

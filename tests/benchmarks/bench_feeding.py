@@ -39,9 +39,8 @@ from pipeline.clip_loading import load_clip
 from pipeline.drawn_world.small_clip import SHIPPED, SMALL
 from pipeline.evaluate.decoding import decoded
 from pipeline.finetune.samples import PairSamples
-from pipeline.mine.embedder import Embedder, _rows
-from pipeline.mine.full_batches import in_full_batches
-from pipeline.mine.pair_members import RegionCutter
+from pipeline.mine.embedder import Embedder, _rows, in_full_batches
+from pipeline.mine.pair import RegionCutter
 from pipeline.mine.regions import NetSize, SceneAndRegions, SceneRegions, net_picture
 from pipeline.ordered_threads import in_threads
 from pipeline.settings import ClipSettings, EmbedSettings, PairSettings
@@ -195,7 +194,7 @@ def proposing(scene: Scene, runs_dir: Path) -> None:
     counts = encode_masks(masks.numpy())
     if compressed(*found) != counts:
         raise RuntimeError("run lengths: other counts than pycocotools'")
-    identity = Identity(kind=PROPOSALS, name="bench", schema_version=PROPOSALS_VERSION, recipe=1, settings={})
+    identity = Identity(kind=PROPOSALS, name="bench", schema_version=PROPOSALS_VERSION, producer_version=1, settings={})
     artifact = Artifact.planned(runs_dir, Description(identity=identity, units=("shard-00000",)))
     of_scene = SceneProposals(
         key="a",
@@ -268,7 +267,9 @@ def embedding(scene: Scene, runs_dir: Path) -> None:
         runs=run_lengths.run_lengths(torch.ones(QUERIES, 2, 2, dtype=torch.bool)),
         boxes_xyxy=np.tile(np.array([[0, 0, 2, 2]], np.int32), (QUERIES, 1)),
     )
-    identity = Identity(kind=EMBEDDINGS, name="bench", schema_version=EMBEDDINGS_VERSION, recipe=1, settings={})
+    identity = Identity(
+        kind=EMBEDDINGS, name="bench", schema_version=EMBEDDINGS_VERSION, producer_version=1, settings={}
+    )
     artifact = Artifact.planned(runs_dir, Description(identity=identity, units=("shard-00000",)))
     with artifact.writing(), artifact.write_unit("shard-00000") as unit:
         writer, rows = EmbeddingShardWriter(unit, embedding_dim=DIM), rows_of(embedder, [ready])[0]
@@ -364,7 +365,7 @@ def pairs_in(runs_dir: Path, crop_format: str, masks: torch.Tensor) -> Artifact:
     picture = net_picture(photograph(), SIZE)
     cutter = RegionCutter(picture, PairSettings.model_validate({"crop_format": crop_format}))
     name = f"{crop_format}-{len(masks)}"
-    identity = Identity(kind=KIND, name=name, schema_version=SCHEMA_VERSION, recipe=1, settings={})
+    identity = Identity(kind=KIND, name=name, schema_version=SCHEMA_VERSION, producer_version=1, settings={})
     artifact = Artifact.planned(runs_dir, Description(identity=identity, units=("shard-00000",)))
     with artifact.writing(), artifact.write_unit("shard-00000") as unit:
         writer = PairShardWriter(unit)

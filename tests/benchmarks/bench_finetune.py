@@ -63,7 +63,9 @@ def jpeg_pair(number: int) -> Pair:
 
 
 def written_pairs(runs: Path, pairs: int = PAIRS, shards: int = 1) -> Artifact:
-    identity = Identity(kind=KIND, name=f"bench-{pairs}", schema_version=SCHEMA_VERSION, recipe=1, settings={})
+    identity = Identity(
+        kind=KIND, name=f"bench-{pairs}", schema_version=SCHEMA_VERSION, producer_version=1, settings={}
+    )
     units = tuple(f"shard-{shard:05d}" for shard in range(shards))
     artifact = Artifact.planned(runs, Description(identity=identity, units=units))
     with artifact.writing():
@@ -105,7 +107,7 @@ def task_of(adapted: MaskAdaptedClip, samples: PairSamples) -> TimedTask:
 
 def seconds_of_loop(task: TimedTask, runs: Path, name: str) -> list[float]:
     """Run the training loop; its first step, which warms up, and the last checkpoint are left out."""
-    identity = Identity(kind="bench", name=name, schema_version=1, recipe=1, settings={})
+    identity = Identity(kind="bench", name=name, schema_version=1, producer_version=1, settings={})
     artifact = Artifact.planned(runs, Description(identity=identity, units=("weights",)))
     plan = Plan(steps=STEPS, seed=0, schedule=task.phase.schedule(PAIRS), checkpoint_every=10**6)
     with artifact.writing():

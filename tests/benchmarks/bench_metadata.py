@@ -80,7 +80,7 @@ def make_coco(root: Path) -> None:
 def make_scenes(runs: Path) -> None:
     """Write finished scenes of as many pictures and captions; the pictures are empty."""
     shards = -(-PICTURES // SCENES_PER_SHARD)
-    identity = Identity(kind=KIND, name="synthetic", schema_version=SCHEMA_VERSION, recipe=1, settings={})
+    identity = Identity(kind=KIND, name="synthetic", schema_version=SCHEMA_VERSION, producer_version=1, settings={})
     units = tuple(f"shard-{number:05d}" for number in range(shards))
     attributes = ScenesAttributes(vocabulary="none", class_names=(), seen=(), ignore_label=255, licence="none")
     artifact = Artifact.planned(runs, Description(identity=identity, units=units, attributes=attributes.to_json()))

@@ -64,7 +64,7 @@ def test_a_result_says_what_made_it(monkeypatch):
     assert len(marks) == 4
     assert made_by(renamed, 1, 1.0) in marks
     assert made_by(ft._replace(overrides=(*ft.overrides, "finetune.prompt_depth=1")), 1, 1.0) not in marks
-    monkeypatch.setattr(PairNouns, "recipe", PairNouns.recipe + 1)
+    monkeypatch.setattr(PairNouns, "producer_version", PairNouns.producer_version + 1)
     assert made_by(ft, 1, 1.0) not in marks
 
 

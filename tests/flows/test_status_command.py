@@ -20,7 +20,7 @@ UNITS = tuple(f"shard-{number:05d}" for number in range(5))
 
 
 def planned(runs: Path, name: str = "coco", **settings) -> Artifact:
-    identity = Identity(kind="scenes", name=name, schema_version=1, recipe=1, settings=settings)
+    identity = Identity(kind="scenes", name=name, schema_version=1, producer_version=1, settings=settings)
     return Artifact.planned(runs, Description(identity=identity, units=UNITS))
 
 
@@ -268,7 +268,7 @@ def test_a_deep_status_covers_the_card(tmp_path, capsys):
 
 
 def test_damaged_text_embeddings_are_called_unneeded(tmp_path, capsys):
-    identity = Identity(kind="text_embeddings", name="run", schema_version=1, recipe=1, settings={})
+    identity = Identity(kind="text_embeddings", name="run", schema_version=1, producer_version=1, settings={})
     artifact = written(Artifact.planned(tmp_path / "runs", Description(identity=identity, units=UNITS)))
     assert main(["status", str(tmp_path / "runs")]) == 0
     assert "not needed" not in capsys.readouterr().out

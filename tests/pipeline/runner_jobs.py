@@ -18,7 +18,9 @@ from storage_schemas.manifest import ARTIFACT_FILE, MANIFEST_FILE, Description, 
 
 def planned(runs: Path, units: int = 3, disk: Disk | None = None, **settings: object) -> Artifact:
     """Plan an artifact of so many units."""
-    identity = Identity(kind="test", name="small", schema_version=1, recipe=1, settings={"seed": 7, **settings})
+    identity = Identity(
+        kind="test", name="small", schema_version=1, producer_version=1, settings={"seed": 7, **settings}
+    )
     names = tuple(f"shard-{number:05d}" for number in range(units))
     return Artifact.planned(runs, Description(identity=identity, units=names, attributes={"of": "tests"}), disk)
 

@@ -40,7 +40,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
 @pytest.fixture
 def trained_net(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Artifact]:
     """Put a finished proposal net where stage 1 would."""
-    identity = Identity(kind=PROPOSAL_NET, name="tiny", schema_version=1, recipe=1, settings={})
+    identity = Identity(kind=PROPOSAL_NET, name="tiny", schema_version=1, producer_version=1, settings={})
     artifact = Artifact.planned(tmp_path / "nets", Description(identity=identity, units=(WEIGHTS,)))
     with artifact.writing():
         sidecar = write_proposal_net(artifact, build_proposal_net(**NET_SIZES), {})

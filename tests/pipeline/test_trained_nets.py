@@ -28,7 +28,7 @@ from tests.tiny_segmenter import PROPOSAL_NET as TINY
 
 
 def net_artifact(runs: Path, kind: str = PROPOSAL_NET) -> Artifact:
-    identity = Identity(kind=kind, name="tiny", schema_version=SCHEMA_VERSION, recipe=1, settings={})
+    identity = Identity(kind=kind, name="tiny", schema_version=SCHEMA_VERSION, producer_version=1, settings={})
     return Artifact.planned(runs, Description(identity=identity, units=(WEIGHTS,)))
 
 
@@ -72,7 +72,9 @@ def test_a_net_that_cannot_be_built_again_is_not_written_net(tmp_path: Path) -> 
 
 
 def clip_artifact(runs: Path, phases: tuple[str, ...], kind: str = ADAPTED_CLIP) -> Artifact:
-    identity = Identity(kind=kind, name="tiny", schema_version=1, recipe=1, settings={"mode": "-then-".join(phases)})
+    identity = Identity(
+        kind=kind, name="tiny", schema_version=1, producer_version=1, settings={"mode": "-then-".join(phases)}
+    )
     return Artifact.planned(runs, Description(identity=identity, units=units_of_phases(phases)))
 
 

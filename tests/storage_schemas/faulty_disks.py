@@ -22,7 +22,7 @@ class UnsyncedDisk(Disk):
         self.calls: list[str] = []
 
     def _begin(self, name: str, path: Path | None = None) -> bool:
-        """Note a call; tell whether it is to have its effect."""
+        """Note a call; return whether it is to have its effect."""
         self.calls.append(name if path is None else f"{name} {path.name}")
         return True
 

@@ -15,7 +15,7 @@ UNITS = tuple(f"shard-{number:05d}" for number in range(6))
 
 
 def planned(runs: Path, **settings: object) -> Artifact:
-    identity = Identity(kind="test", name="whole", schema_version=1, recipe=1, settings=settings)
+    identity = Identity(kind="test", name="whole", schema_version=1, producer_version=1, settings=settings)
     return Artifact.planned(runs, Description(identity=identity, units=UNITS))
 
 

@@ -15,7 +15,7 @@ FILES = {"README.md": b"# three", "sheet.png": b"\x89PNG"}
 
 @pytest.fixture
 def finished(tmp_path: Path) -> Artifact:
-    identity = Identity(kind="pairs", name="a", schema_version=1, recipe=1, settings={})
+    identity = Identity(kind="pairs", name="a", schema_version=1, producer_version=1, settings={})
     artifact = Artifact.planned(tmp_path, Description(identity=identity, units=("one",)))
     with artifact.writing():
         with artifact.write_unit("one") as unit:

@@ -15,7 +15,7 @@ CLASSES = 5
 
 
 def planned(tmp_path: Path, kind: str, units: tuple[str, ...], version: int = 1, **attributes) -> Artifact:
-    identity = Identity(kind=kind, name="x", schema_version=version, recipe=1, settings={})
+    identity = Identity(kind=kind, name="x", schema_version=version, producer_version=1, settings={})
     artifact = Artifact.planned(tmp_path, Description(identity=identity, units=units, attributes=attributes))
     with artifact.writing():
         return artifact

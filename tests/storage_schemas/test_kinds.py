@@ -22,7 +22,7 @@ DIM = 4
 
 @pytest.fixture
 def artifact(tmp_path: Path) -> Artifact:
-    identity = Identity(kind="test", name="kinds", schema_version=1, recipe=1, settings={})
+    identity = Identity(kind="test", name="kinds", schema_version=1, producer_version=1, settings={})
     artifact = Artifact.planned(tmp_path, Description(identity=identity, units=(UNIT,)))
     with artifact.writing():
         return artifact
@@ -270,7 +270,7 @@ def test_pruning_keeps_the_newest_and_the_named(artifact: Artifact) -> None:
 
 def test_a_checkpoint_of_other_settings_is_refused(artifact: Artifact, tmp_path: Path) -> None:
     opened(artifact).save(checkpoint(10))
-    identity = Identity(kind="test", name="kinds", schema_version=1, recipe=2, settings={})
+    identity = Identity(kind="test", name="kinds", schema_version=1, producer_version=2, settings={})
     other = Artifact(artifact.directory, Description(identity=identity, units=(UNIT,)))
     with pytest.raises(ArtifactError, match="is of settings"):
         CheckpointStore(other).load(10)

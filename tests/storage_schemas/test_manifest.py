@@ -13,7 +13,9 @@ from storage_schemas.manifest import ARTIFACT_FILE, FORMAT, Description, Identit
 
 
 def identity(**changes: object) -> Identity:
-    return Identity(**{"kind": "scenes", "name": "a", "schema_version": 1, "recipe": 1, "settings": {}, **changes})
+    return Identity(
+        **{"kind": "scenes", "name": "a", "schema_version": 1, "producer_version": 1, "settings": {}, **changes}
+    )
 
 
 def sidecar(unit: str = "shard-00000", **changes: object) -> Sidecar:
@@ -28,7 +30,13 @@ def test_names_that_could_not_name_a_directory_are_refused(changes: dict[str, st
 
 @pytest.mark.parametrize(
     "changes",
-    [{"name": "b"}, {"schema_version": 2}, {"recipe": 2}, {"settings": {"a": 1}}, {"inputs": {"scenes": "d"}}],
+    [
+        {"name": "b"},
+        {"schema_version": 2},
+        {"producer_version": 2},
+        {"settings": {"a": 1}},
+        {"inputs": {"scenes": "d"}},
+    ],
 )
 def test_every_part_of_an_identity_is_in_its_digest(changes: dict[str, object]) -> None:
     assert identity(**changes).digest() != identity().digest()

@@ -16,7 +16,7 @@ NOUNS = {"shard-00000": ["boat", "", "tree"], "shard-00001": ["", "boat"]}
 
 
 def written(runs: Path, nouns: dict[str, list[str]], *, kind: str = KIND, version: int = SCHEMA_VERSION) -> Artifact:
-    identity = Identity(kind=kind, name="some", schema_version=version, recipe=1, settings={})
+    identity = Identity(kind=kind, name="some", schema_version=version, producer_version=1, settings={})
     artifact = Artifact.planned(runs, Description(identity=identity, units=tuple(nouns)))
     with artifact.writing():
         for unit, of_unit in nouns.items():

@@ -48,7 +48,7 @@ def scene(key: str, **changes: object) -> Scene:
 
 
 def planned(runs: Path, units: int = 1, kind: str = "scenes", version: int = SCHEMA_VERSION) -> Artifact:
-    identity = Identity(kind=kind, name="some", schema_version=version, recipe=1, settings={})
+    identity = Identity(kind=kind, name="some", schema_version=version, producer_version=1, settings={})
     names = tuple(f"shard-{number:05d}" for number in range(units))
     return Artifact.planned(runs, Description(identity=identity, units=names, attributes=ATTRIBUTES.to_json()))
 

@@ -29,7 +29,7 @@ class Report(Step):
 
     kind = KIND
     schema_version = SCHEMA_VERSION
-    recipe = 7
+    producer_version = 7
     stage: StageName = "evaluate"
     computes = False
 

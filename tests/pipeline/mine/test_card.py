@@ -95,7 +95,7 @@ def test_a_run_cut_short_before_the_card_makes_it_next_time(tmp_path):
 
 
 def artifact_of(tmp_path, pairs: list[Pair], **options) -> Artifact:
-    identity = Identity(kind="pairs", name="a", schema_version=SCHEMA_VERSION, recipe=1, settings={})
+    identity = Identity(kind="pairs", name="a", schema_version=SCHEMA_VERSION, producer_version=1, settings={})
     artifact = Artifact.planned(tmp_path, Description(identity=identity, units=("shard-00000",), **options))
     with artifact.writing():
         with artifact.write_unit("shard-00000") as unit:

@@ -1,18 +1,23 @@
 """Step 2: embeddings equal one crop at a time through stock CLIP; batches are full; what fails says why."""
 
 import io
+import logging
+import re
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from ovseg_models.mask_adapted_clip import MaskAdaptedClip
 from ovseg_models.masked_crops import masked_crops, patch_mask
 from pipeline.clip_loading import load_clip
+from pipeline.errors import StageError
 from pipeline.mine import embedder
-from pipeline.mine.embedder import Embedder
+from pipeline.mine.embedder import Embedder, OutOfMemoryBackOff, in_full_batches
 from pipeline.mine.regions import NetSize, SceneAndRegions, SceneRegions
 from pipeline.settings import ClipSettings, EmbedSettings
 from storage_schemas.rle import areas_px, boxes_xyxy, decode_masks, encode_masks
@@ -63,10 +68,10 @@ def one_at_a_time(clip: MaskAdaptedClip, of: SceneAndRegions) -> np.ndarray:
 
 @pytest.mark.parametrize("together", [1, 2])
 @pytest.mark.parametrize("batch", [1, 4, 256])
-def test_embeddings_equal_one_crop_at_a_time(clip, batch, together, monkeypatch):
-    monkeypatch.setattr(embedder, "_groups", lambda scenes, _, groups=embedder._groups: groups(scenes, together))
+def test_embeddings_equal_one_crop_at_a_time(clip, batch, together):
     scenes = [scene_with_regions("a", 3), scene_with_regions("bb", 1), scene_with_regions("ccc", 5)]
-    found = list(Embedder(clip, EmbedSettings(batch_crops=batch), SIZE).embeddings(iter(scenes)))
+    embedder = Embedder(clip, EmbedSettings(batch_crops=batch), SIZE, pictures_together=together)
+    found = list(embedder.embeddings(iter(scenes)))
     assert [one.key for one in found] == ["a", "bb", "ccc"]
     for one, of in zip(found, scenes, strict=True):
         assert one.regions.tolist() == of.regions.indices.tolist()
@@ -194,8 +199,9 @@ def test_what_cannot_be_embedded_says_why(clip, monkeypatch):
     damaged = damaged._replace(scene=Scene(**{**vars_of(damaged.scene), "image": b"\x89PNG"}))
     without = damaged._replace(regions=SceneRegions.none("no_proposals", "none"))
     hollow = scene_with_regions("ccc", 3, empty=1)
-    monkeypatch.setattr(embedder, "_groups", lambda scenes, _, groups=embedder._groups: groups(scenes, 4))
-    found = list(Embedder(clip, EmbedSettings(), SIZE).embeddings(iter([damaged, without, hollow])))
+    found = list(
+        Embedder(clip, EmbedSettings(), SIZE, pictures_together=4).embeddings(iter([damaged, without, hollow]))
+    )
     assert [one.scene_status for one in found] == ["image_undecodable", "no_proposals", "ok"]
     assert found[2].statuses == ("ok", "empty_mask", "ok")
     monkeypatch.setattr(clip, "encode_image", lambda crops, *_, **__: torch.full((len(crops), 96), torch.nan))
@@ -206,3 +212,77 @@ def test_what_cannot_be_embedded_says_why(clip, monkeypatch):
 
 def vars_of(scene: Scene) -> dict:
     return {name: getattr(scene, name) for name in Scene.__dataclass_fields__}
+
+
+@given(st.lists(st.integers(0, 7), max_size=8), st.integers(1, 6))
+def test_every_row_comes_back_to_its_item_and_batches_are_full(counts, size):
+    rows = torch.arange(2.0 * sum(counts)).view(-1, 2)
+    seen: list[int] = []
+
+    def forward(batch, next_to_it):
+        seen.append(len(batch))
+        assert torch.equal(next_to_it, batch + 1)
+        return batch.sum(dim=1, keepdim=True)
+
+    parts = rows.split(counts) if counts else ()
+    groups = [(item, (part, part + 1)) for item, part in zip("abcdefgh", parts, strict=False)]
+    found = list(in_full_batches(groups, forward, size=size))
+    assert [item for item, _ in found] == [item for item, _ in groups]
+    for (_, result), (_, (group, _)) in zip(found, groups, strict=True):
+        torch.testing.assert_close(result, group.sum(dim=1, keepdim=True)) if len(group) else None
+        assert len(result) == len(group)
+    assert all(count == size for count in seen[:-1])
+    assert sum(seen) == sum(counts)
+
+
+def test_items_come_as_soon_as_their_rows_are_done():
+    read: list[str] = []
+
+    def groups():
+        for item in "abcd":
+            read.append(item)
+            yield item, (torch.zeros(2, 1),)
+
+    results = in_full_batches(groups(), lambda rows: rows, size=3)
+    assert next(results)[0] == "a"
+    assert read == ["a", "b"]
+
+
+class ShortOfMemory:
+    """A model for which more than a few rows are too many."""
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self.asked: list[int] = []
+
+    def __call__(self, rows):
+        self.asked.append(len(rows))
+        if len(rows) > self.most:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+        return 2 * rows
+
+
+def test_batches_are_halved_until_memory_suffices_and_stay_so(caplog):
+    model = ShortOfMemory(3)
+    back_off = OutOfMemoryBackOff(model, where="embed")
+    rows = torch.arange(13.0)[:, None]
+    with caplog.at_level(logging.WARNING):
+        torch.testing.assert_close(back_off(rows), 2 * rows)
+        torch.testing.assert_close(back_off(rows[:4]), 2 * rows[:4])
+    assert model.asked == [13, 6, 3, 3, 3, 3, 1, 3, 1]
+    assert "embed: memory does not suffice for 13 crops, 6 go on" in caplog.text
+
+
+def test_memory_for_not_even_one_row_is_an_error():
+    back_off = OutOfMemoryBackOff(ShortOfMemory(0), where="embed")
+    message = "embed: memory does not suffice for one crop (CUDA out of memory"
+    with pytest.raises(StageError, match=re.escape(message)):
+        back_off(torch.zeros(5, 1))
+
+
+def test_other_errors_pass_through():
+    def broken(rows):
+        raise ValueError("shapes differ")
+
+    with pytest.raises(ValueError, match="shapes differ"):
+        OutOfMemoryBackOff(broken, where="embed")(torch.zeros(2, 1))

@@ -138,7 +138,7 @@ def test_what_is_there_already_is_left_alone(drawn_pairs, tmp_path, what):
 
 
 def test_other_artifacts_are_refused(tmp_path):
-    identity = Identity(kind="scenes", name="a", schema_version=1, recipe=1, settings={})
+    identity = Identity(kind="scenes", name="a", schema_version=1, producer_version=1, settings={})
     other = Artifact.planned(tmp_path, Description(identity=identity, units=()))
     with pytest.raises(ArtifactError, match="is an artifact of scenes, expected pairs"):
         filter_pairs(other, PairRule(max_per_noun=1), tmp_path / "subset")

@@ -24,7 +24,7 @@ from pipeline.clip_loading import load_clip
 from pipeline.dataflow import dataflow
 from pipeline.errors import StageError
 from pipeline.graph import MissingInputError
-from pipeline.mine.statuses import EXPECTED
+from pipeline.mine.regions import EXPECTED
 from pipeline.mine.tagger.sources import TaggerMissingError, load_tagger
 from pipeline.settings import SettingsError
 from pipeline.shard_runner import Execution
@@ -201,11 +201,11 @@ def test_poisoned_inputs_become_rows_with_reasons(tmp_path):
     dataset = f"{{dataset='folder', root='{tmp_path / 'data'}', scenes_per_shard=3}}"
     settings = mining_settings(tmp_path / "runs", "compute.max_failed_share=0.5", dataset=dataset)
     report = run("mine", with_net(settings))
-    told = {row["key"]: row["status"] for row in pair_rows(report.artifact)}
-    assert told["shot_1"].startswith("image_")
-    assert told["shot_4"].startswith("image_")
-    assert (told["shot_2"], told["shot_3"]) == ("no_noun", "no_caption")
-    assert (told["shot_0"], told["shot_5"], told["shot_6"]) == ("ok", "ok", "ok")
+    statuses = {row["key"]: row["status"] for row in pair_rows(report.artifact)}
+    assert statuses["shot_1"].startswith("image_")
+    assert statuses["shot_4"].startswith("image_")
+    assert (statuses["shot_2"], statuses["shot_3"]) == ("no_noun", "no_caption")
+    assert (statuses["shot_0"], statuses["shot_5"], statuses["shot_6"]) == ("ok", "ok", "ok")
     rows = pair_rows(report.artifact)
     assert all((row["reason"] == "") == (row["status"] == "ok") == (row["crop"] is not None) for row in rows)
     counts = report.of_kind("pairs")[0].manifest.counts
@@ -235,7 +235,7 @@ def test_a_source_that_the_data_set_lacks_is_refused(tmp_path, source, what):
         run("mine", settings)
 
 
-def test_a_missing_tagger_is_told_before_any_picture_is_read(tmp_path, monkeypatch):
+def test_a_missing_tagger_is_statuses_before_any_picture_is_read(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "spacy", None)
     load_tagger.cache_clear()
     with pytest.raises(TaggerMissingError, match=r"run 'pip install ovseg-pipeline\[spacy\]'"):

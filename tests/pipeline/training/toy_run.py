@@ -113,7 +113,7 @@ class StoppingDisk(Disk):
 
 
 def toy_artifact(runs: Path, disk: Disk | None = None) -> Artifact:
-    identity = Identity(kind="toy", name="toy", schema_version=1, recipe=1, settings={})
+    identity = Identity(kind="toy", name="toy", schema_version=1, producer_version=1, settings={})
     return Artifact.planned(runs, Description(identity=identity, units=("weights",)), disk)
 
 

@@ -1,4 +1,4 @@
-"""The files of an artifact that are made to be looked at: pictures, Markdown, HTML."""
+"""The files of an artifact that people read: pictures, Markdown, HTML."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +13,7 @@ PAGES = ("html",)
 
 
 @dataclass(frozen=True, slots=True)
-class FileForPeople:
+class ReportFile:
     """One such file.
 
     Attributes:
@@ -42,10 +42,10 @@ class FileForPeople:
             raise CorruptUnitError(message) from error
 
 
-def files_for_people(artifact: Artifact) -> list[FileForPeople]:
-    """List the files that are made to be looked at: of finished units in order of units and names, then of the card."""
+def report_files(artifact: Artifact) -> list[ReportFile]:
+    """List them: of complete units in order of units and names, then of the card."""
     sidecars = [unit.sidecar for unit in artifact.status().units if unit.sidecar is not None]
     paths = [artifact.directory / record.name for sidecar in sidecars for record in sidecar.files]
     paths += sorted((artifact.directory / CARD_DIRECTORY).glob("*"))
     suffixes = (*PICTURES, *TEXTS, *PAGES)
-    return [FileForPeople(path, suffix) for path in paths if (suffix := path.name.rpartition(".")[2]) in suffixes]
+    return [ReportFile(path, suffix) for path in paths if (suffix := path.name.rpartition(".")[2]) in suffixes]
