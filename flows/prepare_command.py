@@ -133,10 +133,10 @@ def _validated(section: type[Section], options: dict[str, Any], faults: list[str
 
 def _check(settings: "PrepareSettings", *, json: bool) -> None:
     """Check a data set and print the report."""
-    from pipeline.prepare.check import check_source
-    from pipeline.prepare.layout import LayoutError
+    from pipeline.prepare.data_root import LayoutError
+    from pipeline.prepare.data_sets import open_source
     from pipeline.prepare.prepare import scene_keys
-    from pipeline.prepare.sources import open_source
+    from pipeline.prepare.report import check_source
 
     source = open_source(settings)
     report = check_source(

@@ -20,9 +20,8 @@ from ovseg_models.prompt_templates import VILD
 from ovseg_models.text_classifier import TextClassifier
 from pipeline.clip_loading import LoadedClip
 from pipeline.drawn_world.scene import DrawnScene
-from pipeline.drawn_world.splits import split_indices
 from pipeline.drawn_world.words import NOUNS, UNSEEN_NOUNS
-from pipeline.drawn_world.world import DrawnWorld
+from pipeline.drawn_world.world import DrawnWorld, split_indices
 from pipeline.mine.nouns import NounExtractor
 from storage_schemas.artifact import Artifact
 from storage_schemas.manifest import Description, Identity

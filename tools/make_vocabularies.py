@@ -9,8 +9,7 @@ import csv
 import sys
 from pathlib import Path
 
-from pipeline.prepare.seen_classes import SeenMark, mark_of
-from pipeline.prepare.vocabulary import COLUMNS
+from pipeline.prepare.vocabulary import COLUMNS, SeenMark, mark_of
 
 TARGET = Path(__file__).parents[1] / "pipeline" / "prepare" / "vocabularies"
 ONE_BASED = ("ade20k-150", "pascal-context-59", "pascal-context-459", "pascal-voc-20")

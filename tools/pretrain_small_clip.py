@@ -26,11 +26,10 @@ from ovseg_models.text_classifier import TextClassifier
 from ovseg_models.word_tokenizer import WordTokenizer, split_words
 from pipeline.drawn_world.captions import MIN_STUFF_SHARE, Mention, draw_captions, size_name
 from pipeline.drawn_world.scene import DrawnScene, DrawnThing
-from pipeline.drawn_world.splits import split_indices
 from pipeline.drawn_world.stuff import STUFF_NOUNS
 from pipeline.drawn_world.things import THING_NOUNS
 from pipeline.drawn_world.words import LABELS, NOUNS, PROMPT_TEMPLATES, WORDS
-from pipeline.drawn_world.world import DrawnWorld
+from pipeline.drawn_world.world import DrawnWorld, split_indices
 
 IMAGE_PX, CONTEXT = 64, 16
 BATCH, SAMPLES_PER_SCENE = 128, 4

@@ -20,10 +20,9 @@ from ovseg_models.proposal_presets import build_proposal_net
 from ovseg_models.segmentation_metrics import region_ious
 from pipeline.drawn_world.scene import DrawnScene
 from pipeline.drawn_world.small_proposal_net import PRETRAINING, WEIGHTS_FILE
-from pipeline.drawn_world.splits import split_indices
 from pipeline.drawn_world.stuff import STUFF_NOUNS
 from pipeline.drawn_world.words import NOUNS, UNSEEN_NOUNS
-from pipeline.drawn_world.world import DrawnWorld
+from pipeline.drawn_world.world import DrawnWorld, split_indices
 from pipeline.settings import load_settings
 from pipeline.stages import run
 from pipeline.train_proposals.validation import MASK_THRESHOLD

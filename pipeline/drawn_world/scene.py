@@ -17,11 +17,9 @@ from jaxtyping import Bool, Float64, Int, Int16, UInt8, UInt16
 from pipeline.drawn_world.captions import DrawnCaption
 from pipeline.drawn_world.colours import Hsv, draw_hue
 from pipeline.drawn_world.layout import Layout, Placing
-from pipeline.drawn_world.marks import MARKS, MarkStyle
-from pipeline.drawn_world.parts import CONTRAST, OWN, Colour, Part, Thing
-from pipeline.drawn_world.shapes import SHAPES, Coordinate
+from pipeline.drawn_world.shapes import MARKS, SHAPES, Coordinate, MarkStyle
 from pipeline.drawn_world.stuff import WORLD_UNITS, Grid, draw_stuff
-from pipeline.drawn_world.things import THINGS
+from pipeline.drawn_world.things import CONTRAST, OWN, THINGS, Colour, Part, Thing
 from pipeline.drawn_world.words import LABELS
 
 MIN_VISIBLE_SHARE = 0.005

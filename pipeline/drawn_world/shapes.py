@@ -1,13 +1,17 @@
-"""The thirteen shapes that things are made of, each inside the square -1..1 with u to the right and v downwards.
+"""What the parts of things are drawn with: thirteen shapes, and nine textures that carry a part's second colour.
 
-Only additions, products, quotients and square roots are used, which IEEE 754 rounds alike everywhere: a pixel is inside
-on one machine if it is on another.
+Both are functions of the thing's own coordinates, u to the right and v downwards, a shape within -1..1, so they turn
+and grow with it. Shapes use additions, products, quotients and square roots alone, which IEEE 754 rounds alike:
+a pixel is inside on one machine if it is on another.
 """
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+
+from pipeline.drawn_world.stuff import fraction
 
 Coordinate = npt.NDArray[np.float64]
 """Of each pixel: [height width]."""
@@ -16,6 +20,14 @@ Inside = npt.NDArray[np.bool_]
 """Whether each pixel lies in the shape: [height width]."""
 
 _TINY = 1e-9
+
+Marked = npt.NDArray[np.bool_]
+"""Whether each pixel shows the second colour: [height width]."""
+
+_GRAINS_PER_UNIT = 14.0
+_GRAIN_TILE = 64
+# Drawn once and repeated in both directions: a thing shows far less than the tile, at a place of its own.
+_GRAINS: Marked = np.random.Generator(np.random.PCG64(0)).random((_GRAIN_TILE, _GRAIN_TILE)) < 0.38
 
 
 def _disc(u: Coordinate, v: Coordinate) -> Inside:
@@ -108,3 +120,74 @@ SHAPES: dict[str, Callable[[Coordinate, Coordinate], Inside]] = {
     "moon": _moon,
     "wings": _wings,
 }
+
+
+class MarkStyle(NamedTuple):
+    """What differs between two things with the same texture.
+
+    Attributes:
+        frequency: Stripes, dots or checks per unit of the thing's coordinates.
+        first_grain: Row and column of the grain at the centre of speckles.
+    """
+
+    frequency: float
+    first_grain: tuple[int, int]
+
+    @classmethod
+    def drawn(cls, rng: np.random.Generator) -> "MarkStyle":
+        """Draw a style."""
+        row, column = rng.integers(_GRAIN_TILE, size=2).tolist()
+        return cls(rng.uniform(1.6, 2.6), (row, column))
+
+
+def _stripes(u: Coordinate, v: Coordinate, style: MarkStyle) -> Marked:
+    """Lying stripes."""
+    return fraction(v * style.frequency + 0.25) < 0.5
+
+
+def _bars(u: Coordinate, v: Coordinate, style: MarkStyle) -> Marked:
+    """Upright stripes."""
+    return fraction(u * style.frequency + 0.25) < 0.5
+
+
+def _slants(u: Coordinate, v: Coordinate, style: MarkStyle) -> Marked:
+    return fraction((u + v) * (0.8 * style.frequency)) < 0.5
+
+
+def _checks(u: Coordinate, v: Coordinate, style: MarkStyle) -> Marked:
+    frequency = 0.55 * style.frequency
+    return (fraction(u * frequency) < 0.5) ^ (fraction(v * frequency) < 0.5)
+
+
+def _dots(u: Coordinate, v: Coordinate, style: MarkStyle) -> Marked:
+    across, down = fraction(u * style.frequency) - 0.5, fraction(v * style.frequency) - 0.5
+    return across * across + down * down < 0.09
+
+
+def _rings(u: Coordinate, v: Coordinate, style: MarkStyle) -> Marked:
+    return fraction(np.sqrt(u * u + v * v) * (1.2 * style.frequency)) < 0.5
+
+
+def _speckle(u: Coordinate, v: Coordinate, style: MarkStyle) -> Marked:
+    row = np.floor(v * _GRAINS_PER_UNIT).astype(np.intp) + style.first_grain[0]
+    column = np.floor(u * _GRAINS_PER_UNIT).astype(np.intp) + style.first_grain[1]
+    return _GRAINS[row % _GRAIN_TILE, column % _GRAIN_TILE]
+
+
+def _bricks(u: Coordinate, v: Coordinate, style: MarkStyle) -> Marked:
+    """The joints between bricks."""
+    rows = v * (1.2 * style.frequency)
+    return (fraction(rows) < 0.25) | (fraction(u * style.frequency + 0.5 * np.floor(rows)) < 0.2)
+
+
+MARKS: dict[str, Callable[[Coordinate, Coordinate, MarkStyle], Marked]] = {
+    "stripes": _stripes,
+    "bars": _bars,
+    "slants": _slants,
+    "checks": _checks,
+    "dots": _dots,
+    "rings": _rings,
+    "speckle": _speckle,
+    "bricks": _bricks,
+}
+"""The ninth texture, plain, has no marks: a part without a second colour."""

@@ -1,4 +1,7 @@
-"""The drawn world itself: any scene of it, in any order, on any worker, from a seed and an index alone."""
+"""The drawn world itself: any scene of it, in any order, on any worker, from a seed and an index alone.
+
+Its splits are ranges of scene indices that never overlap, whatever the number of scenes.
+"""
 
 from dataclasses import dataclass
 
@@ -11,6 +14,11 @@ from pipeline.drawn_world.stuff import STUFF_NOUNS, WORLD_UNITS
 from pipeline.drawn_world.things import THING_NOUNS
 from pipeline.drawn_world.words import LABELS
 
+SCENES_PER_SPLIT = 10_000_000
+
+SPLITS = ("train", "val", "test", "demo", "clip-pretrain", "clip-val", "proposal-pretrain")
+"""A split's place fixes its scenes: append new ones, never reorder."""
+
 WORLD_VERSION = 1
 """Raised whenever any scene comes out otherwise than before; artifacts made of scenes depend on it."""
 
@@ -19,6 +27,20 @@ MIN_SIZE_PX, MAX_SIZE_PX = 32, 2048
 # Independent streams of chance: captions can change without a pixel changing, and the other way round.
 _SCENE_STREAM, _SINGLE_STREAM = 0, 1
 _PAINTING, _CAPTIONS = 0, 1
+
+
+def split_indices(split: str, scenes: int) -> range:
+    """Return the indices of the first scenes of a split.
+
+    Raises:
+        ValueError: If there is no such split, or it does not have that many scenes.
+    """
+    if split not in SPLITS:
+        raise ValueError(f"drawn world: split is '{split}', expected one of {', '.join(SPLITS)}; correct the name.")
+    if not 0 <= scenes <= SCENES_PER_SPLIT:
+        raise ValueError(f"drawn world: scenes is {scenes}, 0 to {SCENES_PER_SPLIT} is expected; ask for fewer scenes.")
+    first = SPLITS.index(split) * SCENES_PER_SPLIT
+    return range(first, first + scenes)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from pipeline.dry_run.sizes import parameter_counts
 from pipeline.dry_run.weights import clip_is_here, weights_findings
 from pipeline.errors import PipelineError
 from pipeline.graph import Finished, Graph, Node, ParameterCounts
-from pipeline.prepare.layout import LayoutError
+from pipeline.prepare.data_root import LayoutError
 from pipeline.settings import Settings
 from pipeline.stage_names import StageName
 from pipeline.states import ArtifactState, shown_bytes, state_of_node

@@ -16,10 +16,10 @@ from typing import Any, Literal
 from pipeline.data_set_options import CocoLabelKind, StuffValues
 from pipeline.prepare.coco_annotations import CocoAnnotations, read_coco_json
 from pipeline.prepare.coco_labels import CocoLabels, InstanceLabels, PanopticLabels, StuffLabels
-from pipeline.prepare.contents import FileContents
+from pipeline.prepare.data_root import Annotations, DataRoot, LayoutError, Looked, composed, failed_scene, scene_key
 from pipeline.prepare.faults import SceneFault
+from pipeline.prepare.file_digests import FileDigests
 from pipeline.prepare.images import IMAGE_ENDINGS, ImageFacts
-from pipeline.prepare.layout import Annotations, DataRoot, LayoutError, Looked, composed, failed_scene, scene_key
 from pipeline.prepare.paired import labels_without_picture, why_no_label
 from pipeline.prepare.source import Found, PassedOver
 from pipeline.prepare.vocabulary import Vocabulary, vocabulary_of_names
@@ -122,7 +122,7 @@ class CocoSource:
         """What the root has noted."""
         return self._root.looked
 
-    def identity(self, contents: FileContents, keys: Sequence[str]) -> Mapping[str, str | int | bool]:
+    def identity(self, contents: FileDigests, keys: Sequence[str]) -> Mapping[str, str | int | bool]:
         """Return digests of the annotation files, of the listing of images, and of the label files."""
         identity = {file: contents.file(self._root, file) for file in self._files}
         entries = [entry for key in keys if (entry := self._entries[key]).file_name]

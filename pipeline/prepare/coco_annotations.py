@@ -8,8 +8,8 @@ from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from pipeline.prepare.data_root import DataRoot, LayoutError, composed
 from pipeline.prepare.faults import SceneFault
-from pipeline.prepare.layout import DataRoot, LayoutError, composed
 from storage_schemas.scenes import Caption
 
 

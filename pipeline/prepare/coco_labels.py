@@ -11,6 +11,7 @@ from pycocotools import mask as coco_mask
 
 from pipeline.data_set_options import StuffValues
 from pipeline.prepare.coco_annotations import CocoAnnotations, Instance, PanopticMap, read_categories
+from pipeline.prepare.data_root import DataRoot, LayoutError, composed
 from pipeline.prepare.faults import SceneFault
 from pipeline.prepare.images import ImageFacts
 from pipeline.prepare.label_maps import (
@@ -23,7 +24,6 @@ from pipeline.prepare.label_maps import (
     read_index_png,
     read_rgb_png,
 )
-from pipeline.prepare.layout import DataRoot, LayoutError, composed
 from pipeline.prepare.vocabulary import Vocabulary, load_vocabulary, vocabulary_of_names
 
 IGNORE_LABEL = 255

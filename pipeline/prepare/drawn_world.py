@@ -16,12 +16,11 @@ from PIL import Image
 from pipeline.drawn_world.captions import MAX_CAPTIONS
 from pipeline.drawn_world.words import IGNORE_LABEL, NOUNS, UNSEEN_NOUNS
 from pipeline.drawn_world.world import WORLD_VERSION, DrawnWorld
-from pipeline.prepare.contents import FileContents
+from pipeline.prepare.data_root import Looked
+from pipeline.prepare.file_digests import FileDigests
 from pipeline.prepare.label_maps import encode_png
-from pipeline.prepare.layout import Looked
-from pipeline.prepare.seen_classes import SeenMark
 from pipeline.prepare.source import Found
-from pipeline.prepare.vocabulary import Vocabulary
+from pipeline.prepare.vocabulary import SeenMark, Vocabulary
 from storage_schemas.scenes import Caption, Scene
 
 _KEY_PREFIX = "drawn-"
@@ -37,7 +36,7 @@ class DrawnWorldSource:
 
     Attributes:
         seed: Chooses the world.
-        first_index: Index of the first scene; ``splits.split_indices`` gives ranges that do not overlap.
+        first_index: Index of the first scene; ``split_indices`` gives ranges that do not overlap.
         scenes: Number of scenes.
         size_px: Side of the pictures [px].
         context: Share of things placed on their home stuff.
@@ -102,9 +101,7 @@ class DrawnWorldSource:
         """Nothing: there are no files."""
         return Looked()
 
-    def identity(
-        self, contents: FileContents | None = None, keys: Sequence[str] = ()
-    ) -> Mapping[str, str | int | bool]:
+    def identity(self, contents: FileDigests | None = None, keys: Sequence[str] = ()) -> Mapping[str, str | int | bool]:
         """Return what decides the scenes; there are no files whose contents could."""
         del contents, keys
         return {

@@ -11,10 +11,10 @@ from collections.abc import Mapping
 import numpy as np
 
 from pipeline.prepare.coco_annotations import caption_fault
+from pipeline.prepare.data_root import DataRoot, LayoutError, composed, scene_key
 from pipeline.prepare.faults import SceneFault
 from pipeline.prepare.images import IMAGE_ENDINGS, ImageFacts
 from pipeline.prepare.label_maps import ClassTable
-from pipeline.prepare.layout import DataRoot, LayoutError, composed, scene_key
 from pipeline.prepare.paired import (
     DecodedLabel,
     LabelDecoder,

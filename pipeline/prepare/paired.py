@@ -4,11 +4,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-from pipeline.prepare.contents import FileContents
+from pipeline.prepare.data_root import Annotations, DataRoot, LayoutError, Looked, composed, failed_scene, scene_key
 from pipeline.prepare.faults import SceneFault
+from pipeline.prepare.file_digests import FileDigests
 from pipeline.prepare.images import ImageFacts
 from pipeline.prepare.label_maps import ClassTable, Values, read_index_png
-from pipeline.prepare.layout import Annotations, DataRoot, LayoutError, Looked, composed, failed_scene, scene_key
 from pipeline.prepare.source import Found, PassedOver
 from pipeline.prepare.vocabulary import Vocabulary
 from storage_schemas.scenes import Caption, Scene
@@ -93,7 +93,7 @@ class PairedSource:
         """What the root has noted."""
         return self.root.looked
 
-    def identity(self, contents: FileContents, keys: Sequence[str]) -> Mapping[str, str | int | bool]:
+    def identity(self, contents: FileDigests, keys: Sequence[str]) -> Mapping[str, str | int | bool]:
         """Return digests of the lists, of the listing of images, and of the label files."""
         pairs = [self.pairs[key] for key in keys]
         return {

@@ -12,11 +12,11 @@ from typing import NamedTuple
 
 from pipeline.graph import Node, ParameterCounts, Step
 from pipeline.ordered_threads import in_threads
-from pipeline.prepare.facts import DataSetFacts, DataSetMemory
-from pipeline.prepare.layout import LayoutError, text_digest
+from pipeline.prepare.data_root import LayoutError, text_digest
+from pipeline.prepare.data_sets import open_source
+from pipeline.prepare.plan_cache import DataSetFacts, PlanCache
 from pipeline.prepare.report import report_of_artifact
 from pipeline.prepare.source import SceneSource
-from pipeline.prepare.sources import open_source
 from pipeline.settings import PrepareSettings, result_settings, writable_runs_dir
 from pipeline.shard_runner import Execution, StageReport
 from pipeline.stage_names import StageName
@@ -222,7 +222,7 @@ def prepare(
     if not plan.artifact.status().finished:
         writable_runs_dir(runs)
     made = (execution or Execution()).run(plan.job, plan.artifact)
-    DataSetMemory(settings, runs).keep()  # the runs directory may not have been there when it was planned
+    PlanCache(settings, runs).keep()  # the runs directory may not have been there when it was planned
     if not has_current_card(plan.artifact, maker=_REPORT_MAKER):
         report = report_of_artifact(plan.artifact, plan.job.facts.found)
         files = {_REPORT_FILE: report.to_markdown().encode()}
@@ -251,7 +251,7 @@ def plan_prepare(settings: PrepareSettings, runs: Path) -> PreparePlan:
         LayoutError: If the data set's directory does not look as its layout says, has no image, or has labels of which
             none can be used.
     """
-    memory = DataSetMemory(settings, runs)
+    memory = PlanCache(settings, runs)
     facts = memory.facts()
     if facts is None:
         begun_ns = time.time_ns()

@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from pipeline.prepare.contents import FileContents
-from pipeline.prepare.layout import Looked
+from pipeline.prepare.data_root import Looked
+from pipeline.prepare.file_digests import FileDigests
 from pipeline.prepare.vocabulary import Vocabulary
 from storage_schemas.scenes import Scene
 
@@ -77,7 +77,7 @@ class SceneSource(Protocol):
         """Where the source and the digests of its files have looked so far."""
         ...
 
-    def identity(self, contents: FileContents, keys: Sequence[str]) -> Mapping[str, str | int | bool]:
+    def identity(self, contents: FileDigests, keys: Sequence[str]) -> Mapping[str, str | int | bool]:
         """Return what decides some scenes besides the settings, as digests of text files, labels and the image listing.
 
         No path or clock: the same data under another root has the same identity.

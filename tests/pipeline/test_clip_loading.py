@@ -13,10 +13,9 @@ from ovseg_models.text_classifier import TextClassifier
 from pipeline import clip_loading
 from pipeline.clip_loading import load_clip
 from pipeline.drawn_world import small_clip
-from pipeline.drawn_world.splits import split_indices
 from pipeline.drawn_world.things import THING_NOUNS
 from pipeline.drawn_world.words import NOUNS, PROMPT_TEMPLATES, WORDS
-from pipeline.drawn_world.world import DrawnWorld
+from pipeline.drawn_world.world import DrawnWorld, split_indices
 from pipeline.errors import PipelineError
 from pipeline.settings import ClipSettings
 

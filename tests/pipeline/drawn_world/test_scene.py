@@ -7,10 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.drawn_world.layout import Placing, draw_layout
-from pipeline.drawn_world.parts import Thing
 from pipeline.drawn_world.scene import MIN_VISIBLE_SHARE, camera_noise, paint
 from pipeline.drawn_world.stuff import STUFF_NOUNS
-from pipeline.drawn_world.things import THING_NOUNS
+from pipeline.drawn_world.things import THING_NOUNS, Thing
 from pipeline.drawn_world.words import IGNORE_LABEL, LABELS, NOUNS
 from pipeline.drawn_world.world import DrawnWorld
 

@@ -2,7 +2,7 @@ import itertools
 
 import pytest
 
-from pipeline.drawn_world.splits import SCENES_PER_SPLIT, SPLITS, split_indices
+from pipeline.drawn_world.world import SCENES_PER_SPLIT, SPLITS, split_indices
 from pipeline.prepare.drawn_world import DrawnWorldSource
 
 

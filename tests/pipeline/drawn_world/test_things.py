@@ -1,11 +1,9 @@
 import numpy as np
 import pytest
 
-from pipeline.drawn_world.marks import MARKS, MarkStyle
-from pipeline.drawn_world.parts import OWN
-from pipeline.drawn_world.shapes import SHAPES
+from pipeline.drawn_world.shapes import MARKS, SHAPES, MarkStyle
 from pipeline.drawn_world.stuff import STUFF_NOUNS
-from pipeline.drawn_world.things import THING_NOUNS, THINGS
+from pipeline.drawn_world.things import OWN, THING_NOUNS, THINGS
 
 
 def test_there_are_42_things_of_13_shapes_and_9_textures():

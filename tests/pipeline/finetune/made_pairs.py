@@ -7,9 +7,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from pipeline.drawn_world.splits import split_indices
 from pipeline.drawn_world.words import NOUNS
-from pipeline.drawn_world.world import DrawnWorld
+from pipeline.drawn_world.world import DrawnWorld, split_indices
 from storage_schemas.artifact import Artifact
 from storage_schemas.manifest import Description, Identity
 from storage_schemas.pairs import KIND, SCHEMA_VERSION, Pair, PairShardWriter

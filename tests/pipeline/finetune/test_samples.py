@@ -8,9 +8,8 @@ import pytest
 import torch
 
 from ovseg_models.masked_crops import CLIP_MEAN_RGB, CLIP_STD_RGB, masked_crops, normalised, patch_mask
-from pipeline.drawn_world.splits import split_indices
 from pipeline.drawn_world.words import NOUNS
-from pipeline.drawn_world.world import DrawnWorld
+from pipeline.drawn_world.world import DrawnWorld, split_indices
 from pipeline.errors import StageError
 from pipeline.finetune.samples import PairBatch, PairSamples
 from pipeline.training.data_order import Draw

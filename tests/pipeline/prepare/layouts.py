@@ -9,7 +9,7 @@ import numpy as np
 import scipy.io
 from PIL import Image
 
-from pipeline.prepare.contents import FileContents
+from pipeline.prepare.file_digests import FileDigests
 from pipeline.prepare.source import SceneSource
 from pipeline.prepare.vocabulary import load_vocabulary
 
@@ -202,4 +202,4 @@ def make_folder(root: Path, images: int = 3) -> None:
 
 def identity_of(source: SceneSource) -> Mapping[str, str | int | bool]:
     """Return what decides all scenes of a source."""
-    return source.identity(FileContents(), source.keys())
+    return source.identity(FileDigests(), source.keys())

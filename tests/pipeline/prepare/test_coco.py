@@ -10,7 +10,7 @@ from hypothesis.extra import numpy as npst
 
 from pipeline.prepare.coco import CocoSource
 from pipeline.prepare.coco_labels import runs_of_numbers
-from pipeline.prepare.layout import DataRoot, LayoutError
+from pipeline.prepare.data_root import DataRoot, LayoutError
 from storage_schemas.scenes import Caption, Scene
 from tests.pipeline.prepare.layouts import coco_json, decoded, encoded, identity_of, jpeg, make_coco, put
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from pipeline.prepare.data_root import DataRoot, LayoutError
 from pipeline.prepare.folder import folder
-from pipeline.prepare.layout import DataRoot, LayoutError
 from pipeline.prepare.source import Found, PassedOver
 from storage_schemas.scenes import Caption, Scene
 from tests.pipeline.prepare.layouts import decoded, encoded, jpeg, make_folder, picture, put

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from flows.command import main
-from pipeline.prepare.layout import LayoutError
+from pipeline.prepare.data_root import LayoutError
 from pipeline.prepare.prepare import prepare
 from pipeline.settings import PrepareSettings, Settings, SettingsError
 from pipeline.shard_runner import Execution, Limits

@@ -15,8 +15,8 @@ from PIL import Image
 
 from flows.command import main
 from pipeline.dry_run.dry_run import dry_run
-from pipeline.prepare.contents import FileContents
-from pipeline.prepare.layout import DataRoot, LayoutError
+from pipeline.prepare.data_root import DataRoot, LayoutError
+from pipeline.prepare.file_digests import FileDigests
 from pipeline.prepare.paired import why_no_label
 from pipeline.prepare.prepare import plan_prepare, prepare
 from pipeline.settings import PrepareSettings, Settings, SettingsError, load_settings
@@ -326,19 +326,19 @@ def test_nothing_is_hashed_twice_and_a_lost_memory_costs_time_alone(tmp_path, mo
         [f"{part}/shot_{number}.{ending}" for number in range(3)]
         for part, ending in (("labels", "png"), ("images", "jpg"))
     )
-    monkeypatch.setattr("pipeline.prepare.contents.SETTLED_AFTER_NS", 0)
+    monkeypatch.setattr("pipeline.prepare.file_digests.SETTLED_AFTER_NS", 0)
     memory = tmp_path / "runs" / "known" / "files.json"
-    first = FileContents(memory)
+    first = FileDigests(memory)
     digest, listing = first.by_contents(root, labels), first.by_size(root, images)
     first.keep()
     hashed = []
-    monkeypatch.setattr("pipeline.prepare.contents.sha256_of_file", lambda path: hashed.append(path) or "x")
-    assert FileContents(memory).by_contents(root, labels) == digest
+    monkeypatch.setattr("pipeline.prepare.file_digests.sha256_of_file", lambda path: hashed.append(path) or "x")
+    assert FileDigests(memory).by_contents(root, labels) == digest
     assert hashed == []
     monkeypatch.undo()
     memory.write_bytes(b"damaged")
-    assert FileContents(memory).by_contents(root, labels) == digest
-    assert FileContents().by_size(root, images) == listing
+    assert FileDigests(memory).by_contents(root, labels) == digest
+    assert FileDigests().by_size(root, images) == listing
 
 
 def test_a_dry_run_keeps_nothing(tmp_path):

@@ -7,10 +7,9 @@ import pytest
 import scipy.io
 
 from pipeline.prepare.ade20k import ade20k_150, ade20k_847
-from pipeline.prepare.layout import DataRoot, LayoutError
+from pipeline.prepare.data_root import DataRoot, LayoutError
 from pipeline.prepare.paired import PairedSource
-from pipeline.prepare.pascal_context import pascal_context_59, pascal_context_459
-from pipeline.prepare.pascal_voc import pascal_voc_20
+from pipeline.prepare.pascal import pascal_context_59, pascal_context_459, pascal_voc_20
 from pipeline.prepare.source import Found
 from storage_schemas.scenes import Scene
 from tests.pipeline.prepare.layouts import (

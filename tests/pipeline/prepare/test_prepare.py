@@ -13,7 +13,7 @@ import pytest
 
 from pipeline.errors import StageError
 from pipeline.executors import Compute
-from pipeline.prepare.layout import LayoutError
+from pipeline.prepare.data_root import LayoutError
 from pipeline.prepare.prepare import plan_prepare, prepare
 from pipeline.settings import DrawnWorldSettings, PrepareSettings
 from pipeline.shard_runner import Execution, Limits, StageReport

@@ -4,8 +4,15 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.prepare.seen_classes import SeenMark, mark_of, normalised
-from pipeline.prepare.vocabulary import VOCABULARY_NAMES, Vocabulary, load_vocabulary, vocabulary_of_names
+from pipeline.prepare.vocabulary import (
+    VOCABULARY_NAMES,
+    SeenMark,
+    Vocabulary,
+    load_vocabulary,
+    mark_of,
+    normalised,
+    vocabulary_of_names,
+)
 
 SHARED = Path(__file__).parents[3] / ".." / "shared" / "vocabularies"
 SIZES = {

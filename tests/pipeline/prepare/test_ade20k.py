@@ -9,9 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from pipeline.prepare.ade20k import ade20k_847
-from pipeline.prepare.layout import DataRoot
-from pipeline.prepare.reference_resize import ReferenceResized, shrink_image, shrink_label, shrunk_size
+from pipeline.prepare.ade20k import ReferenceResized, ade20k_847, shrink_image, shrink_label, shrunk_size
+from pipeline.prepare.data_root import DataRoot
 from tests.pipeline.prepare.layouts import decoded, identity_of, make_ade20k_847, picture, put
 
 

@@ -20,8 +20,8 @@ from stat import S_ISDIR
 from typing import Any, ClassVar, NamedTuple, Self
 
 from pipeline import drawn_world
-from pipeline.prepare.contents import FileContents
-from pipeline.prepare.layout import Looked
+from pipeline.prepare.data_root import Looked
+from pipeline.prepare.file_digests import FileDigests
 from pipeline.prepare.source import Found, PassedOver
 from pipeline.settings import PrepareSettings
 from storage_schemas import scenes
@@ -172,7 +172,7 @@ def _look_at(top: Path, file: str, *, whole_directory: bool = False) -> _Look:
     return _Look(f"{text}\0{traits_of(stat)}", max(stat.st_mtime_ns, stat.st_ctime_ns))
 
 
-class DataSetMemory:
+class PlanCache:
     """What is known of a data set for some settings: kept in a file, and in this process until it is.
 
     Args:
@@ -183,7 +183,7 @@ class DataSetMemory:
     # What this process has found, by the file that is to keep it; a dry run keeps nothing, but plans several times.
     _noted: ClassVar[dict[Path, Mapping[str, Any]]] = {}
     # Digests of files are of all settings of a data set, and let go once they are kept: there may be 200,000.
-    _contents: ClassVar[dict[Path, FileContents]] = {}
+    _contents: ClassVar[dict[Path, FileDigests]] = {}
 
     def __init__(self, settings: PrepareSettings, runs: Path) -> None:
         self._root = settings.root
@@ -193,10 +193,10 @@ class DataSetMemory:
         options = settings.model_dump_json(exclude={"root"})
         self._file = self._directory / f"{_place(data_set)}-{_place(options)}.json"
 
-    def contents(self) -> FileContents:
+    def contents(self) -> FileDigests:
         """Return what is known of the contents of the data set's files."""
         if self._digests not in self._contents:
-            self._contents[self._digests] = FileContents(self._digests)
+            self._contents[self._digests] = FileDigests(self._digests)
         return self._contents[self._digests]
 
     def facts(self) -> DataSetFacts | None:

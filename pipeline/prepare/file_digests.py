@@ -16,13 +16,13 @@ from collections.abc import Iterable
 from pathlib import Path
 from stat import S_ISREG
 
+from pipeline.prepare.data_root import DataRoot, composed
 from pipeline.prepare.faults import SceneFault
-from pipeline.prepare.layout import DataRoot, composed
 from storage_schemas.digests import sha256_of_file
 from storage_schemas.verification import SETTLED_AFTER_NS, Traits, keep, remembered, traits_of
 
 
-class FileContents:
+class FileDigests:
     """Digests of the files of one data set.
 
     Args:

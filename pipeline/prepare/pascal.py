@@ -1,7 +1,10 @@
-"""Pascal Context with 59 or 459 classes.
+"""Pascal: VOC 2012 without background (PAS-20), and Pascal Context with 59 or 459 classes.
 
-``ROOT/JPEGImages/*.jpg`` of VOC 2010, ``ROOT/trainval/*.mat``, ``ROOT/pascalcontext_SPLIT.txt`` and, for 59 classes,
-``ROOT/labels.txt``, where ROOT is ``VOCdevkit/VOC2010``. ``59_labels.txt`` is not needed: it only orders names.
+VOC: ``ROOT/ImageSets/Segmentation/SPLIT.txt``, ``ROOT/JPEGImages/*.jpg`` and ``ROOT/SegmentationClassAug/*.png`` or
+``ROOT/SegmentationClass/*.png``, where ROOT is ``VOCdevkit/VOC2012``.
+
+Context: ``ROOT/JPEGImages/*.jpg`` of VOC 2010, ``ROOT/trainval/*.mat``, ``ROOT/pascalcontext_SPLIT.txt`` and, for 59
+classes, ``ROOT/labels.txt``, where ROOT is ``VOCdevkit/VOC2010``. ``59_labels.txt`` only orders names.
 """
 
 import io
@@ -10,16 +13,19 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from pipeline.data_set_options import VocLabelDirectory
+from pipeline.prepare.data_root import DataRoot, LayoutError
 from pipeline.prepare.faults import SceneFault
 from pipeline.prepare.images import ImageFacts, refuse_too_large
 from pipeline.prepare.label_maps import ClassTable, check_size
-from pipeline.prepare.layout import DataRoot, LayoutError
 from pipeline.prepare.paired import DecodedLabel, PairedSource, pairs_of_list
 from pipeline.prepare.vocabulary import load_vocabulary
 
 _VARIABLE = "LabelMap"
 _LIST_HINT = "put the list of image ids there, one a line; the reference names the 5,105 of val"
 _LABELS_HINT = "download it from https://cs.stanford.edu/~roozbeh/pascal-context"
+
+_DOWNLOAD = "download VOCtrainval_11-May-2012.tar from http://host.robots.ox.ac.uk/pascal/VOC/voc2012"
 
 
 def pascal_context_459(root: DataRoot, split: str) -> PairedSource:
@@ -123,4 +129,33 @@ def _source(
         decode_label=decode_mat,
         label_files=root.those_there(pair.label_path for pair in pairs.values()),
         text_files=[list_file, *text_files],
+    )
+
+
+def pascal_voc_20(root: DataRoot, split: str, labels: VocLabelDirectory) -> PairedSource:
+    """Return the scenes of a list; values 0 (background) and 255 (border) are ignored, 1..20 are the classes.
+
+    Args:
+        root: ``VOC2012``.
+        split: Name of a list in ``ImageSets/Segmentation``, such as ``val``.
+        labels: Directory of the labels. The paper's numbers are on ``SegmentationClassAug``; for the 1,449 images of
+            ``val`` it holds VOC's own labels without palette.
+
+    Raises:
+        LayoutError: If the list or a directory is not there.
+    """
+    vocabulary = load_vocabulary("pascal-voc-20")
+    indices = {value: index for index, value in enumerate(vocabulary.source_ids)}
+    list_file = f"ImageSets/Segmentation/{split}.txt"
+    pairs = pairs_of_list(root, list_file, _DOWNLOAD, "JPEGImages/{}.jpg", f"{labels}/{{}}.png")
+    other = "SegmentationClass" if labels == "SegmentationClassAug" else "SegmentationClassAug"
+    root.required(labels, f"put it there, or use --voc-labels {other}")
+    return PairedSource(
+        root,
+        pairs,
+        vocabulary,
+        ClassTable(indices, ignore_label=255, ignored=frozenset({0, 255})),
+        "Pascal VOC 2012; pictures from Flickr under its terms of use, http://host.robots.ox.ac.uk/pascal/VOC",
+        label_files=root.those_there(pair.label_path for pair in pairs.values()),
+        text_files=[list_file],
     )

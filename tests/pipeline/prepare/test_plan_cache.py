@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.prepare.facts import DataSetMemory
-from pipeline.prepare.layout import DataRoot, LayoutError
+from pipeline.prepare.data_root import DataRoot, LayoutError
+from pipeline.prepare.data_sets import open_source
+from pipeline.prepare.plan_cache import PlanCache
 from pipeline.prepare.prepare import plan_prepare, prepare
-from pipeline.prepare.sources import open_source
 from pipeline.settings import DrawnWorldSettings, PrepareSettings
 from storage_schemas.manifest import Identity
 from storage_schemas.verification import nothing_kept
@@ -22,8 +22,8 @@ from tests.pipeline.prepare.layouts import jpeg, make_coco, make_folder, put
 @pytest.fixture
 def settled(monkeypatch):
     """Believe files that were written a moment ago to be settled: their times differ by more than a tick here."""
-    monkeypatch.setattr("pipeline.prepare.facts.SETTLED_AFTER_NS", -(10**12))
-    monkeypatch.setattr("pipeline.prepare.contents.SETTLED_AFTER_NS", -(10**12))
+    monkeypatch.setattr("pipeline.prepare.plan_cache.SETTLED_AFTER_NS", -(10**12))
+    monkeypatch.setattr("pipeline.prepare.file_digests.SETTLED_AFTER_NS", -(10**12))
 
 
 @pytest.fixture
@@ -47,8 +47,8 @@ def opened(monkeypatch) -> list[str]:
 
 def forget() -> None:
     """Let the process know as little as a new one."""
-    DataSetMemory._noted.clear()
-    DataSetMemory._contents.clear()
+    PlanCache._noted.clear()
+    PlanCache._contents.clear()
 
 
 def openings(events: list[str]) -> int:
@@ -198,7 +198,7 @@ def test_a_damaged_memory_is_ignored_and_other_settings_have_their_own(tmp_path,
     runs.mkdir()
     settings = PrepareSettings(dataset="folder", root=root)
     whole = plan_prepare(settings, runs)
-    memory = DataSetMemory(settings, runs)._file
+    memory = PlanCache(settings, runs)._file
     limited = plan_prepare(settings.model_copy(update={"limit": 1}), runs)
     assert (whole.job.facts.scenes, limited.job.facts.scenes) == (3, 1)
     assert openings(opened) == 2

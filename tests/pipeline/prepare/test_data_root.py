@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.prepare.data_root import Annotations, DataRoot, LayoutError, printable, scene_key
 from pipeline.prepare.faults import SceneFault
-from pipeline.prepare.layout import Annotations, DataRoot, LayoutError, printable, scene_key
 from tests.pipeline.prepare.layouts import jpeg, put
 
 

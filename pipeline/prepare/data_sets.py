@@ -2,15 +2,13 @@
 
 from collections.abc import Callable
 
-from pipeline.drawn_world.splits import split_indices
-from pipeline.prepare.ade20k import ade20k_150, ade20k_847
+from pipeline.drawn_world.world import split_indices
+from pipeline.prepare.ade20k import ReferenceResized, ade20k_150, ade20k_847
 from pipeline.prepare.coco import CocoSource
+from pipeline.prepare.data_root import DataRoot, LayoutError
 from pipeline.prepare.drawn_world import DrawnWorldSource
 from pipeline.prepare.folder import folder
-from pipeline.prepare.layout import DataRoot, LayoutError
-from pipeline.prepare.pascal_context import pascal_context_59, pascal_context_459
-from pipeline.prepare.pascal_voc import pascal_voc_20
-from pipeline.prepare.reference_resize import ReferenceResized
+from pipeline.prepare.pascal import pascal_context_59, pascal_context_459, pascal_voc_20
 from pipeline.prepare.source import SceneSource
 from pipeline.settings import PrepareSettings
 

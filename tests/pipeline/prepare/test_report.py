@@ -4,11 +4,10 @@ import json
 
 import numpy as np
 
-from pipeline.prepare.check import check_source
+from pipeline.prepare.data_sets import open_source
 from pipeline.prepare.faults import FAULTS
-from pipeline.prepare.report import ODDITIES
+from pipeline.prepare.report import ODDITIES, check_source
 from pipeline.prepare.source import PassedOver
-from pipeline.prepare.sources import open_source
 from pipeline.settings import DrawnWorldSettings, PrepareSettings
 from tests.pipeline.prepare.layouts import (
     Image,
