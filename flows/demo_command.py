@@ -30,7 +30,7 @@ def demo(arguments: RunArguments, *, picture: Path | None = None) -> None:
         adaptation_tables,
         report_of,
     )
-    from pipeline.evaluate.side_by_side import write_picture
+    from pipeline.picture_sheets import write_picture
     from pipeline.settings import SettingsError
     from storage_schemas.reports import html_path
 

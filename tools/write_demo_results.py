@@ -9,7 +9,7 @@ from pathlib import Path
 
 from flows.demo_command import SHOWN_IMAGES
 from pipeline.adaptations import AdaptationTable, adaptation_picture, adaptation_tables
-from pipeline.evaluate.side_by_side import write_picture
+from pipeline.picture_sheets import write_picture
 from pipeline.settings import load_settings
 from tools.seed_results import write_into
 

@@ -5,27 +5,20 @@
 
 import argparse
 import colorsys
-import itertools
-import textwrap
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Bool, UInt8
-from PIL import Image, ImageDraw, ImageFont
-from scipy.ndimage import distance_transform_edt
+from jaxtyping import UInt8
+from PIL import Image
 
 from pipeline.drawn_world.scene import DrawnScene
 from pipeline.drawn_world.stuff import STUFF_NOUNS
 from pipeline.drawn_world.things import THING_NOUNS
 from pipeline.drawn_world.words import IGNORE_LABEL, NOUNS
 from pipeline.drawn_world.world import DrawnWorld
+from pipeline.picture_sheets import Cell, fitted, in_rows, painted, picture_sheet, stacked, write_name, write_picture
 
-_GAP_PX = 12
-_LINE_PX = 15
-_SCENE_PX = 192
-_CAPTION_LINES = 2
-_PAPER, _INK = "white", "black"
+SCENE_PX, THING_PX = 192, 96
 
 
 def scenes_sheet(scenes: list[DrawnScene], *, columns: int = 4) -> Image.Image:
@@ -35,26 +28,21 @@ def scenes_sheet(scenes: list[DrawnScene], *, columns: int = 4) -> Image.Image:
         scenes: At least one, of any size; they are shown at 192 px.
         columns: Scenes in a row.
     """
-    cell_width, cell_height = 2 * _SCENE_PX + 2, _SCENE_PX + 4 + _CAPTION_LINES * _LINE_PX
-    sheet = _empty_sheet(len(scenes), columns, cell_width, cell_height)
-    for scene, (x, y) in zip(scenes, _places(columns, cell_width, cell_height), strict=False):
-        sheet.paste(_shown(scene.image), (x, y))
-        sheet.paste(_overlay(scene), (x + _SCENE_PX + 2, y))
-        text = textwrap.fill(scene.captions[0].text, 62)
-        ImageDraw.Draw(sheet).text((x, y + _SCENE_PX + 3), text, fill=_INK, font=_font(12), spacing=2)
-    return sheet
+    cells = [Cell((scene.image, _named_labels(scene)), scene.captions[0].text) for scene in scenes]
+    return picture_sheet(
+        in_rows(cells, columns),
+        title="Scenes of the drawn world, their labels, and one of their captions",
+        heads=("scene", "labels"),
+        picture_px=SCENE_PX,
+        caption_lines=2,
+        smooth=False,
+    )
 
 
 def things_sheet(world: DrawnWorld, *, columns: int = 14) -> Image.Image:
     """Draw each thing once on its home stuff, close up, with its noun below."""
-    side = 96
-    cell_height = side + 2 + _LINE_PX
-    sheet = _empty_sheet(len(THING_NOUNS), columns, side, cell_height)
-    for noun, (x, y) in zip(THING_NOUNS, _places(columns, side, cell_height), strict=False):
-        close_up = _close_up(world.single_object(0, noun, at_home=True))
-        sheet.paste(close_up.resize((side, side), Image.Resampling.BICUBIC), (x, y))
-        ImageDraw.Draw(sheet).text((x, y + side + 1), noun, fill=_INK, font=_font(12))
-    return sheet
+    cells = [Cell((_close_up(world.single_object(0, noun, at_home=True)),), noun) for noun in THING_NOUNS]
+    return picture_sheet(in_rows(cells, columns), title="Each thing, close up, where it belongs", picture_px=THING_PX)
 
 
 def _close_up(scene: DrawnScene) -> Image.Image:
@@ -67,50 +55,22 @@ def _close_up(scene: DrawnScene) -> Image.Image:
     return Image.fromarray(scene.image).crop((x, y, x + side, y + side))
 
 
-def _empty_sheet(count: int, columns: int, cell_width: int, cell_height: int) -> Image.Image:
-    rows = -(-count // columns)
-    return Image.new(
-        "RGB",
-        (columns * (cell_width + _GAP_PX) + _GAP_PX, rows * (cell_height + _GAP_PX) + _GAP_PX),
-        _PAPER,
-    )
-
-
-def _places(columns: int, cell_width: int, cell_height: int) -> Iterator[tuple[int, int]]:
-    """Yield the upper left corners of cells, row by row, without end."""
-    for number in itertools.count():
-        row, column = divmod(number, columns)
-        yield _GAP_PX + column * (cell_width + _GAP_PX), _GAP_PX + row * (cell_height + _GAP_PX)
-
-
-def _shown(image: UInt8[np.ndarray, "height width 3"]) -> Image.Image:
-    return Image.fromarray(image).resize((_SCENE_PX, _SCENE_PX), Image.Resampling.NEAREST)
-
-
-def _overlay(scene: DrawnScene) -> Image.Image:
+def _named_labels(scene: DrawnScene) -> Image.Image:
     """Colour each region by its noun, outline instances, and write the nouns."""
-    colours = _label_colours()[scene.label_map]
-    blended = (0.75 * colours + 0.25 * scene.image.mean(axis=2, keepdims=True)).astype(np.uint8)
-    blended[_outlines(scene.instance_map)] = 0
-    shown = _shown(blended)
-    draw = ImageDraw.Draw(shown)
-    scale = _SCENE_PX / scene.image.shape[0]
+    # pale for stuff, strong for things, hues far apart for neighbours in the list
+    hues = [
+        colorsys.hsv_to_rgb(0.618 * label % 1.0, *((0.35, 0.85) if label < len(STUFF_NOUNS) else (0.85, 0.9)))
+        for label in range(len(NOUNS))
+    ]
+    shown = painted(scene.label_map, (np.array(hues) * 255.0).astype(np.uint8), over=scene.image)
+    shown[_outlines(scene.instance_map)] = 0
+    picture = fitted(shown, SCENE_PX, smooth=False)
     for thing in scene.things:
-        _write(draw, thing.noun, scene.instance_map == thing.instance, scale)
+        write_name(picture, thing.noun, scene.instance_map == thing.instance, always=True)
     stuff_map = np.where(scene.instance_map == 0, scene.label_map, IGNORE_LABEL)
     for label in sorted(set(np.unique(stuff_map).tolist()) - {IGNORE_LABEL}):
-        _write(draw, NOUNS[label], stuff_map == label, scale)
-    return shown
-
-
-def _write(draw: ImageDraw.ImageDraw, noun: str, region: Bool[np.ndarray, "height width"], scale: float) -> None:
-    """Write a noun where its region is thickest, but inside the picture."""
-    depth = distance_transform_edt(np.pad(region, 1))
-    row, column = np.unravel_index(int(np.argmax(depth)), depth.shape)
-    half = 0.5 * draw.textlength(noun, font=_font(13)) + 2.0
-    x, y = (float(column) - 0.5) * scale, (float(row) - 0.5) * scale
-    inside = (min(max(x, half), _SCENE_PX - half), min(max(y, 9.0), _SCENE_PX - 9.0))
-    draw.text(inside, noun, fill="white", font=_font(13), anchor="mm", stroke_width=2, stroke_fill=_INK)
+        write_name(picture, NOUNS[label], stuff_map == label, always=True)
+    return picture
 
 
 def _outlines(instance_map: UInt8[np.ndarray, "height width"]) -> np.ndarray:
@@ -121,27 +81,9 @@ def _outlines(instance_map: UInt8[np.ndarray, "height width"]) -> np.ndarray:
     return outlines
 
 
-def _label_colours() -> UInt8[np.ndarray, "label 3"]:
-    """Choose a colour per noun: pale for stuff, strong for things, hues far apart for neighbours in the list."""
-    colours = []
-    for label in range(len(NOUNS)):
-        saturation, value = (0.35, 0.85) if label < len(STUFF_NOUNS) else (0.85, 0.9)
-        colours.append(colorsys.hsv_to_rgb(0.618 * label % 1.0, saturation, value))
-    return (np.array(colours) * 255.0).astype(np.uint8)
-
-
-def _font(size_px: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    return ImageFont.load_default(size_px)
-
-
 def contact_sheet(world: DrawnWorld, *, first_index: int, scenes: int) -> Image.Image:
     """Draw scenes of a world with labels and captions, and below them one of each thing."""
-    above = scenes_sheet([world.scene(first_index + place) for place in range(scenes)])
-    below = things_sheet(world)
-    sheet = Image.new("RGB", (max(above.width, below.width), above.height + below.height), _PAPER)
-    sheet.paste(above, (0, 0))
-    sheet.paste(below, (0, above.height))
-    return sheet
+    return stacked([scenes_sheet([world.scene(first_index + place) for place in range(scenes)]), things_sheet(world)])
 
 
 def main() -> None:
@@ -156,9 +98,7 @@ def main() -> None:
     sheet = contact_sheet(
         DrawnWorld(arguments.seed, arguments.size_px), first_index=arguments.first_index, scenes=arguments.scenes
     )
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    small = sheet.quantize(256, dither=Image.Dither.NONE)  # a fifth of the bytes, since the noise becomes flat
-    small.save(arguments.out, optimize=True)
+    write_picture(sheet, arguments.out)
 
 
 if __name__ == "__main__":

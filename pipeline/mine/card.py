@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.mine.card_sheet import contact_sheet, visible
+from pipeline.mine.card_sheet import contact_sheet
 from storage_schemas.artifact import Artifact
 from storage_schemas.cards import has_current_card, write_card
 from storage_schemas.digests import Json
@@ -218,12 +218,12 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def _text(text: str) -> str:
     """Write text of a data set as Markdown that shows it as it is: no markup, no HTML, no link, no end of a cell."""
-    return re.sub(r"([\\`*_\[\]<>&|~#!])", r"\\\1", visible(text))
+    return re.sub(r"([\\`*_\[\]<>&|~#!])", r"\\\1", _visible(text))
 
 
 def _code(text: str) -> str:
     """Write text as code within a table."""
-    text = visible(text).replace("|", "\\|")
+    text = _visible(text).replace("|", "\\|")
     fence = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
     padding = " " if len(fence) > 1 else ""
     return f"{fence}{padding}{text}{padding}{fence}"
@@ -250,3 +250,10 @@ def _numbers(column: pa.ChunkedArray) -> npt.NDArray[np.float64]:
     """Return the values of a column that are there."""
     numbers: npt.NDArray[np.float64] = column.drop_null().cast(pa.float64()).to_numpy()
     return numbers
+
+
+def _visible(text: str) -> str:
+    """Write characters without a shape (line ends, marks of direction, control characters) as Python's escapes."""
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode() for character in text
+    )

@@ -1,11 +1,11 @@
 """What a training run leaves for people to look at: its metrics, their curves, and a sheet of proposals."""
 
-import io
 from collections.abc import Collection
 
 from PIL import Image
 
 from pipeline.charts import Panel, Points, training_curves
+from pipeline.picture_sheets import png
 from pipeline.train_proposals.proposal_sheet import proposal_sheet
 from pipeline.train_proposals.task import ProposalTask
 from pipeline.training.metrics import METRICS_FILE, read_metrics
@@ -43,7 +43,7 @@ def write_report(
     with artifact.write_unit(REPORT) as unit:
         unit.file("metrics.jsonl").write(metrics.read_bytes())
         unit.file("curves.png").write(training_curves(panels))
-        unit.file("proposals.png").write(_png(_sheet(task, trained_on, held_out_classes)))
+        unit.file("proposals.png").write(png(_sheet(task, trained_on, held_out_classes)))
         rows = len(train) + len(validation)
         return unit.commit(rows=rows, counts={OK: rows})
 
@@ -69,9 +69,3 @@ def _sheet(task: ProposalTask, trained_on: Artifact, held_out_classes: Collectio
         short_side_px=validation.short_side_px if validation is not None else augmentation.crop_px,
         max_side_px=validation.max_side_px if validation is not None else 4 * augmentation.crop_px,
     )
-
-
-def _png(picture: Image.Image) -> bytes:
-    buffer = io.BytesIO()
-    picture.save(buffer, format="PNG", optimize=True)
-    return buffer.getvalue()

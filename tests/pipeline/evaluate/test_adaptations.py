@@ -19,8 +19,9 @@ from pipeline.adaptations import (
     report_of,
 )
 from pipeline.evaluate.compare import compare_runs
-from pipeline.evaluate.side_by_side import CELL_PX, named_map, write_picture
+from pipeline.evaluate.side_by_side import PICTURE_PX, named_map
 from pipeline.graph import MissingInputError
+from pipeline.picture_sheets import write_picture
 from pipeline.settings import Settings, settings_toml
 from pipeline.stages import run
 from storage_schemas.reports import read_numbers
@@ -92,8 +93,9 @@ def test_a_row_that_is_not_evaluated_is_told(tmp_path):
 
 def test_the_picture_shows_image_labels_and_both_predictions(settings, tmp_path):
     picture = adaptation_picture(settings, images=2)
-    cells = [picture.crop((10 + column * 234, 29, 234 + column * 234, 29 + CELL_PX)) for column in range(4)]
-    assert [cell.size for cell in cells] == [(CELL_PX, CELL_PX)] * 4
+    # below title and heads
+    cells = [picture.crop((10 + column * 234, 52, 234 + column * 234, 52 + PICTURE_PX)) for column in range(4)]
+    assert [cell.size for cell in cells] == [(PICTURE_PX, PICTURE_PX)] * 4
     assert len({cell.tobytes() for cell in cells}) == 4
     assert picture.height < adaptation_picture(settings, images=3).height
     write_picture(picture, tmp_path / "new" / "picture.png")
@@ -105,7 +107,7 @@ def test_a_label_map_is_painted_in_its_colours_and_named():
     labels = np.zeros((8, 8), np.uint16)
     labels[:, 4:], labels[0, 0] = 1, 255
     shown = np.asarray(named_map(labels, ["sky", "sea"]))
-    assert shown.shape == (CELL_PX, CELL_PX, 3)
+    assert shown.shape == (PICTURE_PX, PICTURE_PX, 3)
     assert [shown[-1, 0].tolist(), shown[-1, -1].tolist()] == palette(2).tolist()
     assert shown[0, 0].tolist() == [225, 225, 225]
     allowed = {tuple(colour) for colour in [*palette(2).tolist(), [225, 225, 225]]}
