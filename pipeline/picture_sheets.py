@@ -136,11 +136,11 @@ def painted(labels: npt.NDArray[np.integer], colours: Pixels, over: Pixels | Non
     """
     known = labels < len(colours)
     flat = colours[np.where(known, labels, 0)]
-    if over is None:
-        shown: Pixels = np.where(known[..., None], flat, np.array(UNLABELLED, np.uint8))
-        return shown
-    lightness = over.mean(axis=2, keepdims=True)
-    return np.where(known[..., None], 0.7 * flat + 0.3 * lightness, lightness).astype(np.uint8)
+    shown: Pixels = np.where(known[..., None], flat, np.array(UNLABELLED, np.uint8))
+    if over is not None:
+        lightness = over.mean(axis=2, keepdims=True)
+        shown = np.where(known[..., None], 0.7 * flat + 0.3 * lightness, lightness).astype(np.uint8)
+    return shown
 
 
 def write_name(picture: Image.Image, name: str, region: npt.NDArray[np.bool_], *, always: bool = False) -> None:
