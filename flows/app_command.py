@@ -51,7 +51,7 @@ def app(
         allowed_hosts: Further names under which browsers reach the page, beside this machine's own and its numbers.
         device: Where to compute: cpu, cuda, cuda:1 and so on.
         max_upload_mib: Largest file that may be uploaded, in MiB.
-        memory_mib: What photographs that were looked at last may take in memory, in MiB.
+        memory_mib: Memory for the photographs that were segmented last, in MiB.
 
     Raises:
         PipelineError: If Gradio is not installed, a value is out of range, the segmenter cannot be loaded, the address
@@ -156,7 +156,7 @@ def _wait_for_the_end() -> None:
 
 
 def _error(message: str) -> Exception:
-    """Make an error that is told without a traceback."""
+    """Return an error that is shown without a traceback."""
     from pipeline.errors import PipelineError
 
     return PipelineError(message)

@@ -1,10 +1,12 @@
-"""``ovseg import-checkpoint`` and ``ovseg export-checkpoint``: published weights to a segmenter's folder, and back."""
+"""``ovseg import-checkpoint``, ``export-checkpoint``, ``bundle``, ``export-clip``: segmenters from and to files."""
 
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
+
+from flows.arguments import RunArguments
 
 if TYPE_CHECKING:
     from ovseg_models.segmenter_folder import SegmenterParts
@@ -30,10 +32,10 @@ def import_checkpoint(
         file: The checkpoint, ending in .pth, .pt, .bin, .safetensors or .pkl (NumPy arrays).
         out: Folder to be written; must not exist.
         base: Folder of a segmenter that gives what the file lacks.
-        heads: Attention heads of the proposal net, which a file does not tell.
-        norm_groups: Groups of the pixel decoder's norms, which a file does not tell.
-        head_width: Channels of an attention head of CLIP, which a file does not tell.
-        activation: Of CLIP, which a file does not tell: quick-gelu for OpenAI's weights and all that were finetuned
+        heads: Attention heads of the proposal net, which a file does not show.
+        norm_groups: Groups of the pixel decoder's norms, which a file does not show.
+        head_width: Channels of an attention head of CLIP, which a file does not show.
+        activation: Of CLIP, which a file does not show: quick-gelu for OpenAI's weights and all that were finetuned
             from them, gelu for most others.
 
     Raises:
@@ -95,17 +97,56 @@ def export_checkpoint(
 
 def _description(parts: "SegmenterParts") -> str:
     """Say what was imported, and what is still lacking."""
-    told = []
+    found = []
     if parts.proposal_net is not None:
-        told.append(f"proposal net of {parts.proposal_net.arguments['backbone']}")
+        found.append(f"proposal net of {parts.proposal_net.arguments['backbone']}")
     if parts.clip is not None:
         prompts = f"mask prompts in {parts.clip.prompt_depth} layers" if parts.clip.prompt_depth else "no mask prompts"
         dropped = ", blank patches dropped" if parts.clip.blank_patches == "dropped" else ""
-        told.append(f"CLIP of {parts.clip.crop_px} px crops in {parts.clip.patch_px} px patches, {prompts}{dropped}")
+        found.append(f"CLIP of {parts.clip.crop_px} px crops in {parts.clip.patch_px} px patches, {prompts}{dropped}")
     if parts.proposal_net is None:
-        told.append("a proposal net is lacking; --base takes it from another segmenter")
+        found.append("a proposal net is lacking; --base takes it from another segmenter")
     if parts.clip is None:
-        told.append("CLIP is lacking; --base takes it from another segmenter")
+        found.append("CLIP is lacking; --base takes it from another segmenter")
     if parts.settings.ensemble_weight == 1:
-        told.append("CLIP alone names the masks, since MaskFormer's classes are fixed")
-    return "; ".join(told)
+        found.append("CLIP alone names the masks, since MaskFormer's classes are fixed")
+    return "; ".join(found)
+
+
+def bundle(run: RunArguments, *, out: Path, ensemble_weight: float = 0.7, original_clip: bool = False) -> None:
+    """Put the proposal net and the adapted CLIP of a run into a segmenter's folder, for 'ovseg segment --model'.
+
+    Args:
+        run: Where the settings come from; those of section evaluate become the segmenter's.
+        out: Folder to be written; must not exist.
+        ensemble_weight: 0 = proposal net only, 1 = CLIP only.
+        original_clip: Take CLIP as it was before stage 3: the paper's baseline.
+
+    Raises:
+        MissingInputError: If stage 1 or stage 3 is not finished.
+        PipelineError: If the folder is there already, or the nets don't go together.
+    """
+    from pipeline.bundle import bundle as write_bundle
+
+    write_bundle(run.settings(), out, ensemble_weight=ensemble_weight, original_clip=original_clip)
+    sys.stdout.write(f"{out}\n")
+
+
+def export_clip(run: RunArguments, *, out: Path) -> None:
+    """Write the adapted CLIP as a plain open_clip file, without the mask prompts, for which open_clip has no place.
+
+    Args:
+        run: Where the settings come from.
+        out: File to be written, ending in .safetensors; its JSON is written beside it.
+
+    Raises:
+        MissingInputError: If stage 3 is not finished.
+        PipelineError: If no phase trained the image tower, or a file is there already.
+    """
+    from pipeline.bundle import export_open_clip
+
+    config = export_open_clip(run.settings(), out)
+    sys.stdout.write(
+        f"open_clip.add_model_config({str(config)!r})\n"
+        f"open_clip.create_model({config.stem!r}, pretrained={str(out)!r})\n"
+    )

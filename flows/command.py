@@ -68,17 +68,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         code = _run(given)
         sys.stdout.flush()
-    except SystemExit as leaving:  # tyro has told what is wrong, or shown its help
+    except SystemExit as leaving:  # tyro has printed what is wrong, or its help
         return leaving.code if isinstance(leaving.code, int) else WRONG_INPUT
     except KeyboardInterrupt as interrupt:
-        if getattr(interrupt, "__notes__", None) and not debug:  # a stage has told what is saved
+        if getattr(interrupt, "__notes__", None) and not debug:  # a stage has logged what is saved
             return INTERRUPTED
-        return _told("interrupted", INTERRUPTED, debug=debug)
+        return _reported("interrupted", INTERRUPTED, debug=debug)
     except BrokenPipeError:  # the reader of our output, such as head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE
     except Exception as error:
-        return _told(*_message_and_code(error), debug=debug)
+        return _reported(*_message_and_code(error), debug=debug)
     return code
 
 
@@ -201,15 +201,15 @@ def _message_and_code(error: Exception) -> tuple[str, int]:
 
 
 def _is_raised_in(error: Exception, package: str) -> bool:
-    """Tell whether the innermost frame of an error lies in a package."""
+    """Return whether the innermost frame of an error is in a package."""
     module = ""
     for frame, _ in traceback.walk_tb(error.__traceback__):
         module = frame.f_globals.get("__name__", "")
     return module.partition(".")[0] == package
 
 
-def _told(message: str, code: int, *, debug: bool) -> int:
-    """Tell an error on stderr, its traceback only if asked for, and return its exit code."""
+def _reported(message: str, code: int, *, debug: bool) -> int:
+    """Print an error on stderr, its traceback only if asked for, and return its exit code."""
     if debug:
         sys.stderr.write(visible(traceback.format_exc()))
     sys.stderr.write("".join(f"ovseg: {visible(line)}\n" for line in message.split("\n")))

@@ -21,7 +21,7 @@ def compare(
     rounds: int = 1000,
     json: bool = False,
 ) -> None:
-    """Tell for each metric whether RUN_B is better or worse than RUN_A, or whether these images cannot tell.
+    """Show for each metric whether RUN_B is better or worse than RUN_A, or whether these images cannot tell.
 
     Both must have scored the same scenes. Images are resampled, the same ones for both runs; B is better where 95 % of
     the resamplings say so.
@@ -53,13 +53,17 @@ def compare(
 
 def _lines(comparison: "Comparison") -> Iterator[str]:
     """Yield a comparison as a table."""
+    from pipeline.text_tables import text_table
+
     first, second = comparison.variants
     left_out = f", {comparison.left_out} left out that only one run has scored" if comparison.left_out else ""
     yield f"{comparison.dataset}: {comparison.images} images{left_out}; A predicts by {first}, B by {second}"
-    yield f"  {'metric [%]':<22} {'A':>6} {'B':>6} {'B - A':>7}   {'95 % interval':<16} B is"
+    rows = []
     for name, found in comparison.differences.items():
         if found.first != found.first and found.second != found.second:  # NaN in both: no class counts
             continue
-        low, high = (100 * end for end in (found.interval.low, found.interval.high))
-        numbers = f"{100 * found.first:>6.1f} {100 * found.second:>6.1f} {100 * (found.second - found.first):>+7.1f}"
-        yield f"  {name:<22} {numbers}   {f'{low:+.1f} to {high:+.1f}':<16} {found.verdict}"
+        a, b = 100 * found.first, 100 * found.second
+        interval = f"{100 * found.interval.low:+.1f} to {100 * found.interval.high:+.1f}"
+        rows.append((name, f"{a:.1f}", f"{b:.1f}", f"{b - a:+.1f}", interval, found.verdict))
+    columns = ("metric [%]", "A", "B", "B - A", "95 % interval", "B is")
+    yield text_table(columns, rows, words=("metric [%]", "B is")).rstrip()

@@ -1,7 +1,8 @@
-"""``ovseg run``, ``ovseg ui`` and ``ovseg serve``: the Prefect flow, its pages, and runs that are started there."""
+"""``ovseg run``, ``demo``, ``ui`` and ``serve``: the Prefect flow, its pages, and runs that are started there."""
 
 import contextlib
 import logging
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from pipeline.settings import Settings
 
 logger = logging.getLogger(__name__)
+SHOWN_IMAGES = 6
 
 
 def run(
@@ -24,17 +26,17 @@ def run(
     only: StageName | None = None,
     dry_run: bool = False,
 ) -> int:
-    """Do all that is not done, from data sets to scores, as a Prefect flow.
+    """Run all stages that are not complete, from data sets to scores, as a Prefect flow.
 
-    What is done is read from the artifacts; so the command can be stopped or killed at any moment, and goes on when it
-    is given again. Where all is done, nothing is started. Prefect's server is the one of 'ovseg ui' if that runs, the
-    one that PREFECT_API_URL names, or one for the time of the run.
+    What is complete is read from the artifacts, so the command can be stopped or killed at any moment and continues
+    when it is run again. Where all is complete, nothing is started. Prefect's server is the one of 'ovseg ui' if that
+    runs, the one that PREFECT_API_URL names, or one for the time of the run.
 
     Args:
         arguments: Where the settings come from.
-        from_stage: Begin with this stage; those before it have to be done.
+        from_stage: Begin with this stage; those before it must be complete.
         only: Run this stage alone.
-        dry_run: Do nothing; print the units to make, the disk that they take, and whether data, weights and disk are
+        dry_run: Only print the units to make, the disk that they take, and whether data, weights and disk are
             there.
 
     Returns:
@@ -69,8 +71,7 @@ def run_missing(
     Raises:
         PipelineError: If a stage fails, or Prefect's server does not start or goes away.
     """
-    from flows.prefect_environment import prefect_home, set_prefect_environment
-    from flows.prefect_server import prefect_server
+    from flows.prefect_server import prefect_home, prefect_server, set_prefect_environment
     from pipeline.dataflow import dataflow
     from pipeline.settings import writable_runs_dir
     from pipeline.stages import chosen_stages, is_complete
@@ -88,8 +89,8 @@ def run_missing(
     first = next(iter(to_do.values()))
     home = prefect_home(writable_runs_dir(first.runs_dir))
     set_prefect_environment(home, server_start_limit_s=first.flow.server_start_limit_s)
-    with _interrupts_told(), prefect_server(home, start_limit_s=first.flow.server_start_limit_s):
-        from flows.flow_run import run_flow
+    with _interrupts_logged(), prefect_server(home, start_limit_s=first.flow.server_start_limit_s):
+        from flows.ovseg_flow import run_flow
 
         for variant, settings in to_do.items():
             run_flow(settings, from_stage, only, variant)
@@ -99,7 +100,7 @@ def _dry_run(settings: "Settings", from_stage: StageName, only: StageName | None
     """Print what a run would do, and return the exit status."""
     import sys
 
-    from flows.dry_run_text import dry_run_text
+    from flows.state_table import dry_run_text
     from pipeline.dry_run.dry_run import dry_run
     from pipeline.settings import SettingsError
     from pipeline.stages import chosen_stages
@@ -113,14 +114,14 @@ def _dry_run(settings: "Settings", from_stage: StageName, only: StageName | None
 
 
 @contextlib.contextmanager
-def _interrupts_told() -> Iterator[None]:
-    """Tell on Ctrl-C that nothing is lost, unless a stage has told what is saved."""
+def _interrupts_logged() -> Iterator[None]:
+    """Log on Ctrl-C that nothing is lost, unless a stage has logged what is saved."""
     try:
         yield
     except KeyboardInterrupt as interrupt:
         if not getattr(interrupt, "__notes__", None):
             logger.warning("interrupted; what is done is saved, run the same command to go on")
-            interrupt.add_note("told")
+            interrupt.add_note("logged")
         raise
 
 
@@ -138,9 +139,14 @@ def ui(*, runs: Path = Path("runs"), port: int = 4200) -> None:
         SettingsError: If the runs directory cannot be written to.
         PipelineError: If the port is taken.
     """
-    from flows.prefect_environment import prefect_home, set_prefect_environment
-    from flows.prefect_server import announced
-    from flows.prefect_server_program import address_of, listening, serve_prefect
+    from flows.prefect_server import (
+        address_of,
+        announced,
+        listening,
+        prefect_home,
+        serve_prefect,
+        set_prefect_environment,
+    )
     from pipeline.settings import writable_runs_dir
 
     home = prefect_home(writable_runs_dir(runs))
@@ -165,8 +171,7 @@ def serve(arguments: RunArguments) -> None:
     """
     import os
 
-    from flows.prefect_environment import prefect_home, set_prefect_environment
-    from flows.prefect_server import announced_server
+    from flows.prefect_server import announced_server, prefect_home, set_prefect_environment
     from pipeline.errors import PipelineError
     from pipeline.settings import writable_runs_dir
 
@@ -181,7 +186,45 @@ def serve(arguments: RunArguments) -> None:
         )
         raise PipelineError(message)
     os.environ["PREFECT_API_URL"] = url
-    from flows.flow_run import serve_flow
+    from flows.ovseg_flow import serve_flow
 
     logger.info("Prefect UI: %s/deployments (Ctrl-C ends this)", url.removesuffix("/api"))
     serve_flow(settings)
+
+
+def demo(arguments: RunArguments, *, picture: Path | None = None) -> None:
+    """Run all stages for the original CLIP, MPT, FT, and FT then MPT, as far as that is not done, and compare them.
+
+    The four share all that they can: scenes, proposal net, pairs, and of trainings all but MPT's. The last lines are a
+    table of mIoU with 95 % intervals over the images, where the report of the last row lies, and where the picture.
+
+    Args:
+        arguments: Where the settings come from.
+        picture: PNG file to draw a few images into; by default NAME.png in the runs directory.
+
+    Raises:
+        SettingsError: If the settings are wrong, or name nothing to evaluate on.
+        PipelineError: If a stage fails, or Prefect's server does not start or goes away.
+    """
+    from flows.flow_commands import run_missing
+    from pipeline.adaptations import (
+        ADAPTATIONS,
+        AFTER,
+        adaptation_picture,
+        adaptation_tables,
+        report_of,
+    )
+    from pipeline.picture_sheets import write_picture
+    from pipeline.settings import SettingsError
+    from storage_schemas.reports import html_path
+
+    settings = arguments.settings()
+    if not settings.evaluate.datasets:
+        message = "evaluate.datasets: at least one data set is expected; name one (got [])"
+        raise SettingsError([message])
+    run_missing({row.title: row.settings_of(settings) for row in ADAPTATIONS})
+    target = picture or settings.runs_dir / f"{settings.name}.png"
+    write_picture(adaptation_picture(settings, images=SHOWN_IMAGES), target)
+    for table in adaptation_tables(settings):
+        sys.stdout.write(f"{table.text()}\n")
+    sys.stdout.write(f"report:  {html_path(report_of(AFTER.settings_of(settings)))}\npicture: {target}\n")

@@ -14,7 +14,7 @@ _OWN_PACKAGES = ("storage_schemas", "ovseg_models", "pipeline", "flows")
 def configure_logging(level: str) -> None:
     """Send log records to stderr: those of this project from a level on, those of libraries from warnings on.
 
-    Progress bars look after themselves: they appear only where stderr is a terminal, and lift log lines above them.
+    Progress bars need no handler: they appear only where stderr is a terminal, and lift log lines above them.
 
     Args:
         level: One of ``LEVELS``.
@@ -33,13 +33,13 @@ def configure_logging(level: str) -> None:
 
 
 def _is_for_users(record: logging.LogRecord) -> bool:
-    """Leave out what libraries say of what this project tells itself.
+    """Leave out what libraries say of events that this project logs itself.
 
     That is all of Prefect, whose pages show it, and the tracebacks of Dask's own event loop.
     """
     package = record.name.partition(".")[0]
-    told_by_us = package == "prefect" or (package == "distributed" and record.exc_info)
-    return record.levelno >= logging.CRITICAL or not told_by_us
+    logged_by_us = package == "prefect" or (package == "distributed" and record.exc_info)
+    return record.levelno >= logging.CRITICAL or not logged_by_us
 
 
 class VisibleRecord(logging.LogRecord):

@@ -8,17 +8,24 @@ import contextlib
 import logging
 from collections.abc import Iterator
 
+import httpx
 from prefect import Flow, flow
-from prefect.logging.handlers import APILogHandler
+from prefect.events.clients import PrefectEventsClient
+from prefect.events.worker import EventsWorker
+from prefect.exceptions import PrefectException
+from prefect.logging.handlers import APILogHandler, APILogWorker
 from prefect.runtime import flow_run
+from prefect.settings import PREFECT_API_KEY
+from prefect.types.entrypoint import EntrypointType
 
 import pipeline.dataflow
 from flows.stage_board import StageBoard, show_run
 from flows.unit_tasks import TaskRunExecutor
+from pipeline.errors import StageError
 from pipeline.executors import Executor
 from pipeline.graph import Graph, summary
-from pipeline.interrupts import let_through
-from pipeline.settings import Settings, check_references
+from pipeline.interrupts import held_back, let_through
+from pipeline.settings import Settings, check_references, settings_document
 from pipeline.shard_runner import Execution
 from pipeline.stage_names import StageName
 from pipeline.stages import chosen_stages, is_complete, run_stage_of
@@ -27,6 +34,12 @@ from storage_schemas.artifact import Artifact
 logger = logging.getLogger(__name__)
 
 _OWN_PACKAGES = ("storage_schemas", "pipeline", "flows")
+_SEND_LIMIT_S = 10.0
+# After these Prefect waits a second before each, and again for each event that it holds: with a server that has gone
+# away, a run of many units would end hours later.
+_IMMEDIATE_ATTEMPTS = 2
+# What Prefect says, in an error of no type of its own, of a server that it has not reached once.
+_UNREACHED = "Failed to reach API"
 
 
 def _titled() -> str:
@@ -121,3 +134,54 @@ def _log_shown(variant: str) -> Iterator[None]:
             each.removeFilter(marked)
         for package_logger in loggers:
             package_logger.removeHandler(handler)
+
+
+def run_flow(settings: Settings, from_stage: StageName, only_stage: StageName | None, variant: str = "") -> None:
+    """Run the flow, and wait until the server has received all of it.
+
+    Raises:
+        PipelineError: If a stage fails, or the server goes away.
+    """
+    if not PREFECT_API_KEY.value():  # with a key it is Prefect Cloud, which needs another client
+        EventsWorker.set_client_override(PrefectEventsClient, reconnection_attempts=_IMMEDIATE_ATTEMPTS)
+    with held_back():  # the flow lets it through where that does no harm
+        try:
+            with _server_errors_named():
+                ovseg_flow(settings, from_stage, only_stage, variant)
+        finally:
+            APILogWorker.drain_all(timeout=_SEND_LIMIT_S)
+            EventsWorker.drain_all(timeout=_SEND_LIMIT_S)
+
+
+def serve_flow(settings: Settings) -> None:
+    """Offer runs until this process is stopped.
+
+    Raises:
+        PipelineError: If the server goes away.
+    """
+    with _server_errors_named():
+        ovseg_flow.serve(
+            name=settings.name,
+            parameters={"settings": settings_document(settings)},
+            description="From data sets to scores: all that is not done.",
+            entrypoint_type=EntrypointType.MODULE_PATH,
+            print_starting_message=False,
+        )
+
+
+@contextlib.contextmanager
+def _server_errors_named() -> Iterator[None]:
+    """Turn errors of the server into a message that the work is kept."""
+    try:
+        yield
+    except (httpx.HTTPError, PrefectException) as error:
+        message = (
+            f"Prefect's server: does not answer any more ({type(error).__name__}: {error}); what the stages made is "
+            "kept, run the same command to go on"
+        )
+        raise StageError(message) from error
+    except RuntimeError as error:
+        if _UNREACHED not in str(error):
+            raise
+        message = f"Prefect's server: {error}; start it there, or correct PREFECT_API_URL, or leave it unset"
+        raise StageError(message) from error

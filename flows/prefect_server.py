@@ -1,28 +1,126 @@
 """A Prefect server for a run: the one that the environment or ``ovseg ui`` names, else one for the time of the run.
 
 Prefect's own ways to start one will not do (docs/architecture.md says why). Ours shows the UI, does not see a Ctrl-C
-that is meant for the run, and ends with the process that started it, however that ends.
+that is meant for the run, and ends with the process that started it, however that ends: it is this module as a program
+(``python -m flows.prefect_server``), which prints its address as soon as the port is its own, and ends when its
+standard input does. Whoever started it holds the other end, and a killed process lets go of it.
+
+Nothing here imports Prefect at the top: `set_prefect_environment` sets the variables that it reads when first imported.
 """
 
 import contextlib
 import json
 import logging
 import os
+import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
-from flows.prefect_server_program import END_LIMIT_S
+from flows.local_server import AllowedHosts, reach_this_machine_directly
 from pipeline.errors import PipelineError
 from pipeline.interrupts import held_back
 
+# Nothing is reported to anybody, and a server that has gone away is given up after seconds instead of minutes. The
+# server stores what it receives in batches, at least every second: one by one it needs 40 CPU-s for 1,000 task runs.
+_CONSTANT = {
+    "DO_NOT_TRACK": "1",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
+    "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE": "100",
+    "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL": "1",
+    "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_BATCH_SIZE": "200",
+    "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_FLUSH_INTERVAL": "1",
+    "PREFECT_CLIENT_MAX_RETRIES": "2",
+    "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
+}
+END_LIMIT_S = 10.0
+"""How long a server may take to write down what it still holds in memory [s]."""
 logger = logging.getLogger(__name__)
-
 _SERVER_FILE = "server.json"
 _ANSWER_LIMIT_S = 5.0
+
+
+def prefect_home(runs_dir: Path) -> Path:
+    """Return where Prefect keeps its database: ``RUNS/prefect``, or where ``PREFECT_HOME`` says."""
+    return Path(os.environ.get("PREFECT_HOME") or runs_dir / "prefect").absolute()
+
+
+def set_prefect_environment(home: Path, *, server_start_limit_s: int) -> None:
+    """Prepare the import of Prefect in this process and those that it starts.
+
+    Args:
+        home: From `prefect_home`.
+        server_start_limit_s: How long Prefect's own temporary server may take to start [s].
+    """
+    variables = {
+        **_CONSTANT,
+        "PREFECT_HOME": str(home),
+        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": str(server_start_limit_s),
+    }
+    for name, value in variables.items():
+        os.environ.setdefault(name, value)
+    reach_this_machine_directly()
+
+
+def serve_prefect(listener: socket.socket) -> None:
+    """Serve Prefect's API and UI until SIGTERM or SIGINT, to this machine's programs and to the UI's own pages.
+
+    Args:
+        listener: Bound to an address of this machine.
+    """
+    address = address_of(listener)
+    os.environ["PREFECT_SERVER_UI_API_URL"] = f"{address}/api"
+    # By default Prefect lets every web page read and delete; its own pages may be opened under another name.
+    own_pages = ",".join(f"http://{name}:{listener.getsockname()[1]}" for name in ("127.0.0.1", "localhost"))
+    os.environ["PREFECT_SERVER_CORS_ALLOWED_ORIGINS"] = own_pages
+    import uvicorn
+    from prefect.server.api.server import create_app
+
+    uvicorn.Server(uvicorn.Config(AllowedHosts(create_app()), log_level="error", lifespan="on")).run(sockets=[listener])
+
+
+def listening(port: int) -> socket.socket:
+    """Take a port of 127.0.0.1.
+
+    Raises:
+        PipelineError: If it is taken.
+    """
+    try:
+        return socket.create_server(("127.0.0.1", port))
+    except OSError as error:
+        message = f"port {port} of 127.0.0.1: cannot be taken ({error.strerror}); choose another with --port"
+        raise PipelineError(message) from error
+
+
+def address_of(listener: socket.socket) -> str:
+    """Return the address for browsers."""
+    host, port = listener.getsockname()
+    return f"http://{host}:{port}"
+
+
+def main() -> None:
+    """Serve on a free port until standard input ends."""
+    listener = listening(0)
+    sys.stdout.write(f"{address_of(listener)}\n")
+    sys.stdout.flush()
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # a pipe that nobody reads any more would fill up and stop us
+    threading.Thread(target=_end_with_input, daemon=True).start()
+    serve_prefect(listener)
+
+
+def _end_with_input() -> None:
+    """End this process when its standard input ends: in order if it can, else after a while."""
+    while os.read(sys.stdin.fileno(), 1):  # unlike a buffered read it holds no lock that Python needs to end
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(END_LIMIT_S)
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 @contextlib.contextmanager
@@ -116,7 +214,7 @@ def temporary_server(home: Path, *, start_limit_s: float) -> Iterator[str]:
     log = home / "server.log"
     with log.open("ab") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "flows.prefect_server_program"],
+            [sys.executable, "-m", "flows.prefect_server"],
             stdin=subprocess.PIPE,  # which ends when this process does
             stdout=subprocess.PIPE,
             stderr=output,
@@ -149,3 +247,7 @@ def _when_it_answers(process: "subprocess.Popen[bytes]", log: Path, start_limit_
     what = "has ended" if process.poll() is not None else f"does not answer within {start_limit_s:g} s"
     message = f"Prefect's server: {what}; see {log}, or raise flow.server_start_limit_s"
     raise PipelineError(message)
+
+
+if __name__ == "__main__":
+    main()

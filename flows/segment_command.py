@@ -54,7 +54,7 @@ def segment(
 
     Args:
         images: Image files, and folders whose image files are taken, but for results of an earlier run.
-        classes: What to tell apart, such as: --classes "traffic light" street sky, or --classes "traffic light, street"
+        classes: Class names, such as: --classes "traffic light" street sky, or --classes "traffic light, street"
         model: Folder of a segmenter.
         out: Folder for the results, made if need be; files of the same names are replaced.
         find: Find the named things and leave the rest unlabelled, instead of giving each pixel a class.
@@ -176,7 +176,7 @@ def _loaded(model: Path, device: str, **settings: Any) -> "Segmenter":
 
 
 def _error(message: str) -> Exception:
-    """Make an error that is told without a traceback."""
+    """Return an error that is shown without a traceback."""
     from pipeline.errors import PipelineError
 
     return PipelineError(message)
@@ -203,7 +203,7 @@ def _image_files(given: Sequence[Path]) -> list[Path]:
 
 
 def _is_photograph(file: Path) -> bool:
-    """Tell an image file in a folder, by its name, from other files and from our own results."""
+    """Return whether a file of a folder is an image, by its name, and none of our own results."""
     return file.suffix.lower() in _IMAGE_SUFFIXES and not file.name.endswith(_RESULT_ENDINGS) and file.is_file()
 
 

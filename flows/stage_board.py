@@ -1,36 +1,69 @@
 """What the Prefect UI shows of a stage beside its runs: progress with rate, a table of counts, pictures, links.
 
 All of it is a Prefect artifact of the stage's flow run. Pictures travel inside the Markdown, so that they show without
-any network.
+any network. The pages are a courtesy: without a server the work goes on.
 """
 
 import base64
+import logging
 import re
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import TypeVar, cast
 from uuid import UUID
 
+import httpx
 from prefect.artifacts import (
     create_markdown_artifact,
     create_progress_artifact,
     create_table_artifact,
     update_progress_artifact,
 )
+from prefect.exceptions import PrefectException
+from prefect.settings import PREFECT_API_URL
 
-from flows.pages import Pages
+from flows.prefect_server import answers
 from flows.state_table import PAGE_COLUMNS, row
 from pipeline.graph import Graph, Node, summary
+from pipeline.interrupts import held_back
 from pipeline.stage_names import StageName
 from pipeline.states import state_of_node
 from storage_schemas.artifact import Artifact
 from storage_schemas.report_files import PAGES, PICTURES, ReportFile, report_files
 
+logger = logging.getLogger(__name__)
+
+Shown = TypeVar("Shown")
 _SECONDS_BETWEEN_UPDATES = 5.0
 _MAX_PICTURE_BYTES = 3_000_000
 _MEDIA_TYPES = {"png": "image/png", "jpg": "image/jpeg", "svg": "image/svg+xml"}
+
+
+class Pages:
+    """Takes what is to be shown, as long as the server does.
+
+    Prefect's client tries for seconds to reach a server that has gone away; so once it did not take something, nothing
+    more is sent until it is seen to answer.
+    """
+
+    def __init__(self) -> None:
+        self._missed = False
+
+    def show(self, send: Callable[[], Shown]) -> Shown | None:
+        """Send something to the server; returns what that returned, or None if the server doesn't take it."""
+        with held_back():
+            if self._missed and not answers(PREFECT_API_URL.value() or ""):
+                return None
+            try:
+                shown = send()
+            except (httpx.HTTPError, PrefectException) as error:
+                logger.warning("the Prefect server did not take what is to be shown (%s); the work goes on", error)
+                self._missed = True
+                return None
+            self._missed = False
+            return shown
 
 
 @dataclass(slots=True)

@@ -1,8 +1,10 @@
-"""How what is known of artifacts is shown: one table for status, dry run and pages, each with its columns."""
+"""Tables of artifacts and their states, for ``ovseg status``, the dry run and Prefect's pages."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
+from pipeline.dry_run.dry_run import DryRun
 from pipeline.states import NOT_BEGUN, UNFINISHED, ArtifactState, shown_bytes
+from pipeline.text_tables import text_table
 from storage_schemas.status import UnitState
 from storage_schemas.text_embeddings import KIND as TEXT_EMBEDDINGS
 
@@ -54,24 +56,18 @@ def row(state: ArtifactState, columns: Sequence[str]) -> dict[str, object]:
 
 
 def as_text(states: Sequence[ArtifactState], columns: Sequence[str], *, details: bool = False) -> str:
-    """Write a table for a terminal: words to the left, numbers to the right.
+    """Write a table for a terminal, see `text_table`.
 
     Args:
         states: One row each.
         columns: Which, in order.
         details: Write below each row what is odd about the artifact.
     """
-    cells = [tuple(columns), *(tuple(map(str, row(state, columns).values())) for state in states)]
-    widths = [max(len(line[place]) for line in cells) for place in range(len(columns))]
-    lines = []
-    for number, line in enumerate(cells):
-        aligned = (
-            cell.ljust(width) if column in _WORDS else cell.rjust(width)
-            for column, cell, width in zip(columns, line, widths, strict=True)
-        )
-        lines.append("  ".join(aligned).rstrip())
-        if details and number:
-            lines.extend(f"    {detail}" for detail in _details(states[number - 1]))
+    cells = (tuple(map(str, row(state, columns).values())) for state in states)
+    heading, *rows = text_table(columns, cells, words=_WORDS).splitlines()
+    lines = [heading]
+    for state, line in zip(states, rows, strict=True):
+        lines += [line, *(f"    {detail}" for detail in (_details(state) if details else ()))]
     return "\n".join(lines) + "\n"
 
 
@@ -88,3 +84,33 @@ def _details(state: ArtifactState) -> Iterator[str]:
     for directory, fields in state.changes.items():
         yield f"differs from {directory} in"
         yield from (f"    {change}" for change in fields)
+
+
+def dry_run_text(found: DryRun) -> str:
+    """Write a dry run as a table with the disk and the findings below; '~' marks estimates."""
+    lines = [as_text(found.states, DRY_RUN_COLUMNS), *_disk(found), "", *_findings(found)]
+    return "\n".join(lines) + "\n"
+
+
+def _disk(found: DryRun) -> Iterator[str]:
+    """Say what will be written, beside what is free."""
+    yield f"disk: ~{shown_bytes(found.new_bytes)} to write, {shown_bytes(found.free_bytes)} free in {found.disk}"
+    if found.unknown_sizes:
+        yield f"      not counted, as their pictures cannot be: {', '.join(found.unknown_sizes)}"
+    reasons = dict.fromkeys(state.reason for state in found.states if state.reason)
+    if reasons:
+        yield "'~' and '?' mark what can only be estimated, as an input is not made yet:"
+        yield from (f"  {reason}" for reason in reasons)
+
+
+def _findings(found: DryRun) -> Iterator[str]:
+    """List what is missing, then what the run will help itself to."""
+    missing = [finding for finding in found.findings if finding.is_missing]
+    notes = [finding for finding in found.findings if not finding.is_missing]
+    if missing:
+        yield f"missing ({len(missing)}):"
+        yield from (f"  {finding.where}: {finding.text}" for finding in missing)
+    if notes:
+        yield "to know:"
+        yield from (f"  {finding.where}: {finding.text}" for finding in notes)
+    yield "all is there" if not missing else "the run would stop for lack of these; nothing was done"

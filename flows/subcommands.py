@@ -9,20 +9,18 @@ from dataclasses import dataclass
 from typing import Any
 
 from flows.app_command import app
-from flows.bundle_command import bundle, export_clip
-from flows.checkpoint_commands import export_checkpoint, import_checkpoint
+from flows.checkpoint_commands import bundle, export_checkpoint, export_clip, import_checkpoint
 from flows.compare_command import compare
-from flows.demo_command import demo
-from flows.evaluate_command import evaluate
-from flows.finetune_command import finetune
-from flows.flow_commands import run, serve, ui
-from flows.mine_command import mine
+from flows.flow_commands import demo, run, serve, ui
 from flows.pairs_command import pairs
 from flows.prepare_command import prepare
 from flows.segment_command import segment
+from flows.stage_commands import evaluate, finetune, mine, train_proposals
 from flows.status_command import status
-from flows.train_proposals_command import train_proposals
 from pipeline.stage_names import STAGE_NAMES
+
+# The stages as the data goes through them, then all else as listed.
+_PLACES: dict[str, int] = {name: place for place, name in enumerate(STAGE_NAMES)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +67,7 @@ _LISTED = (
     Subcommand(
         name="run",
         group="run",
-        summary="do all that is not done, from data sets to scores, as a Prefect flow",
+        summary="run all stages that are not complete, from data sets to scores, as a Prefect flow",
         function=run,
         examples=(
             "ovseg run --config flows/configs/demo.toml",
@@ -122,7 +120,7 @@ _LISTED = (
     Subcommand(
         name="evaluate",
         group="stages",
-        summary="stage 4: score predictions on labelled data sets, and write the report",
+        summary="score predictions on labelled data sets, and write the report (stage 4)",
         function=evaluate,
         examples=(
             "ovseg evaluate --config flows/configs/demo.toml",
@@ -132,7 +130,7 @@ _LISTED = (
     ),
     Subcommand(
         name="compare",
-        group="look",
+        group="results",
         summary="compare two evaluations, image by image",
         function=compare,
         examples=(
@@ -187,7 +185,7 @@ _LISTED = (
     ),
     Subcommand(
         name="pairs",
-        group="look",
+        group="results",
         summary="make a subset of mined pairs, or their data card, without any model",
         function=pairs,
         examples=(
@@ -197,8 +195,8 @@ _LISTED = (
     ),
     Subcommand(
         name="status",
-        group="look",
-        summary="show which units of which artifacts are done, stale, missing or corrupt, and why",
+        group="results",
+        summary="show which units of which artifacts are complete, stale, missing or corrupt, and why",
         function=status,
         examples=(
             "ovseg status --config flows/configs/demo.toml",
@@ -207,6 +205,4 @@ _LISTED = (
     ),
 )
 
-# The stages as the data goes through them, then all else as listed.
-_PLACES: dict[str, int] = {name: place for place, name in enumerate(STAGE_NAMES)}
 SUBCOMMANDS = tuple(sorted(_LISTED, key=lambda listed: _PLACES.get(listed.name, len(_PLACES))))

@@ -18,6 +18,7 @@ from pipeline.evaluate.report.pictures import PictureBook
 from pipeline.evaluate.score import labelled_scenes_of
 from pipeline.evaluate.side_by_side import side_by_side
 from pipeline.settings import Mode, Settings
+from pipeline.text_tables import text_table
 from storage_schemas.artifact import Artifact
 from storage_schemas.digests import Json
 from storage_schemas.reports import read_numbers
@@ -103,11 +104,9 @@ class AdaptationTable:
 
     def text(self) -> str:
         """Write the table for a terminal."""
-        lines = self.lines()
-        widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-        rows = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines]
+        columns, *rows = self.lines()
         heading = f"mIoU [%] on {self.dataset}, {self.images} images; 95 % intervals over the images"
-        return "\n".join([heading, *(row.rstrip() for row in rows)]) + "\n"
+        return f"{heading}\n{text_table(columns, rows, words=columns)}"
 
     def markdown(self) -> str:
         """Write the table as Markdown."""

@@ -52,7 +52,7 @@ class Step:
     Attributes:
         kind: Of the artifact.
         schema_version: Of the kind's columns and files.
-        producer_version: Version of the code that makes it; raise it when the same settings and inputs give another result.
+        producer_version: Raise it when the code gives another result for the same settings and inputs.
         stage: The stage to which it belongs.
         on_demand: Whether later stages make it when it is missing; else they ask for the stage's command first.
         tolerated: Row statuses beside ``"ok"`` that are no failures, such as a caption without a noun.

@@ -7,7 +7,7 @@ import argparse
 import json
 from pathlib import Path
 
-from flows.demo_command import SHOWN_IMAGES
+from flows.flow_commands import SHOWN_IMAGES
 from pipeline.adaptations import AdaptationTable, adaptation_picture, adaptation_tables
 from pipeline.picture_sheets import write_picture
 from pipeline.settings import load_settings

@@ -4,16 +4,16 @@ import logging
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import gradio
+from gradio import processing_utils
 from gradio.utils import get_upload_folder
 from starlette.middleware import Middleware
 
 from flows.local_server import AllowedHosts
 from flows.photo_app.answers import TABLE_HEADERS, LegendEntry, answer
 from flows.photo_app.encoded_images import EncodedImages
-from flows.photo_app.no_fetching import refuse_fetching
 from flows.photo_app.questions import NAMES_MAX, QuestionError, question, uploaded_file
 from ovseg_models.segmenter import Segmenter
 
@@ -24,20 +24,21 @@ _ASKERS_WAITING_MAX = 32
 _INTRODUCTION = """\
 # Segment by names of your own
 
-Choose a photograph and type what to tell apart in it. Other names for the same photograph take a
+Choose a photograph and type the names of what is in it. Other names for the same photograph take a
 moment only, as the image models don't run again.
 """
 _FONTS = [gradio.themes.Font("system-ui"), gradio.themes.Font("sans-serif")]  # of the browser: none is fetched
 CSS = """
 .gradio-container { max-width: min(1280px, 100vw) !important; margin: auto; }
 #table { max-width: calc(100vw - 4.5rem); overflow-x: auto; }
-#told .html-container { padding: 0; }
+#message .html-container { padding: 0; }
 .legend { display: flex; flex-wrap: wrap; gap: .25rem 1.25rem; margin-top: .75rem; }
 .legend i { display: inline-block; width: 1em; height: 1em; margin-right: .4em; vertical-align: -.1em; }
 @media (max-width: 640px) { #pictures .grid-container { grid-template-columns: repeat(2, minmax(0, 1fr)) !important; } }
-.told { padding: .5rem .75rem; border-radius: .5rem; border: 1px solid var(--border-color-primary); }
-.told.fault { border-color: var(--color-red-500, #ef4444); background: rgb(239 68 68 / 10%); font-weight: 600; }
+.message { padding: .5rem .75rem; border-radius: .5rem; border: 1px solid var(--border-color-primary); }
+.message.fault { border-color: var(--color-red-500, #ef4444); background: rgb(239 68 68 / 10%); font-weight: 600; }
 """
+_FETCHERS = ("async_ssrf_protected_download", "ssrf_protected_download", "save_url_to_cache")
 
 
 def build_page(
@@ -63,10 +64,10 @@ def build_page(
             found = answer(question(path, file_name, typed, find=mode == _FIND), segmenter, images)
         except QuestionError as error:
             _LOGGER.info("refused: %s", error)
-            return _told(str(error), is_fault=True), None, [], []
+            return _message(str(error), is_fault=True), None, [], []
         _LOGGER.info("%s", found.message)
         return (
-            _told(found.message) + _legend(found.legend),
+            _message(found.message) + _legend(found.legend),
             found.overlay,
             [list(row) for row in found.rows],
             list(found.pictures),
@@ -164,7 +165,7 @@ def _question_side(examples: Sequence[Path]) -> tuple[gradio.Image, gradio.Textb
 def _answer_side() -> list[gradio.Component]:
     """Put message, overlay, table and pictures on the page."""
     return [
-        gradio.HTML(_told("The answer appears here."), padding=False, elem_id="told"),
+        gradio.HTML(_message("The answer appears here."), padding=False, elem_id="message"),
         gradio.Image(
             label="Overlay", interactive=False, format="png", elem_id="overlay", buttons=["download", "fullscreen"]
         ),
@@ -179,9 +180,9 @@ def _answer_side() -> list[gradio.Component]:
     ]
 
 
-def _told(message: str, *, is_fault: bool = False) -> str:
+def _message(message: str, *, is_fault: bool = False) -> str:
     """Return a message as HTML; whatever the user typed or named stays text."""
-    return f'<div class="told{" fault" if is_fault else ""}" role="status">{escape(message)}</div>'
+    return f'<div class="message{" fault" if is_fault else ""}" role="status">{escape(message)}</div>'
 
 
 def _legend(entries: Sequence[LegendEntry]) -> str:
@@ -191,3 +192,29 @@ def _legend(entries: Sequence[LegendEntry]) -> str:
         for entry in entries
     )
     return f'<div class="legend">{"".join(lines)}</div>'
+
+
+def refuse_fetching() -> None:
+    """Let Gradio refuse every file that a request gives as an address instead of uploading it.
+
+    Gradio downloads such files before it calls any function of the page, as long as the address is a public one. The
+    files of a request go through these functions; there is no setting for it.
+
+    Raises:
+        AttributeError: If this version of Gradio has no such function, so that nothing would be refused.
+    """
+    for name in _FETCHERS:
+        getattr(processing_utils, name)
+        setattr(processing_utils, name, _refused if name.startswith("async_") else _refused_at_once)
+
+
+async def _refused(url: str, cache_dir: str) -> str:
+    """Stand where Gradio downloads a file."""
+    _refused_at_once(url, cache_dir)
+
+
+def _refused_at_once(url: str, cache_dir: str) -> NoReturn:
+    """Refuse a download, before any name is resolved."""
+    del url, cache_dir
+    message = "Addresses are not fetched; upload the photograph."
+    raise gradio.Error(message, print_exception=False)

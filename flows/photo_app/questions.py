@@ -1,4 +1,4 @@
-"""What a user asks: a photograph and names, read from what the browser sends; faults are told in words for the page."""
+"""What a user asks: a photograph and names, read from what the browser sends; faults become messages for the page."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ class QuestionError(Exception):
 
 @dataclass(frozen=True)
 class Question:
-    """A photograph and what to look for in it.
+    """A photograph and the names to find in it.
 
     Attributes:
         photograph: RGB, upright, its long side at most `SHOWN_SIDE_MAX_PX`.
@@ -89,7 +89,7 @@ def class_names(typed: str) -> tuple[str, ...]:
     """
     names = tuple(dict.fromkeys(split_class_names(typed)))
     if not names:
-        raise QuestionError("No class names are typed; write what to look for, such as: sky, grass, boat")
+        raise QuestionError("No class names are typed; write names such as: sky, grass, boat")
     if len(names) > NAMES_MAX:
         raise QuestionError(f"{len(names)} class names are typed, at most {NAMES_MAX} are expected; take some away.")
     if long := [name for name in names if len(name) > NAME_LENGTH_MAX]:
@@ -103,7 +103,7 @@ def class_names(typed: str) -> tuple[str, ...]:
 def photograph(path: Path, file_name: str) -> Image.Image:
     """Read a photograph as RGB, upright, and shrink it if its long side is above `SHOWN_SIDE_MAX_PX`.
 
-    Its size is looked at before its pixels are decoded.
+    Its size is checked before its pixels are decoded.
 
     Raises:
         QuestionError: If the file is no image, is damaged, or has too many pixels.

@@ -6,10 +6,13 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
+
+from ovseg_models.pretrained_clip import build_mask_adapted_clip
+from ovseg_models.proposal_presets import build_proposal_net
+from pipeline.clip_loading import architecture_of
 from pipeline.dataflow import dataflow
-from pipeline.dry_run.finding import Finding
-from pipeline.dry_run.sizes import parameter_counts
-from pipeline.dry_run.weights import clip_is_here, weights_findings
+from pipeline.dry_run.weights import Finding, clip_is_here, weights_findings
 from pipeline.errors import PipelineError
 from pipeline.graph import Finished, Graph, Node, ParameterCounts
 from pipeline.prepare.data_root import LayoutError
@@ -159,3 +162,24 @@ def _disk_findings(settings: Settings, found: DryRun) -> Iterator[Finding]:
     if found.new_bytes > found.free_bytes:
         text = f"about {shown_bytes(found.new_bytes)} will be written, {shown_bytes(found.free_bytes)} are free there"
         yield Finding("runs_dir", f"{text}; make room, or choose a directory on another disk", is_missing=True)
+
+
+def parameter_counts(settings: Settings) -> ParameterCounts:
+    """Build both nets without any number in them, and count.
+
+    Raises:
+        PipelineError: If an architecture's file cannot be read.
+        ValueError: If an architecture is unknown.
+    """
+    with torch.device("meta"):
+        model, _ = architecture_of(settings.clip.architecture)
+        clip = build_mask_adapted_clip(model, None, prompt_depth=settings.finetune.prompt_depth)
+        dim = int(clip.clip.visual.output_dim)
+        arguments = settings.proposal_net.architecture.arguments() | {"pretrained": False, "embedding_dim": dim}
+        net = build_proposal_net(**arguments)
+    return ParameterCounts(
+        proposal_net=sum(each.numel() for each in net.parameters()),
+        image_tower=sum(each.numel() for each in clip.clip.visual.parameters()),
+        mask_prompts=0 if clip.mask_prompts is None else clip.mask_prompts.numel(),
+        embedding_dim=dim,
+    )

@@ -1,7 +1,8 @@
-"""Whether the weights that settings name are on this machine, found out without a download."""
+"""Whether the weights that settings name are on this machine, checked without a download."""
 
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import open_clip
@@ -12,7 +13,6 @@ from huggingface_hub import try_to_load_from_cache
 from ovseg_models.pretrained_clip import hub_files
 from ovseg_models.weights_file import WEIGHTS_SUFFIXES
 from pipeline.drawn_world.small_clip import RANDOM, SHIPPED
-from pipeline.dry_run.finding import Finding
 from pipeline.settings import ClipSettings, Settings
 from pipeline.settings.sections import NONE
 from pipeline.settings.sections import RANDOM as RANDOM_BACKBONE
@@ -20,6 +20,21 @@ from pipeline.settings.sections import SHIPPED as SHIPPED_NET
 
 _TIMM_FILES = ("model.safetensors", "pytorch_model.bin")
 _OFFLINE = {"1", "ON", "YES", "TRUE"}
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What was found of one setting.
+
+    Attributes:
+        where: The setting.
+        text: What was found and what to do.
+        is_missing: The run would stop there; otherwise it helps itself.
+    """
+
+    where: str
+    text: str
+    is_missing: bool
 
 
 def weights_findings(settings: Settings) -> Iterator[Finding]:

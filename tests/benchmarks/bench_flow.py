@@ -9,8 +9,7 @@ import psutil
 
 import pipeline.dataflow
 from flows.logging_setup import configure_logging
-from flows.prefect_environment import prefect_home, set_prefect_environment
-from flows.prefect_server import prefect_server
+from flows.prefect_server import prefect_home, prefect_server, set_prefect_environment
 from pipeline.executors import InlineExecutor
 from pipeline.settings import Settings
 from pipeline.shard_runner import run_stage
@@ -44,7 +43,7 @@ def shard_runner(runs: Path) -> float:
 
 
 def through_the_flow(settings: Settings) -> float:
-    from flows.flow_run import run_flow
+    from flows.ovseg_flow import run_flow
 
     start = time.perf_counter()
     run_flow(settings, "prepare", "prepare")
@@ -103,7 +102,7 @@ def main() -> None:
         start = time.perf_counter()
         with prefect_server(prefect_home(folder), start_limit_s=300):
             started_s = seconds_since(start)
-            import flows.flow_run  # noqa: F401 - not to be timed
+            import flows.ovseg_flow  # noqa: F401 - not to be timed
 
             plain_s, runner_s = plain_loop(folder / "plain"), shard_runner(folder / "runner")
             flow_s = through_the_flow(settings)

@@ -12,8 +12,7 @@ from tests.flows.flow_process import UNITS, digests
 @pytest.fixture(scope="session")
 def prefect_api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Start a server of Prefect, name it in the environment, and yield its API's address."""
-    from flows.prefect_environment import prefect_home, set_prefect_environment
-    from flows.prefect_server import prefect_server
+    from flows.prefect_server import prefect_home, prefect_server, set_prefect_environment
 
     before = dict(os.environ)
     os.environ.pop("PREFECT_API_URL", None)

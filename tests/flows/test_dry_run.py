@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from flows.command import main
-from flows.dry_run_text import dry_run_text
+from flows.state_table import dry_run_text
 from pipeline.dry_run.dry_run import DryRun
-from pipeline.dry_run.finding import Finding
+from pipeline.dry_run.weights import Finding
 from pipeline.states import ArtifactState
 
 CONFIG = """

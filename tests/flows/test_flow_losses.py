@@ -22,7 +22,7 @@ def server_of(process: Popen[str]) -> psutil.Process:
     (server,) = [
         child
         for child in psutil.Process(process.pid).children(recursive=True)
-        if "flows.prefect_server_program" in command_of(child)
+        if "flows.prefect_server" in command_of(child)
     ]
     return server
 

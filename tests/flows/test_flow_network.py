@@ -71,7 +71,7 @@ def test_a_run_without_a_network_speaks_to_this_machine_alone(
     assert not outside.exists(), outside.read_text()
     processes = Path(watched["TEST_WATCHED"]).read_text()
     assert "flow_program" in processes
-    assert "prefect_server_program" in processes
+    assert "flows.prefect_server" in processes
     assert "spawn_main" in processes  # Dask's worker
     assert not re.search("error|warning|telemetry|Traceback", told, re.IGNORECASE), told
     log = (settings_file.parent / "prefect" / "server.log").read_text()

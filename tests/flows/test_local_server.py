@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from flows.local_server import LOOPBACK, AllowedHosts, reach_this_machine_directly
-from flows.prefect_environment import set_prefect_environment
+from flows.prefect_server import set_prefect_environment
 
 
 async def answering(scope: Any, receive: Any, send: Any) -> None:

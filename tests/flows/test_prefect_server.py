@@ -104,12 +104,12 @@ def test_an_announcement_that_cannot_be_read_is_none(tmp_path: Path, text: str) 
 
 TALKATIVE = """
 import sys
-from flows import prefect_server_program
+from flows import prefect_server
 def serve(listener):
     sys.stdout.write("x" * 1_000_000)
     sys.stdout.flush()
-prefect_server_program.serve_prefect = serve
-prefect_server_program.main()
+prefect_server.serve_prefect = serve
+prefect_server.main()
 """
 
 

@@ -127,13 +127,13 @@ def ask(page, names, *, find=False):
             names.value = {json.dumps(names)};
             names.dispatchEvent(new Event('input', {{bubbles: true}}));
             document.querySelectorAll('#mode input')[{int(find)}].click();
-            window.before = document.querySelector('#told .told');
+            window.before = document.querySelector('#message .message');
             window.before.classList.add('old');
             document.querySelector('#ask').click();
         }})()"""
     )
-    page.wait_for("document.querySelector('#told .told') && !document.querySelector('#told .told.old')")
-    return page.run("document.querySelector('#told .told').innerText.trim()")
+    page.wait_for("document.querySelector('#message .message') && !document.querySelector('#message .message.old')")
+    return page.run("document.querySelector('#message .message').innerText.trim()")
 
 
 def shown_rows(page):
@@ -158,7 +158,7 @@ def test_masks_overlay_and_table_are_shown_and_other_names_are_quick(page, folde
     page.wait_for(f"document.querySelector('#overlay img') && {size}[0] > 0")
     assert page.run(size) == [240, 160]
     found = {CLASS_NAMES[index] for index in expected.label_map.unique().tolist()}
-    legend = page.run("[...document.querySelectorAll('#told .legend span')].map(entry => entry.innerText.trim())")
+    legend = page.run("[...document.querySelectorAll('#message .legend span')].map(entry => entry.innerText.trim())")
     assert {entry.rpartition(" ")[0] for entry in legend} == found
     assert "still in memory" in ask(page, "sky, boat")
     assert "1 mask for 1 name, " in ask(page, "dog", find=True)
@@ -169,12 +169,12 @@ def test_faults_are_told_in_words(page, folder):
     page.choose_file("input[type=file]", folder / "broken.png")
     page.wait_for("document.querySelector('#photograph img') !== null")
     assert ask(page, "sky") == "broken.png cannot be read as an image; a whole JPEG, PNG, WebP or the like is expected."
-    assert page.run("document.querySelector('#told .fault') !== null")
+    assert page.run("document.querySelector('#message .fault') !== null")
 
 
 def test_missing_names_are_told(page, folder):
     upload(page, folder / "photo.png")
-    assert ask(page, " , ").startswith("No class names are typed; write what to look for")
+    assert ask(page, " , ").startswith("No class names are typed; write names such as")
     assert "still in memory" in ask(page, "cat <img src=x onerror=alert(1)>")
     assert page.run("document.querySelector('#table img') === null")
 

@@ -24,7 +24,7 @@ def test_names_are_split_trimmed_and_taken_once():
 
 @pytest.mark.parametrize("typed", ["", "  ", ", ;\n"])
 def test_no_name_is_refused(typed):
-    with pytest.raises(QuestionError, match="No class names are typed; write what to look for"):
+    with pytest.raises(QuestionError, match="No class names are typed; write names such as"):
         class_names(typed)
 
 

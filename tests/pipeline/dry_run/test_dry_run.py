@@ -6,8 +6,7 @@ import pytest
 from PIL import Image
 
 from pipeline.dataflow import dataflow
-from pipeline.dry_run.dry_run import dry_run, existing_parent
-from pipeline.dry_run.sizes import parameter_counts
+from pipeline.dry_run.dry_run import dry_run, existing_parent, parameter_counts
 from pipeline.graph import ParameterCounts
 from pipeline.prepare.prepare import OFFICIAL_SCENES, prepare
 from pipeline.settings import load_settings

@@ -167,7 +167,7 @@ def train(runs: Path, task: ToyTask, steps: int = STEPS, **changes: object) -> N
 
 
 @pytest.mark.parametrize("first_call", [0, 10])
-def test_a_step_that_runs_out_of_memory_is_checkpointed_in_more_parts(
+def test_a_step_that_runs_out_of_memory_is_taken_again_in_more_parts(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, first_call: int
 ) -> None:
     """In the first step, or in the middle of the run: as if the batch had been taken in the parts that fit."""

@@ -1,0 +1,99 @@
+"""``ovseg train-proposals``, ``mine``, ``finetune`` and ``evaluate``: one stage, and the scenes that it lacks."""
+
+import os
+import sys
+
+import tyro
+
+from flows.arguments import RunArguments
+
+
+def train_proposals(run: RunArguments) -> None:
+    """Train the proposal net on labelled scenes.
+
+    Scenes that are missing are prepared first. A run that was stopped goes on where its newest checkpoint is, with the
+    same result. What is trained, and how, is in the section proposal_net of the settings; docs/train_proposals.md
+    explains it. torchrun starts several processes that train together.
+
+    Args:
+        run: Where the settings come from.
+
+    Raises:
+        SettingsError: If the settings are wrong.
+        StageError: If the loss is not finite, or the device's memory runs out.
+    """
+    from pipeline.stages import run as run_stage
+
+    report = run_stage("train-proposals", run.settings())
+    if os.environ.get("RANK", "0") == "0":  # of torchrun's processes one speaks
+        sys.stdout.write(f"{report.artifact.directory}\n")
+
+
+def mine(run: RunArguments) -> None:
+    """Mine pairs of masks and nouns.
+
+    Scenes that are missing are prepared first. Three steps are kept apart, so that no image goes through a model twice:
+    other captions, noun rules, templates or thresholds redo the last step alone. What is mined, and how, is in the
+    section mine of the settings; docs/mining.md explains it, docs/using_pairs.md shows how to read the result.
+
+    Args:
+        run: Where the settings come from.
+
+    Raises:
+        MissingInputError: If the proposal net is not trained.
+        SettingsError: If the settings are wrong, or don't fit the data set.
+        StageError: If a unit could not be made, too many rows failed, or there is no pair at all.
+    """
+    from pipeline.stages import run as run_stage
+
+    sys.stdout.write(f"{run_stage('mine', run.settings()).artifact.directory}\n")
+
+
+def finetune(run: RunArguments) -> None:
+    """Adapt CLIP to masked crops: finetune its image tower (FT), train mask prompts (MPT), or both.
+
+    A run that was stopped goes on where its newest checkpoint is, with the same result, in whichever phase that is.
+    What is trained after what is the setting finetune.mode; docs/finetuning.md explains it. torchrun starts several
+    processes that train together.
+
+    Args:
+        run: Where the settings come from.
+
+    Raises:
+        SettingsError: If the settings are wrong.
+        MissingInputError: If the pairs are not finished.
+        StageError: If the loss is not finite, or the device's memory runs out.
+    """
+    from pipeline.stages import run as run_stage
+
+    sys.stdout.write(f"{run_stage('finetune', run.settings()).artifact.directory}\n")
+
+
+def evaluate(arguments: tyro.conf.OmitArgPrefixes[RunArguments], *, ablate: bool = False) -> None:
+    """Score predictions on the labelled data sets that the settings name, and write the report.
+
+    What was scored before is kept. The last lines say where the report lies: HTML for the eye, and the same numbers as
+    Markdown and JSON beside it.
+
+    Args:
+        arguments: Where the settings come from.
+        ablate: Score the paper's ablations too: each branch alone, no prompts, no masks, perfect masks, a perfect
+            classifier, and sweeps of ensemble weight and mask threshold. What the nets say is stored, so that other
+            values of a sweep run no net again.
+
+    Raises:
+        MissingInputError: If the proposal net or the adapted CLIP is not finished.
+        SettingsError: If the settings are wrong.
+        StageError: If a data set could not be scored.
+    """
+    from pipeline.stages import run
+    from storage_schemas.reports import html_path
+    from storage_schemas.scores import KIND as SCORES
+
+    settings = arguments.settings()
+    done = run("evaluate", settings, ablate=ablate)
+    if done.units_done == 0:
+        sys.stdout.write(f"all {done.units_skipped} units were complete before; nothing to do\n")
+    for dataset, scores in zip(settings.evaluate.datasets, done.of_kind(SCORES), strict=True):
+        sys.stdout.write(f"scores of {dataset.dataset}: {scores.artifact.directory}\n")
+    sys.stdout.write(f"report: {html_path(done.artifact)}\n")
