@@ -23,7 +23,7 @@ from pipeline.train_proposals import validation as proposal_validation
 from storage_schemas.scene_collection import SceneCollection
 from storage_schemas.scenes import ScenesAttributes
 from tests.fake_cuda import CUDA, FakeCuda
-from tests.pipeline.evaluate.small_world import scores_on, settings_of, small_net, write_net
+from tests.pipeline.evaluate.small_world import DRAWN, scores_on, settings_of, small_net, write_net
 from tests.pipeline.evaluate.test_jobs import predictions_of
 from tests.pipeline.mine.mining_world import mining_settings, pair_rows, with_net
 from tests.pipeline.planned import artifact_of, prepare_scenes, scenes_of
@@ -97,13 +97,15 @@ def test_mining_as_a_whole(fake_cuda, tmp_path, monkeypatch):
 
 
 def test_evaluation_as_a_whole(fake_cuda, tmp_path):
-    settings = settings_of(tmp_path, precision="fp16")
+    # One picture after another goes through the nets: two show what the first leaves for the next.
+    drawn = {**DRAWN, "drawn_world": {"scenes": 2}}
+    settings = settings_of(tmp_path, datasets={"drawn": drawn}, precision="fp16")
     prepare_scenes(settings, ["drawn"])
     write_net(artifact_of(settings, "proposal_net"), small_net())
     with fake_cuda as device:
         report = run("evaluate", settings)
     predictions = predictions_of(scores_on(report, "drawn"))
-    assert len(predictions) == 5
+    assert len(predictions) == 2
     assert device.waits
 
 
