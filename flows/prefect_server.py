@@ -26,6 +26,8 @@ from flows.local_server import AllowedHosts, reach_this_machine_directly
 from pipeline.errors import PipelineError
 from pipeline.interrupts import held_back
 
+logger = logging.getLogger(__name__)
+
 # Nothing is reported to anybody, and a server that has gone away is given up after seconds instead of minutes. The
 # server stores what it receives in batches, at least every second: one by one it needs 40 CPU-s for 1,000 task runs.
 _CONSTANT = {
@@ -41,7 +43,6 @@ _CONSTANT = {
 }
 END_LIMIT_S = 10.0
 """How long a server may take to write down what it still holds in memory [s]."""
-logger = logging.getLogger(__name__)
 _SERVER_FILE = "server.json"
 _ANSWER_LIMIT_S = 5.0
 
