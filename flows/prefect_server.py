@@ -223,7 +223,15 @@ def temporary_server(home: Path, *, start_limit_s: float) -> Iterator[str]:
         )
     try:
         logger.info("starting Prefect's server for this run; with 'ovseg ui' in another terminal there is one at once")
-        yield _when_it_answers(process, log, start_limit_s)
+        end = time.monotonic() + start_limit_s
+        address = process.stdout.readline().decode().strip() if process.stdout is not None else ""
+        while not (process.poll() is None and answers(f"{address}/api")):
+            if process.poll() is not None or time.monotonic() > end:
+                what = f"does not answer within {start_limit_s:g} s" if process.poll() is None else "has ended"
+                message = f"Prefect's server: {what}; see {log}, or raise flow.server_start_limit_s"
+                raise PipelineError(message)
+            time.sleep(0.1)
+        yield f"{address}/api"
     finally:
         with held_back():
             process.terminate()
@@ -231,23 +239,6 @@ def temporary_server(home: Path, *, start_limit_s: float) -> Iterator[str]:
                 process.wait(END_LIMIT_S)
             process.kill()
             process.communicate()
-
-
-def _when_it_answers(process: "subprocess.Popen[bytes]", log: Path, start_limit_s: float) -> str:
-    """Wait for a server that is starting.
-
-    Raises:
-        PipelineError: If it ends, or the time does.
-    """
-    end = time.monotonic() + start_limit_s
-    address = process.stdout.readline().decode().strip() if process.stdout is not None else ""
-    while process.poll() is None and time.monotonic() < end:
-        if answers(f"{address}/api"):
-            return f"{address}/api"
-        time.sleep(0.1)
-    what = "has ended" if process.poll() is not None else f"does not answer within {start_limit_s:g} s"
-    message = f"Prefect's server: {what}; see {log}, or raise flow.server_start_limit_s"
-    raise PipelineError(message)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import tyro
 from pipeline.data_set_options import CocoLabelKind, DataSetName, StuffValues, VocLabelDirectory
 
 if TYPE_CHECKING:
-    from pipeline.settings import PrepareSettings, SettingsModel
+    from pipeline.settings import SettingsModel
 
 Section = TypeVar("Section", bound="SettingsModel")
 
@@ -99,7 +99,18 @@ def prepare(
     if settings is None or work is None or faults:
         raise SettingsError(faults)
     if check:
-        _check(settings, json=json)
+        from pipeline.prepare.data_root import LayoutError
+        from pipeline.prepare.data_sets import open_source
+        from pipeline.prepare.prepare import scene_keys
+        from pipeline.prepare.report import check_source
+
+        source, name = open_source(settings), f"{settings.dataset} {settings.split}".rstrip()
+        checked = check_source(source, scene_keys(source, settings), data_set=name, max_image_px=settings.max_image_px)
+        sys.stdout.write(json_format.dumps(checked.to_json(), indent=2) + "\n" if json else checked.to_text())
+        unusable = checked.found.no_label_used or ("" if checked.usable else "none of its scenes can be used")
+        if unusable:
+            message = f"{name}: {unusable}; nothing can be prepared of it"
+            raise LayoutError(message)
         return
     from pipeline.executors import Compute
     from pipeline.prepare.prepare import prepare as prepare_data
@@ -129,24 +140,3 @@ def _validated(section: type[Section], options: dict[str, Any], faults: list[str
     except ValidationError as error:
         faults += fault_lines(error, section, options, source="prepare")
         return None
-
-
-def _check(settings: "PrepareSettings", *, json: bool) -> None:
-    """Check a data set and print the report."""
-    from pipeline.prepare.data_root import LayoutError
-    from pipeline.prepare.data_sets import open_source
-    from pipeline.prepare.prepare import scene_keys
-    from pipeline.prepare.report import check_source
-
-    source = open_source(settings)
-    report = check_source(
-        source,
-        scene_keys(source, settings),
-        data_set=f"{settings.dataset} {settings.split}".rstrip(),
-        max_image_px=settings.max_image_px,
-    )
-    text = json_format.dumps(report.to_json(), indent=2) + "\n" if json else report.to_text()
-    sys.stdout.write(text)
-    unusable = report.found.no_label_used or ("" if report.usable else "none of its scenes can be used")
-    if unusable:
-        raise LayoutError(f"{report.data_set}: {unusable}; nothing can be prepared of it")

@@ -17,7 +17,6 @@ from pipeline.visible_text import visible
 
 if TYPE_CHECKING:
     from ovseg_models.segmentation import Segmentation
-    from ovseg_models.segmenter import Segmenter
 
 logger = logging.getLogger(__name__)
 
@@ -76,14 +75,18 @@ def segment(
     if min_score and not find:
         raise _error(f"--min-score: found {min_score} without --find, which it is for; add --find, or leave it out")
     paths = _image_files(images)
-    segmenter = _loaded(
-        model,
-        device,
-        ensemble_weight=ensemble_weight,
-        mask_threshold=mask_threshold,
-        short_side_px=short_side_px,
-        max_side_px=max_side_px,
-    )
+    from ovseg_models.segmenter import Segmenter
+
+    own = {
+        "ensemble_weight": ensemble_weight,
+        "mask_threshold": mask_threshold,
+        "short_side_px": short_side_px,
+        "max_side_px": max_side_px,
+    }
+    try:
+        segmenter = Segmenter.load(model, device=device, **{name: own[name] for name in own if own[name] is not None})
+    except (ValueError, OSError, RuntimeError) as error:
+        raise _error(str(error)) from error
     try:
         segmenter.check_names(classes)  # before any image is read; a warning comes with the first one
     except ValueError as error:
@@ -103,7 +106,11 @@ def segment(
         logger.info("%s: %d x %d px, %.1f s: %s", path, *result.encoded.image.size, seconds, _shares(result))
     if failures:
         sys.stderr.write("".join(f"ovseg: {visible(str(failure))}\n" for failure in failures))
-        sys.stderr.write(f"ovseg: {_failed(len(failures), len(paths))} in {out}\n")
+        summary = f"{len(failures)} of {len(paths)} images failed; the results of the others are"
+        if len(failures) == len(paths):
+            all_of_them = "the only image" if len(paths) == 1 else f"all {len(paths)} images"
+            summary = f"{all_of_them} failed; no result is"
+        sys.stderr.write(f"ovseg: {summary} in {out}\n")
     return 1 if failures else 0
 
 
@@ -157,24 +164,6 @@ def _refuse_too_many_pixels(path: Path) -> None:
         raise ValueError(message)
 
 
-def _failed(failed: int, images: int) -> str:
-    """Say how many images failed and what is there of the others."""
-    if failed == images:
-        return f"{'the only image' if images == 1 else f'all {images} images'} failed; no result is"
-    return f"{failed} of {images} images failed; the results of the others are"
-
-
-def _loaded(model: Path, device: str, **settings: Any) -> "Segmenter":
-    """Load the segmenter with the settings that were given."""
-    from ovseg_models.segmenter import Segmenter
-
-    given = {name: value for name, value in settings.items() if value is not None}
-    try:
-        return Segmenter.load(model, device=device, **given)
-    except (ValueError, OSError, RuntimeError) as error:
-        raise _error(str(error)) from error
-
-
 def _error(message: str) -> Exception:
     """Return an error that is shown without a traceback."""
     from pipeline.errors import PipelineError
@@ -193,18 +182,17 @@ def _image_files(given: Sequence[Path]) -> list[Path]:
         if not path.is_dir():
             paths[path] = None
             continue
-        inside = sorted(file for file in path.iterdir() if _is_photograph(file))
+        inside = sorted(
+            file
+            for file in path.iterdir()
+            if file.suffix.lower() in _IMAGE_SUFFIXES and not file.name.endswith(_RESULT_ENDINGS) and file.is_file()
+        )
         if not inside:
             raise _error(f"{path}: holds no image files ({', '.join(sorted(_IMAGE_SUFFIXES))}); give another folder")
         paths.update(dict.fromkeys(inside))
     if not paths:
         raise _error("ovseg segment: there is no image; give files or folders")
     return list(paths)
-
-
-def _is_photograph(file: Path) -> bool:
-    """Return whether a file of a folder is an image, by its name, and none of our own results."""
-    return file.suffix.lower() in _IMAGE_SUFFIXES and not file.name.endswith(_RESULT_ENDINGS) and file.is_file()
 
 
 def _result_names(paths: Sequence[Path]) -> list[str]:

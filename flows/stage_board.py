@@ -142,22 +142,22 @@ class StageBoard:
 
     def close(self) -> None:
         """Show what the stage has done: the table of counts, and the pictures and texts of its finished artifacts."""
-        self._table([self._row(node) for node in self._nodes], self._stage, "units", summary(self._nodes))
+        rows = []
+        for node in self._nodes:
+            state = state_of_node(node)
+            bar = None if state.reason else self._bars.get(node.artifact.directory.absolute())
+            cells = row(state, PAGE_COLUMNS)
+            if bar is not None:  # units of this run, too
+                skipped, failed, done = bar.total - bar.todo, bar.failed, state.units["done"]
+                todo = bar.total - done - failed
+                cells |= {"skipped": skipped, "made": done - skipped, "failed": failed, "to do": todo}
+            rows.append(cells)
+        key, description = _key(self._variant, self._stage, "units"), self._titled(self._stage)
+        description = f"{description}: {summary(self._nodes)}"
+        self._pages.show(lambda: create_table_artifact(rows, key=key, description=description))
         for node in self._nodes:
             if node.is_complete():
                 self._show(node.artifact)
-
-    def _row(self, node: Node) -> dict[str, object]:
-        """Return the artifact's row with what became of its units."""
-        state = state_of_node(node)
-        bar = None if state.reason else self._bars.get(node.artifact.directory.absolute())
-        cells = row(state, PAGE_COLUMNS)
-        if bar is not None:
-            skipped, failed = bar.total - bar.todo, bar.failed
-            done = state.units["done"]
-            todo = bar.total - done - failed
-            cells |= {"skipped": skipped, "made": done - skipped, "failed": failed, "to do": todo}
-        return cells
 
     def _show(self, artifact: Artifact) -> None:
         """Show the pictures and texts of an artifact, and where it lies."""
@@ -178,10 +178,6 @@ class StageBoard:
         """Show a text, with the pictures in it."""
         key, description = _key(self._variant, label, title), f"{self._titled(label)}: {title}"
         self._pages.show(lambda: create_markdown_artifact(markdown, key=key, description=description))
-
-    def _table(self, rows: list[dict[str, object]], label: str, what: str, title: str) -> None:
-        key, description = _key(self._variant, label, what), f"{self._titled(label)}: {title}"
-        self._pages.show(lambda: create_table_artifact(rows, key=key, description=description))
 
     def _titled(self, label: str) -> str:
         return f"{label} ({self._variant})" if self._variant else label

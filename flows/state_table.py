@@ -26,10 +26,6 @@ def _of_state(*states: UnitState) -> Callable[[ArtifactState], object]:
     return count
 
 
-def _todo(state: ArtifactState) -> str:
-    return "unknown" if state.todo is None else f"{'~' * state.is_estimate}{state.todo}"
-
-
 def _new_bytes(state: ArtifactState) -> str:
     if state.todo == 0:
         return "-"
@@ -45,7 +41,7 @@ _CELLS: Mapping[str, Callable[[ArtifactState], object]] = {
     "units": lambda state: sum(state.units.values()) if state.units else "-",
     "rows": lambda state: state.rows,
     "rows not ok": lambda state: state.faulty_rows,
-    "to do": _todo,
+    "to do": lambda state: "unknown" if state.todo is None else f"{'~' * state.is_estimate}{state.todo}",
     "will write": _new_bytes,
 }
 
@@ -88,29 +84,21 @@ def _details(state: ArtifactState) -> Iterator[str]:
 
 def dry_run_text(found: DryRun) -> str:
     """Write a dry run as a table with the disk and the findings below; '~' marks estimates."""
-    lines = [as_text(found.states, DRY_RUN_COLUMNS), *_disk(found), "", *_findings(found)]
-    return "\n".join(lines) + "\n"
-
-
-def _disk(found: DryRun) -> Iterator[str]:
-    """Say what will be written, beside what is free."""
-    yield f"disk: ~{shown_bytes(found.new_bytes)} to write, {shown_bytes(found.free_bytes)} free in {found.disk}"
+    lines = [as_text(found.states, DRY_RUN_COLUMNS)]
+    lines.append(
+        f"disk: ~{shown_bytes(found.new_bytes)} to write, {shown_bytes(found.free_bytes)} free in {found.disk}"
+    )
     if found.unknown_sizes:
-        yield f"      not counted, as their pictures cannot be: {', '.join(found.unknown_sizes)}"
-    reasons = dict.fromkeys(state.reason for state in found.states if state.reason)
-    if reasons:
-        yield "'~' and '?' mark what can only be estimated, as an input is not made yet:"
-        yield from (f"  {reason}" for reason in reasons)
-
-
-def _findings(found: DryRun) -> Iterator[str]:
-    """List what is missing, then what the run will help itself to."""
-    missing = [finding for finding in found.findings if finding.is_missing]
-    notes = [finding for finding in found.findings if not finding.is_missing]
+        lines.append(f"      not counted, as their pictures cannot be: {', '.join(found.unknown_sizes)}")
+    if reasons := dict.fromkeys(state.reason for state in found.states if state.reason):
+        lines.append("'~' and '?' mark what can only be estimated, as an input is not made yet:")
+        lines += [f"  {reason}" for reason in reasons]
+    lines.append("")
+    missing = [f"  {finding.where}: {finding.text}" for finding in found.findings if finding.is_missing]
+    notes = [f"  {finding.where}: {finding.text}" for finding in found.findings if not finding.is_missing]
     if missing:
-        yield f"missing ({len(missing)}):"
-        yield from (f"  {finding.where}: {finding.text}" for finding in missing)
+        lines += [f"missing ({len(missing)}):", *missing]
     if notes:
-        yield "to know:"
-        yield from (f"  {finding.where}: {finding.text}" for finding in notes)
-    yield "all is there" if not missing else "the run would stop for lack of these; nothing was done"
+        lines += ["to know:", *notes]
+    lines.append("the run would stop for lack of these; nothing was done" if missing else "all is there")
+    return "\n".join(lines) + "\n"

@@ -2,16 +2,12 @@
 
 import json as json_format
 import sys
-from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import tyro
 
 from flows.arguments import Overrides
-
-if TYPE_CHECKING:
-    from pipeline.states import ArtifactState
 
 
 def status(
@@ -37,43 +33,26 @@ def status(
         json: Print JSON instead of a table.
 
     Raises:
-        SettingsError: If neither a settings file nor a directory is given, or the settings are wrong.
+        SettingsError: If neither a settings file nor a directory is given, the settings are wrong, or a directory
+            holds no artifact.
         FileNotFoundError: If a directory is not there.
     """
     from flows.state_table import STATUS_COLUMNS, as_text
-    from pipeline.settings import SettingsError
+    from pipeline.dataflow import dataflow
+    from pipeline.settings import SettingsError, load_settings
+    from pipeline.states import states_below, states_of
 
     if config is None and not paths:
         message = "status: neither settings nor a directory is given; add --config FILE, or a runs directory"
         raise SettingsError([message])
-    states = _states_of_settings(config, overrides, deep=deep) if config else []
-    states += [state for path in paths for state in _states_in(path, deep=deep)]
+    states = states_of(dataflow(load_settings(config, overrides)).nodes, deep=deep) if config else []
+    for path in paths:
+        found = states_below(path, deep=deep)
+        if not found:
+            message = f"{path}: holds no artifact; give a runs directory, or an artifact in it"
+            raise SettingsError([message])
+        states += found
     if json:
         sys.stdout.write(json_format.dumps([state.to_json() for state in states], indent=2) + "\n")
     else:
         sys.stdout.write(as_text(states, STATUS_COLUMNS, details=True))
-
-
-def _states_of_settings(config: Path, overrides: Iterable[str], *, deep: bool) -> "list[ArtifactState]":
-    """Return the states of the artifacts that settings imply."""
-    from pipeline.dataflow import dataflow
-    from pipeline.settings import load_settings
-    from pipeline.states import states_of
-
-    return states_of(dataflow(load_settings(config, tuple(overrides))).nodes, deep=deep)
-
-
-def _states_in(path: Path, *, deep: bool) -> "list[ArtifactState]":
-    """Return the states of the artifacts that lie in a directory.
-
-    Raises:
-        SettingsError: If there is none.
-    """
-    from pipeline.settings import SettingsError
-    from pipeline.states import states_below
-
-    found = states_below(path, deep=deep)
-    if not found:
-        message = f"{path}: holds no artifact; give a runs directory, or an artifact in it"
-        raise SettingsError([message])
-    return found

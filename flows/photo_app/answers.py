@@ -1,7 +1,6 @@
 """From a question to what the page shows: a message, the painted photograph, one row and one picture per mask."""
 
 import time
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -125,31 +124,21 @@ def _table_row(number: int, row: MaskRow, result: Segmentation) -> tuple[str | i
 
 def _pictures(result: Segmentation, rows: list[MaskRow]) -> tuple[tuple[Image.Image, str], ...]:
     """Draw each mask: the photograph, faded to white outside."""
-    masks = _masks_of(result, {row.query for row in rows})
+    queries, first = {row.query for row in rows}, 0
+    masks: dict[int, npt.NDArray[np.bool_]] = {}  # of these queries alone, at the photograph's size
+    for some in result.encoded.hard_masks_at_image_size():
+        masks |= {query: some[query - first].cpu().numpy() for query in queries if first <= query < first + len(some)}
+        first += len(some)
     small = result.encoded.image.copy()
     small.thumbnail((_PICTURE_SIDE_PX, _PICTURE_SIDE_PX))
     pixels = np.asarray(small)
-    return tuple(
-        (_faded(pixels, masks[row.query]), f"{number}. {row.class_name} {row.score:.2f}")
-        for number, row in enumerate(rows, start=1)
-    )
-
-
-def _masks_of(result: Segmentation, queries: Iterable[int]) -> dict[int, npt.NDArray[np.bool_]]:
-    """Return some hard masks [height width] at the photograph's size."""
-    expected, first = set(queries), 0
-    masks: dict[int, npt.NDArray[np.bool_]] = {}
-    for some in result.encoded.hard_masks_at_image_size():
-        masks |= {query: some[query - first].cpu().numpy() for query in expected if first <= query < first + len(some)}
-        first += len(some)
-    return masks
-
-
-def _faded(pixels: npt.NDArray[np.uint8], mask: npt.NDArray[np.bool_]) -> Image.Image:
-    """Fade pixels [height width 3] outside a mask of any size to white."""
-    resized = np.asarray(Image.fromarray(mask).resize((pixels.shape[1], pixels.shape[0]), Image.Resampling.NEAREST))
     faded = (pixels * np.float32(1 - _FADED_SHARE) + np.float32(_PAPER * _FADED_SHARE)).astype(np.uint8)
-    return Image.fromarray(np.where(resized[..., None], pixels, faded))
+    pictures = []
+    for number, row in enumerate(rows, start=1):
+        mask = np.asarray(Image.fromarray(masks[row.query]).resize(small.size, Image.Resampling.NEAREST))
+        picture = Image.fromarray(np.where(mask[..., None], pixels, faded))
+        pictures.append((picture, f"{number}. {row.class_name} {row.score:.2f}"))
+    return tuple(pictures)
 
 
 def _count(number: int, noun: str) -> str:

@@ -50,7 +50,8 @@ class EncodedImages:
             known = self._kept.pop(key, None)
             found = self._segmenter.encode(photograph) if known is None else known
             self._kept[key] = found
-            self._forget_oldest()
+            while len(self._kept) > 1 and self.size_bytes() > self._limit_bytes:
+                self._kept.popitem(last=False)  # the longest unused
         return Remembered(found, known is not None)
 
     def __len__(self) -> int:
@@ -59,11 +60,6 @@ class EncodedImages:
     def size_bytes(self) -> int:
         """Return what the kept photographs take."""
         return sum(map(encoded_bytes, self._kept.values()))
-
-    def _forget_oldest(self) -> None:
-        """Drop photographs, the longest unused first, until the rest fits or one is left."""
-        while len(self._kept) > 1 and self.size_bytes() > self._limit_bytes:
-            self._kept.popitem(last=False)
 
 
 def encoded_bytes(encoded: EncodedImage) -> int:
