@@ -1,8 +1,10 @@
 """Set up before any test module is imported: one thread for torch, shape checks for ovseg_models."""
 
+import importlib.util
 import os
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 
 import hypothesis
 import jaxtyping
@@ -31,6 +33,20 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--device", default="cpu", help="where tests/gpu computes: cpu, cuda or cuda:N (make test-gpu)")
 
 
+# jaxtyping gives the compiled file of a checked module a name of its own, and by mistake those of all modules that are
+# first imported by it: where Python writes none (PYTHONDONTWRITEBYTECODE), each test process would compile torch and
+# what it needs, 2000 modules in 11 s. So only our own files get that name.
+_name_of_checked = jaxtyping._import_hook._optimized_cache_from_source
+_CHECKED = str(Path(__file__).parents[1] / "ovseg_models")
+
+
+def _name_of_compiled(typechecker: str, /, path: str, debug_override: bool | None = None) -> str:
+    if str(path).startswith(_CHECKED):
+        return _name_of_checked(typechecker, path, debug_override)
+    return importlib.util.cache_from_source(path, debug_override)
+
+
+jaxtyping._import_hook._optimized_cache_from_source = _name_of_compiled
 jaxtyping.install_import_hook("ovseg_models", "beartype.beartype")
 
 
