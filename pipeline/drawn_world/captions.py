@@ -51,7 +51,7 @@ class Mention(NamedTuple):
 
     Attributes:
         noun: Its noun.
-        hue: Name of its colour, if it has one that can be told.
+        hue: Name of its colour, if it has one of its own.
         size: "small", "medium" or "large" for a thing, empty for stuff.
         stuff: For a thing the stuff that it stands on, empty for stuff.
     """
@@ -110,7 +110,7 @@ def _adjective(mention: Mention, rng: np.random.Generator) -> str:
 
 
 def _fill(template: str, phrases: list[tuple[str, str]]) -> DrawnCaption:
-    """Put phrases into a template and note where each noun, the end of its phrase, has come to lie."""
+    """Put phrases into a template and note where each noun, the end of its phrase, is written."""
     pieces = template.split("{}")
     text, spans = pieces[0], []
     for (phrase, noun), piece in zip(phrases, pieces[1:], strict=True):

@@ -197,16 +197,16 @@ def _pixels_within(grid: Grid, low: float, high: float) -> slice:
     return slice(first, max(first, min(grid.size_px, math.ceil(high * grid.px_per_unit) + 1)))
 
 
-class _Look(NamedTuple):
-    """An instance's own colours, as RGB, and its marks."""
+class _Appearance(NamedTuple):
+    """An instance's own colours, as RGB, and the style of its marks."""
 
     hue_name: str
     rgb: dict[Colour, np.ndarray]
     style: MarkStyle
 
     @classmethod
-    def drawn(cls, rng: np.random.Generator, thing: Thing) -> "_Look":
-        """Draw a look; parts of one colour get the same shade of it."""
+    def drawn(cls, rng: np.random.Generator, thing: Thing) -> "_Appearance":
+        """Draw an appearance; parts of one colour get the same shade of it."""
         name, hue = draw_hue(rng)
         hues = {OWN: hue, CONTRAST: hue + rng.uniform(0.25, 0.75)}
         rgb: dict[Colour, np.ndarray] = {}
@@ -222,9 +222,9 @@ class _Look(NamedTuple):
 def _paint_thing(canvas: _Canvas, placing: Placing, rng: np.random.Generator) -> DrawnThing | None:
     """Paint a thing where nothing stands before it; paint nothing and return None if too little would be visible."""
     thing = THINGS[placing.noun]
-    pose, look = _Pose.drawn(rng), _Look.drawn(rng, thing)
+    pose, appearance = _Pose.drawn(rng), _Appearance.drawn(rng, thing)
     window = _window(canvas.grid, thing, placing, pose)
-    regions = [_part_region(part, window, look.style) for part in thing.parts]
+    regions = [_part_region(part, window, appearance.style) for part in thing.parts]
     body = reduce(np.logical_or, (region.inside for region in regions))
     free = canvas.free[window.rows, window.columns]
     visible = body & free
@@ -235,10 +235,10 @@ def _paint_thing(canvas: _Canvas, placing: Placing, rng: np.random.Generator) ->
     numbers = canvas.numbers[window.rows, window.columns]
     for part, region in zip(thing.parts, regions, strict=True):
         second = part.second if part.marks else part.colour
-        first = canvas.add_entry(placing.noun, instance, (look.rgb[part.colour], look.rgb[second]))
+        first = canvas.add_entry(placing.noun, instance, (appearance.rgb[part.colour], appearance.rgb[second]))
         np.copyto(numbers, region.levels + np.uint16(first), where=region.inside & free)
     free &= ~body
-    hue = look.hue_name if thing.has_own_colour else None
+    hue = appearance.hue_name if thing.has_own_colour else None
     box = _box_xyxy(visible, window)
     return DrawnThing(placing.noun, hue, instance, box, visible_px, placing.at_home, placing.stuff)
 

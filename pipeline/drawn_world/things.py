@@ -2,7 +2,7 @@
 
 A thing is drawn in its own coordinates, u to the right and v downwards, with the body inside about -1..1. Parts are
 painted in order, later ones over earlier ones. Two pairs are ambiguous on purpose, as names are in photographs: ship
-and boat, tree and pine. Two look alike on purpose: sled and table, balloon and buoy.
+and boat, tree and pine. Two are alike on purpose: sled and table, balloon and buoy.
 """
 
 import enum
@@ -79,7 +79,7 @@ class Thing:
 
     @property
     def has_own_colour(self) -> bool:
-        """Whether a hue can be told of it."""
+        """Whether captions may name its hue."""
         return OWN in self.colours
 
     @cached_property

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from pipeline.prepare.data_root import DataRoot, LayoutError, Looked, failed_scene
+from pipeline.prepare.data_root import AccessedPaths, DataRoot, LayoutError, failed_scene
 from pipeline.prepare.faults import SceneFault
 from pipeline.prepare.file_digests import FileDigests
 from pipeline.prepare.images import ImageFacts
@@ -71,7 +71,12 @@ def ade20k_847(root: DataRoot, split: str) -> PairedSource:
     _directory_of(root, split)
     vocabulary = load_vocabulary("ade20k-847")
     indices = {class_id: index for index, class_id in enumerate(vocabulary.source_ids)}
-    images = [path for path in _full_release_images(root) if path.rpartition("/")[2].split("_")[1] == split]
+    images = []
+    for below, inner, names in root.walk("images", hint=_DOWNLOAD):
+        # Directories of single objects are named after their image; they hold no pictures.
+        inner[:] = [name for name in inner if not name.startswith("ADE_")]
+        prefix = f"images/{below}/" if below else "images/"
+        images += [f"{prefix}{name}" for name in names if name.startswith(f"ADE_{split}_") and name.endswith(".jpg")]
     if not images:
         message = f"{root.name}: {root.directory}/images has no ADE_{split}_*.jpg; {_DOWNLOAD}, or choose another split"
         raise LayoutError(message)
@@ -99,16 +104,6 @@ def _directory_of(root: DataRoot, split: str) -> str:
         message = f"{root.name}: got split '{split}', expected one of {', '.join(SPLITS)}; correct --split"
         raise LayoutError(message)
     return SPLITS[split]
-
-
-def _full_release_images(root: DataRoot) -> list[str]:
-    """Find the images of the full release; directories of single objects, named after their image, are passed by."""
-    found = []
-    for below, inner, names in root.walk("images", hint=_DOWNLOAD):
-        inner[:] = [name for name in inner if not name.startswith("ADE_")]
-        prefix = f"images/{below}/" if below else "images/"
-        found += [f"{prefix}{name}" for name in names if name.startswith("ADE_") and name.endswith(".jpg")]
-    return found
 
 
 @dataclass(frozen=True)
@@ -141,13 +136,13 @@ class ReferenceResized:
         return self.source.keys()
 
     @property
-    def looked(self) -> Looked:
-        """Where the source has looked."""
-        return self.source.looked
+    def accessed(self) -> AccessedPaths:
+        """Those of the source."""
+        return self.source.accessed
 
-    def identity(self, contents: FileDigests, keys: Sequence[str]) -> Mapping[str, str | int | bool]:
+    def identity(self, digests: FileDigests, keys: Sequence[str]) -> Mapping[str, str | int | bool]:
         """Return the source's identity; that the scenes are shrunk is a setting."""
-        return self.source.identity(contents, keys)
+        return self.source.identity(digests, keys)
 
     def found(self) -> Found:
         """Return what the source holds."""
@@ -159,13 +154,20 @@ class ReferenceResized:
         if scene.status != OK:
             return scene
         try:
-            image = _decoded_rgb(scene.image)
-        except SceneFault as fault:
+            with Image.open(io.BytesIO(scene.image), formats=["JPEG", "PNG", "WEBP"]) as picture:
+                image = np.asarray(picture.convert("RGB"))
+        except (OSError, SyntaxError, ValueError) as error:  # damage that the check of its structure cannot find
+            fault = SceneFault("image_unreadable", f"the image cannot be decoded: {error}")
             return failed_scene(key, scene.image_id, scene.source_path, fault)
         width_px, height_px = shrunk_size(scene.width_px, scene.height_px)
         buffer = io.BytesIO()
         Image.fromarray(shrink_image(image, width_px, height_px)).save(buffer, "JPEG", quality=JPEG_QUALITY)
-        label_png = None if scene.label_png is None else _shrunk_label(scene.label_png, width_px, height_px)
+        label_png, classes = None, ()
+        if scene.label_png is not None:
+            with Image.open(io.BytesIO(scene.label_png), formats=["PNG"]) as png:
+                label = shrink_label(np.asarray(png), width_px, height_px)
+            # Small regions may vanish, and their classes with them.
+            label_png, classes = encode_png(label), tuple(np.unique(label[label != 65535]).tolist())
         return dataclasses.replace(
             scene,
             image=buffer.getvalue(),
@@ -173,8 +175,8 @@ class ReferenceResized:
             width_px=width_px,
             height_px=height_px,
             exif_orientation=1,
-            label_png=label_png[0] if label_png else None,
-            classes=label_png[1] if label_png else (),
+            label_png=label_png,
+            classes=classes,
         )
 
 
@@ -231,23 +233,3 @@ def _blend(
     """Mix two arrays."""
     start = first.astype(np.float32)
     return start + (second.astype(np.float32) - start) * weight
-
-
-def _decoded_rgb(image: bytes) -> npt.NDArray[np.uint8]:
-    """Decode an image whose structure is known to be sound.
-
-    Raises:
-        SceneFault: ``image_unreadable``.
-    """
-    try:
-        with Image.open(io.BytesIO(image), formats=["JPEG", "PNG", "WEBP"]) as picture:
-            return np.asarray(picture.convert("RGB"))
-    except (OSError, SyntaxError, ValueError) as error:
-        raise SceneFault("image_unreadable", f"the image cannot be decoded: {error}") from error
-
-
-def _shrunk_label(label_png: bytes, width_px: int, height_px: int) -> tuple[bytes, tuple[int, ...]]:
-    """Shrink a stored label map; small regions may vanish from it."""
-    with Image.open(io.BytesIO(label_png), formats=["PNG"]) as png:
-        label = shrink_label(np.asarray(png), width_px, height_px)
-    return encode_png(label), tuple(int(index) for index in np.unique(label) if index != 65535)

@@ -16,7 +16,15 @@ from typing import Any, Literal
 from pipeline.data_set_options import CocoLabelKind, StuffValues
 from pipeline.prepare.coco_annotations import CocoAnnotations, read_coco_json
 from pipeline.prepare.coco_labels import CocoLabels, InstanceLabels, PanopticLabels, StuffLabels
-from pipeline.prepare.data_root import Annotations, DataRoot, LayoutError, Looked, composed, failed_scene, scene_key
+from pipeline.prepare.data_root import (
+    AccessedPaths,
+    Annotations,
+    DataRoot,
+    LayoutError,
+    composed,
+    failed_scene,
+    scene_key,
+)
 from pipeline.prepare.faults import SceneFault
 from pipeline.prepare.file_digests import FileDigests
 from pipeline.prepare.images import IMAGE_ENDINGS, ImageFacts
@@ -118,18 +126,18 @@ class CocoSource:
         return sorted(self._entries)
 
     @property
-    def looked(self) -> Looked:
-        """What the root has noted."""
-        return self._root.looked
+    def accessed(self) -> AccessedPaths:
+        """Those of the root."""
+        return self._root.accessed
 
-    def identity(self, contents: FileDigests, keys: Sequence[str]) -> Mapping[str, str | int | bool]:
+    def identity(self, digests: FileDigests, keys: Sequence[str]) -> Mapping[str, str | int | bool]:
         """Return digests of the annotation files, of the listing of images, and of the label files."""
-        identity = {file: contents.file(self._root, file) for file in self._files}
+        identity = {file: digests.file(self._root, file) for file in self._files}
         entries = [entry for key in keys if (entry := self._entries[key]).file_name]
-        identity["images"] = contents.by_size(self._root, map(self._source_path, entries))
+        identity["images"] = digests.by_size(self._root, map(self._source_path, entries))
         if self._labels and self._labels.directory:
             files = {self._labels.file_of(entry.image_id, _stem(entry.file_name)) for entry in entries}
-            identity["labels"] = contents.by_contents(self._root, filter(None, files))
+            identity["labels"] = digests.by_contents(self._root, filter(None, files))
         return identity
 
     def found(self) -> Found:
@@ -225,7 +233,7 @@ class CocoSource:
 
 
 def _kind_of(document: Mapping[str, Any]) -> Literal["captions", "panoptic", "instances"]:
-    """Tell what a file holds by its first annotation."""
+    """Return what a file holds, by its first annotation."""
     records = document.get("annotations")
     first = records[0] if isinstance(records, list) and records and isinstance(records[0], Mapping) else {}
     if "segments_info" in first:

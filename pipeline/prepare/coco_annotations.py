@@ -20,7 +20,7 @@ class Instance(NamedTuple):
         annotation_id: COCO's id.
         category_id: An id of the file's categories; None where an export wrote none.
         area: In px, as the file states it; some tools write that of the box.
-        is_crowd: Whether it stands for a group that was not taken apart.
+        is_crowd: Whether it is a group that was not taken apart.
         segmentation: Polygons as x, y, x, y, ... in px, or RLE with ``counts`` and ``size``.
     """
 
@@ -52,8 +52,8 @@ class CocoAnnotations:
 
     Attributes:
         file_names: Image file name of each id that an ``images`` list has, with ``/``.
-        server_paths: Path on the server of an annotation tool, where a record has one: it tells equal file names in
-            different folders apart.
+        server_paths: Path on the server of an annotation tool, where a record has one: it distinguishes equal file
+            names in different folders.
         has_images: Whether any file has an ``images`` list, which then alone says which id a picture has.
         captions: In ascending order of id.
         instances: In order of annotation id.
@@ -76,7 +76,7 @@ class CocoAnnotations:
     def add_images(self, document: Mapping[str, Any], file: str) -> None:
         """Take the ``images`` list of a file.
 
-        An id that stands for two file names is a fault of its image; a record that is there twice does no harm.
+        An id of two file names is a fault of its image; a record that is there twice does no harm.
 
         Raises:
             LayoutError: If a record lacks its id or file name.
@@ -210,7 +210,7 @@ def read_categories(document: Mapping[str, Any], used: Set[int | None], file: st
 
 
 def caption_fault(text: object, where: str) -> SceneFault | None:
-    """Tell what is wrong with a caption, if anything; an empty one is not wrong."""
+    """Return what is wrong with a caption, if anything; an empty one is not wrong."""
     if not isinstance(text, str):
         return SceneFault("caption_malformed", f"{where} is {text!r}, expected text")
     try:

@@ -38,7 +38,7 @@ _PROBED_LABELS = 50
 
 
 class CocoLabel(NamedTuple):
-    """Label map, and instance map where the kind of labels tells things apart."""
+    """Label map, and instance map where the kind of labels separates instances."""
 
     label: LabelMap
     instances_png: bytes | None
@@ -82,7 +82,7 @@ class StuffLabels:
     """
 
     def __init__(self, root: DataRoot, directory: str, values: StuffValues, hint: str) -> None:
-        """List the label files, and look into some of them for values that only the other kind has.
+        """List the label files, and search some of them for values that only the other kind has.
 
         Args:
             root: The data set.
@@ -104,7 +104,7 @@ class StuffLabels:
         self._table = ClassTable(indices, ignore_label=IGNORE_LABEL, ignored=frozenset(), others_ignored=True)
         self._impossible = _NEVER_OFFICIAL if values == "official" else _NEVER_CONTIGUOUS
         for name in names[:: max(1, len(names) // _PROBED_LABELS)]:  # spread evenly
-            root.looked.files.add(f"{directory}/{name}")
+            root.accessed.files.add(f"{directory}/{name}")
             try:
                 with Image.open(root.directory / directory / name, formats=["PNG"]) as png:
                     values_in = np.unique(np.asarray(png)).tolist() if png.mode in {"L", "P"} else ()

@@ -24,7 +24,7 @@ _NAME_BYTES, _PATH_BYTES = 255, 3500  # of file systems; a path also has the roo
 
 
 class LayoutError(PipelineError):
-    """A data set's directory does not look as its layout says."""
+    """A data set's directory is not in the layout that its reader expects."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +39,8 @@ class Annotations:
 
 
 @dataclass(slots=True)
-class Looked:
-    """Where a data set was looked at: what may change if any of it does.
+class AccessedPaths:
+    """Paths of a data set that decided what was found in it: if one changes, that may change, too.
 
     Attributes:
         directories: Those whose entries were listed.
@@ -60,13 +60,13 @@ class DataRoot:
         name: The data set's name, for messages.
         directory: The root.
         max_image_px: Width times height that an image or label may have at most [px].
-        looked: Where all methods but ``path``, ``read`` and ``scene`` have looked.
+        accessed: By all methods but ``path``, ``read`` and ``scene``.
     """
 
     name: str
     directory: Path
     max_image_px: int
-    looked: Looked = field(default_factory=Looked, repr=False, compare=False)
+    accessed: AccessedPaths = field(default_factory=AccessedPaths, repr=False, compare=False)
     _safe_parents: dict[str, bool] = field(default_factory=dict, repr=False, compare=False)
 
     def path(self, relative: str) -> Path:
@@ -110,9 +110,12 @@ class DataRoot:
         limit = self.max_image_px * _BYTES_PER_PIXEL + _HEADER_ROOM_BYTES
         unreadable = "label_unreadable" if missing.startswith("label") else "image_unreadable"
         try:
-            # Opening a pipe would wait for a writer for ever, opening a device may do anything: look before.
-            if not stat.S_ISREG(path.stat().st_mode):
-                raise SceneFault(unreadable, f"{relative} is {_kind_of(path)}, expected a regular file")
+            # Opening a pipe would wait for a writer for ever, opening a device may do anything: check first.
+            mode = path.stat().st_mode
+            if not stat.S_ISREG(mode):
+                kinds = {stat.S_IFIFO: "a pipe", stat.S_IFDIR: "a directory", stat.S_IFSOCK: "a socket"}
+                kind = kinds.get(stat.S_IFMT(mode), "a device")
+                raise SceneFault(unreadable, f"{relative} is {kind}, expected a regular file")
             with path.open("rb") as file:
                 size_bytes = os.fstat(file.fileno()).st_size
                 if size_bytes > limit:
@@ -134,7 +137,7 @@ class DataRoot:
         Raises:
             LayoutError: If it is not there, or leaves the root.
         """
-        self.looked.files.add(relative)
+        self.accessed.files.add(relative)
         try:
             path = self.path(relative)
         except SceneFault as fault:
@@ -151,7 +154,7 @@ class DataRoot:
         Raises:
             SceneFault: As for ``path``.
         """
-        self.looked.files.add(relative)
+        self.accessed.files.add(relative)
         return self.path(relative).exists()
 
     def names(self, directory: str, endings: tuple[str, ...] = IMAGE_ENDINGS, *, hint: str) -> list[str]:
@@ -163,7 +166,7 @@ class DataRoot:
             LayoutError: If it is not there, or leaves the root.
         """
         path = self._directory(directory, hint)
-        self.looked.directories.add(directory)
+        self.accessed.directories.add(directory)
         with os.scandir(path) as entries:
             names = [entry.name for entry in entries if not entry.name.startswith(".")]
         return sorted(name for name in names if name.lower().endswith(endings))
@@ -196,7 +199,7 @@ class DataRoot:
         top = self._directory(directory, hint)
         for place, inner, names in os.walk(top):
             below = "" if place == str(top) else os.path.relpath(place, top).replace(os.sep, "/")
-            self.looked.directories.add(f"{directory}/{below}".removesuffix("/"))
+            self.accessed.directories.add(f"{directory}/{below}".removesuffix("/"))
             yield below, inner, names
 
     def those_there(self, relatives: Iterable[str | None]) -> list[str]:
@@ -301,12 +304,6 @@ def composed(name: str) -> str:
 def shortened(path: str) -> str:
     """Quote a path for a message, the middle of a long one left out."""
     return repr(path if len(path) <= 120 else f"{path[:60]}...{path[-40:]}")
-
-
-def _kind_of(path: Path) -> str:
-    """Name what is no regular file."""
-    kinds = {stat.S_IFIFO: "a pipe", stat.S_IFDIR: "a directory", stat.S_IFSOCK: "a socket"}
-    return kinds.get(stat.S_IFMT(path.stat().st_mode), "a device")
 
 
 def printable(text: str) -> str:

@@ -17,30 +17,22 @@ def open_source(settings: PrepareSettings) -> SceneSource:
     """Open a data set.
 
     Raises:
-        LayoutError: If its directory does not look as its layout says.
+        LayoutError: If its directory is not in the expected layout.
     """
     if settings.dataset == "drawn-world":
-        return _drawn_world(settings)
+        options = settings.drawn_world
+        try:
+            indices = split_indices(settings.split, options.scenes)
+        except ValueError as error:
+            raise LayoutError(str(error)) from error
+        return DrawnWorldSource(
+            seed=options.seed, first_index=indices.start, scenes=len(indices), size_px=options.size_px
+        )
     if not settings.root.is_dir():
         message = f"{settings.dataset}: {settings.root} is no directory; correct --root"
         raise LayoutError(message)
     root = DataRoot(settings.dataset, settings.root, settings.max_image_px)
     return _READERS[settings.dataset](root, settings)
-
-
-def _drawn_world(settings: PrepareSettings) -> SceneSource:
-    """Return a split of the drawn world."""
-    options = settings.drawn_world
-    try:
-        indices = split_indices(settings.split, options.scenes)
-    except ValueError as error:
-        raise LayoutError(str(error)) from error
-    return DrawnWorldSource(
-        seed=options.seed,
-        first_index=indices.start,
-        scenes=len(indices),
-        size_px=options.size_px,
-    )
 
 
 def _coco(root: DataRoot, settings: PrepareSettings) -> SceneSource:

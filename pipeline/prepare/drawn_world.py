@@ -16,7 +16,7 @@ from PIL import Image
 from pipeline.drawn_world.captions import MAX_CAPTIONS
 from pipeline.drawn_world.words import IGNORE_LABEL, NOUNS, UNSEEN_NOUNS
 from pipeline.drawn_world.world import WORLD_VERSION, DrawnWorld
-from pipeline.prepare.data_root import Looked
+from pipeline.prepare.data_root import AccessedPaths
 from pipeline.prepare.file_digests import FileDigests
 from pipeline.prepare.label_maps import encode_png
 from pipeline.prepare.source import Found
@@ -97,13 +97,13 @@ class DrawnWorldSource:
         return Found(pictures=self.scenes, labels=self.scenes, captions=None)
 
     @property
-    def looked(self) -> Looked:
+    def accessed(self) -> AccessedPaths:
         """Nothing: there are no files."""
-        return Looked()
+        return AccessedPaths()
 
-    def identity(self, contents: FileDigests | None = None, keys: Sequence[str] = ()) -> Mapping[str, str | int | bool]:
+    def identity(self, digests: FileDigests | None = None, keys: Sequence[str] = ()) -> Mapping[str, str | int | bool]:
         """Return what decides the scenes; there are no files whose contents could."""
-        del contents, keys
+        del digests, keys
         return {
             "world_version": WORLD_VERSION,
             "seed": self.seed,
@@ -141,7 +141,7 @@ class DrawnWorldSource:
         )
 
     def _index_of(self, key: str) -> int:
-        """Return the index that a key stands for."""
+        """Return the index of a key."""
         digits = key.removeprefix(_KEY_PREFIX)
         if key.startswith(_KEY_PREFIX) and len(digits) == _KEY_DIGITS and digits.isdecimal():
             index = int(digits)

@@ -37,7 +37,7 @@ class FileDigests:
 
     def file(self, root: DataRoot, relative: str) -> str:
         """Return the sha256 of one file that is known to be there."""
-        root.looked.files.add(relative)
+        root.accessed.files.add(relative)
         path = root.path(relative)
         return self._sha256(path, relative, path.stat())
 
@@ -56,7 +56,7 @@ class FileDigests:
         """Return the sha256 of names and contents of files; those that are absent or unreadable count as such."""
         digest = hashlib.sha256()
         for relative in sorted(relatives):
-            root.looked.files.add(relative)
+            root.accessed.files.add(relative)
             try:
                 path = root.path(relative)
                 stat = path.stat()
@@ -73,7 +73,7 @@ class FileDigests:
         """
         digest = hashlib.sha256()
         for relative in sorted(relatives):
-            root.looked.files.add(relative)
+            root.accessed.files.add(relative)
             size_bytes, sha256 = -1, ""
             try:
                 path = root.path(relative)

@@ -181,7 +181,7 @@ def _vocabulary(root: DataRoot, hint: str) -> Vocabulary:
 
 
 def _class_table(vocabulary: Vocabulary) -> ClassTable:
-    """Let each index stand for itself."""
+    """Map each index to itself."""
     ignored = frozenset({255, 65535} if vocabulary.ignore_label == 255 else {65535})
     indices = {index: index for index in vocabulary.source_ids}
     return ClassTable(indices, ignore_label=vocabulary.ignore_label, ignored=ignored)

@@ -37,6 +37,13 @@ _DECODE_ERRORS = (OSError, SyntaxError, ValueError, Image.DecompressionBombError
 
 _ORIENTATION_TAG = 274
 _ENTRY_BYTES = 12
+_PNG_COLOURS: dict[int, Literal["grey", "rgb", "palette"]] = {
+    png_structure.GREY: "grey",
+    png_structure.GREY_ALPHA: "grey",
+    png_structure.PALETTE: "palette",
+    png_structure.RGB: "rgb",
+    png_structure.RGB_ALPHA: "rgb",
+}
 _JPEG_COLOURS: dict[int, Literal["grey", "rgb", "cmyk"]] = {1: "grey", 3: "rgb", 4: "cmyk"}
 
 
@@ -89,7 +96,11 @@ def inspect_image(data: bytes, *, max_image_px: int) -> ImageFacts:
         orientation = exif_orientation(jpeg.exif)
         facts = ImageFacts("jpg", jpeg.width_px, jpeg.height_px, orientation, _JPEG_COLOURS[jpeg.channels])
     elif data.startswith(png_structure.SIGNATURE):
-        facts = _png_image(png_structure.png_facts(data))
+        png = png_structure.png_facts(data)
+        if png.bit_depth == 16 and png.colour_type == png_structure.GREY:  # converting it to 8 bit clips
+            raise SceneFault("image_mode_unsupported", "PNG of 16-bit grey, expected 8 bits a channel")
+        colours = _PNG_COLOURS[png.colour_type]
+        facts = ImageFacts("png", png.width_px, png.height_px, exif_orientation(png.exif), colours)
     elif data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return _webp_image(data, max_image_px)
     else:
@@ -177,15 +188,3 @@ def _refuse_several(image: Image.Image) -> None:
 def _unknown_format(data: bytes) -> str:
     found = f"starts with {data[:8].hex(' ')}" if data else "is empty"
     return f"the file {found}, expected a JPEG, PNG, WebP, TIFF, BMP, GIF, JPEG 2000, AVIF or PPM"
-
-
-def _png_image(facts: png_structure.PngFacts) -> ImageFacts:
-    """Turn a PNG's facts into an image's; 16-bit grey is refused, since converting it to 8 bit clips."""
-    if facts.bit_depth == 16 and facts.colour_type == png_structure.GREY:
-        raise SceneFault("image_mode_unsupported", "PNG of 16-bit grey, expected 8 bits a channel")
-    colours: Literal["grey", "rgb", "palette"] = "rgb"
-    if facts.colour_type == png_structure.PALETTE:
-        colours = "palette"
-    elif facts.colour_type in {png_structure.GREY, png_structure.GREY_ALPHA}:
-        colours = "grey"
-    return ImageFacts("png", facts.width_px, facts.height_px, exif_orientation(facts.exif), colours)

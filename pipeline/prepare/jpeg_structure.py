@@ -1,7 +1,8 @@
 """The structure of a JPEG file, walked from marker to marker without decoding a pixel.
 
-The walk costs less than hashing the file. It finds what decoding finds: files that are cut, zero-filled tails, broken
-markers, and tables that a scan needs and that are absent or impossible. Neither finds changed bits inside the coded
+The walk costs about as much as hashing the file, a tenth of Pillow's cheapest decoding (``draft`` to an eighth), and
+finds what decoding finds: files that are cut, zero-filled tails, broken markers, and tables that a scan needs and that
+are absent or impossible. Pillow's ``verify()`` reads a JPEG's header alone. None finds changed bits inside the coded
 picture: libjpeg draws such a picture without complaint. ``docs/data_preparation.md`` has figures.
 """
 
@@ -26,7 +27,7 @@ _NEXT_MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")
 
 
 class JpegFacts(NamedTuple):
-    """What the walk tells of a JPEG file.
+    """What the walk finds in a JPEG file.
 
     Attributes:
         width_px: Width as stored.
@@ -71,7 +72,7 @@ class _Progress:
 
 
 def jpeg_facts(data: bytes) -> JpegFacts:
-    """Walk a JPEG file from its first marker to its end marker; what follows that is not looked at.
+    """Walk a JPEG file from its first marker to its end marker; what follows is ignored.
 
     Raises:
         SceneFault: ``image_truncated`` if it ends before its end marker, ``image_mode_unsupported`` if it is lossless,
@@ -222,7 +223,7 @@ def _check_scan(body: bytes, progress: _Progress) -> None:
 
 
 def _possible_pass(first: int, last: int, approximation: int, *, channels: int) -> bool:
-    """Tell whether a progressive file can have a pass over these coefficients with these bit positions."""
+    """Return whether a progressive file can have a pass over these coefficients with these bit positions."""
     high, low = approximation >> 4, approximation & 15
     bits = low <= 13 and (high in {0, low + 1})
     return bits and (last == 0 if first == 0 else first <= last <= 63 and channels == 1)

@@ -62,7 +62,7 @@ class ClassTable:
         Args:
             values: [height width], uint8 or uint16.
             original_png: The file they come from, if it is a greyscale PNG; it is kept as it is where every value
-                stands for itself and the depth is right.
+                is its own index and the depth is right.
 
         Raises:
             SceneFault: ``label_outside_vocabulary``.

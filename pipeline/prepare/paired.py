@@ -4,7 +4,15 @@ from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-from pipeline.prepare.data_root import Annotations, DataRoot, LayoutError, Looked, composed, failed_scene, scene_key
+from pipeline.prepare.data_root import (
+    AccessedPaths,
+    Annotations,
+    DataRoot,
+    LayoutError,
+    composed,
+    failed_scene,
+    scene_key,
+)
 from pipeline.prepare.faults import SceneFault
 from pipeline.prepare.file_digests import FileDigests
 from pipeline.prepare.images import ImageFacts
@@ -89,27 +97,33 @@ class PairedSource:
         return sorted(self.pairs)
 
     @property
-    def looked(self) -> Looked:
+    def accessed(self) -> AccessedPaths:
         """What the root has noted."""
-        return self.root.looked
+        return self.root.accessed
 
-    def identity(self, contents: FileDigests, keys: Sequence[str]) -> Mapping[str, str | int | bool]:
+    def identity(self, digests: FileDigests, keys: Sequence[str]) -> Mapping[str, str | int | bool]:
         """Return digests of the lists, of the listing of images, and of the label files."""
         pairs = [self.pairs[key] for key in keys]
         return {
-            **{file: contents.file(self.root, file) for file in self.text_files},
-            "images": contents.by_size(self.root, (pair.image_path for pair in pairs if pair.image_path)),
-            "labels": contents.by_contents(self.root, (pair.label_path for pair in pairs if pair.label_path)),
+            **{file: digests.file(self.root, file) for file in self.text_files},
+            "images": digests.by_size(self.root, (pair.image_path for pair in pairs if pair.image_path)),
+            "labels": digests.by_contents(self.root, (pair.label_path for pair in pairs if pair.label_path)),
         }
 
     def found(self) -> Found:
         """Return what lies there."""
+        listed = set(self.label_files)
+        used = {pair.label_path for pair in self.pairs.values() if pair.label_path and pair.label_path in listed}
+        no_label_used = ""
+        if not used and self.vocabulary.class_names and (self.label_files or self.label_required):
+            pictures = [pair.image_path for pair in self.pairs.values() if pair.image_path]
+            no_label_used = why_no_label(pictures, self.label_files)
         return Found(
             pictures=sum(bool(pair.image_path) for pair in self.pairs.values()),
             labels=sum(is_label(name) for name in self.label_files) or len(self.label_files),
             captions=sum(len(pair.captions) for pair in self.pairs.values()),
-            passed_over=(*self.passed_over, *labels_without_picture(self.label_files, self._used_labels())),
-            no_label_used="" if self._used_labels() or not self.vocabulary.class_names else self._why_no_label(),
+            passed_over=(*self.passed_over, *labels_without_picture(self.label_files, used)),
+            no_label_used=no_label_used,
         )
 
     def scene(self, key: str) -> Scene:
@@ -117,33 +131,16 @@ class PairedSource:
         pair = self.pairs[key]
         if pair.fault:
             return failed_scene(key, pair.image_id, pair.image_path, pair.fault)
-        return self.root.scene(key, pair.image_id, pair.image_path, lambda facts: self._annotate(pair, facts))
 
-    def _used_labels(self) -> set[str]:
-        """Return the label files that belong to a picture."""
-        listed = set(self.label_files)
-        return {pair.label_path for pair in self.pairs.values() if pair.label_path and pair.label_path in listed}
+        def annotate(facts: ImageFacts) -> Annotations:
+            if pair.label_path is None:
+                return Annotations(captions=pair.captions)
+            data = self.root.read(pair.label_path, "label_missing")
+            decoded = self.decode_label(data, facts, self.root.max_image_px)
+            label = self.table.label_map(decoded.values, decoded.greyscale_png)
+            return Annotations(label.png, None, label.classes, pair.captions, label.ignored_values)
 
-    def _why_no_label(self) -> str:
-        """Say why no label belongs to a picture; empty where there are none and none are required."""
-        if not self.label_files and not self.label_required:
-            return ""
-        pictures = [pair.image_path for pair in self.pairs.values() if pair.image_path]
-        return why_no_label(pictures, self.label_files)
-
-    def _annotate(self, pair: Pair, facts: ImageFacts) -> Annotations:
-        """Read a pair's label."""
-        data = self._label_bytes(pair)
-        if data is None:
-            return Annotations(captions=pair.captions)
-        decoded = self.decode_label(data, facts, self.root.max_image_px)
-        label = self.table.label_map(decoded.values, decoded.greyscale_png)
-        return Annotations(label.png, None, label.classes, pair.captions, label.ignored_values)
-
-    def _label_bytes(self, pair: Pair) -> bytes | None:
-        if pair.label_path is None:
-            return None
-        return self.root.read(pair.label_path, "label_missing")
+        return self.root.scene(key, pair.image_id, pair.image_path, annotate)
 
 
 def pairs_of_list(root: DataRoot, list_file: str, hint: str, image: str, label: str) -> dict[str, Pair]:
@@ -219,7 +216,7 @@ def is_label(name: str) -> bool:
 
 
 def why_no_label(pictures: Sequence[str], label_files: Sequence[str]) -> str:
-    """Say why no label belongs to any picture, as far as their names tell.
+    """Say why no label belongs to any picture, as far as their names show.
 
     Args:
         pictures: Paths of the pictures.

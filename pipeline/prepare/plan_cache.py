@@ -1,11 +1,10 @@
-"""What planning needs to know of a data set, remembered for as long as no file changes that it depends on.
+"""A cache of what planning needs to know of a data set, valid for as long as no file changes that it depends on.
 
-A data set is looked through once: then all directories that were listed and all files that counted are noted, with the
-names in the directories, and with size, both times of change and inode of the files. As long as all of these are the
-same, the same settings have the same scenes, and neither lists nor annotations nor labels are read to plan them. What
-changed within the last seconds is looked at again each time, since a further change in the same tick of the clock
-would leave no trace. The memory lies in the runs directory and is of this machine only; a lost or damaged one costs
-time alone.
+When a data set is read for the first time, all directories that were listed and all files that counted are recorded:
+the names in the directories; size, both times of change and inode of the files. As long as all of these are the same,
+the same settings have the same scenes, and neither lists nor annotations nor labels are read to plan them. What changed
+within the last seconds is not cached, since a further change in the same tick of the clock would leave no trace. The
+cache lies in the runs directory and is of this machine only; a lost or damaged one costs time alone.
 """
 
 import hashlib
@@ -20,7 +19,7 @@ from stat import S_ISDIR
 from typing import Any, ClassVar, NamedTuple, Self
 
 from pipeline import drawn_world
-from pipeline.prepare.data_root import Looked
+from pipeline.prepare.data_root import AccessedPaths
 from pipeline.prepare.file_digests import FileDigests
 from pipeline.prepare.source import Found, PassedOver
 from pipeline.settings import PrepareSettings
@@ -84,18 +83,18 @@ class _Watched:
     files: list[str]
 
     @classmethod
-    def of(cls, root: Path, looked: Looked) -> Self:
-        """Return what has to be watched of what was looked at."""
+    def of(cls, root: Path, accessed: AccessedPaths) -> Self:
+        """Return what to watch of the paths that were accessed."""
         listed: dict[str, list[str]] = defaultdict(list)
         elsewhere = []
-        for file in looked.files:
+        for file in accessed.files:
             parent, _, name = file.rpartition("/")
-            if parent in looked.directories:
+            if parent in accessed.directories:
                 listed[parent].append(name)
             else:
                 elsewhere.append(file)
         directories: dict[str, list[str] | None] = {}
-        for directory in looked.directories:
+        for directory in accessed.directories:
             names = sorted(listed[directory])
             try:
                 entries = sum(1 for _ in (root / directory).iterdir())
@@ -106,31 +105,31 @@ class _Watched:
         return cls(directories, sorted(elsewhere))
 
     def state(self, root: Path) -> _State:
-        """Look at all that is watched; what cannot be looked at is absent."""
+        """Return the present state of all that is watched; what cannot be read counts as absent."""
         top = Path(os.path.realpath(root))  # unlike resolve() it takes links in a circle
         digest = hashlib.sha256(os.fsencode(top))
         changed_ns = 0
-        looks = [_look_into(top, directory, names) for directory, names in sorted(self.directories.items())]
-        looks += [_look_at(top, file) for file in self.files]
-        for look in looks:
-            digest.update(f"{look.text}\0\0".encode("utf-8", "surrogatepass"))
-            changed_ns = max(changed_ns, look.changed_ns)
+        states = [_directory_state(top, directory, names) for directory, names in sorted(self.directories.items())]
+        states += [_file_state(top, file) for file in self.files]
+        for state in states:
+            digest.update(f"{state.text}\0\0".encode("utf-8", "surrogatepass"))
+            changed_ns = max(changed_ns, state.changed_ns)
         return _State(digest.hexdigest(), changed_ns)
 
 
-class _Look(NamedTuple):
-    """What is seen at a path, as text, and the latest time of change that is part of it [ns since 1970]."""
+class _PathState(NamedTuple):
+    """What is at a path, as text, and the latest time of change that is part of it [ns since 1970]."""
 
     text: str
     changed_ns: int = 0
 
 
-def _look_into(top: Path, directory: str, names: Collection[str] | None) -> _Look:
-    """Look at the names in a directory, and at the traits of those entries that are named; None names all."""
+def _directory_state(top: Path, directory: str, names: Collection[str] | None) -> _PathState:
+    """Return the names in a directory with the traits of those entries that are named; None names all."""
     chosen = None if names is None else frozenset(names)
     changed_ns, lines = 0, []
     try:
-        own = _look_at(top, directory, whole_directory=True)
+        own = _file_state(top, directory, whole_directory=True)
         with os.scandir(top / directory) as entries:
             for entry in entries:
                 line = f"{entry.name}\0{entry.is_dir(follow_symlinks=False):d}"
@@ -146,13 +145,13 @@ def _look_into(top: Path, directory: str, names: Collection[str] | None) -> _Loo
                         line += f"\0{stat.st_size}\0{stat.st_mtime_ns}\0{stat.st_ctime_ns}\0{stat.st_ino}"
                 lines.append(line)
     except OSError as error:
-        return _Look(f"{directory}\0absent\0{error.errno}")
+        return _PathState(f"{directory}\0absent\0{error.errno}")
     lines.sort()
-    return _Look("\0\0".join([own.text, *lines]), max(own.changed_ns, changed_ns))
+    return _PathState("\0\0".join([own.text, *lines]), max(own.changed_ns, changed_ns))
 
 
-def _look_at(top: Path, file: str, *, whole_directory: bool = False) -> _Look:
-    """Look at the traits of a file, and at where links on the way to it lead; of a directory only its presence counts.
+def _file_state(top: Path, file: str, *, whole_directory: bool = False) -> _PathState:
+    """Return the traits of a file, and where links on the way to it lead; of a directory only its presence counts.
 
     Args:
         top: The data set's root, without links.
@@ -160,16 +159,16 @@ def _look_at(top: Path, file: str, *, whole_directory: bool = False) -> _Look:
         whole_directory: Let the traits of a directory count, too: they change with its entries.
     """
     if file.startswith("/") or ".." in file.split("/"):
-        return _Look(file)  # no path below the root, so it is never read, whatever lies there
+        return _PathState(file)  # no path below the root, so it is never read, whatever lies there
     path = top / file
     try:
         stat = path.stat()
         text = f"{file}\0{path.resolve()}"
     except (OSError, ValueError, RuntimeError):  # not there, no name that a file can have, or links in a circle
-        return _Look(f"{file}\0absent")
+        return _PathState(f"{file}\0absent")
     if S_ISDIR(stat.st_mode) and not whole_directory:
-        return _Look(f"{text}\0directory")
-    return _Look(f"{text}\0{traits_of(stat)}", max(stat.st_mtime_ns, stat.st_ctime_ns))
+        return _PathState(f"{text}\0directory")
+    return _PathState(f"{text}\0{traits_of(stat)}", max(stat.st_mtime_ns, stat.st_ctime_ns))
 
 
 class PlanCache:
@@ -177,27 +176,30 @@ class PlanCache:
 
     Args:
         settings: Which data set, and how it is prepared.
-        runs: Runs directory, in which the memory lies.
+        runs: Runs directory, in which the cache lies.
     """
 
     # What this process has found, by the file that is to keep it; a dry run keeps nothing, but plans several times.
     _noted: ClassVar[dict[Path, Mapping[str, Any]]] = {}
     # Digests of files are of all settings of a data set, and let go once they are kept: there may be 200,000.
-    _contents: ClassVar[dict[Path, FileDigests]] = {}
+    _digests_of: ClassVar[dict[Path, FileDigests]] = {}
 
     def __init__(self, settings: PrepareSettings, runs: Path) -> None:
         self._root = settings.root
         self._directory = runs.absolute() / _DIRECTORY
         data_set = f"{settings.dataset} {settings.split}\0{os.path.realpath(settings.root)}"
-        self._digests = self._directory / f"{_place(data_set)}.json"
         options = settings.model_dump_json(exclude={"root"})
-        self._file = self._directory / f"{_place(data_set)}-{_place(options)}.json"
+        place, kind = (
+            hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16] for text in (data_set, options)
+        )
+        self._digests = self._directory / f"{place}.json"
+        self._file = self._directory / f"{place}-{kind}.json"
 
-    def contents(self) -> FileDigests:
-        """Return what is known of the contents of the data set's files."""
-        if self._digests not in self._contents:
-            self._contents[self._digests] = FileDigests(self._digests)
-        return self._contents[self._digests]
+    def digests(self) -> FileDigests:
+        """Return what is known of the data set's files."""
+        if self._digests not in self._digests_of:
+            self._digests_of[self._digests] = FileDigests(self._digests)
+        return self._digests_of[self._digests]
 
     def facts(self) -> DataSetFacts | None:
         """Return the facts that were noted by this version of the code, unless a file changed that they depend on."""
@@ -211,16 +213,16 @@ class PlanCache:
                 continue
         return None
 
-    def note(self, facts: DataSetFacts, looked: Looked, begun_ns: int) -> None:
+    def note(self, facts: DataSetFacts, accessed: AccessedPaths, begun_ns: int) -> None:
         """Note facts, unless a file changed since a moment before the data set was opened.
 
         Args:
             facts: What was found.
-            looked: Where.
+            accessed: Where.
             begun_ns: When the data set was opened [ns since 1970].
         """
         self._noted.pop(self._file, None)
-        watched = _Watched.of(self._root, looked)
+        watched = _Watched.of(self._root, accessed)
         state = watched.state(self._root)
         if begun_ns - state.changed_ns > SETTLED_AFTER_NS:
             values = {"facts": asdict(facts), "watched": asdict(watched)}
@@ -231,22 +233,17 @@ class PlanCache:
         """Keep what was noted for the next command, if the runs directory is there and can be written to."""
         if not self._directory.parent.is_dir():
             return
-        contents = self._contents.get(self._digests)
+        digests = self._digests_of.get(self._digests)
         # Facts without the digests would forget which pictures changed in place: they are kept second.
-        if contents is not None and contents.keep():
-            del self._contents[self._digests]
+        if digests is not None and digests.keep():
+            del self._digests_of[self._digests]
         noted = self._noted.get(self._file)
-        if noted is not None and self._digests not in self._contents and noted != _read(self._file):
+        if noted is not None and self._digests not in self._digests_of and noted != _read(self._file):
             keep(self._file, {**noted, "seal": _seal(noted)})
 
 
-def _place(text: str) -> str:
-    """Return the name of a memory."""
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
-
-
 def _read(file: Path) -> Mapping[str, Any] | None:
-    """Read a memory; None if it is absent or damaged."""
+    """Read a cache file; None if it is absent or damaged."""
     try:
         document = json.loads(file.read_bytes())
         seal = document.pop("seal")

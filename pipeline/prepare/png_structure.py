@@ -1,8 +1,10 @@
 """The structure of a PNG file: every chunk against its checksum, without decompressing a pixel.
 
-Unlike JPEG, PNG protects each chunk with a CRC, so this finds any changed or missing byte.
+Unlike JPEG, PNG protects each chunk with a CRC, so this finds any changed or missing byte. Pillow's ``verify()`` is as
+fast, but accepts a damaged end chunk and reports neither bit depth nor EXIF behind the pixels.
 """
 
+import struct
 import zlib
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -15,7 +17,7 @@ _DEPTHS = {GREY: (1, 2, 4, 8, 16), RGB: (8, 16), PALETTE: (1, 2, 4, 8), GREY_ALP
 
 
 class PngFacts(NamedTuple):
-    """What the chunks tell of a PNG file.
+    """What the chunks of a PNG file say.
 
     Attributes:
         width_px: Width as stored.
@@ -33,7 +35,7 @@ class PngFacts(NamedTuple):
 
 
 def png_facts(data: bytes) -> PngFacts:
-    """Walk a PNG file from its signature to its end chunk; what follows that is not looked at.
+    """Walk a PNG file from its signature to its end chunk; what follows is ignored.
 
     Raises:
         SceneFault: ``image_truncated`` if it ends before its end chunk, ``image_unreadable`` if it is broken otherwise.
@@ -48,12 +50,16 @@ def png_facts(data: bytes) -> PngFacts:
         elif kind == b"eXIf":
             exif = body
         seen.add(kind)
-    facts = _read_header(header, exif)
+    if len(header) != 13:
+        raise _broken(f"its header has {len(header)} bytes, expected 13")
+    width_px, height_px, bit_depth, colour_type = struct.unpack(">IIBB", header[:10])
+    if width_px == 0 or height_px == 0 or bit_depth not in _DEPTHS.get(colour_type, ()):
+        raise _broken(f"its header states {width_px} x {height_px} px, {bit_depth} bits of colour type {colour_type}")
     if b"IDAT" not in seen:
         raise _broken("it has no pixels")
-    if facts.colour_type == PALETTE and b"PLTE" not in seen:
+    if colour_type == PALETTE and b"PLTE" not in seen:
         raise _broken("it has no palette")
-    return facts
+    return PngFacts(width_px, height_px, bit_depth, colour_type, exif)
 
 
 def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
@@ -72,17 +78,6 @@ def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
             return
         yield kind, b"" if kind == b"IDAT" else data[position + 8 : end - 4]
         position = end
-
-
-def _read_header(body: bytes, exif: bytes) -> PngFacts:
-    """Read the header chunk."""
-    if len(body) != 13:
-        raise _broken(f"its header has {len(body)} bytes, expected 13")
-    width_px, height_px = int.from_bytes(body[:4], "big"), int.from_bytes(body[4:8], "big")
-    bit_depth, colour_type = body[8], body[9]
-    if width_px == 0 or height_px == 0 or bit_depth not in _DEPTHS.get(colour_type, ()):
-        raise _broken(f"its header states {width_px} x {height_px} px, {bit_depth} bits of colour type {colour_type}")
-    return PngFacts(width_px, height_px, bit_depth, colour_type, exif)
 
 
 def _broken(found: str) -> SceneFault:

@@ -44,7 +44,7 @@ OFFICIAL_SCENES = {
 
 _SCENE_BYTES = 186_000  # of COCO; docs/reproduce.md says where measured sizes are from
 _READERS = 2  # threads that read pictures of a shard
-_PLAN_HOLDS_S = 60.0  # after that, files are looked over again before scenes are made of them
+_PLAN_HOLDS_S = 60.0  # after that, files are checked again before scenes are made of them
 _REPORT_MAKER = "prepare 1"
 _REPORT_FILE = "prepared.md"
 
@@ -123,7 +123,7 @@ class Prepare(Step):
         """Plan the preparation, once; see `plan_prepare`.
 
         Raises:
-            LayoutError: If the data set's directory does not look as its layout says.
+            LayoutError: If the data set's directory is not in the expected layout.
         """
         if self._planned is None:
             self._planned_s = time.monotonic()
@@ -139,7 +139,7 @@ class Prepare(Step):
         """Return where the scenes lie or will lie.
 
         Raises:
-            LayoutError: If the data set's directory does not look as its layout says.
+            LayoutError: If the data set's directory is not in the expected layout.
         """
         return self.plan(node.runs).artifact
 
@@ -215,7 +215,7 @@ def prepare(
         plan: What `plan_prepare` returned; by default the data set is planned now.
 
     Raises:
-        LayoutError: If the data set's directory does not look as its layout says, or none of its labels can be used.
+        LayoutError: If the data set's directory is not in the expected layout, or none of its labels can be used.
         StageError: If a shard could not be made, or too many scenes are faulty.
     """
     plan = plan or plan_prepare(settings, runs)
@@ -248,11 +248,11 @@ def plan_prepare(settings: PrepareSettings, runs: Path) -> PreparePlan:
     Where none of its files has changed since an earlier plan of the same settings, none is read.
 
     Raises:
-        LayoutError: If the data set's directory does not look as its layout says, has no image, or has labels of which
+        LayoutError: If the data set's directory is not in the expected layout, has no image, or has labels of which
             none can be used.
     """
-    memory = PlanCache(settings, runs)
-    facts = memory.facts()
+    cache = PlanCache(settings, runs)
+    facts = cache.facts()
     if facts is None:
         begun_ns = time.time_ns()
         source = open_source(settings)
@@ -266,12 +266,12 @@ def plan_prepare(settings: PrepareSettings, runs: Path) -> PreparePlan:
         facts = DataSetFacts(
             scenes=len(keys),
             keys_digest=text_digest(keys),
-            identity=dict(source.identity(memory.contents(), keys)),
+            identity=dict(source.identity(cache.digests(), keys)),
             attributes=attributes_of(source).to_json(),
             found=found,
         )
-        memory.note(facts, source.looked, begun_ns)
-    memory.keep()
+        cache.note(facts, source.accessed, begun_ns)
+    cache.keep()
     shards = -(-facts.scenes // settings.scenes_per_shard)
     description = Description(
         identity=Identity(

@@ -175,7 +175,9 @@ class PrepareReport:
         ):
             if findings:
                 lines += ["", f"{title + ':':<28}{'scenes':>8}  meaning, first examples"]
-                lines += [line for slug in sorted(findings) for line in _findings_lines(slug, findings[slug], meanings)]
+            for slug, found in sorted(findings.items()):
+                lines.append(f"  {slug:<26}{found.scenes:>8}  {meanings[slug]}")
+                lines += [f"{'':<38}{key}: {words}" for key, words in found.examples]
         return visible("\n".join([*lines, *self._class_lines()]) + "\n")
 
     def to_markdown(self) -> str:
@@ -236,12 +238,6 @@ def report_of_artifact(artifact: Artifact, found: Found) -> PrepareReport:
         if isinstance(ignored, Mapping):
             report.ignored_values.update({int(value): int(str(files)) for value, files in ignored.items()})
     return report
-
-
-def _findings_lines(slug: str, findings: Findings, meanings: Mapping[str, str]) -> list[str]:
-    """Write one fault or oddity with its examples."""
-    lines = [f"  {slug:<26}{findings.scenes:>8}  {meanings[slug]}"]
-    return lines + [f"{'':<38}{key}: {words}" for key, words in findings.examples]
 
 
 def _findings_json(findings: Mapping[str, Findings]) -> dict[str, Json]:

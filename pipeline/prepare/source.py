@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from pipeline.prepare.data_root import Looked
+from pipeline.prepare.data_root import AccessedPaths
 from pipeline.prepare.file_digests import FileDigests
 from pipeline.prepare.vocabulary import Vocabulary
 from storage_schemas.scenes import Scene
@@ -73,18 +73,18 @@ class SceneSource(Protocol):
         ...
 
     @property
-    def looked(self) -> Looked:
-        """Where the source and the digests of its files have looked so far."""
+    def accessed(self) -> AccessedPaths:
+        """Paths that the source and the digests of its files have accessed so far."""
         ...
 
-    def identity(self, contents: FileDigests, keys: Sequence[str]) -> Mapping[str, str | int | bool]:
+    def identity(self, digests: FileDigests, keys: Sequence[str]) -> Mapping[str, str | int | bool]:
         """Return what decides some scenes besides the settings, as digests of text files, labels and the image listing.
 
         No path or clock: the same data under another root has the same identity.
 
         Args:
-            contents: Makes the digests.
-            keys: Of the scenes; files of no other scene are looked at.
+            digests: Digests of the data set's files.
+            keys: Of the scenes; files of no other scene are read.
         """
         ...
 

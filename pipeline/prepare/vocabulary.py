@@ -122,7 +122,7 @@ class Vocabulary:
         class_names: One per class, without repeats; the place in the list is the index in label maps. A name may hold
             synonyms, separated by commas, which the method uses whole ("road, route").
         marks: One per class: whether COCO-Stuff names it too.
-        source_ids: The value that stands for each class in the data set's official label files; the index itself
+        source_ids: The value of each class in the data set's official label files; the index itself
             where the label files hold indices.
 
     Raises:
@@ -146,7 +146,7 @@ class Vocabulary:
 
     @property
     def uncertain(self) -> tuple[bool, ...]:
-        """True where the rule cannot tell; such a class counts neither as seen nor as unseen."""
+        """True where the rule cannot decide; such a class counts neither as seen nor as unseen."""
         return tuple(mark is SeenMark.UNCERTAIN for mark in self.marks)
 
     @property
@@ -182,7 +182,7 @@ def vocabulary_of_names(name: str, class_names: Sequence[str]) -> Vocabulary:
 
     Args:
         name: What the vocabulary is called.
-        class_names: In index order; each name stands for its own index in the label files.
+        class_names: In index order; the index is also the value in the label files.
 
     Raises:
         ValueError: If a name is empty or occurs twice, or if there are more than 65,535 names.

@@ -48,7 +48,7 @@ def opened(monkeypatch) -> list[str]:
 def forget() -> None:
     """Let the process know as little as a new one."""
     PlanCache._noted.clear()
-    PlanCache._contents.clear()
+    PlanCache._digests_of.clear()
 
 
 def openings(events: list[str]) -> int:
@@ -198,7 +198,7 @@ def test_a_damaged_memory_is_ignored_and_other_settings_have_their_own(tmp_path,
     runs.mkdir()
     settings = PrepareSettings(dataset="folder", root=root)
     whole = plan_prepare(settings, runs)
-    memory = PlanCache(settings, runs)._file
+    (memory,) = (runs / ".data_sets").glob("*-*.json")
     limited = plan_prepare(settings.model_copy(update={"limit": 1}), runs)
     assert (whole.job.facts.scenes, limited.job.facts.scenes) == (3, 1)
     assert openings(opened) == 2
