@@ -144,6 +144,21 @@ class Troubled(WriteFiles):
         return super().run(state, artifact, unit)
 
 
+@dataclass(frozen=True)
+class VariouslyTroubled:
+    """Files as of ``WriteFiles``, with a trouble of ``Troubled`` at each of some units."""
+
+    troubles: dict[str, str]
+
+    def open(self) -> str:
+        return WriteFiles().open()
+
+    def run(self, state: str, artifact: Artifact, unit: str) -> Sidecar:
+        trouble = self.troubles.get(unit)
+        job = Troubled(at=(unit,), trouble=trouble) if trouble else WriteFiles()
+        return job.run(state, artifact, unit)
+
+
 class UnpicklableError(Exception):
     """An error that cannot be sent from one process to another."""
 
