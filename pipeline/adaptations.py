@@ -13,10 +13,10 @@ from PIL import Image
 
 from pipeline.dataflow import dataflow
 from pipeline.evaluate.compare import compare_scores
-from pipeline.evaluate.counts import Scores
 from pipeline.evaluate.report.pictures import PictureBook
 from pipeline.evaluate.score import labelled_scenes_of
 from pipeline.evaluate.side_by_side import side_by_side
+from pipeline.evaluate.stored_scores import Scores
 from pipeline.settings import Mode, Settings
 from pipeline.text_tables import text_table
 from storage_schemas.artifact import Artifact
@@ -149,8 +149,19 @@ def adaptation_tables(settings: Settings) -> list[AdaptationTable]:
     tables = []
     for place, (before, after) in enumerate(zip(*ends, strict=True)):
         numbers = {title: report["datasets"][place] for title, report in reports.items()}
-        gain = _gain(Scores(before.artifact), Scores(after.artifact), settings.evaluate.bootstrap_rounds)
-        rows = {title: _row(dataset["variants"][0]) for title, dataset in numbers.items()}
+        pair = (Scores(before.artifact), Scores(after.artifact))
+        # image by image: the interval of a difference is narrower than those of what it is between
+        found = compare_scores(*pair, rounds=settings.evaluate.bootstrap_rounds).differences
+        gain = {
+            group: _estimate(change.second - change.first, change.interval.low, change.interval.high)
+            for group, change in ((group, found[name]) for group, name in GROUPS.items())
+        }
+        rows = {}
+        for title, dataset in numbers.items():
+            main = dataset["variants"][0]
+            rows[title] = {
+                group: _estimate(main["metrics"][name], *main["intervals"][name]) for group, name in GROUPS.items()
+            }
         first = numbers[BEFORE.title]
         tables.append(AdaptationTable(first["dataset"], first["images"], rows, gain))
     return tables
@@ -172,20 +183,6 @@ def adaptation_picture(settings: Settings, *, images: int) -> Image.Image:
     books = {title: PictureBook(Scores(node.artifact), labelled_scenes_of(node)) for title, node in nodes.items()}
     names = Scores(nodes[AFTER.title].artifact).attributes.class_names
     return side_by_side(books, names, images=images)
-
-
-def _row(variant: Mapping[str, Any]) -> dict[str, Estimate]:
-    """Take a row's numbers from a report."""
-    return {group: _estimate(variant["metrics"][name], *variant["intervals"][name]) for group, name in GROUPS.items()}
-
-
-def _gain(before: Scores, after: Scores, rounds: int) -> dict[str, Estimate]:
-    """Compare two evaluations image by image."""
-    found = compare_scores(before, after, rounds=rounds).differences
-    return {
-        group: _estimate(found[name].second - found[name].first, found[name].interval.low, found[name].interval.high)
-        for group, name in GROUPS.items()
-    }
 
 
 def _estimate(*numbers: float | None) -> Estimate:

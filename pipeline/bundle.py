@@ -1,4 +1,4 @@
-"""What users take away of a run: a segmenter's folder, and the adapted CLIP as a plain open_clip file."""
+"""What users take from a run: a segmenter's folder, and the adapted CLIP as a plain open_clip file."""
 
 import json
 import logging

@@ -3,7 +3,6 @@
 Reads ``scores``, or ``reports`` that say which scores they are of.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from ovseg_models.bootstrap import Difference
 from ovseg_models.bootstrap import compare as compare_counts
 from ovseg_models.segmentation_metrics import ClassCounts
 from pipeline.errors import PipelineError
-from pipeline.evaluate.counts import ImageCountTable, Scores
+from pipeline.evaluate.stored_scores import Scores, json_number
 from storage_schemas import reports, scores
 from storage_schemas.artifact import Artifact
 from storage_schemas.digests import Json
@@ -25,7 +24,7 @@ class Comparison:
 
     Attributes:
         dataset: Name of the data set in the first evaluation's settings.
-        variants: What was predicted how, of the first and of the second.
+        variants: Of the first and of the second.
         images: Images that both have scored.
         left_out: Images that only one of them has scored.
         differences: Per metric.
@@ -46,9 +45,9 @@ class Comparison:
             "left_out": self.left_out,
             "metrics": {
                 name: {
-                    "first": _json(found.first),
-                    "second": _json(found.second),
-                    "interval": [_json(found.interval.low), _json(found.interval.high)],
+                    "first": json_number(found.first),
+                    "second": json_number(found.second),
+                    "interval": [json_number(found.interval.low), json_number(found.interval.high)],
                     "verdict": found.verdict,
                 }
                 for name, found in self.differences.items()
@@ -98,7 +97,10 @@ def compare_scores(first: Scores, second: Scores, *, variants: tuple[str, str] =
             f"{first.artifact.directory} and {second.artifact.directory}: no image was scored in both; see their rows"
         )
         raise PipelineError(message)
-    counts = [_taken(table, keys) for table in tables]
+    counts = []
+    for table in tables:  # the images that both have scored, in one order, as resamplings are drawn for both at once
+        rows = np.searchsorted(np.array(table.keys, object), np.array(keys, object))
+        counts.append(ClassCounts(**{name: per_image[rows] for name, per_image in vars(table.counts).items()}))
     return Comparison(
         dataset=first.attributes.dataset,
         variants=(names[0], names[1]),
@@ -132,14 +134,3 @@ def scores_at(directory: Path) -> list[Scores]:
             raise PipelineError(message)
         found += scores_at(candidates[0])
     return found
-
-
-def _taken(table: ImageCountTable, keys: Sequence[str]) -> ClassCounts:
-    """Return the counts of some images, in order."""
-    rows = np.searchsorted(np.array(table.keys, object), np.array(keys, object))
-    return ClassCounts(**{name: counts[rows] for name, counts in vars(table.counts).items()})
-
-
-def _json(value: float) -> float | None:
-    """Return a number as JSON has it; what does not exist is null."""
-    return None if np.isnan(value) else float(value)

@@ -1,4 +1,4 @@
-"""The work of stage 4, shard by shard: storing what a branch said, and scoring predictions.
+"""The work of stage 4, shard by shard: storing the outputs of a branch, and scoring predictions.
 
 `BranchJob` reads ``scenes``, a proposal net and CLIP, and writes ``branches``; `ScoreJob` reads the same, or
 ``branches`` in their place, and writes ``scores``.
@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 import torch
 
 from ovseg_models.label_counts import count_labels
-from pipeline.evaluate.decoding import FailedImage, LabelledImage, images_ahead
+from pipeline.evaluate.labelled_images import FailedImage, LabelledImage, images_ahead
 from pipeline.evaluate.nets import Nets, NetSources
-from pipeline.evaluate.predicting import Branches, LabelArray, Predictor, StoredSources
+from pipeline.evaluate.prediction import Branches, Predictor, StoredSources
 from pipeline.evaluate.variants import ClipView, Variant
 from pipeline.prepare.label_maps import encode_png, index_dtype
 from storage_schemas.artifact import Artifact
@@ -39,11 +39,9 @@ class LabelledScenes:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BranchJob:
-    """Stores what one branch says of each scene.
+    """Stores the outputs of one branch for each scene.
 
     Attributes:
-        scenes: Of the data set.
-        nets: Where nets come from.
         view: Which regions CLIP sees, and how; None for the proposal net's branch.
         proposals: The proposal net's branch, whose masks CLIP's regions are; None where they are the label map's.
     """
@@ -59,33 +57,29 @@ class BranchJob:
 
     def run(self, state: Nets, artifact: Artifact, unit: str) -> Sidecar:
         """Make one shard."""
-        masks = None if self.proposals is None else BranchShard(self.proposals, unit)
+        stored = None if self.proposals is None else BranchShard(self.proposals, unit)
         with artifact.write_unit(unit) as unit_writer:
             writer = BranchShardWriter(unit_writer)
             for scene in _scenes_of(self.scenes, unit):
                 if isinstance(scene, FailedImage):
                     writer.add_failed(scene.key, scene.status, scene.reason)
                 else:
-                    tensors = self._tensors(state, scene, masks)
-                    writer.add(scene.key, {name: tensor.cpu().contiguous().numpy() for name, tensor in tensors.items()})
+                    if self.view is None:
+                        said = vars(state.proposals(scene.image))
+                    else:
+                        tensors = {} if stored is None else stored.tensors(scene.key)
+                        logits = torch.from_numpy(tensors["mask_logits"]) if tensors else None
+                        said = vars(state.regions(scene, self.view, logits, self.scenes.ignore_label))
+                    writer.add(scene.key, {name: tensor.cpu().contiguous().numpy() for name, tensor in said.items()})
             return writer.commit()
-
-    def _tensors(self, nets: Nets, scene: LabelledImage, masks: BranchShard | None) -> dict[str, torch.Tensor]:
-        """Run the net of the branch."""
-        if self.view is None:
-            return vars(nets.proposals(scene.image))
-        logits = None if masks is None else torch.from_numpy(masks.tensors(scene.key)["mask_logits"])
-        return vars(nets.regions(scene, self.view, logits, self.scenes.ignore_label))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScoreJob:
-    """Predicts each scene in every way asked for, and counts.
+    """Predicts each scene by every variant, and counts pixels.
 
     Attributes:
-        scenes: Of the data set.
-        variants: Ways of predicting; the first is the main one, whose predictions are kept.
-        nets: Where nets come from.
+        variants: The first is the main one, whose predictions are kept.
         stored: Branches that were stored before; nets run for the others.
     """
 
@@ -112,29 +106,24 @@ class ScoreJob:
             return writer.commit()
 
     def _score(self, scene: LabelledImage, branches: Branches, writer: ScoreShardWriter) -> None:
-        """Predict one scene in every way, each different prediction once, and add what is counted."""
+        """Predict one scene by every variant, each different prediction once, and add what is counted."""
+        class_count, ignore_label = self.scenes.class_count, self.scenes.ignore_label
         predictor = Predictor(
             scene,
             branches,
-            class_count=self.scenes.class_count,
-            ignore_label=self.scenes.ignore_label,
+            class_count=class_count,
+            ignore_label=ignore_label,
             net_sides_px=(self.nets.short_side_px, self.nets.max_side_px),
         )
         counted: dict[object, ImageCounts] = {}
         for number, variant in enumerate(self.variants):
-            kept = None
+            kept = None  # variants of several sections may be the same prediction, such as a sweep's main weight
             if variant.prediction_key() not in counted:
                 predicted = predictor.predict(variant)
-                counted[variant.prediction_key()] = self._counts(scene, predicted)
-                kept = encode_png(predicted.astype(index_dtype(self.scenes.ignore_label))) if number == 0 else None
+                counts = count_labels(scene.labels, predicted, class_count=class_count, ignore_label=ignore_label)
+                counted[variant.prediction_key()] = ImageCounts(**vars(counts))
+                kept = encode_png(predicted.astype(index_dtype(ignore_label))) if number == 0 else None
             writer.add(variant.name, scene.key, counted[variant.prediction_key()], prediction_png=kept)
-
-    def _counts(self, scene: LabelledImage, predicted: LabelArray) -> ImageCounts:
-        """Compare a prediction with the label map."""
-        counts = count_labels(
-            scene.labels, predicted, class_count=self.scenes.class_count, ignore_label=self.scenes.ignore_label
-        )
-        return ImageCounts(**vars(counts))
 
 
 def _scenes_of(scenes: LabelledScenes, unit: str) -> Iterator[LabelledImage | FailedImage]:

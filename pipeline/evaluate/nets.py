@@ -1,4 +1,4 @@
-"""The nets of an evaluation: loaded once per worker, each run by itself, so that nothing runs that isn't asked for."""
+"""The nets of an evaluation: loaded once per worker, each on first use, and run one at a time."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +17,7 @@ from ovseg_models.precision import autocast
 from ovseg_models.proposal_masks import hard_masks
 from ovseg_models.proposal_net import ProposalNet
 from pipeline.clip_loading import LoadedClip, load_clip
-from pipeline.evaluate.decoding import LabelledImage
+from pipeline.evaluate.labelled_images import LabelledImage
 from pipeline.evaluate.variants import GROUND_TRUTH, ORIGINAL, ClipView
 from pipeline.settings import ClipSettings, Precision
 from pipeline.text_embeddings import TextSource
@@ -31,11 +31,8 @@ class NetSources:
     """Where nets come from and how they are run; picklable.
 
     Attributes:
-        proposal_net: The proposal net, finished; None where none has a say.
-        clip: The original CLIP.
-        adapted: Adapted ones by the names that views have for them, finished.
-        class_names: The vocabulary.
-        texts: Where embeddings of class names come from.
+        proposal_net: Finished; None where no variant needs it.
+        adapted: Adapted CLIPs by the names that views have for them, finished.
         short_side_px: Short side of the proposal net's input [px].
         max_side_px: Upper limit of its long side [px].
         precision: Arithmetic on CUDA.
@@ -60,7 +57,7 @@ class NetSources:
 
 @dataclass(frozen=True)
 class ProposalBranch:
-    """What the proposal net said of an image.
+    """Outputs of the proposal net for an image.
 
     Attributes:
         mask_logits: At stride 4 of the padded net input [query height width].
@@ -73,7 +70,7 @@ class ProposalBranch:
 
 @dataclass(frozen=True)
 class ClipBranch:
-    """What CLIP said of an image's regions.
+    """Outputs of CLIP for an image's regions.
 
     Attributes:
         regions: Queries with a pixel above the mask threshold, or classes of the label map; ascending [region].
@@ -85,12 +82,7 @@ class ClipBranch:
 
 
 class Nets:
-    """The nets of an evaluation; what is not used is never loaded.
-
-    Attributes:
-        sources: Where they come from.
-        device: Where they compute.
-    """
+    """The nets of an evaluation; what is not used is never loaded."""
 
     def __init__(self, sources: NetSources, device: torch.device) -> None:
         self.sources = sources
@@ -106,7 +98,7 @@ class Nets:
             ValueError: If these nets were planned without one.
         """
         if self.sources.proposal_net is None:
-            raise ValueError("nets: the proposal net is asked for, and no variant needs one; name it among the sources")
+            raise ValueError("nets: the proposal net is used, but was not planned; name it among the sources")
         return load_proposal_net(self.sources.proposal_net, self.device)
 
     @cached_property
@@ -142,6 +134,7 @@ class Nets:
     @torch.no_grad()
     def proposals(self, image: Image.Image) -> ProposalBranch:
         """Run the proposal net on an image."""
+        # Only the net runs in autocast: logits are 100 times a cosine, of which half precision keeps too few digits.
         with autocast(self.device, self.sources.precision):
             (found,) = propose(self.proposal_net, [self.resized(image)])
         logits = self.proposal_net.class_logits(found.proposal_embeddings, self.text_embeddings)
@@ -165,11 +158,15 @@ class Nets:
         pixels = self.resized(scene.image)
         size = (pixels.shape[1], pixels.shape[2])
         if view.regions == GROUND_TRUTH:
+            # [class] and [class height width]: one mask per class that the label map holds
             classes, masks = ground_truth_masks(scene.labels, size, ignore_label)
             names, masks = torch.from_numpy(classes), masks.to(self.device)
         elif mask_logits is None:
-            raise ValueError(f"scene {scene.key}: CLIP is to name proposals, none are given; pass their mask logits")
+            raise ValueError(
+                f"scene {scene.key}: proposals have mask logits, None is given; pass the proposal net's"
+            )
         else:
+            # logits [query height/4 width/4] to masks [query height width] at net size, where crops are cut
             masks = hard_masks(mask_logits.to(self.device), size, view.mask_threshold)
             names = torch.arange(len(masks))
         clip = self.clip(view.clip)
@@ -182,6 +179,7 @@ class Nets:
                 use_mask_prompts=view.mask_prompts,
                 at_once=self.crops_at_once,
             )
+        # ``valid`` [region]: regions without a pixel have no crop, and no row in ``embeddings``
         return ClipBranch(names[valid], clip_class_logits(embeddings, self.text_embeddings))
 
     @property

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
-from pipeline.evaluate.decoding import NO_LABEL
+from pipeline.evaluate.labelled_images import NO_LABEL
 from pipeline.evaluate.variants import (
     GROUND_TRUTH,
     ORIGINAL,
@@ -38,11 +38,11 @@ from storage_schemas.scores import ScoresAttributes
 if TYPE_CHECKING:
     from pipeline.evaluate.jobs import BranchJob, LabelledScenes, ScoreJob
     from pipeline.evaluate.nets import NetSources
-    from pipeline.evaluate.predicting import StoredSources
+    from pipeline.evaluate.prediction import StoredSources
 
 _OPTIONS = ("short_side_px", "max_side_px", "prompt_templates", "precision")
 _SCORE_BYTES = 12_000
-_PRODUCER_VERSION = 3  # of branches and scores alike: what the nets say
+_PRODUCER_VERSION = 3  # of branches and scores alike: the nets' outputs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +69,7 @@ class Score(Step):
 
     @property
     def variants(self) -> tuple[Variant, ...]:
-        """The ways of predicting, the main one first."""
+        """What is predicted how, the main variant first."""
         if self.ablate:
             return ablation_variants(self.settings, self.dataset.ensemble_weight)
         return (main_variant(self.settings, self.dataset.ensemble_weight),)
@@ -96,7 +96,7 @@ class Score(Step):
             raise SettingsError([f"evaluate.datasets: {self.dataset.dataset}: {message}"])
 
     def fingerprint(self, node: Node) -> Mapping[str, Json]:
-        """Return the variants, and the settings that change what the nets say."""
+        """Return the variants, and the settings that change the nets' outputs."""
         del node
         return {**branch_options(self.settings), "variants": [variant.to_json() for variant in self.variants]}
 
@@ -144,7 +144,7 @@ class Score(Step):
         threshold CLIP's alone. Where the settings share proposals it is the proposal net's alone, which evaluations of
         other CLIPs then read.
         """
-        from pipeline.evaluate.predicting import StoredSources
+        from pipeline.evaluate.prediction import StoredSources
 
         def branch(view: ClipView | None, proposals: Node | None) -> Node:
             of_labels = view is not None and view.regions == GROUND_TRUTH
@@ -173,7 +173,7 @@ class Score(Step):
 
 @dataclass(frozen=True)
 class StoreBranch(Step):
-    """Stores what one branch says of each scene.
+    """Stores the outputs of one branch for each scene.
 
     Attributes:
         settings: Of stage 4.
@@ -193,7 +193,7 @@ class StoreBranch(Step):
     tolerated = frozenset({NO_LABEL})
 
     def fingerprint(self, node: Node) -> Mapping[str, Json]:
-        """Return the view, and the settings that change what the nets say."""
+        """Return the view, and the settings that change the nets' outputs."""
         del node
         return {**branch_options(self.settings), "view": None if self.view is None else asdict(self.view)}
 
@@ -248,6 +248,6 @@ def net_sources(
 
 
 def branch_options(settings: EvaluateSettings) -> dict[str, Json]:
-    """Return the settings that change what the nets say."""
+    """Return the settings that change the nets' outputs."""
     options = result_settings(settings)
     return {"options": {name: options[name] for name in _OPTIONS}}

@@ -1,4 +1,4 @@
-"""Variants: the ways of predicting that an evaluation scores, and the ablations of the paper made of them."""
+"""Variants: what an evaluation predicts how, and the paper's ablations made of them."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -50,10 +50,10 @@ class Variant:
         name: Unique among the variants of an evaluation.
         section: In which table or chart of the report it stands.
         ensemble_weight: Lambda: 0 = proposal net only, 1 = CLIP only.
-        view: Which regions CLIP sees, and how; None where it has no say.
+        view: Which regions CLIP sees, and how; None where CLIP is not used.
         oracle_threshold: If given, each proposal takes the class of the label map that it covers most, at this mask
             threshold, and no model classifies. With a view of the ground truth the label map's regions at its own size
-            take their own classes: all metrics are 100 %, or the labels are not what they seem.
+            take their own classes: all metrics are 100 %, or the label maps are damaged.
     """
 
     name: str
@@ -117,7 +117,10 @@ def ablation_variants(settings: EvaluateSettings, ensemble_weight: float) -> tup
         )
         for threshold in sorted({*settings.sweep.mask_thresholds, settings.mask_threshold})
     ]
-    return tuple({variant.name: variant for variant in reversed(found)}[name] for name in _names_in_order(found))
+    by_name: dict[str, Variant] = {}
+    for variant in found:
+        by_name.setdefault(variant.name, variant)  # of several with one name the first, in its place
+    return tuple(by_name.values())
 
 
 def views_of(variants: Sequence[Variant]) -> tuple[ClipView, ...]:
@@ -169,8 +172,3 @@ def view_of(settings: EvaluateSettings, clip: str, threshold: float | None = Non
 def _of_ground_truth(view: ClipView) -> ClipView:
     """Return the same view of the label map's regions."""
     return ClipView(clip=view.clip, regions=GROUND_TRUTH, masked=view.masked, mask_prompts=view.mask_prompts)
-
-
-def _names_in_order(variants: Sequence[Variant]) -> tuple[str, ...]:
-    """Return the names, each once, in order."""
-    return tuple(dict.fromkeys(variant.name for variant in variants))

@@ -52,7 +52,7 @@ class ChooseWeight(Step):
         return tuple(sorted(self.settings.sweep.ensemble_weights))
 
     def fingerprint(self, node: Node) -> Mapping[str, Json]:
-        """Return the weights, and the settings that change what the nets say."""
+        """Return the weights, and the settings that change the nets' outputs."""
         del node
         return {
             **branch_options(self.settings),

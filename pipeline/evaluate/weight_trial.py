@@ -1,4 +1,4 @@
-"""The trial of ensemble weights on mined pairs: both branches name each pair's region among the nouns of all pairs."""
+"""Trying ensemble weights on mined pairs: both branches name each pair's region among the nouns of all pairs."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -52,7 +52,6 @@ class WeightChoiceJob:
         proposals: The proposals that the pairs are of, finished.
         nets: Where nets come from.
         view: How CLIP sees the regions.
-        ensemble_weights: To be tried.
         limit: Pairs at most; the first ones in order.
     """
 
@@ -80,6 +79,7 @@ class WeightChoiceJob:
         if len(nouns) < 2:
             message = f"{self.pairs.directory}: holds {len(nouns)} nouns, at least two to choose from are expected"
             raise PipelineError(f"{message}; mine more pictures")
+        # All weights share the branches' logits [pair noun], so each costs one argmax.
         own = torch.tensor([nouns.index(pair.noun) for pair in found])
         proposal_logits, clip_logits = self._branches(state, found, nouns)
         valid = torch.ones(len(found), dtype=torch.bool)
@@ -100,7 +100,7 @@ class WeightChoiceJob:
         self, nets: Nets, pairs: Sequence[MinedPair], nouns: Sequence[str]
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return both branches' logits of the nouns [pair column] and [pair noun], on the CPU."""
-        texts = nets.embedded_names(nouns)
+        texts = nets.embedded_names(nouns)  # [noun dim]
         embeddings = torch.from_numpy(np.stack([pair.proposal_embedding for pair in pairs])).to(nets.device)
         proposal_logits = nets.proposal_net.class_logits(embeddings, texts)
         clip = nets.clip(self.view.clip)
@@ -108,6 +108,7 @@ class WeightChoiceJob:
         clip_logits = []
         at_once = nets.crops_at_once
         for start in range(0, len(pairs), at_once):
+            # Pairs store the box of their region, so crops are cut from boxes, not from whole pictures.
             regions = [
                 (torch.from_numpy(pair.pixels).permute(2, 0, 1), torch.from_numpy(pair.mask))
                 for pair in pairs[start : start + at_once]

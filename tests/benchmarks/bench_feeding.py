@@ -37,7 +37,7 @@ from ovseg_models.proposal_losses import proposal_losses
 from ovseg_models.proposal_masks import hard_masks
 from pipeline.clip_loading import load_clip
 from pipeline.drawn_world.small_clip import SHIPPED, SMALL
-from pipeline.evaluate.decoding import decoded
+from pipeline.evaluate.labelled_images import decoded
 from pipeline.finetune.samples import PairSamples
 from pipeline.mine.embedder import Embedder, _rows, in_full_batches
 from pipeline.mine.pair import RegionCutter

@@ -34,7 +34,7 @@ def test_no_stage_runs_a_net_by_itself(package):
     [
         ("ovseg_models/segmenter.py", {"propose", "embed_regions", "classify", "fused_labels"}),
         ("pipeline/evaluate/nets.py", {"propose", "embed_regions"}),
-        ("pipeline/evaluate/predicting.py", {"classify", "fused_labels"}),
+        ("pipeline/evaluate/prediction.py", {"classify", "fused_labels"}),
         ("pipeline/evaluate/weight_trial.py", {"embed_crops", "classify"}),
         ("pipeline/mine/proposer.py", {"propose"}),
         ("pipeline/mine/embedder.py", {"cut_regions_of_pictures", "embed_crops"}),

@@ -17,9 +17,9 @@ from ovseg_models.segmentation_metrics import (
     metrics_of,
     top_confusions,
 )
-from pipeline.evaluate.counts import ImageCountTable, Scores
 from pipeline.evaluate.report.paper import paper_miou
 from pipeline.evaluate.score import Score
+from pipeline.evaluate.stored_scores import ImageCountTable, Scores, json_number
 from pipeline.evaluate.variants import Variant
 from pipeline.graph import Node
 from pipeline.settings import Settings, result_settings
@@ -44,17 +44,21 @@ def report_numbers(
     Args:
         settings: Of all stages.
         evaluations: Scores, one node per data set, each finished.
-        choices: What mined validation pairs say of the ensemble weight; None if they were not asked.
-        clip_is_random: Whether CLIP's weights are random, whatever the settings name, as none could be downloaded: no
-            report passes them off as those that are named.
+        choices: How well ensemble weights name mined validation pairs; None if that was not tried.
+        clip_is_random: Whether CLIP's weights are random though the settings name others, as none could be
+            downloaded; the report then says so.
     """
     given = settings
     if clip_is_random:
         settings = given.model_copy(update={"clip": given.clip.model_copy(update={"pretrained": "random"})})
+    adaptation = None
+    if settings.evaluate.clip == "adapted":  # what stage 3 did, and whether its CLIP reads fewer tokens
+        dropped = ", tokens of blank patches dropped" if settings.finetune.blank_patches == "dropped" else ""
+        adaptation = settings.finetune.mode + dropped
     return {
         "name": settings.name,
         "clip": settings.evaluate.clip,
-        "adaptation": _adaptation(settings) if settings.evaluate.clip == "adapted" else None,
+        "adaptation": adaptation,
         "models": {
             "clip": f"{settings.clip.architecture} ({settings.clip.pretrained})",
             "proposal_net": settings.proposal_net.architecture.backbone.name,
@@ -64,12 +68,6 @@ def report_numbers(
         "weight_choice": choices,
         "settings": result_settings(given),
     }
-
-
-def _adaptation(settings: Settings) -> str:
-    """Name what stage 3 did, and that it made a CLIP that reads fewer tokens, if it did."""
-    dropped = ", tokens of blank patches dropped" if settings.finetune.blank_patches == "dropped" else ""
-    return settings.finetune.mode + dropped
 
 
 def dataset_numbers(settings: Settings, node: Node) -> Numbers:
@@ -100,7 +98,7 @@ def dataset_numbers(settings: Settings, node: Node) -> Numbers:
 
 
 def training_overlap(settings: Settings, node: Node) -> str:
-    """Say in one sentence what training knew of a data set: its very scenes, some of its classes, or nothing.
+    """Return a sentence on what training knew of a data set: its very scenes, some of its classes, or nothing.
 
     Args:
         settings: Of all stages.
@@ -125,13 +123,8 @@ def training_overlap(settings: Settings, node: Node) -> str:
             parts.append("CLIP was adapted to pairs that were mined from these very scenes")
         if "scenes" in pairs and settings.mine.source == "masks-classes":
             parts.append(f"CLIP was adapted to the labelled classes of {settings.mine.dataset}")
-    sentence = "; ".join(parts) or "no net that was trained has a say"
+    sentence = "; ".join(parts) or "no trained net takes part"
     return f"{sentence[0].upper()}{sentence[1:]}."
-
-
-def number(value: Any) -> float | None:
-    """Return a number as JSON has it; what does not exist is null."""
-    return None if math.isnan(float(value)) else float(value)
 
 
 def _bootstrapped(table: ImageCountTable, marks: Sequence[str], rounds: int) -> Bootstrapped | None:
@@ -153,7 +146,7 @@ def _variant_numbers(settings: Settings, scores: Scores, variant: Variant, main:
     )
     return {
         **variant.to_json(),
-        "metrics": {name: number(metrics[name]) for name in METRICS},
+        "metrics": {name: json_number(metrics[name]) for name in METRICS},
         "intervals": intervals,
         "paper_miou_percent": paper_miou(settings, scores.attributes.vocabulary, variant),
     }
@@ -170,10 +163,10 @@ def _class_numbers(
             "index": index,
             "name": name,
             "mark": marks[index],
-            "iou": number(iou[index]),
+            "iou": json_number(iou[index]),
             "iou_interval": _pair(*bounds[:, index]),
-            "boundary_iou": number(boundary[index]),
-            "accuracy": number(accuracy[index]),
+            "boundary_iou": json_number(boundary[index]),
+            "accuracy": json_number(accuracy[index]),
             "true_px": int(counts.true_px[index]),
             "predicted_px": int(counts.predicted_px[index]),
         }
@@ -203,7 +196,7 @@ def _image_numbers(table: ImageCountTable) -> list[Numbers]:
     each = metrics_of(table.counts, [""] * table.counts.true_px.shape[1])
     order: npt.NDArray[np.int64] = np.argsort(each["miou_present"], kind="stable")
     return [
-        {"key": table.keys[row], "miou": number(each["miou_present"][row]), "pacc": number(each["pacc"][row])}
+        {"key": table.keys[row], "miou": json_number(each["miou_present"][row]), "pacc": json_number(each["pacc"][row])}
         for row in order.tolist()
         if not math.isnan(each["miou_present"][row])
     ]
@@ -211,4 +204,4 @@ def _image_numbers(table: ImageCountTable) -> list[Numbers]:
 
 def _pair(low: float, high: float) -> list[float | None]:
     """Return an interval as JSON has it."""
-    return [number(low), number(high)]
+    return [json_number(low), json_number(high)]

@@ -37,6 +37,20 @@ SECTIONS: Mapping[Section, tuple[str, str]] = {
 }
 
 
+SHOWN_METRICS: Mapping[str, tuple[str, str]] = {
+    "miou": ("mIoU (classes with ground truth or predictions)", "mIoU [%]"),
+    "miou_present": ("mIoU (classes with ground truth)", "mIoU of present classes"),
+    "seen_miou": ("mIoU of seen classes", "seen"),
+    "unseen_miou": ("mIoU of unseen classes", "unseen"),
+    "harmonic_miou": ("harmonic mean of the two", "harmonic"),
+    "fwiou": ("frequency-weighted IoU", "fwIoU"),
+    "macc": ("mean accuracy of classes", "mACC"),
+    "pacc": ("pixel accuracy", "pACC"),
+    "boundary_iou": ("boundary IoU, mean of classes", "boundary IoU"),
+}
+"""Metrics with their label in the page's table, and the head of their column in the Markdown file."""
+
+
 @dataclass(frozen=True)
 class Pictures:
     """The pictures of one data set.
@@ -45,7 +59,7 @@ class Pictures:
         samples: Images spread evenly over the data set.
         worst: Images with the lowest mean IoU; none where the samples are all images.
         best: Images with the highest; likewise.
-        confusions: Example of each of the first confusions; None where no image tells.
+        confusions: Example of each of the first confusions; None where no image shows it.
     """
 
     samples: Sequence[PictureRow]
@@ -114,6 +128,7 @@ def _environment() -> Environment:
         finalize=_without_control_characters,
     )
     environment.filters["percent"] = percent
+    environment.globals["shown_metrics"] = SHOWN_METRICS
     return environment
 
 
@@ -205,38 +220,28 @@ def _curves(dataset: Numbers, weight_choice: Numbers | None) -> list[str]:
     """Draw the sweeps of ensemble weight and mask threshold, as far as there are any."""
     charts = []
     weights = _points(dataset, "weights", lambda variant: variant["ensemble_weight"])
-    if len(weights) > 1:
-        charts.append(_weight_chart(weights, _choice(dataset, weight_choice)))
+    choice = _choice(dataset, weight_choice)
+    if len(weights) > 1 and choice is not None:
+        marks = [(choice["best"]["weight"], "best on the test set")]
+        if choice["chosen"] is not None:
+            marks.append((choice["chosen"]["weight"], "chosen on pairs"))
+        charts.append(curve_chart(weights, title="Ensemble weight", x_label=_WEIGHT, y_label=_MIOU, marks=marks))
     if weight_choice is not None:
-        charts.append(_pairs_chart(weight_choice))
+        charts.append(
+            curve_chart(
+                [(row["ensemble_weight"], row["accuracy"]) for row in weight_choice["rows"]],
+                title=f"The same on {weight_choice['pairs']} mined validation pairs",
+                x_label=_WEIGHT,
+                y_label="pairs named correctly [%]",
+                colour="unseen",
+                marks=[(weight_choice["chosen"], "chosen")],
+            )
+        )
     thresholds = _points(dataset, "thresholds", lambda variant: variant["view"]["mask_threshold"])
     if len(thresholds) > 1:
         label = "mask probability\nabove which a pixel is in CLIP's crop"
         charts.append(curve_chart(thresholds, title="Mask threshold", x_label=label, y_label=_MIOU))
     return charts
-
-
-def _weight_chart(points: Sequence[tuple[float, float]], choice: Mapping[str, Any] | None) -> str:
-    """Draw mIoU over ensemble weights; the best one is marked, and the one that pairs choose."""
-    marks = []
-    if choice is not None:
-        marks.append((choice["best"]["weight"], "best on the test set"))
-        if choice["chosen"] is not None:
-            marks.append((choice["chosen"]["weight"], "chosen on pairs"))
-    return curve_chart(points, title="Ensemble weight", x_label=_WEIGHT, y_label=_MIOU, marks=marks)
-
-
-def _pairs_chart(weight_choice: Numbers) -> str:
-    """Draw how well ensemble weights name mined validation pairs."""
-    points = [(row["ensemble_weight"], row["accuracy"]) for row in weight_choice["rows"]]
-    return curve_chart(
-        points,
-        title=f"The same on {weight_choice['pairs']} mined validation pairs",
-        x_label=_WEIGHT,
-        y_label="pairs named correctly [%]",
-        colour="unseen",
-        marks=[(weight_choice["chosen"], "chosen")],
-    )
 
 
 def _points(dataset: Numbers, section: Section, value: Callable[[Numbers], float]) -> list[tuple[float, float]]:

@@ -85,11 +85,11 @@ class ReportJob:
 
     def run(self, state: None, artifact: Artifact, unit: str) -> Sidecar:
         """Write the report."""
-        from pipeline.evaluate.counts import Scores
         from pipeline.evaluate.report.numbers import report_numbers  # imports torch, as the pages do
         from pipeline.evaluate.report.page import html_page, markdown_page, pictures_of
         from pipeline.evaluate.report.pictures import PictureBook
         from pipeline.evaluate.score import labelled_scenes_of
+        from pipeline.evaluate.stored_scores import Scores
         from pipeline.evaluate.weight_choice import choice_numbers
         from storage_schemas.weight_choices import read_weight_choice
 

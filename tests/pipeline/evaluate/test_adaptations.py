@@ -86,7 +86,7 @@ def test_the_table_goes_through_json_and_onto_paper():
     assert table.markdown().splitlines()[2] == "| baseline | 20.0 (10.0 to 30.0) | 1.0 (-1.0 to 3.0) | - |"
 
 
-def test_a_row_that_is_not_evaluated_is_told(tmp_path):
+def test_a_row_that_is_not_evaluated_is_reported(tmp_path):
     with pytest.raises(MissingInputError, match="is not finished; run 'ovseg evaluate' first"):
         adaptation_tables(adapted_settings(tmp_path))
 
@@ -121,16 +121,16 @@ def test_a_second_demo_does_nothing_and_shows_the_same(settings, tmp_path, capsy
     config.write_text(settings_toml(settings))
     picture = tmp_path / "picture.png"
     assert main(["demo", "--config", str(config), "--picture", str(picture)]) == 0
-    told = capsys.readouterr()
-    assert "prepare, train-proposals, finetune, evaluate: already complete; nothing to do" in told.err
+    printed = capsys.readouterr()
+    assert "prepare, train-proposals, finetune, evaluate: already complete; nothing to do" in printed.err
     (table,) = adaptation_tables(settings)
     page = report_of(AFTER.settings_of(settings)).directory / "report.html"
-    assert told.out == f"{table.text()}\nreport:  {page}\npicture: {picture}\n"
+    assert printed.out == f"{table.text()}\nreport:  {page}\npicture: {picture}\n"
     assert page.exists()
     assert picture.exists()
 
 
-def test_a_demo_without_a_data_set_is_told(tmp_path, capsys):
+def test_a_demo_without_a_data_set_is_reported(tmp_path, capsys):
     config = tmp_path / "settings.toml"
     config.write_text("")
     assert main(["demo", "--config", str(config)]) == 2

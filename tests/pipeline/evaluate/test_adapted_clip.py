@@ -1,4 +1,4 @@
-"""Evaluating with an adapted CLIP: its prompts are used, its absence is told, other modes are compared."""
+"""Evaluating with an adapted CLIP: its prompts are used, its absence is reported, other modes are compared."""
 
 import numpy as np
 import pytest

@@ -13,8 +13,8 @@ from flows.command import main
 from pipeline.dataflow import dataflow
 from pipeline.errors import PipelineError
 from pipeline.evaluate.compare import compare_runs
-from pipeline.evaluate.counts import Scores
 from pipeline.evaluate.report.numbers import number
+from pipeline.evaluate.stored_scores import Scores
 from pipeline.graph import MissingInputError
 from pipeline.settings import Settings, SettingsError, settings_toml
 from pipeline.stages import StageRun, run

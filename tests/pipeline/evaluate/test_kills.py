@@ -26,8 +26,8 @@ def run_command(config: str) -> None:
 
 def ready(runs: Path) -> Settings:
     """Make what the stage reads."""
-    sweep = {"ensemble_weights": [0.0, 0.5], "mask_thresholds": [0.5, 0.6]}
-    settings = settings_of(runs, sweep=sweep, prompt_templates="single")
+    sweep = {"ensemble_weights": [0.0, 0.5], "mask_thresholds": [0.5]}
+    settings = settings_of(runs, sweep=sweep, prompt_templates="single", bootstrap_rounds=5)
     prepare_scenes(settings, ["drawn"])
     write_net(artifact_of(settings, "proposal_net"), small_net())
     return settings

@@ -10,6 +10,6 @@ from tools.count_paper_work import CONFIGS
 @pytest.mark.parametrize(("is_random", "shown"), [(False, "ViT-B-16 (openai)"), (True, "ViT-B-16 (random)")])
 def test_random_weights_are_not_passed_off_as_those_of_the_settings(is_random, shown):
     settings = load_settings(CONFIGS / "coco_sample.toml", ["clip.random_if_unavailable=true"])
-    told = report_numbers(settings, (), clip_is_random=is_random)
-    assert told["models"]["clip"] == shown
-    assert told["settings"]["clip"]["pretrained"] == "openai"
+    numbers = report_numbers(settings, (), clip_is_random=is_random)
+    assert numbers["models"]["clip"] == shown
+    assert numbers["settings"]["clip"]["pretrained"] == "openai"

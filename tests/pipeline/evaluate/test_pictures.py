@@ -11,11 +11,11 @@ from PIL import Image
 from ovseg_models.overlay import palette
 from ovseg_models.segmentation_metrics import top_confusions
 from pipeline.errors import StageError
-from pipeline.evaluate.counts import Scores
 from pipeline.evaluate.jobs import LabelledScenes
 from pipeline.evaluate.report.page import pictures_of
 from pipeline.evaluate.report.pictures import SIDE_PX, PictureBook, drawing_url, photo_url, spread
 from pipeline.evaluate.score import labelled_scenes_of
+from pipeline.evaluate.stored_scores import Scores
 from pipeline.prepare.prepare import prepare
 from pipeline.settings import PrepareSettings
 from tests.pipeline.evaluate.small_world import folder_settings, make_folder, scores_of, settings_of

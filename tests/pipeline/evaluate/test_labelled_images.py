@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.evaluate.decoding import FailedImage, decoded
+from pipeline.evaluate.labelled_images import FailedImage, decoded
 from storage_schemas.scenes import Scene
 
 

@@ -1,4 +1,4 @@
-"""Scenes as evaluation takes them: decoded in threads while the models work on those before."""
+"""Scenes with their labels, decoded in threads while the models work on those before."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -38,7 +38,7 @@ class FailedImage:
 
     Attributes:
         key: Key of the scene.
-        status: A slug of what is wrong.
+        status: One of the constants of this module, or that of the scene's row.
         reason: The same in words.
     """
 
@@ -48,7 +48,7 @@ class FailedImage:
 
 
 def images_ahead(shard: SceneShard, *, class_count: int, ignore_label: int) -> Iterator[LabelledImage | FailedImage]:
-    """Yield the scenes of a shard in key order, a few of them decoded ahead of the one in hand.
+    """Yield the scenes of a shard in key order, a few of them decoded ahead of the current one.
 
     Args:
         shard: Of the scenes.

@@ -1,6 +1,6 @@
-"""From what the branches said of an image to the class of each pixel, for any number of variants.
+"""From the branches' outputs for an image to the class of each pixel, for any number of variants.
 
-Naming is apart from the nets: `Branches` gives what they said, live or as it was stored.
+`Branches` gives the outputs, live from the nets or as they were stored; `Predictor` makes labels of them.
 """
 
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ from ovseg_models.fusion import classify, fused_labels
 from ovseg_models.image_input import resized_size
 from ovseg_models.oracle import ground_truth_masks, labels_of_regions, oracle_scores, resized_labels
 from ovseg_models.proposal_masks import hard_masks
-from pipeline.evaluate.decoding import LabelledImage
+from pipeline.evaluate.labelled_images import LabelledImage
 from pipeline.evaluate.nets import ClipBranch, Nets, ProposalBranch
 from pipeline.evaluate.variants import GROUND_TRUTH, ClipView, Variant
 from storage_schemas.artifact import Artifact
@@ -38,13 +38,13 @@ class StoredSources:
 
 
 class Branches:
-    """Gives what the nets say of an image: as it was stored, else live, each net once for the image in hand and view.
+    """The nets' outputs for an image: as they were stored, else live, each net once per image and view.
 
     Args:
         nets: Of the evaluation; one whose branches are all stored is never loaded.
         ignore_label: Value of pixels without a class.
         stored: What is read instead.
-        unit: The shard in hand.
+        unit: The current shard.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class Branches:
         self._regions: dict[ClipView, ClipBranch] = {}
 
     def proposals(self, scene: LabelledImage) -> ProposalBranch:
-        """Return what the proposal net said."""
+        """Return the outputs of the proposal net."""
         self._turn_to(scene)
         if self._proposals is None:
             if self._stored_proposals is None:
@@ -70,7 +70,7 @@ class Branches:
         return self._proposals
 
     def regions(self, scene: LabelledImage, view: ClipView) -> ClipBranch:
-        """Return what CLIP said."""
+        """Return the outputs of CLIP."""
         self._turn_to(scene)
         if view not in self._regions:
             if view in self._stored_regions:
@@ -82,6 +82,7 @@ class Branches:
         return self._regions[view]
 
     def _turn_to(self, scene: LabelledImage) -> None:
+        # Only the current image's outputs are kept: mask logits of 100 queries take some 10 MB.
         if scene.key != self._key:
             self._key, self._proposals, self._regions = scene.key, None, {}
 
@@ -91,12 +92,9 @@ class Branches:
 
 
 class Predictor:
-    """Predicts one image in many ways; what ways share is computed once.
+    """Predicts one image by many variants; what they share is computed once.
 
     Args:
-        scene: Image and label map.
-        branches: What the nets said of it.
-        class_count: Number of classes.
         ignore_label: Value of pixels without a class.
         net_sides_px: Short side, and upper limit of the long side, of the proposal net's input.
     """
@@ -131,6 +129,7 @@ class Predictor:
                 return labels_of_regions(
                     truth, regions, oracle_scores(masks, whole, self._class_count, self._ignore_label)
                 )
+            # CLIP alone names the label map's regions; no proposal is needed.
             clip = self._branches.regions(self._scene, variant.view)
             return labels_of_regions(self._scene.labels, clip.regions.cpu().numpy(), clip.clip_logits)
         size = (self._scene.image.height, self._scene.image.width)
@@ -150,6 +149,7 @@ class Predictor:
         if variant.view is None:
             return classify(logits, ensemble_weight=0).scores
         clip = self._branches.regions(self._scene, variant.view)
+        # CLIP's logits [region class] are of the queries that have a crop; the others keep the proposal net's alone.
         valid = torch.zeros(len(logits), dtype=torch.bool)
         valid[clip.regions] = True
         return classify(logits, clip.clip_logits, valid, ensemble_weight=variant.ensemble_weight).scores

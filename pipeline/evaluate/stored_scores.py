@@ -1,5 +1,6 @@
-"""What scores say, read back: per image and class, and summed up."""
+"""Scores read back: counts per image and class, summed up, and confusions."""
 
+import math
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -17,6 +18,11 @@ from storage_schemas.tars import Member
 _NAMES = tuple(entry.name for entry in fields(ClassCounts))
 
 
+def json_number(value: float) -> float | None:
+    """Return a number as JSON has it; what does not exist is null."""
+    return None if math.isnan(value) else float(value)
+
+
 @dataclass(frozen=True, slots=True)
 class ScoredImage:
     """One image of the main variant.
@@ -25,7 +31,7 @@ class ScoredImage:
         unit: Shard in which it lies.
         key: Key of the scene.
         labelled_px: Pixels with a class.
-        correct_px: Those predicted rightly.
+        correct_px: Those predicted correctly.
         confused: True class, predicted class and pixels of its most frequent confusions.
         prediction: Place of the prediction in the shard's tar.
     """
@@ -81,6 +87,7 @@ class Scores:
         images = self._table("images").filter((pc.field("variant") == variant) & (pc.field("status") == OK))
         keys = tuple(sorted(images["key"].to_pylist()))
         rows = self._table("classes").filter(pc.field("variant") == variant)
+        # Rows hold only classes that occur, in any order: each goes to its place in [image class], the rest stays 0.
         image = np.searchsorted(np.array(keys, object), np.array(rows["key"].to_pylist(), object))
         column = rows["class_index"].to_numpy()
         arrays: dict[str, npt.NDArray[np.int64]] = {}
