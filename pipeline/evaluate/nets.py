@@ -162,9 +162,7 @@ class Nets:
             classes, masks = ground_truth_masks(scene.labels, size, ignore_label)
             names, masks = torch.from_numpy(classes), masks.to(self.device)
         elif mask_logits is None:
-            raise ValueError(
-                f"scene {scene.key}: proposals have mask logits, None is given; pass the proposal net's"
-            )
+            raise ValueError(f"scene {scene.key}: proposals have mask logits, None is given; pass the proposal net's")
         else:
             # logits [query height/4 width/4] to masks [query height width] at net size, where crops are cut
             masks = hard_masks(mask_logits.to(self.device), size, view.mask_threshold)

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, fields
+from typing import SupportsFloat
 
 import numpy as np
 import numpy.typing as npt
@@ -18,9 +19,9 @@ from storage_schemas.tars import Member
 _NAMES = tuple(entry.name for entry in fields(ClassCounts))
 
 
-def json_number(value: float) -> float | None:
+def json_number(value: SupportsFloat) -> float | None:
     """Return a number as JSON has it; what does not exist is null."""
-    return None if math.isnan(value) else float(value)
+    return None if math.isnan(float(value)) else float(value)
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,8 +13,7 @@ from flows.command import main
 from pipeline.dataflow import dataflow
 from pipeline.errors import PipelineError
 from pipeline.evaluate.compare import compare_runs
-from pipeline.evaluate.report.numbers import number
-from pipeline.evaluate.stored_scores import Scores
+from pipeline.evaluate.stored_scores import Scores, json_number
 from pipeline.graph import MissingInputError
 from pipeline.settings import Settings, SettingsError, settings_toml
 from pipeline.stages import StageRun, run
@@ -235,8 +234,8 @@ def test_what_is_missing_is_reported(tmp_path):
 
 
 def test_what_does_not_exist_is_null():
-    assert number(float("nan")) is None
-    assert number(np.float64(0.5)) == 0.5
+    assert json_number(float("nan")) is None
+    assert json_number(np.float64(0.5)) == 0.5
 
 
 def test_what_training_knew_of_a_data_set_follows_from_the_settings(tmp_path):
