@@ -39,7 +39,7 @@ NAMES = [
     "a|b*c_d[e]",
     "a rather long name, a",
 ]
-LOADED = re.compile(r"(?:src|href)\s*=(?![\"']?(?:data:|#))|@import|url\(", re.IGNORECASE)
+LOADED = re.compile(r"(?:src|href)\s*=(?![\"']?(?:data:|#))|@import|url\((?!#)", re.IGNORECASE)
 
 
 def evaluated(runs: Path, data: Path, *, ablate: bool = False, **evaluate_settings) -> tuple[Settings, StageRun]:
