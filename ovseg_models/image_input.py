@@ -29,28 +29,30 @@ def rgb_image(image: ImageInput) -> Image.Image:
         ValueError: If the file is no image, is damaged or too large, or the array has another shape or type.
         TypeError: If ``image`` is none of these things.
     """
-    if isinstance(image, str | Path):
-        return _read(Path(image))
     if isinstance(image, Image.Image):
         return _to_rgb(image, "image")
     if isinstance(image, np.ndarray):
-        return _from_array(image)
+        is_grey, is_colour = image.ndim == 2, image.ndim == 3 and image.shape[2] in {3, 4}
+        if image.dtype != np.uint8 or 0 in image.shape or not (is_grey or is_colour):
+            raise ValueError(
+                f"image: found an array of {image.dtype} {image.shape}; "
+                "uint8 [height width], [height width 3] or [height width 4] is expected; convert it"
+            )
+        return Image.fromarray(image).convert("RGB")
+    if isinstance(image, str | Path):
+        path = Path(image)
+        if not path.is_file():
+            raise FileNotFoundError(f"{path}: there is no such file; check the path")
+        try:
+            with Image.open(path) as opened:
+                return _to_rgb(opened, str(path))
+        except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+            raise ValueError(
+                f"{path}: cannot be read as an image ({error}); a whole JPEG, PNG or the like is expected"
+            ) from error
     raise TypeError(
         f"image: found a {type(image).__name__}; a path, a Pillow image or a uint8 array is expected; convert it"
     )
-
-
-def _read(path: Path) -> Image.Image:
-    """Read an image file."""
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: there is no such file; check the path")
-    try:
-        with Image.open(path) as image:
-            return _to_rgb(image, str(path))
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(
-            f"{path}: cannot be read as an image ({error}); a whole JPEG, PNG or the like is expected"
-        ) from error
 
 
 def _to_rgb(image: Image.Image, where: str) -> Image.Image:
@@ -69,17 +71,6 @@ def stored_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):
         image = Image.fromarray((np.asarray(image).astype(np.int64).clip(0, 65535) >> 8).astype(np.uint8))
     return image.convert("RGBA").convert("RGB") if image.mode in {"P", "PA"} else image.convert("RGB")
-
-
-def _from_array(image: npt.NDArray[np.uint8]) -> Image.Image:
-    """Convert an array to RGB."""
-    is_grey, is_colour = image.ndim == 2, image.ndim == 3 and image.shape[2] in {3, 4}
-    if image.dtype != np.uint8 or 0 in image.shape or not (is_grey or is_colour):
-        raise ValueError(
-            f"image: found an array of {image.dtype} {image.shape}; "
-            "uint8 [height width], [height width 3] or [height width 4] is expected; convert it"
-        )
-    return Image.fromarray(image).convert("RGB")
 
 
 def resized_size(height_px: int, width_px: int, *, short_side_px: int, max_side_px: int) -> tuple[int, int]:

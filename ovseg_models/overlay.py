@@ -101,7 +101,8 @@ def overlay_picture(image: Image.Image, label_map: npt.NDArray[np.integer], clas
             f"overlay: class indices {label_map.min()} to {label_map.max()} are found for {len(class_names)} names; "
             f"indices below that or {UNLABELLED} are expected"
         )
-    colours = _colours(len(class_names))
+    few = palette(max(1, min(len(class_names), _COLOURS_MAX)))
+    colours = few[np.arange(max(1, len(class_names))) % len(few)]  # beyond these they repeat
     font = ImageFont.load_default(_font_size_px(image))
     painted = Image.fromarray(_painted(np.asarray(image.convert("RGB")), label_map, colours))
     classes, counts = np.unique(label_map[label_map != UNLABELLED], return_counts=True)
@@ -179,12 +180,6 @@ def _printable(name: str, index: int, font: _Font) -> str:
     if all(substitutes.values()):
         return drawable
     return f"class {index}: {drawable}" if drawable else f"class {index}"
-
-
-def _colours(classes: int) -> npt.NDArray[np.uint8]:
-    """Return a colour for each class; colours repeat after 1,024, more than the eye can distinguish."""
-    few = palette(max(1, min(classes, _COLOURS_MAX)))
-    return few[np.arange(max(1, classes)) % len(few)]
 
 
 def _font_size_px(image: Image.Image) -> int:

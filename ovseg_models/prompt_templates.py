@@ -1,7 +1,5 @@
 """Sentences that a class name is put into before CLIP's text tower reads it."""
 
-from collections.abc import Callable
-
 BARE = ("{}",)
 SINGLE = ("a photo of a {}.",)
 VILD = (
@@ -23,20 +21,8 @@ VILD = (
 """Of ViLD (Gu et al., 2022), as OVSeg trains and tests with; the second to fifth lack the full stop there too."""
 
 
-def _imagenet() -> tuple[str, ...]:
-    """Return CLIP's 80 templates for ImageNet, which open_clip keeps as functions."""
-    from open_clip import OPENAI_IMAGENET_TEMPLATES
-
-    return tuple(template("{}") for template in OPENAI_IMAGENET_TEMPLATES)
-
-
-_BY_NAME: dict[str, Callable[[], tuple[str, ...]]] = {
-    "bare": lambda: BARE,
-    "single": lambda: SINGLE,
-    "vild": lambda: VILD,
-    "imagenet": _imagenet,
-}
-PROMPT_TEMPLATE_NAMES = tuple(_BY_NAME)
+_SHIPPED = {"bare": BARE, "single": SINGLE, "vild": VILD}
+PROMPT_TEMPLATE_NAMES = (*_SHIPPED, "imagenet")
 
 
 def prompt_templates(name: str) -> tuple[str, ...]:
@@ -48,8 +34,12 @@ def prompt_templates(name: str) -> tuple[str, ...]:
     Raises:
         ValueError: If there are no templates of that name.
     """
-    if name not in _BY_NAME:
+    if name == "imagenet":
+        from open_clip import OPENAI_IMAGENET_TEMPLATES  # which open_clip keeps as functions
+
+        return tuple(template("{}") for template in OPENAI_IMAGENET_TEMPLATES)
+    if name not in _SHIPPED:
         raise ValueError(
             f"prompt_templates: {name!r} is unknown, one of {PROMPT_TEMPLATE_NAMES} is expected; correct the setting"
         )
-    return _BY_NAME[name]()
+    return _SHIPPED[name]

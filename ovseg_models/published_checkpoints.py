@@ -95,7 +95,10 @@ def read_published_checkpoint(
             net = build_for(found, lambda: build_proposal_net(**arguments)).eval()
             reports.append(_fill_proposal_net(net, found, layout))
         if layout != "maskformer":
-            clip = _clip_of_form(found, layout, head_width, quick_gelu=quick_gelu)
+            tensors = from_ovseg(found) if layout == "ovseg" else found
+            depth = len(tensors[MASK_PROMPTS_KEY]) if MASK_PROMPTS_KEY in tensors else 0
+            config = clip_config_from_published(tensors, head_width=head_width)
+            clip = build_for(found, lambda: build_mask_adapted_clip(config, prompt_depth=depth, quick_gelu=quick_gelu))
             reports.append(_fill_clip(clip, found, layout))
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
@@ -215,15 +218,6 @@ def _fill_proposal_net(net: ProposalNet, found: Mapping[str, Tensor], layout: st
         tuple(key for key in report.unexpected if not key.startswith(_CLASS_HEAD)),
         report.misshapen,
     )
-
-
-def _clip_of_form(found: Mapping[str, Tensor], layout: str, head_width: int, *, quick_gelu: bool) -> MaskAdaptedClip:
-    """Build CLIP of the sizes that the shapes show."""
-    tensors = from_ovseg(found) if layout == "ovseg" else found
-    prompts = tensors.get(MASK_PROMPTS_KEY)
-    config = clip_config_from_published(tensors, head_width=head_width)
-    prompt_depth = 0 if prompts is None else len(prompts)
-    return build_for(found, lambda: build_mask_adapted_clip(config, prompt_depth=prompt_depth, quick_gelu=quick_gelu))
 
 
 def _fill_clip(clip: MaskAdaptedClip, found: Mapping[str, Tensor], layout: str) -> KeyReport:

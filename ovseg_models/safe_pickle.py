@@ -187,15 +187,13 @@ class _Array:
     def values(self) -> npt.NDArray[Any]:
         """Make the array, once however often the file refers to it."""
         if self._made is None:
-            self._made = self._make()
+            _, shape, number_type, is_fortran, content = self._state
+            raw = content.encode("latin1") if isinstance(content, str) else content  # Python 2's bytes come as text
+            dtype = number_type.dtype()
+            flat = np.frombuffer(raw, dtype) if raw else np.empty(0, dtype)
+            array = flat.reshape(shape, order="F" if is_fortran else "C")
+            self._made = array.astype(dtype.newbyteorder("="), order="C")
         return self._made
-
-    def _make(self) -> npt.NDArray[Any]:
-        _, shape, number_type, is_fortran, content = self._state
-        raw = content.encode("latin1") if isinstance(content, str) else content  # Python 2's bytes come as text
-        dtype = number_type.dtype()
-        flat = np.frombuffer(raw, dtype) if raw else np.empty(0, dtype)
-        return flat.reshape(shape, order="F" if is_fortran else "C").astype(dtype.newbyteorder("="), order="C")
 
 
 class _FlatArray(_Array):

@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields
 from functools import cached_property
 
 import torch
-from jaxtyping import Bool, Float, Int, Int64
+from jaxtyping import Bool, Float, Int64
 from PIL import Image
 from torch import Tensor
 
@@ -106,7 +106,14 @@ class Segmentation:
     @cached_property
     def masks(self) -> tuple[MaskRow, ...]:
         """One row per proposal, in their order. Areas and boxes are measured when this is first asked for."""
-        areas_px, boxes_xyxy = _measured(self.encoded)
+        areas, boxes = [], []
+        for masks in self.encoded.hard_masks_at_image_size():
+            areas.append(masks.flatten(1).sum(dim=1))
+            rows, found = mask_boxes(masks)
+            of_all = found.new_zeros(len(masks), 4)  # an empty mask has no box
+            of_all[rows] = found
+            boxes.append(of_all)
+        areas_px, boxes_xyxy = torch.cat(areas), torch.cat(boxes)
         clip_probs = torch.full_like(self.proposal_probs, torch.nan)
         clip_probs[self.encoded.valid] = self.clip_probs
         best = self.query_scores.max(dim=1)
@@ -134,15 +141,3 @@ class Segmentation:
     def overlay(self) -> Image.Image:
         """Return the image with its classes painted over it and a legend below; see `overlay_picture`."""
         return overlay_picture(self.encoded.image, self.label_map.numpy(), self.class_names)
-
-
-def _measured(encoded: EncodedImage) -> tuple[Int[Tensor, "query"], Int[Tensor, "query 4"]]:
-    """Measure areas and boxes of the hard masks at the image's own size."""
-    areas_px, boxes_xyxy = [], []
-    for masks in encoded.hard_masks_at_image_size():
-        areas_px.append(masks.flatten(1).sum(dim=1))
-        rows, found = mask_boxes(masks)
-        boxes = found.new_zeros(len(masks), 4)
-        boxes[rows] = found
-        boxes_xyxy.append(boxes)
-    return torch.cat(areas_px), torch.cat(boxes_xyxy)

@@ -127,20 +127,15 @@ def pack_targets(
     mask_slots = masks.new_zeros(len(targets), max(counts), *mask_size)
     class_slots[images, slots] = class_ids
     mask_slots[images, slots] = _subsampled(masks, mask_size)
-    counted = _counted(targets, image_size, device)
+    counted = None
+    if any(target.counted is not None for target in targets):
+        everywhere = torch.ones(image_size, dtype=torch.bool)
+        rows = [
+            everywhere if target.counted is None else _padded(target.counted[None], image_size)[0] for target in targets
+        ]
+        counted = sent(torch.stack(rows), device).float()
     counted_small = None if counted is None else _subsampled(counted, mask_size)
     return TargetBatch(class_ids, masks, class_slots, mask_slots, counts, counted, counted_small)
-
-
-def _counted(
-    targets: Sequence[Targets], size: tuple[int, int], device: torch.device
-) -> Float[Tensor, "batch height width"] | None:
-    """Put together which pixels of each image count; None where all do."""
-    if all(target.counted is None for target in targets):
-        return None
-    everywhere = torch.ones(size, dtype=torch.bool)
-    rows = [everywhere if target.counted is None else _padded(target.counted[None], size)[0] for target in targets]
-    return sent(torch.stack(rows), device).float()
 
 
 def _subsampled(

@@ -70,7 +70,13 @@ class TextClassifier:
             ValueError: If there is no name or no template, a name is blank, or a template hasn't exactly one ``{}``.
         """
         wording = _checked_templates(templates)
-        synonyms = [_synonyms(name, split_synonyms) for name in class_names]
+        synonyms = [
+            [part.strip() for part in (name.split(",") if split_synonyms else [name]) if part.strip()]
+            for name in class_names
+        ]
+        if [] in synonyms:
+            name = class_names[synonyms.index([])]
+            raise ValueError(f"text_embeddings: a class name is {name!r}, a word is expected; correct the vocabulary")
         if not synonyms:
             raise ValueError("text_embeddings: there are no class names, at least one is expected; give a vocabulary")
         digest = self._tower.digest()
@@ -126,14 +132,6 @@ class _WatchedTower:
         if mark != self._mark:
             self._seen, self._mark, self._digest = tensors, mark, weights_digest(weights)
         return self._digest
-
-
-def _synonyms(name: str, split: bool) -> tuple[str, ...]:
-    """Strip a name and, if asked, split it at its commas."""
-    parts = tuple(part.strip() for part in (name.split(",") if split else [name]) if part.strip())
-    if not parts:
-        raise ValueError(f"text_embeddings: a class name is {name!r}, a word is expected; correct the vocabulary")
-    return parts
 
 
 def _checked_templates(templates: Sequence[str]) -> tuple[str, ...]:

@@ -40,8 +40,13 @@ def build_backbone(
         raise ValueError(f"backbone {name!r}: no such backbone; use 'r101c' or a name of timm.list_models()")
     weights_path = Path(pretrained) if pretrained and Path(pretrained).suffix in WEIGHTS_SUFFIXES else None
     tag = pretrained if pretrained and weights_path is None else None
-    if tag is not None:
-        _require_known_tag(timm_name, tag)
+    if tag is not None:  # refused before timm tries to fetch anything
+        known = [full_name.partition(".")[2] for full_name in timm.list_pretrained(f"{timm_name}.*")]
+        if tag not in known:
+            raise ValueError(
+                f"backbone {timm_name!r}: pretrained is {tag!r}, which is neither a tag that timm knows {known} nor a "
+                f"file ending in one of {sorted(WEIGHTS_SUFFIXES)}; choose one of them or False"
+            )
     backbone: TimmBackbone | SwinBackbone
     if name == "r101c":
         backbone = build_r101c(tag=tag, **arguments)
@@ -52,23 +57,8 @@ def build_backbone(
     if tag is not None:
         require_finite(backbone.state_dict(), f"backbone {timm_name}.{tag}")
     if weights_path is not None:
-        _load_weights(backbone, weights_path)
+        conversion = backbone_from_published(read_weights_file(weights_path), backbone.state_dict())
+        conversion.report.require_fit(str(weights_path))
+        backbone.load_state_dict(conversion.tensors)
+        _LOGGER.info("%s: %d tensors read into the backbone", weights_path, len(conversion.tensors))
     return backbone
-
-
-def _require_known_tag(timm_name: str, tag: str) -> None:
-    """Refuse a tag that timm does not list before it tries to fetch anything."""
-    known = [full_name.partition(".")[2] for full_name in timm.list_pretrained(f"{timm_name}.*")]
-    if tag not in known:
-        raise ValueError(
-            f"backbone {timm_name!r}: pretrained is {tag!r}, which is neither a tag that timm knows {known} nor a file "
-            f"ending in one of {sorted(WEIGHTS_SUFFIXES)}; choose one of them or False"
-        )
-
-
-def _load_weights(backbone: TimmBackbone | SwinBackbone, path: Path) -> None:
-    """Fill the backbone from a file; only the norms that no ImageNet network has may be missing."""
-    conversion = backbone_from_published(read_weights_file(path), backbone.state_dict())
-    conversion.report.require_fit(str(path))
-    backbone.load_state_dict(conversion.tensors)
-    _LOGGER.info("%s: %d tensors read into the backbone", path, len(conversion.tensors))

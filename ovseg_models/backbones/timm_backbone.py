@@ -93,7 +93,13 @@ def build_timm_backbone(
     """
     full_name = f"{name}.{tag}" if tag else name
     body: Any = timm.create_model(full_name, pretrained=tag is not None, features_only=True, **(timm_arguments or {}))
-    outputs = _outputs_at_strides(name, body.feature_info.reduction())
+    strides_px = list(body.feature_info.reduction())
+    if not set(STRIDES_PX) <= set(strides_px):
+        raise ValueError(
+            f"backbone {name!r}: its maps have strides {strides_px}, {list(STRIDES_PX)} are expected; "
+            "choose a hierarchical network, for example 'resnet18'"
+        )
+    outputs = [strides_px.index(stride) for stride in STRIDES_PX]
     if frozen_batch_norm:
         body = freeze_batch_norm_2d(body)
     _freeze_stages(name, body, outputs, freeze_at)
@@ -119,16 +125,6 @@ def build_r101c(*, tag: str | None = None, freeze_at: int = 2, frozen_batch_norm
         convolution = block.get_submodule("conv2")
         convolution.dilation = convolution.padding = (dilation, dilation)  # type: ignore[assignment]
     return backbone
-
-
-def _outputs_at_strides(name: str, strides_px: Sequence[int]) -> list[int]:
-    """Find the maps at strides 4, 8, 16 and 32 among all that the network gives."""
-    if not set(STRIDES_PX) <= set(strides_px):
-        raise ValueError(
-            f"backbone {name!r}: its maps have strides {list(strides_px)}, {list(STRIDES_PX)} are expected; "
-            "choose a hierarchical network, for example 'resnet18'"
-        )
-    return [list(strides_px).index(stride) for stride in STRIDES_PX]
 
 
 def _freeze_stages(name: str, body: nn.Module, outputs: Sequence[int], freeze_at: int) -> None:

@@ -84,7 +84,8 @@ def proposal_net_from_published(published: Mapping[str, Tensor], expected: Mappi
     """
     found = with_pixel_decoder_level(published)
     names = published_names(expected)
-    ignored = {key for key in found if _is_of_no_use(key) and key not in set(names.values())}
+    others = ("clip_adapter.", "criterion.", "pixel_mean", "pixel_std")  # of CLIP, of the loss
+    ignored = {key for key in found if key.startswith(others) or key.endswith(_DERIVED_ENDINGS)} - set(names.values())
     conversion = take_tensors(found, expected, names, ignored=ignored)
     if _LINEAR_CLASS_HEAD not in found:
         return conversion
@@ -127,11 +128,6 @@ def with_pixel_decoder_level(published: Mapping[str, Tensor]) -> dict[str, Tenso
         else key: tensor
         for key, tensor in published.items()
     }
-
-
-def _is_of_no_use(key: str) -> bool:
-    """Return whether a published key belongs to CLIP, to the loss, or follows from sizes."""
-    return key.startswith(("clip_adapter.", "criterion.", "pixel_mean", "pixel_std")) or key.endswith(_DERIVED_ENDINGS)
 
 
 def arguments_from_published(
