@@ -14,16 +14,16 @@ def visible(text: str) -> str:
 
     What it returns can be encoded as UTF-8.
     """
-    return _HIDDEN.sub(lambda found: _written_out(found.group()), text)
+
+    def written_out(found: re.Match[str]) -> str:
+        number = ord(found.group())
+        if number < 0x100:
+            return f"\\x{number:02x}"
+        return f"\\u{number:04x}" if number < 0x10000 else f"\\U{number:08x}"
+
+    return _HIDDEN.sub(written_out, text)
 
 
 def visible_line(text: str) -> str:
     r"""Return a text for one line, in which line feeds and tabs are written out as well."""
     return visible(text).replace("\n", "\\n").replace("\t", "\\t")
-
-
-def _written_out(character: str) -> str:
-    number = ord(character)
-    if number < 0x100:
-        return f"\\x{number:02x}"
-    return f"\\u{number:04x}" if number < 0x10000 else f"\\U{number:08x}"

@@ -88,33 +88,26 @@ def _draw_caption(mentions: list[Mention], rng: np.random.Generator) -> DrawnCap
     templates = _TEMPLATES[len(chosen)]
     if len(chosen) == 2 and chosen[0].stuff == chosen[1].noun and chosen[1].noun not in _NOTHING_STANDS_ON:
         templates = TEMPLATES_FOR_THING_ON_STUFF
-    return _fill(templates[rng.integers(len(templates))], [(_phrase(mention, rng), mention.noun) for mention in chosen])
+    pieces = templates[rng.integers(len(templates))].split("{}")
+    text, spans = pieces[0], []
+    for mention, piece in zip(chosen, pieces[1:], strict=True):
+        text += _phrase(mention, rng)
+        spans.append(NounSpan(mention.noun, len(text) - len(mention.noun), len(text)))  # a phrase ends in its noun
+        text += piece
+    return DrawnCaption(text, tuple(spans))
 
 
 def _phrase(mention: Mention, rng: np.random.Generator) -> str:
     """Put an article, and now and then an adjective, before a noun; the noun comes last."""
-    words = f"{_adjective(mention, rng)} {mention.noun}".strip()
+    chance = rng.random()
+    adjective = ""
+    if chance < 0.20:
+        adjective = mention.hue or ""
+    elif chance < 0.32:
+        adjective = mention.size
+    elif chance < 0.40:
+        adjective = QUALITIES[rng.integers(len(QUALITIES))]
+    words = f"{adjective} {mention.noun}".strip()
     if mention.noun in _MASS_NOUNS or rng.random() < 0.15:
         return f"the {words}"
     return f"an {words}" if words[0] in "aeiou" else f"a {words}"
-
-
-def _adjective(mention: Mention, rng: np.random.Generator) -> str:
-    """Draw an adjective, or none."""
-    chance = rng.random()
-    if chance < 0.20:
-        return mention.hue or ""
-    if chance < 0.32:
-        return mention.size
-    return QUALITIES[rng.integers(len(QUALITIES))] if chance < 0.40 else ""
-
-
-def _fill(template: str, phrases: list[tuple[str, str]]) -> DrawnCaption:
-    """Put phrases into a template and note where each noun, the end of its phrase, is written."""
-    pieces = template.split("{}")
-    text, spans = pieces[0], []
-    for (phrase, noun), piece in zip(phrases, pieces[1:], strict=True):
-        text += phrase
-        spans.append(NounSpan(noun, len(text) - len(noun), len(text)))
-        text += piece
-    return DrawnCaption(text, tuple(spans))

@@ -27,6 +27,9 @@ MIN_VISIBLE_SHARE = 0.005
 
 _LEVELS = 256  # a byte of each number
 _PLAIN = np.zeros((1, 1), dtype=np.uint16)
+_NOISE = NormalDist(0.0, 5.0)  # of the camera [grey levels]
+# Its quantiles at the middles of 256 equal steps of probability.
+_NOISE_OF_BYTE = np.array([round(_NOISE.inv_cdf((step + 0.5) / 256)) for step in range(256)], dtype=np.int16)
 _STEPS = (np.arange(_LEVELS) / (_LEVELS - 1))[:, None]
 
 
@@ -237,9 +240,11 @@ def _paint_thing(canvas: _Canvas, placing: Placing, rng: np.random.Generator) ->
         second = part.second if part.marks else part.colour
         first = canvas.add_entry(placing.noun, instance, (appearance.rgb[part.colour], appearance.rgb[second]))
         np.copyto(numbers, region.levels + np.uint16(first), where=region.inside & free)
-    free &= ~body
+    free &= ~body  # a view of the canvas: what is painted later stands behind this thing
     hue = appearance.hue_name if thing.has_own_colour else None
-    box = _box_xyxy(visible, window)
+    columns: Int[np.ndarray, " column"] = np.flatnonzero(visible.any(axis=0)) + window.columns.start
+    rows: Int[np.ndarray, " row"] = np.flatnonzero(visible.any(axis=1)) + window.rows.start
+    box = (int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1)  # half-open
     return DrawnThing(placing.noun, hue, instance, box, visible_px, placing.at_home, placing.stuff)
 
 
@@ -259,13 +264,6 @@ def _part_region(part: Part, window: _Window, style: MarkStyle) -> _PartRegion:
     return _PartRegion(inside, marked * np.uint16(_LEVELS - 1))
 
 
-def _box_xyxy(visible: Bool[np.ndarray, "height width"], window: _Window) -> tuple[int, int, int, int]:
-    """Return the half-open box around the visible pixels of a window [px of the picture]."""
-    columns: Int[np.ndarray, " column"] = np.flatnonzero(visible.any(axis=0)) + window.columns.start
-    rows: Int[np.ndarray, " row"] = np.flatnonzero(visible.any(axis=1)) + window.rows.start
-    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
-
-
 def _picture(canvas: _Canvas, rng: np.random.Generator) -> UInt8[np.ndarray, "height width 3"]:
     """Look the colours up, under one light for the whole scene, and add the noise of a camera."""
     brightness = rng.uniform(0.85, 1.1)
@@ -281,12 +279,3 @@ def _picture(canvas: _Canvas, rng: np.random.Generator) -> UInt8[np.ndarray, "he
 def camera_noise(rng: np.random.Generator, count: int) -> Int16[np.ndarray, " value"]:
     """Draw noise of a standard deviation of 5 grey levels from one random byte per value, with integers alone."""
     return _NOISE_OF_BYTE.take(np.frombuffer(rng.bytes(count), dtype=np.uint8))
-
-
-def _noise_table() -> Int16[np.ndarray, "256"]:
-    """Return the quantiles of a normal distribution at the middles of 256 equal steps of probability."""
-    normal = NormalDist(0.0, 5.0)
-    return np.array([round(normal.inv_cdf((step + 0.5) / 256)) for step in range(256)], dtype=np.int16)
-
-
-_NOISE_OF_BYTE = _noise_table()

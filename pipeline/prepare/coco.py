@@ -34,6 +34,7 @@ from pipeline.prepare.vocabulary import Vocabulary, vocabulary_of_names
 from storage_schemas.scenes import Scene
 
 _OFFICIAL_SPLIT = re.compile(r"(train|val|test|unlabeled)20\d\d")
+_ID_IN_NAME = re.compile(r"(?:^|_)(\d{1,18})$")  # 000000000139.jpg, COCO_val2014_000000000139.jpg
 _HASH_PREFIX = re.compile(r"^[0-9a-f]{8}(-|__)")  # of files that were uploaded to Label Studio
 
 
@@ -312,8 +313,10 @@ def _entries(
             fault = SceneFault("duplicate_image_id", f"the image ids {sorted(ids)} are all of {name}")
         # A list of images alone says which id a picture has. Without one COCO's names hold it; and a number that no
         # annotation uses may still be called by.
-        number = None if ids else _number_in(name)
-        own_id = number if number is not None and not (annotations.has_images and number in known) else None
+        own_id = None
+        if not ids and (digits := _ID_IN_NAME.search(PurePosixPath(name).stem)):
+            number = int(digits.group(1))
+            own_id = None if annotations.has_images and number in known else number
         key = scene_key(composed(name).rpartition(".")[0])
         if key in entries:
             fault = SceneFault("duplicate_key", f"{entries[key].file_name} and {name} would both be {key}")
@@ -330,9 +333,3 @@ def _stem(path: str) -> str:
     name = path.rpartition("/")[2]
     stem, dot, _ = name.rpartition(".")
     return composed(stem if dot and stem else name)
-
-
-def _number_in(file_name: str) -> int | None:
-    """Read the image id that COCO's file names end in (``000000000139.jpg``, ``COCO_val2014_000000000139.jpg``)."""
-    digits = re.search(r"(?:^|_)(\d{1,18})$", PurePosixPath(file_name).stem)
-    return int(digits.group(1)) if digits else None

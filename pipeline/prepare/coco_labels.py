@@ -10,7 +10,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from pipeline.data_set_options import StuffValues
-from pipeline.prepare.coco_annotations import CocoAnnotations, Instance, PanopticMap, read_categories
+from pipeline.prepare.coco_annotations import CocoAnnotations, Instance, read_categories
 from pipeline.prepare.data_root import DataRoot, LayoutError, composed
 from pipeline.prepare.faults import SceneFault
 from pipeline.prepare.images import ImageFacts
@@ -184,10 +184,6 @@ class PanopticLabels:
         panoptic = self._maps[image_id]
         png = self._root.read(file, "label_missing")
         rgb = read_rgb_png(png, image, max_image_px=self._root.max_image_px)
-        return self._convert(rgb, panoptic)
-
-    def _convert(self, rgb: npt.NDArray[np.uint8], panoptic: PanopticMap) -> CocoLabel:
-        """Turn segment numbers into class indices and instance numbers, run by run of equal pixels."""
         ignore_label = self.vocabulary.ignore_label
         class_of = {0: ignore_label}
         instance_of = {0: 0}
@@ -196,15 +192,16 @@ class PanopticLabels:
             class_of[segment.segment_id] = index
             counts = index in self._classes.things and not segment.is_crowd
             instance_of[segment.segment_id] = max(instance_of.values()) + 1 if counts else 0
-        numbers, lengths = runs_of_numbers(rgb)
-        present, run_to_present = np.unique(numbers, return_inverse=True)
+        # Look-ups are made per run of equal pixels, of which there are few, and spread to the pixels last.
+        numbers, lengths = runs_of_numbers(rgb)  # [run], [run]
+        present, run_to_present = np.unique(numbers, return_inverse=True)  # [number], [run]
         unlisted = [number for number in present.tolist() if number not in class_of]
         if unlisted:
             reason = f"{panoptic.file_name} has segment {unlisted[0]}, which its annotation does not list"
             raise SceneFault("label_outside_vocabulary", reason)
         classes = np.array([class_of[number] for number in present.tolist()], index_dtype(ignore_label))
         instances = np.array([instance_of[number] for number in present.tolist()], np.uint16)
-        label = np.repeat(classes[run_to_present], lengths).reshape(rgb.shape[:2])
+        label = np.repeat(classes[run_to_present], lengths).reshape(rgb.shape[:2])  # [run] to [height width]
         things = np.repeat(instances[run_to_present], lengths).reshape(rgb.shape[:2])
         occurring = sorted(set(classes.tolist()) - {ignore_label})
         return CocoLabel(LabelMap(encode_png(label), tuple(occurring)), encode_png(things))
@@ -219,9 +216,9 @@ def runs_of_numbers(rgb: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.uint32],
     Returns:
         The number R + 256 G + 65536 B of each run [run], and its length [run].
     """
-    flat = rgb.reshape(-1)
+    flat = rgb.reshape(-1)  # [height * width * 3]; a pixel later is three bytes later
     differs = flat[3:] != flat[:-3]
-    starts = np.flatnonzero(differs[0::3] | differs[1::3] | differs[2::3]) + 1
+    starts = np.flatnonzero(differs[0::3] | differs[1::3] | differs[2::3]) + 1  # any channel differs
     starts = np.concatenate([[0], starts])
     colours = rgb.reshape(-1, 3)[starts].astype(np.uint32)
     numbers = colours @ np.array([1, 1 << 8, 1 << 16], np.uint32)
@@ -272,6 +269,7 @@ class InstanceLabels:
             thing.annotation_id: number
             for number, thing in enumerate((thing for thing in objects if not thing.is_crowd), start=1)
         }
+        # The last one drawn lies on top: crowds first, then from the largest to the smallest.
         for thing in sorted(objects, key=lambda thing: (not thing.is_crowd, -thing.area, thing.annotation_id)):
             mask = object_mask(thing, image)
             label[mask.window][mask.inside] = index_of_category(thing.category_id, self._classes.index_of)

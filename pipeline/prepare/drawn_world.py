@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
-from jaxtyping import UInt8
 from PIL import Image
 
 from pipeline.drawn_world.captions import MAX_CAPTIONS
@@ -125,10 +124,14 @@ class DrawnWorldSource:
         index = self._index_of(key)
         drawn = self.world.scene(index)
         captions = drawn.captions[: self.captions_per_scene]
+        picture = io.BytesIO()
+        Image.fromarray(drawn.image).save(
+            picture, format="PNG", compress_level=_COMPRESS_LEVEL, compress_type=_COMPRESS_TYPE
+        )
         return Scene(
             key=key,
             image_id=str(index),
-            image=_encode_picture(drawn.image),
+            image=picture.getvalue(),
             image_suffix="png",
             width_px=self.size_px,
             height_px=self.size_px,
@@ -161,10 +164,3 @@ def drawn_vocabulary() -> Vocabulary:
         marks=tuple(SeenMark.UNSEEN if noun in UNSEEN_NOUNS else SeenMark.SEEN for noun in NOUNS),
         source_ids=tuple(range(len(NOUNS))),
     )
-
-
-def _encode_picture(image: UInt8[np.ndarray, "height width 3"]) -> bytes:
-    """Encode a picture as a PNG file."""
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, format="PNG", compress_level=_COMPRESS_LEVEL, compress_type=_COMPRESS_TYPE)
-    return buffer.getvalue()

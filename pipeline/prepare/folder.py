@@ -17,14 +17,13 @@ from pipeline.prepare.images import IMAGE_ENDINGS, ImageFacts
 from pipeline.prepare.label_maps import ClassTable
 from pipeline.prepare.paired import (
     DecodedLabel,
-    LabelDecoder,
     Pair,
     PairedSource,
     decode_index_png,
     pairs_of_files,
 )
 from pipeline.prepare.source import PassedOver
-from pipeline.prepare.vocabulary import Vocabulary, vocabulary_of_names
+from pipeline.prepare.vocabulary import vocabulary_of_names
 from storage_schemas.scenes import Caption
 
 _COLUMNS = {"image", "caption", "caption_id"}
@@ -55,7 +54,13 @@ def folder(root: DataRoot, split: str) -> PairedSource:
     has_labels = root.has(labels)
     label_hint = "name the classes there, one a line, in the order of their indices"
     label_files = root.tree(labels, hint=label_hint) if has_labels else []
-    vocabulary = _vocabulary(root, label_hint) if label_files or "classes.txt" in text_files else _NO_CLASSES
+    names: list[str] = []
+    if label_files or "classes.txt" in text_files:
+        names = root.text_lines("classes.txt", label_hint)
+    try:
+        vocabulary = vocabulary_of_names("folder", names)
+    except ValueError as error:
+        raise LayoutError(f"{root.name}: classes.txt: {error}") from error
     captions = read_captions(root, f"{base}captions.tsv") if f"{base}captions.tsv" in text_files else Captions()
     label_of: dict[str, str] = {}
     twice = []
@@ -71,13 +76,18 @@ def folder(root: DataRoot, split: str) -> PairedSource:
     if twice:
         passed_over.append(PassedOver(len(twice), f"{labels}/{twice[0]}", "second labels of one picture"))
     pairs = pairs_of_files((f"{images}/{name}" for name in pictures), images, label_of.get, captions.by_image())
+    # Each value is its own index. 255 can be a class of 16-bit files where there are more than 255 names.
+    ignored = frozenset({255, 65535} if vocabulary.ignore_label == 255 else {65535})
+    table = ClassTable(
+        {index: index for index in vocabulary.source_ids}, ignore_label=vocabulary.ignore_label, ignored=ignored
+    )
     return PairedSource(
         root,
         _with_caption_faults(pairs, captions),
         vocabulary,
-        _class_table(vocabulary),
+        table,
         "unknown: the owner's",
-        decode_label=_decoder(vocabulary),
+        decode_label=decode_index_png if vocabulary.ignore_label == 255 else _decode_widened,
         label_required=False,
         label_files=[f"{labels}/{name}" for name in label_files],
         text_files=text_files,
@@ -141,7 +151,8 @@ def read_captions(root: DataRoot, relative: str) -> Captions:
         if not row.get("image"):
             message = f"{root.name}: {where} names no image; {_CAPTIONS_HINT}"
             raise LayoutError(message)
-        image = _stem(row["image"])
+        name = row["image"]
+        image = composed(name.rpartition(".")[0] if name.lower().endswith(IMAGE_ENDINGS) else name)
         if len(values) != len(header) or not re.fullmatch(r"[0-9]{1,18}", row["caption_id"]):
             captions.refuse(image, SceneFault("caption_malformed", f"{where} is {values}, expected {header}"))
         else:
@@ -163,41 +174,11 @@ def _with_caption_faults(pairs: dict[str, Pair], captions: Captions) -> dict[str
     return marked
 
 
-def _stem(name: str) -> str:
-    """Return a file name without its ending, if it has an image's, in Unicode's composed form."""
-    return composed(name.rpartition(".")[0] if name.lower().endswith(IMAGE_ENDINGS) else name)
-
-
-_NO_CLASSES = vocabulary_of_names("folder", ())
-
-
-def _vocabulary(root: DataRoot, hint: str) -> Vocabulary:
-    """Read ``classes.txt``."""
-    try:
-        return vocabulary_of_names("folder", root.text_lines("classes.txt", hint))
-    except ValueError as error:
-        message = f"{root.name}: classes.txt: {error}"
-        raise LayoutError(message) from error
-
-
-def _class_table(vocabulary: Vocabulary) -> ClassTable:
-    """Map each index to itself."""
-    ignored = frozenset({255, 65535} if vocabulary.ignore_label == 255 else {65535})
-    indices = {index: index for index in vocabulary.source_ids}
-    return ClassTable(indices, ignore_label=vocabulary.ignore_label, ignored=ignored)
-
-
-def _decoder(vocabulary: Vocabulary) -> LabelDecoder:
-    """Return a decoder by which 255 in an 8-bit file is ignored even where a 16-bit file may have a class 255."""
-    if vocabulary.ignore_label == 255:
-        return decode_index_png
-
-    def decode_widened(data: bytes, image: ImageFacts, max_image_px: int) -> DecodedLabel:
-        decoded = decode_index_png(data, image, max_image_px)
-        if decoded.values.dtype == np.uint16:
-            return decoded
-        widened = decoded.values.astype(np.uint16)
-        widened[decoded.values == 255] = 65535
-        return DecodedLabel(widened)
-
-    return decode_widened
+def _decode_widened(data: bytes, image: ImageFacts, max_image_px: int) -> DecodedLabel:
+    """Decode a label of a vocabulary whose class 255 a 16-bit file may hold: in an 8-bit file 255 means "no class"."""
+    decoded = decode_index_png(data, image, max_image_px)
+    if decoded.values.dtype == np.uint16:
+        return decoded
+    widened = decoded.values.astype(np.uint16)
+    widened[decoded.values == 255] = 65535
+    return DecodedLabel(widened)

@@ -133,7 +133,7 @@ def check_size(width_px: int, height_px: int, image: ImageFacts) -> None:
 
 def present_values(values: Values) -> npt.NDArray[np.int64]:
     """Return the distinct values of an 8- or 16-bit map, ascending."""
-    seen = np.zeros(65536, bool)
+    seen = np.zeros(65536, bool)  # marking all values costs less than sorting them, as np.unique does
     seen[values] = True
     return np.flatnonzero(seen)
 
@@ -148,6 +148,7 @@ def encode_png(values: Values) -> bytes:
         values: [height width], uint8 or uint16.
     """
     height, width = values.shape
+    # [height bytes]: PNG's 16-bit samples are big-endian.
     samples = values.astype(">u2", order="C").view(np.uint8) if values.dtype == np.uint16 else values
     rows = np.empty((height, samples.shape[1] + 1), np.uint8)
     rows[:, 0] = 2  # the filter "up"
