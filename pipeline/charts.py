@@ -108,15 +108,20 @@ def bar_chart(bars: Sequence[Bar], *, title: str, x_label: str = "IoU [%]", whol
         axes.set_ylim(len(bars) - 0.5, -0.5)
         axes.tick_params(axis="y", length=0)
         axes.grid(visible=False, axis="y")
-        for row, bar in enumerate(bars):
-            axes.get_yticklabels()[row].set_gid(f"bar-{row}")
+        # all bars, and all intervals, by one call: one each takes seconds for a hundred classes
+        rows = [row for row, bar in enumerate(bars) if bar.value is not None]
+        colours = [COLOURS[bars[row].colour] for row in rows]
+        axes.barh(rows, [100 * (bars[row].value or 0.0) for row in rows], height=0.66, color=colours or None)
+        spans = [(row, *bar.interval) for row, bar in enumerate(bars) if bar.value is not None and bar.interval]
+        if spans:
+            places, lows, highs = np.array(spans).T
+            middles, halves = 50 * (lows + highs), 50 * (highs - lows)
+            axes.errorbar(middles, places, xerr=halves, fmt="none", ecolor=_INK, capsize=2.5, elinewidth=1)
+        for row, (bar, label) in enumerate(zip(bars, axes.get_yticklabels(), strict=True)):
+            label.set_gid(f"bar-{row}")
             if bar.value is None:
                 axes.text(0.5, row, "not predicted, not in the labels", color=_FAINT, size=9, va="center")
                 continue
-            axes.barh(row, 100 * bar.value, height=0.66, color=COLOURS[bar.colour])
-            if bar.interval is not None:
-                ends = [[100 * max(0.0, bar.value - bar.interval[0])], [100 * max(0.0, bar.interval[1] - bar.value)]]
-                axes.errorbar([100 * bar.value], [row], xerr=ends, color=_INK, capsize=2.5, linewidth=1)
             if bar.paper is not None:
                 axes.vlines(100 * bar.paper, row - 0.45, row + 0.45, colors=COLOURS["paper"], linewidth=2.5)
             # in a column of their own, so that they can be compared from row to row

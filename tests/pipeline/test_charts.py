@@ -61,6 +61,10 @@ def test_names_keep_what_has_a_meaning_elsewhere():
     assert {"$x^2$ \u72ac", "\\x1b[31mred\\n", "a\\x07 b"} <= set(texts(svg))
 
 
+def test_bars_without_any_value_can_be_drawn():
+    assert "absent" in texts(bar_chart([Bar("absent", None)], title="t", whole_scale=False))
+
+
 def test_a_scale_that_is_not_whole_ends_near_the_longest_bar():
     assert "100" not in texts(bar_chart([Bar("a", 0.031)], title="t", whole_scale=False))
     assert "100" in texts(bar_chart([Bar("a", 0.031)], title="t"))
