@@ -10,7 +10,7 @@ import hypothesis
 import jaxtyping
 import pytest
 
-# Read when torch is first imported; tests of the storage never import it, so it isn't imported here to be told.
+# Read when torch is first imported; tests of the storage never import it, so it isn't imported here to be printed.
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["MKL_NUM_THREADS"] = "1"
 

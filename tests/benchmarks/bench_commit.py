@@ -75,8 +75,8 @@ def main() -> None:
         runs["hash"].append(hashed(data))
     median = {name: statistics.median(values) for name, values in runs.items()}
     print(f"{SHARDS} shards of {SHARD_BYTES >> 20} MiB, medians of {REPEATS} interleaved runs")
-    for name, told in (("plain", "plain writes"), ("no sync", "commits without syncs"), ("commit", "commits")):
-        print(f"  {told:<22} {median[name]:6.2f} s, {median[name] / median['plain']:5.2f} of plain writes")
+    for name, printed in (("plain", "plain writes"), ("no sync", "commits without syncs"), ("commit", "commits")):
+        print(f"  {printed:<22} {median[name]:6.2f} s, {median[name] / median['plain']:5.2f} of plain writes")
     print(f"  of which sha256 {median['hash']:.2f} s, syncs {median['commit'] - median['no sync']:.2f} s")
     with tempfile.TemporaryDirectory(dir=".") as directory:
         artifact = planned(Path(directory), 1000)

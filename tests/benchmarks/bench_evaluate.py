@@ -86,7 +86,7 @@ def in_turns(
     return *costs, *results
 
 
-def told(name: str, ours: list[Cost], plain: list[Cost]) -> None:
+def printed(name: str, ours: list[Cost], plain: list[Cost]) -> None:
     """Print medians of times, peaks of memory and the ratio."""
     times = [1000 * median(cost.seconds for cost in costs) for costs in (ours, plain)]
     peaks = [max(cost.peak_mib for cost in costs) for costs in (ours, plain)]
@@ -107,11 +107,11 @@ def main() -> None:
                 lambda t=true, p=predicted, k=classes, r=radius_px: plain_counts(t, p, k, r),
                 REPEATS,
             )
-            told(f"{classes} classes, {name}", counted[0], counted[1])
+            printed(f"{classes} classes, {name}", counted[0], counted[1])
     true, _ = label_maps(847)
     radius = boundary_radius_px(*SIZE)
     edges = in_turns(lambda: boundary_map(true, radius), lambda: plain_boundaries(true), REPEATS)
-    told("boundaries of 25 classes", edges[0], edges[1])
+    printed("boundaries of 25 classes", edges[0], edges[1])
     print(f"boundaries: {int((edges[2] != edges[3]).sum())} pixels differ")
     generator = np.random.default_rng(0)
     array = generator.integers(0, 900, (2000, 150))

@@ -83,7 +83,7 @@ def test_writing_replaces_what_is_between_the_marks(tmp_path, old):
     assert (between_marks(page, name="a"), between_marks(page, name="b")) == ("\nnew\n", "kept")
 
 
-def test_a_page_without_marks_is_told(tmp_path):
+def test_a_page_without_marks_is_reported(tmp_path):
     (tmp_path / "page.md").write_text("<!-- table -->\n")
     with pytest.raises(ValueError, match="has no marks '<!-- table -->' and '<!-- end of table -->'; add them"):
         write_into(tmp_path / "page.md", "new")

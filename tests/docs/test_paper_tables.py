@@ -26,7 +26,7 @@ from tools.paper_tables_page import (
 from tools.seed_results import between_marks, read_results
 
 
-def test_every_row_that_is_told_of_is_measured():
+def test_every_row_that_is_reported_of_is_measured():
     names = {row.name for row in ROWS}
     assert names == {line.row for lines in TABLES.values() for line in lines}
     assert {name for claim in CLAIMS for name in (claim.better, claim.worse)} <= names
@@ -52,7 +52,7 @@ def test_claims_are_what_the_papers_numbers_say():
         ([], UNDECIDED),
     ],
 )
-def test_an_order_is_told_only_where_the_whole_interval_says_so(values, outcome):
+def test_an_order_is_reported_only_where_the_whole_interval_says_so(values, outcome):
     assert verdict(values) == outcome
 
 
@@ -123,8 +123,8 @@ def test_differences_are_taken_seed_by_seed():
     assert rows["MPT above original CLIP"] == "| MPT above original CLIP | +4.7 | - | cannot tell | - | cannot tell |"
     assert f"in 1 of {len(CLAIMS)} comparisons: FT above original CLIP." in summary(made_up(3))
     cannot_tell = len(CLAIMS) - 1
-    told = f"the order appears in 1, is reversed in 0, and these seeds cannot tell in {cannot_tell}."
-    assert in_short(made_up(3)).endswith(told)
+    printed = f"the order appears in 1, is reversed in 0, and these seeds cannot tell in {cannot_tell}."
+    assert in_short(made_up(3)).endswith(printed)
 
 
 def test_a_table_has_our_mean_and_the_papers_numbers():

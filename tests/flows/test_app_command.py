@@ -55,7 +55,7 @@ def test_a_port_that_is_taken_is_refused(model):
             app(model=model, port=port)
 
 
-def test_a_missing_extra_is_told_with_the_command_that_installs_it(model, monkeypatch):
+def test_a_missing_extra_is_reported_with_the_command_that_installs_it(model, monkeypatch):
     monkeypatch.setattr(app_command.importlib.util, "find_spec", lambda _: None)
     with pytest.raises(PipelineError, match=r"Gradio is not installed; run: pip install 'ovseg-pipeline\[app\]'"):
         app(model=model)

@@ -45,9 +45,9 @@ def parts(*, with_net=True, seed=0) -> SegmenterParts:
 def test_import_and_export_from_the_command_line(tmp_path, capsys):
     write_published_checkpoint(parts(), tmp_path / "model.pth")
     tyro.cli(import_checkpoint, args=[str(tmp_path / "model.pth"), "--out", str(tmp_path / "segmenter"), *SIZES])
-    told = capsys.readouterr().out
-    assert "proposal net of swin_base_patch4_window12_384" in told
-    assert "CLIP of 16 px crops in 8 px patches, mask prompts in 2 layers" in told
+    printed = capsys.readouterr().out
+    assert "proposal net of swin_base_patch4_window12_384" in printed
+    assert "CLIP of 16 px crops in 8 px patches, mask prompts in 2 layers" in printed
     segmenter = Segmenter.load(tmp_path / "segmenter", short_side_px=32, max_side_px=64)
     assert segmenter.segment(picture(), ["cat", "dog"]).label_map.shape == (50, 70)
     tyro.cli(export_checkpoint, args=[str(tmp_path / "segmenter"), "--out", str(tmp_path / "again.pth")])
@@ -67,7 +67,7 @@ def test_a_part_is_completed_by_a_base(tmp_path, capsys):
     assert torch.equal(clip.mask_prompts, parts(with_net=False, seed=1).clip.mask_prompts)
 
 
-def test_errors_are_told_without_a_traceback(tmp_path):
+def test_errors_are_reported_without_a_traceback(tmp_path):
     torch.save({"fc.weight": torch.zeros(1)}, tmp_path / "resnet.pth")
     with pytest.raises(PipelineError, match=r"resnet\.pth: none of the known layouts"):
         import_checkpoint(tmp_path / "resnet.pth", out=tmp_path / "out")
@@ -94,9 +94,9 @@ def test_a_file_made_to_run_code_ends_in_one_message_and_exit_code_2(tmp_path, c
     path = tmp_path / f"trap{suffix}"
     path.write_bytes(pickle.dumps({"model": {"backbone.weight": Trap(tmp_path / "code-was-run")}}, protocol=2))
     assert command.main(["import-checkpoint", str(path), "--out", str(tmp_path / "out")]) == 2
-    told = capsys.readouterr().err
-    assert told.startswith(f"ovseg: {path}: cannot be read without running code from it, or is damaged (")
-    assert told.count("\n") == 1
+    printed = capsys.readouterr().err
+    assert printed.startswith(f"ovseg: {path}: cannot be read without running code from it, or is damaged (")
+    assert printed.count("\n") == 1
     assert list(tmp_path.iterdir()) == [path]
 
 
@@ -108,12 +108,12 @@ def test_the_command_lists_every_key_that_does_not_fit(tmp_path, capsys, monkeyp
     torch.save(content, tmp_path / "other.pth")
     arguments = ["import-checkpoint", str(tmp_path / "other.pth"), "--out", str(tmp_path / "out"), *SIZES]
     assert command.main(arguments) == 2
-    told = capsys.readouterr().err.splitlines()
-    assert told[0].endswith(
+    printed = capsys.readouterr().err.splitlines()
+    assert printed[0].endswith(
         "other.pth: 1 missing, 1 unexpected, 0 misshapen keys, none is expected; check that the file is"
         " whole and of a published model:"
     )
-    assert told[1:] == ["ovseg:   missing: backbone.norm0.bias", "ovseg:   unexpected: sem_seg_head.stranger"]
+    assert printed[1:] == ["ovseg:   missing: backbone.norm0.bias", "ovseg:   unexpected: sem_seg_head.stranger"]
 
 
 def test_the_activation_can_be_told(tmp_path):
@@ -153,9 +153,9 @@ def test_a_page_and_weights_that_are_no_numbers_end_in_one_line_and_exit_code_2(
     torch.save(content, tmp_path / "nan.pt")
     for name, found in (("html.pth", "is an HTML page: the download failed"), ("nan.pt", "visual.proj holds 768 NaN")):
         assert command.main(["import-checkpoint", str(tmp_path / name), "--out", str(tmp_path / "out"), *SIZES]) == 2
-        told = capsys.readouterr().err
-        assert found in told
-        assert told.count("\n") == 1
+        printed = capsys.readouterr().err
+        assert found in printed
+        assert printed.count("\n") == 1
     assert not (tmp_path / "out").exists()
 
 

@@ -27,25 +27,25 @@ def config(tmp_path, monkeypatch):
 
 def test_where_all_is_there_the_status_is_0_and_nothing_is_made(config, capsys):
     assert main(["run", "--config", str(config), "--dry-run"]) == 0
-    told = capsys.readouterr().out
-    rows = [line.split() for line in told.splitlines()]
+    printed = capsys.readouterr().out
+    rows = [line.split() for line in printed.splitlines()]
     assert rows[0] == ["stage", "artifact", "to", "do", "done", "stale", "corrupt", "will", "write"]
     assert rows[1][:1] + rows[1][2:5] == ["prepare", "3", "0", "0"]
     assert rows[2][:5] == ["train-proposals", "proposal_net/run", "~2", "?", "?"]
-    assert "is not finished; run 'ovseg prepare' first" in told
-    assert told.endswith("all is there\n")
+    assert "is not finished; run 'ovseg prepare' first" in printed
+    assert printed.endswith("all is there\n")
     assert list(config.parent.iterdir()) == [config]
 
 
 def test_where_something_is_missing_the_status_is_2(config, capsys):
     absent = "datasets.drawn={dataset='pascal-voc-20', split='val', root='absent'}"
     assert main(["run", "--config", str(config), "--dry-run", "--set", absent]) == 2
-    told = capsys.readouterr().out
-    assert "missing (1):\n  datasets.drawn: pascal-voc-20: absent is no directory" in told
-    assert told.endswith("the run would stop for lack of these; nothing was done\n")
+    printed = capsys.readouterr().out
+    assert "missing (1):\n  datasets.drawn: pascal-voc-20: absent is no directory" in printed
+    assert printed.endswith("the run would stop for lack of these; nothing was done\n")
 
 
-def test_an_unknown_architecture_is_told_in_one_line(config, capsys):
+def test_an_unknown_architecture_is_reported_in_one_line(config, capsys):
     overrides = ["--set", "clip.architecture=ViT-nowhere", "--set", "clip.pretrained=random"]
     assert main(["run", "--config", str(config), "--dry-run", *overrides]) == 2
     assert "open_clip has no model 'ViT-nowhere'" in capsys.readouterr().err

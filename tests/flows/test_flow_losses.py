@@ -42,11 +42,11 @@ def test_a_killed_server_ends_the_run_and_a_killed_run_its_server(
         wait_until(lambda: done_units(settings_file) >= 1, process=process)
         server = server_of(process)
         server.kill()
-        _, told = process.communicate(timeout=600)
-        assert process.returncode == 1, told
-        assert "ovseg: Prefect's server: does not answer any more" in told
-        assert "what the stages made is kept, run the same command to go on" in told
-        assert "Traceback" not in told
+        _, printed = process.communicate(timeout=600)
+        assert process.returncode == 1, printed
+        assert "ovseg: Prefect's server: does not answer any more" in printed
+        assert "what the stages made is kept, run the same command to go on" in printed
+        assert "Traceback" not in printed
     (next(settings_file.parent.glob("runs/test/*/shard-00007.json"))).unlink()
     with group(flow_command(settings_file), **environment) as process:
         wait_until(lambda: done_units(settings_file) >= UNITS, process=process)
@@ -60,11 +60,11 @@ def test_a_server_that_is_not_there_is_named(settings_file: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         url = f"http://127.0.0.1:{other.getsockname()[1]}/api"
     with group(flow_command(settings_file), PREFECT_API_URL=url) as process:
-        _, told = process.communicate(timeout=600)
-    assert process.returncode == 1, told
-    assert f"ovseg: Prefect's server: Failed to reach API at {url}" in told
-    assert "start it there, or correct PREFECT_API_URL" in told
-    assert "Traceback" not in told
+        _, printed = process.communicate(timeout=600)
+    assert process.returncode == 1, printed
+    assert f"ovseg: Prefect's server: Failed to reach API at {url}" in printed
+    assert "start it there, or correct PREFECT_API_URL" in printed
+    assert "Traceback" not in printed
 
 
 def address_in(scheduler_file: Path) -> str | None:
@@ -103,11 +103,11 @@ def test_a_cluster_started_by_hand_loses_a_worker_and_then_its_scheduler(
             wait_until(lambda: done_units(settings_file) >= before + 2, process=process)
             assert process.poll() is None
             scheduler.kill()
-            _, told = process.communicate(timeout=600)  # less than the client would look for the scheduler
-        assert process.returncode == 1, told
-        assert "dask: the scheduler has gone away" in told
-        assert "it is tried again" not in told
-        assert "Dask dashboard: http://" in told
-        assert "Traceback" not in told
+            _, printed = process.communicate(timeout=600)  # less than the client would look for the scheduler
+        assert process.returncode == 1, printed
+        assert "dask: the scheduler has gone away" in printed
+        assert "it is tried again" not in printed
+        assert "Dask dashboard: http://" in printed
+        assert "Traceback" not in printed
         assert done_units(settings_file) < UNITS
     assert finish() == reference

@@ -65,15 +65,15 @@ def test_a_run_without_a_network_speaks_to_this_machine_alone(
     with group(
         ["unshare", "-rn", "bash", "-c", alone], **paused(0.0), **own_server(settings_file), **watched, **proxies
     ) as process:
-        _, told = process.communicate(timeout=1200)
-        assert process.returncode == 0, told
+        _, printed = process.communicate(timeout=1200)
+        assert process.returncode == 0, printed
     outside = Path(watched[OUTSIDE])
     assert not outside.exists(), outside.read_text()
     processes = Path(watched["TEST_WATCHED"]).read_text()
     assert "flow_program" in processes
     assert "flows.prefect_server" in processes
     assert "spawn_main" in processes  # Dask's worker
-    assert not re.search("error|warning|telemetry|Traceback", told, re.IGNORECASE), told
+    assert not re.search("error|warning|telemetry|Traceback", printed, re.IGNORECASE), printed
     log = (settings_file.parent / "prefect" / "server.log").read_text()
     assert not re.search("telemetry|api.prefect.io|Traceback", log, re.IGNORECASE), log
     assert digests(settings_file.parent / "runs") == reference

@@ -41,12 +41,13 @@ def test_ctrl_c_says_in_one_line_what_is_saved_and_how_to_go_on(
         wait_until(lambda: done_units(settings_file) >= 2, process=process)
         before = done_units(settings_file)
         os.killpg(process.pid, signal.SIGINT)
-        _, told = process.communicate(timeout=600)
-        assert process.returncode == 130, told
+        _, printed = process.communicate(timeout=600)
+        assert process.returncode == 130, printed
     line = re.fullmatch(
-        r"\S+ \S+ WARNING test small: interrupted; ([0-7]) of 8 units are saved, run the same command to go on\n", told
+        r"\S+ \S+ WARNING test small: interrupted; ([0-7]) of 8 units are saved, run the same command to go on\n",
+        printed,
     )
-    assert line is not None, told
+    assert line is not None, printed
     assert int(line[1]) >= before
     assert finish() == reference
 
@@ -62,7 +63,9 @@ def test_ctrl_c_ends_the_wait_before_another_try(
         assert process.stderr is not None
         again = next(line for line in process.stderr if "tried again" in line)
         os.killpg(process.pid, signal.SIGINT)
-        _, told = process.communicate(timeout=600)
-        assert process.returncode == 130, told
+        _, printed = process.communicate(timeout=600)
+        assert process.returncode == 130, printed
     assert "test small shard-00000: shard-00000: the cable is loose; it is tried again in 5000 s" in again
-    assert re.fullmatch(r".* interrupted; [0-7] of 8 units are saved, run the same command to go on\n", told), told
+    assert re.fullmatch(r".* interrupted; [0-7] of 8 units are saved, run the same command to go on\n", printed), (
+        printed
+    )

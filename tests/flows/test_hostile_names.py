@@ -39,9 +39,9 @@ def test_class_and_file_names_of_a_data_set(options, tmp_path, capsys):
     put(tmp_path / "data/images/notes\x1b[2J.txt", b"x")
     root = ["--root", str(tmp_path / "data"), "--runs", str(tmp_path / "runs"), "--max-failed-share", "1"]
     assert main(["prepare", "folder", *root, *options]) == 0
-    told = capsys.readouterr()
-    assert "sky\\x1b]0" in told.out + told.err or "sky\\u001b]0" in told.out
-    assert not steers(told.out + told.err)
+    printed = capsys.readouterr()
+    assert "sky\\x1b]0" in printed.out + printed.err or "sky\\u001b]0" in printed.out
+    assert not steers(printed.out + printed.err)
 
 
 def test_the_report_in_the_artifact(tmp_path):
@@ -62,9 +62,9 @@ def test_errors_and_their_tracebacks(tmp_path, capsys, monkeypatch):
 
     monkeypatch.setattr(command, "_subcommand", broken)
     assert main(["status", "--debug"]) == 1
-    told = capsys.readouterr().err
-    assert "Traceback" in told
-    assert not steers(told)
+    printed = capsys.readouterr().err
+    assert "Traceback" in printed
+    assert not steers(printed)
 
 
 def test_every_handler_gets_messages_that_steer_nothing(capsys):
@@ -81,9 +81,9 @@ def test_every_handler_gets_messages_that_steer_nothing(capsys):
 
 
 def test_what_a_command_prints_and_not_its_help(capsys, monkeypatch):
-    def told() -> None:
+    def printed() -> None:
         """Say it."""
         sys.stdout.write(f"{HOSTILE}\n")
 
-    command._printing_visibly(told)()
+    command._printing_visibly(printed)()
     assert capsys.readouterr().out == "sky\\x1b]0;owned\\x07\\u202e\\x9b2J\n"

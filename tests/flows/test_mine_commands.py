@@ -62,7 +62,7 @@ def test_a_card_that_is_gone_is_made_again(mined, capsys):
         (["card", "--max-per-noun", "1"], "pairs card: takes no option"),
     ],
 )
-def test_wrong_calls_of_pairs_are_told(mined, capsys, arguments, message):
+def test_wrong_calls_of_pairs_are_reported(mined, capsys, arguments, message):
     assert mine(mined) == 0
     directory = capsys.readouterr().out.strip()
     assert main(["pairs", arguments[0], directory, *arguments[1:]]) != 0

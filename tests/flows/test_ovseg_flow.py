@@ -92,9 +92,9 @@ def test_io_errors_are_tried_again_and_others_are_not(
     flow_stages.CURRENT.job, flow_stages.CURRENT.units = passing, 4
     options = ("--only", "prepare", "--set", f"compute.workers={workers}")
     assert run(settings_file, *options) == 0
-    told = capsys.readouterr().err
-    assert "test small shard-00001: shard-00001: the cable is loose; it is tried again in 0.2 s" in told
-    assert "it is tried again in 0.4 s" in told
+    printed = capsys.readouterr().err
+    assert "test small shard-00001: shard-00001: the cable is loose; it is tried again in 0.2 s" in printed
+    assert "it is tried again in 0.4 s" in printed
     task = pages.task_runs(pages.flow_runs()["prepare trial"])["test small shard-00001"]
     assert (task["state_type"], task["run_count"]) == ("COMPLETED", 3)
     reference = run_stage(WriteFiles(), planned(marks / "reference", 4, of="first")).artifact
@@ -111,12 +111,12 @@ def test_a_failed_unit_does_not_stop_the_others_and_the_flow_ends_with_the_list(
         at=("shard-00000", "shard-00001"), times=9, error=error, marks=str(settings_file.parent)
     )
     assert run(settings_file) == 1
-    told = capsys.readouterr().err
+    printed = capsys.readouterr().err
     message = f"2 units failed (shard-00000: {error}: shard-00000: the cable is loose; shard-00001: {error}: "
-    assert message in told
-    assert "1 were made and are kept" in told
-    assert "tried again" not in told
-    assert "Traceback" not in told
+    assert message in printed
+    assert "1 were made and are kept" in printed
+    assert "tried again" not in printed
+    assert "Traceback" not in printed
     runs = pages.flow_runs()
     assert {name: run["state_type"] for name, run in runs.items()} == {"trial": "FAILED", "prepare trial": "FAILED"}
     assert message in runs["trial"]["state"]["message"]
@@ -126,7 +126,7 @@ def test_a_failed_unit_does_not_stop_the_others_and_the_flow_ends_with_the_list(
     assert (row["made"], row["failed"], row["to do"], row["state"]) == (1, 2, 0, "unfinished")
 
 
-def test_a_stage_without_its_input_is_told(
+def test_a_stage_without_its_input_is_reported(
     prefect_api: str, settings_file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(settings_file, "--only", "evaluate") == 2

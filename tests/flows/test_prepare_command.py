@@ -10,7 +10,7 @@ from storage_schemas.artifact import Artifact
 from tests.pipeline.prepare.layouts import jpeg, make_coco, make_folder, put
 
 
-def test_a_folder_is_prepared_and_its_place_is_told(tmp_path, capsys):
+def test_a_folder_is_prepared_and_its_place_is_reported(tmp_path, capsys):
     make_folder(tmp_path / "data")
     command = ["prepare", "folder", "--root", str(tmp_path / "data"), "--runs", str(tmp_path / "runs")]
     assert main(command) == 0
@@ -60,14 +60,14 @@ def test_a_check_prints_a_table_or_json_and_writes_nothing(tmp_path, capsys):
         (["folder", "--root", "/nowhere"], "folder: /nowhere is no directory; correct --root"),
     ],
 )
-def test_wrong_options_are_told_without_traceback(options, message, capsys):
+def test_wrong_options_are_reported_without_traceback(options, message, capsys):
     assert main(["prepare", *options]) == 2
     captured = capsys.readouterr()
     assert message in captured.err
     assert "Traceback" not in captured.err
 
 
-def test_all_wrong_options_are_told_at_once(capsys):
+def test_all_wrong_options_are_reported_at_once(capsys):
     assert main(["prepare", "drawn-world", "--split", "val", "--scenes", "0", "--workers", "-1"]) == 2
-    told = capsys.readouterr().err.splitlines()
-    assert [line.split(": ")[2] for line in told] == ["drawn_world.scenes", "workers"]
+    printed = capsys.readouterr().err.splitlines()
+    assert [line.split(": ")[2] for line in printed] == ["drawn_world.scenes", "workers"]

@@ -80,18 +80,18 @@ def test_a_bad_image_is_listed_at_the_end_and_does_not_stop_the_others(model, ph
     (photos / "bad.png").write_bytes(b"no image")
     given = (photos / "absent.png", photos)
     assert segment(given, classes=("cat", "dog"), model=model, out=tmp_path / "out") == 1
-    told = capsys.readouterr().err
-    assert "absent.png: there is no such file" in told
-    assert "bad.png: cannot be read as an image" in told
-    assert f"2 of 4 images failed; the results of the others are in {tmp_path / 'out'}\n" in told
+    printed = capsys.readouterr().err
+    assert "absent.png: there is no such file" in printed
+    assert "bad.png: cannot be read as an image" in printed
+    assert f"2 of 4 images failed; the results of the others are in {tmp_path / 'out'}\n" in printed
     assert sorted(path.name for path in (tmp_path / "out").glob("*.json")) == ["one.json", "two.json"]
 
 
-@pytest.mark.parametrize(("absent", "told"), [(1, "the only image failed"), (2, "all 2 images failed")])
-def test_where_all_images_fail_no_others_are_spoken_of(model, tmp_path, capsys, absent, told):
+@pytest.mark.parametrize(("absent", "printed"), [(1, "the only image failed"), (2, "all 2 images failed")])
+def test_where_all_images_fail_no_others_are_spoken_of(model, tmp_path, capsys, absent, printed):
     given = tuple(tmp_path / f"{number}.png" for number in range(absent))
     assert segment(given, classes=("cat",), model=model, out=tmp_path / "out") == 1
-    assert capsys.readouterr().err.endswith(f"ovseg: {told}; no result is in {tmp_path / 'out'}\n")
+    assert capsys.readouterr().err.endswith(f"ovseg: {printed}; no result is in {tmp_path / 'out'}\n")
 
 
 def test_an_image_whose_name_is_not_utf_8_has_all_its_files(model, photos, tmp_path):

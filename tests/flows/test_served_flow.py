@@ -66,9 +66,9 @@ def test_a_run_is_started_from_a_form_of_all_settings(prefect_api: str, settings
         assert ended["state_type"] == "COMPLETED", ended["state"]["message"]
         wait_until(lambda: not runs_of(process), interval_s=0.5)
         os.killpg(process.pid, signal.SIGINT)
-        _, told = process.communicate(timeout=600)
-        assert process.returncode == 0, told
-        assert "Traceback" not in told
+        _, printed = process.communicate(timeout=600)
+        assert process.returncode == 0, printed
+        assert "Traceback" not in printed
     (artifact,) = artifacts_below(settings_file.parent / "runs")
     assert (artifact.manifest().rows, len(artifact.description.units)) == (4, 1)
     (task,) = pages.task_runs(pages.flow_runs()["prepare trial"]).values()

@@ -140,14 +140,14 @@ def test_an_artifact_that_may_not_be_read_does_not_hide_the_others(tmp_path, mon
     assert (second.state, second.artifact) == ("finished", f"scenes/{sound.directory.name}")
 
 
-def test_a_damaged_artifact_of_the_same_name_is_told(tmp_path):
+def test_a_damaged_artifact_of_the_same_name_is_reported(tmp_path):
     damaged = written(planned(tmp_path, size=1))
     (damaged.directory / "artifact.json").write_text("{")
     (reason,) = state_of(planned(tmp_path, size=2)).changes[f"scenes/{damaged.directory.name}"]
     assert str(damaged.directory) in reason
 
 
-def test_a_damaged_manifest_is_told(tmp_path):
+def test_a_damaged_manifest_is_reported(tmp_path):
     artifact = written(planned(tmp_path))
     (artifact.directory / "manifest.json").write_text("{}")
     report = state_of(artifact)
@@ -274,6 +274,6 @@ def test_damaged_text_embeddings_are_called_unneeded(tmp_path, capsys):
     assert "not needed" not in capsys.readouterr().out
     (artifact.directory / "shard-00002.bin").write_bytes(b"damaged")
     assert main(["status", str(tmp_path / "runs")]) == 0
-    told = capsys.readouterr().out
-    assert "not needed by finished pairs; mining makes what it needs of it again" in told
-    assert "shard-00002: corrupt" in told
+    printed = capsys.readouterr().out
+    assert "not needed by finished pairs; mining makes what it needs of it again" in printed
+    assert "shard-00002: corrupt" in printed

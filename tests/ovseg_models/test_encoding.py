@@ -40,7 +40,7 @@ def test_distinct_masks_equal_a_loop(count, height, width, seed):
         assert (found.tolist(), inverse.tolist()) == (firsts, of_mask)
 
 
-def test_masks_with_equal_counts_per_line_and_column_are_told_apart():
+def test_masks_with_equal_counts_per_line_and_column_are_reported_apart():
     diagonal = torch.eye(3, dtype=torch.bool)
     masks = torch.stack([diagonal, diagonal.flip(0), diagonal, diagonal.flip(0)])
     found, of_mask, _ = distinct_masks(masks)

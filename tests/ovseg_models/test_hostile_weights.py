@@ -87,9 +87,9 @@ def test_no_message_advises_an_unsafe_load(tmp_path):
     (tmp_path / "text.pth").write_bytes(b"some text that is no pickle")
     assert "weights_only" not in refusal(tmp_path / "text.pth")
     torch.save({"a": Path("x")}, tmp_path / "code.pth")
-    told = refusal(tmp_path / "code.pth")
-    assert "weights_only" not in told
-    assert "pathlib" in told
+    printed = refusal(tmp_path / "code.pth")
+    assert "weights_only" not in printed
+    assert "pathlib" in printed
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])

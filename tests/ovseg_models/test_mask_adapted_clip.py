@@ -354,7 +354,7 @@ def test_gradients_without_blank_patches_equal_those_of_the_naive_twin(
     assert len(gradients[0]) > 50
     for name, gradient in gradients[1].items():
         torch.testing.assert_close(
-            gradients[0][name], gradient, atol=2e-5, rtol=1e-4, msg=lambda told, n=name: f"{n} {told}"
+            gradients[0][name], gradient, atol=2e-5, rtol=1e-4, msg=lambda printed, n=name: f"{n} {printed}"
         )
 
 

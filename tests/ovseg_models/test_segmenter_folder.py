@@ -249,11 +249,11 @@ def test_whatever_is_in_the_description_one_line_names_file_and_key(folder, chan
     with pytest.raises(ValueError, match="segmenter") as caught:
         Segmenter.load(folder)
     assert time.monotonic() - start < 10  # below a second where nothing else runs
-    told = str(caught.value)
-    assert told.startswith(f"{folder / 'segmenter.json'}: ")
-    assert key in told
-    assert "\n" not in told
-    assert len(told) < 900
+    printed = str(caught.value)
+    assert printed.startswith(f"{folder / 'segmenter.json'}: ")
+    assert key in printed
+    assert "\n" not in printed
+    assert len(printed) < 900
 
 
 @pytest.mark.parametrize(

@@ -97,7 +97,7 @@ def test_an_architecture_without_words_has_open_clips_tokenizer(tmp_path: Path) 
         ({}, [1], r"words is \[1\], a list of words is expected"),
     ],
 )
-def test_a_word_list_that_will_not_do_is_told(
+def test_a_word_list_that_will_not_do_is_reported(
     tmp_path: Path, text_cfg: dict[str, int | None] | None, words: object, reason: str
 ) -> None:
     config = json.loads(small_clip.ARCHITECTURE_FILE.read_bytes())
@@ -114,7 +114,7 @@ def unavailable(*_: object, **__: object) -> str:
     raise OSError(message)
 
 
-def test_weights_that_cannot_be_downloaded_are_told_or_replaced_if_so_set(
+def test_weights_that_cannot_be_downloaded_are_reported_or_replaced_if_so_set(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(clip_loading, "_UNAVAILABLE", set())

@@ -97,7 +97,7 @@ def test_documents_of_other_settings_are_found_out(artifact: Artifact, tmp_path:
         artifact.manifest()
 
 
-def test_documents_that_are_gone_or_unreadable_are_told(artifact: Artifact) -> None:
+def test_documents_that_are_gone_or_unreadable_are_reported(artifact: Artifact) -> None:
     (artifact.directory / ARTIFACT_FILE).unlink()
     (artifact.directory / MANIFEST_FILE).unlink()
     (artifact.directory / MANIFEST_FILE).mkdir()
@@ -163,7 +163,7 @@ def test_a_holder_that_told_nothing_of_itself_is_another_process(artifact: Artif
             pass
 
 
-def test_a_lock_that_cannot_be_made_is_told(artifact: Artifact) -> None:
+def test_a_lock_that_cannot_be_made_is_reported(artifact: Artifact) -> None:
     (artifact.local_directory / "lock").unlink(missing_ok=True)
     (artifact.local_directory / "lock").mkdir()
     with (

@@ -101,7 +101,7 @@ def test_a_document_that_is_not_as_it_was_written(
         read_document(path)
 
 
-def test_a_sound_document_of_another_kind_is_told(tmp_path: Path) -> None:
+def test_a_sound_document_of_another_kind_is_reported(tmp_path: Path) -> None:
     for name in (ARTIFACT_FILE, "x.json"):
         (tmp_path / name).write_bytes(sealed_json({"format": FORMAT, "identity": {"kind": "scenes"}, "files": [1]}))
     with pytest.raises(

@@ -128,7 +128,7 @@ def test_attributes_are_those_of_scenes_of_this_version(tmp_path: Path) -> None:
         ScenesAttributes.of(planned(tmp_path, version=99))
 
 
-def test_a_shard_that_is_gone_or_cut_is_told(tmp_path: Path) -> None:
+def test_a_shard_that_is_gone_or_cut_is_reported(tmp_path: Path) -> None:
     artifact = stored(tmp_path, [scene("a")])
     tar = artifact.directory / "shard-00000.tar"
     tar.write_bytes(tar.read_bytes()[:600])

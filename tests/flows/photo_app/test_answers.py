@@ -144,6 +144,6 @@ def test_users_at_once_get_their_own_answers(segmenter, images):
 def test_a_name_that_clip_does_not_know_is_refused_and_one_known_in_part_gives_a_warning(segmenter, images):
     with pytest.raises(QuestionError, match=r"knows no word of \['excavator'\].*it knows boat, cat, dog"):
         answer(asked("cat", "excavator"), segmenter, images)
-    assert "Warning: " in (told := answer(asked("striped cat", "dog"), segmenter, images).message)
-    assert "'striped cat' without striped" in told
+    assert "Warning: " in (printed := answer(asked("striped cat", "dog"), segmenter, images).message)
+    assert "'striped cat' without striped" in printed
     assert "Warning" not in answer(asked("cat", "dog"), segmenter, images).message

@@ -120,7 +120,7 @@ def upload(page, path):
 
 
 def ask(page, names, *, find=False):
-    """Type names, press the button, and return what is told."""
+    """Type names, press the button, and return what is printed."""
     page.run(
         f"""(() => {{
             const names = document.querySelector('#names textarea, #names input');
@@ -147,10 +147,10 @@ def shown_rows(page):
 
 def test_masks_overlay_and_table_are_shown_and_other_names_are_quick(page, folder):
     upload(page, folder / "photo.png")
-    told = ask(page, ", ".join(CLASS_NAMES))
+    printed = ask(page, ", ".join(CLASS_NAMES))
     expected = Segmenter.load(folder / "model").segment(folder / "photo.png", CLASS_NAMES)
     masks = sorted((row for row in expected.masks if row.area_px), key=lambda row: -row.score)
-    assert told.startswith(f"{len(masks)} masks for 5 names, photograph 240 x 160 px (image models ")
+    assert printed.startswith(f"{len(masks)} masks for 5 names, photograph 240 x 160 px (image models ")
     first = shown_rows(page)[0]
     assert first[:3] == ["1", masks[0].class_name, f"{masks[0].score:.2f}"]
     page.wait_for(f"document.querySelectorAll('#pictures img').length >= {len(masks)}")
@@ -164,7 +164,7 @@ def test_masks_overlay_and_table_are_shown_and_other_names_are_quick(page, folde
     assert "1 mask for 1 name, " in ask(page, "dog", find=True)
 
 
-def test_faults_are_told_in_words(page, folder):
+def test_faults_are_reported_in_words(page, folder):
     assert ask(page, "sky") == "No photograph is chosen; upload one, or take one of the examples."
     page.choose_file("input[type=file]", folder / "broken.png")
     page.wait_for("document.querySelector('#photograph img') !== null")
@@ -172,7 +172,7 @@ def test_faults_are_told_in_words(page, folder):
     assert page.run("document.querySelector('#message .fault') !== null")
 
 
-def test_missing_names_are_told(page, folder):
+def test_missing_names_are_reported(page, folder):
     upload(page, folder / "photo.png")
     assert ask(page, " , ").startswith("No class names are typed; write names such as")
     assert "still in memory" in ask(page, "cat <img src=x onerror=alert(1)>")

@@ -126,7 +126,7 @@ def test_stuff_stays_where_no_thing_stands():
 
 
 @pytest.mark.parametrize("index", range(12))
-def test_the_hue_that_is_told_is_the_hue_that_is_seen(index):
+def test_the_hue_that_is_reported_is_the_hue_that_is_seen(index):
     scene = DrawnWorld(0).single_object(index, "car", at_home=True)
     (car,) = scene.things
     pixels = scene.image[scene.instance_map == 1] / 255.0

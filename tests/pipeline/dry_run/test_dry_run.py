@@ -69,7 +69,7 @@ def test_finding_out_leaves_no_trace(tmp_path):
     assert files_below(tmp_path) == before
 
 
-def test_what_is_done_and_what_is_spoilt_is_told(tmp_path):
+def test_what_is_done_and_what_is_spoilt_is_reported(tmp_path):
     settings = settings_of(tmp_path)
     artifact = prepare(settings.datasets["drawn"], tmp_path).manifest.description
     (scenes,) = dry_run(settings, STAGE_NAMES).states
@@ -96,7 +96,7 @@ def test_two_parts_of_one_data_set_have_their_own_counts(tmp_path):
     assert whole == 5 * few
 
 
-def test_data_that_is_not_there_is_told_and_counted_by_its_official_number(tmp_path):
+def test_data_that_is_not_there_is_reported_and_counted_by_its_official_number(tmp_path):
     absent = f"datasets.ade={{dataset='ade20k-150', root='{tmp_path}/absent', split='val', scenes_per_shard=300}}"
     found = dry_run(settings_of(tmp_path, absent), STAGE_NAMES)
     (finding,) = found.findings
@@ -114,7 +114,7 @@ def test_a_folder_that_is_not_there_has_no_number(tmp_path):
     assert found.unknown_sizes == ("scenes/folder",)
 
 
-def test_folders_are_told_apart_by_the_names_that_settings_give_them(tmp_path):
+def test_folders_are_reported_apart_by_the_names_that_settings_give_them(tmp_path):
     for name in ("town", "coast"):
         (tmp_path / name / "images").mkdir(parents=True)
         Image.new("RGB", (8, 8)).save(tmp_path / name / "images" / "a.png")
@@ -129,7 +129,7 @@ def test_an_empty_folder_is_missing(tmp_path):
     assert [finding.where for finding in found.findings if finding.is_missing] == ["datasets.mine"]
 
 
-def test_a_disk_that_is_too_small_is_told(tmp_path, monkeypatch):
+def test_a_disk_that_is_too_small_is_reported(tmp_path, monkeypatch):
     monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 1000}))
     (finding,) = dry_run(settings_of(tmp_path), STAGE_NAMES).findings
     assert finding.where == "runs_dir"
@@ -137,18 +137,18 @@ def test_a_disk_that_is_too_small_is_told(tmp_path, monkeypatch):
     assert "B will be written, 1.0 kB are free there; make room" in finding.text
 
 
-def test_a_file_in_place_of_the_runs_directory_is_told(tmp_path):
+def test_a_file_in_place_of_the_runs_directory_is_reported(tmp_path):
     (tmp_path / "runs").write_text("")
     (finding,) = dry_run(settings_of(tmp_path / "runs"), STAGE_NAMES).findings
     assert (finding.where, finding.is_missing) == ("runs_dir", True)
 
 
-def test_pairs_that_are_not_there_are_told(tmp_path):
+def test_pairs_that_are_not_there_are_reported(tmp_path):
     (finding,) = dry_run(settings_of(tmp_path, f"finetune.pairs_dir={tmp_path}/none"), STAGE_NAMES).findings
     assert finding.where == "finetune.pairs_dir"
 
 
-def test_a_held_out_class_that_is_none_is_told_where_the_data_set_is_there(tmp_path):
+def test_a_held_out_class_that_is_none_is_reported_where_the_data_set_is_there(tmp_path):
     settings = all_stages(tmp_path, "proposal_net.held_out_classes=['feild']")
     (finding,) = dry_run(settings, STAGE_NAMES).findings
     assert (finding.where, finding.is_missing) == ("proposal_net.held_out_classes", True)

@@ -97,6 +97,6 @@ def test_the_ablation_compares_modes_and_switches_prompts_off(tmp_path):
     assert {"scenes", "proposal_net", "adapted", "ft", "clip", "scores"} == set(drawn["digests"])
 
 
-def test_a_clip_that_is_not_adapted_yet_is_told(tmp_path):
+def test_a_clip_that_is_not_adapted_yet_is_reported(tmp_path):
     with pytest.raises(MissingInputError, match="is not finished; run 'ovseg finetune' first"):
         run("evaluate", adapted_settings(tmp_path))

@@ -84,7 +84,7 @@ def test_a_confusion_is_shown_on_the_image_with_most_of_it(book):
     assert pictures.confusion(3, 3) is None
 
 
-def test_a_scene_that_has_gone_bad_is_told(book, tmp_path):
+def test_a_scene_that_has_gone_bad_is_reported(book, tmp_path):
     pictures, *_ = book
     make_folder(tmp_path / "other", NAMES, images=3)
     (tmp_path / "other" / "labels" / "im1.png").unlink()

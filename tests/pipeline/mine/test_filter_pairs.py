@@ -110,7 +110,7 @@ def test_a_subset_of_a_subset(drawn_pairs, tmp_path):
     assert pair_rows(Artifact.open(tmp_path / "one")) == pair_rows(Artifact.open(tmp_path / "direct"))
 
 
-def test_nouns_that_are_in_no_pair_are_told(drawn_pairs, tmp_path, caplog):
+def test_nouns_that_are_in_no_pair_are_reported(drawn_pairs, tmp_path, caplog):
     filter_pairs(drawn_pairs, PairRule(nouns=("sky", "zebra")), tmp_path / "subset")
     assert "1 of 2 nouns are in no pair: ['zebra']" in caplog.text
 

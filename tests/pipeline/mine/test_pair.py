@@ -198,7 +198,7 @@ def test_a_region_that_is_not_finite_is_passed_over():
     assert (dog.status, dog.region) == ("ok", 4)
 
 
-def test_a_picture_that_cannot_be_decoded_any_more_is_told():
+def test_a_picture_that_cannot_be_decoded_any_more_is_reported():
     (dog,) = pairer().pairs(embedded(scene("a dog", image=b"\x89PNG")))
     assert dog.status == "image_undecodable"
 

@@ -265,8 +265,8 @@ def test_case_binary_0_255(tmp_path, capsys):
     root = case("binary_0_255", tmp_path)
     for options in (["--check"], []):
         assert main(command(root, tmp_path / "runs", *options)) == 0
-        told = capsys.readouterr()
-        assert "'lesion' never occurs" in told.out + told.err
+        printed = capsys.readouterr()
+        assert "'lesion' never occurs" in printed.out + printed.err
 
 
 def age(root: Path) -> None:

@@ -45,7 +45,7 @@ def test_a_sound_data_set(tmp_path):
     assert tree(tmp_path) == before
 
 
-def test_everything_odd_is_told_once_with_examples(tmp_path):
+def test_everything_odd_is_reported_once_with_examples(tmp_path):
     make_folder(tmp_path, images=8)
     images, labels = tmp_path / "images", tmp_path / "labels"
     exif = Image.Exif()
