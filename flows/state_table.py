@@ -1,12 +1,15 @@
 """Tables of artifacts and their states, for ``ovseg status``, the dry run and Prefect's pages."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
 
-from pipeline.dry_run.dry_run import DryRun
 from pipeline.states import NOT_BEGUN, UNFINISHED, ArtifactState, shown_bytes
 from pipeline.text_tables import text_table
 from storage_schemas.status import UnitState
 from storage_schemas.text_embeddings import KIND as TEXT_EMBEDDINGS
+
+if TYPE_CHECKING:
+    from pipeline.dry_run.dry_run import DryRun  # imports torch, which 'ovseg status' must not wait for
 
 STATUS_COLUMNS = ("artifact", "state", *(state.value for state in UnitState))
 DRY_RUN_COLUMNS = ("stage", "artifact", "to do", "done", "stale", "corrupt", "will write")
@@ -82,7 +85,7 @@ def _details(state: ArtifactState) -> Iterator[str]:
         yield from (f"    {change}" for change in fields)
 
 
-def dry_run_text(found: DryRun) -> str:
+def dry_run_text(found: "DryRun") -> str:
     """Write a dry run as a table with the disk and the findings below; '~' marks estimates."""
     lines = [as_text(found.states, DRY_RUN_COLUMNS)]
     lines.append(

@@ -103,7 +103,7 @@ class Flaky(WriteFiles):
     marks: str = ""
 
     def run(self, state: str, artifact: Artifact, unit: str) -> Sidecar:
-        self.tell(f"run {unit}")
+        self.note(f"run {unit}")
         if unit in self.at:
             failures = len(list(Path(self.marks).glob(f"{unit}-*")))
             if failures < self.times:

@@ -127,6 +127,25 @@ def test_help_imports_nothing_heavy(arguments):
     assert (ended.returncode, ended.stderr) == (0, "[]\n")
 
 
+def test_status_reads_settings_and_artifacts_without_a_model(tmp_path):
+    code = (
+        "import sys; from flows.command import main; main(sys.argv[1:]); "
+        "print([name for name in ('torch', 'open_clip', 'prefect', 'matplotlib') if name in sys.modules])"
+    )
+    config = tmp_path / "run.toml"
+    config.write_text(f"runs_dir = '{tmp_path}/runs'\n[datasets.drawn]\ndataset = 'drawn-world'\nsplit = 'val'\n")
+    ended = subprocess.run(
+        [sys.executable, "-c", code, "status", "--config", str(config)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert "scenes/drawn-world-val" in ended.stdout
+    assert ended.stdout.endswith("[]\n")
+
+
 # Exit codes and messages
 
 
