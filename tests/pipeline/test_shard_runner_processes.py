@@ -150,9 +150,7 @@ def test_ctrl_c_while_workers_start_leaves_nothing_behind(tmp_path: Path) -> Non
         assert eventually(lambda: not group_of(process.pid))
 
 
-def test_a_second_process_learns_who_holds_the_artifact_or_waits(
-    tmp_path: Path, reference: dict[str, bytes]
-) -> None:
+def test_a_second_process_learns_who_holds_the_artifact_or_waits(tmp_path: Path, reference: dict[str, bytes]) -> None:
     with program(tmp_path, "--pause-s=0.2") as holder:
         assert len(lines_until(holder, 2)) == 2
         with pytest.raises(HeldError, match=rf"held by process {holder.pid} on {re.escape(socket.gethostname())}"):
