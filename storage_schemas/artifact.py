@@ -122,6 +122,7 @@ class Artifact:
         """
         make_directories(self.directory, self.disk)
         with held(self.local_directory, wait_s=wait_s):
+            # Whose temporary files these are is known only under the lock: nobody else writes here now.
             remove_temporaries(self.local_directory, self.disk)
             leftovers = remove_temporaries(self.directory, self.disk)
             if leftovers:
@@ -291,11 +292,14 @@ class UnitWriter:
             counts=dict(counts),
             facts=dict(facts or {}),
         )
+        # All files are sealed before the first is published, so that a full disk is found while nothing is replaced. A
+        # published file leaves the list: if a later rename fails, only those that are still temporary are deleted.
         while self._staged:
             self._staged[0].publish()
             del self._staged[0]
         with explained_write_errors(artifact.directory):
             artifact.disk.sync_directory(artifact.directory)
+        # Last: whoever finds the sidecar may believe that all files of the unit are there.
         write_file(artifact.directory / f"{self._unit}.json", sidecar.to_json(), artifact.disk)
         return sidecar
 

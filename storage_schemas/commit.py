@@ -69,6 +69,7 @@ class StagedFile(io.RawIOBase):
         super().__init__()
         self.target = target
         self._disk = disk
+        # In the target's own directory: a rename across file systems would be a copy, which a kill can cut short.
         self._temporary = target.with_name(f"{TEMPORARY_PREFIX}{target.name}-{secrets.token_hex(4)}")
         self._sha256 = hashlib.sha256()
         self._size_bytes = 0
@@ -105,6 +106,7 @@ class StagedFile(io.RawIOBase):
         Raises:
             WriteError: If the operating system refuses.
         """
+        # Before the rename: the name must never reach the device ahead of the bytes.
         with explained_write_errors(self.target):
             self._disk.sync_file(self._file)
             self._file.close()
@@ -159,7 +161,7 @@ def make_directories(path: Path, disk: Disk) -> None:
         WriteError: If the operating system refuses.
     """
     missing = [directory for directory in (path, *path.parents) if not directory.is_dir()]
-    for directory in reversed(missing):
+    for directory in reversed(missing):  # from the top: each must last before the next is made in it
         with explained_write_errors(directory):
             disk.make_directory(directory)
             disk.sync_directory(directory.parent)
@@ -179,6 +181,7 @@ def write_file(target: Path, data: bytes, disk: Disk) -> FileRecord:
     except BaseException:
         staged.discard()
         raise
+    # The file has its name, and a power cut could still take the name back.
     with explained_write_errors(target):
         disk.sync_directory(target.parent)
     return record

@@ -50,7 +50,7 @@ def held(local_directory: Path, *, wait_s: float) -> Iterator[None]:
 def _acquire(lock: filelock.BaseFileLock, artifact: Path, holder_file: Path, wait_s: float) -> None:
     """Take the lock, saying who is waited for."""
     try:
-        lock.acquire(timeout=0)
+        lock.acquire(timeout=0)  # first without waiting, so that a wait is logged with who holds it
     except filelock.Timeout:
         if wait_s > 0:
             logger.info("%s: held by %s, waiting up to %.0f s", artifact, _holder(holder_file), wait_s)

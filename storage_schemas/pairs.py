@@ -157,7 +157,8 @@ class PairShardWriter:
         row["crop"], row["crop_mask"] = None, None
         if pair.status == OK:
             row["crop"] = self._tar.add(pair.pair, pair.crop_suffix, pair.crop)._asdict()
-            self._tar.add(pair.pair, "json", _origin_json(pair))
+            origin = json.dumps({name: getattr(pair, name) for name in _ORIGIN}, ensure_ascii=False)
+            self._tar.add(pair.pair, "json", origin.encode())
             row["crop_mask"] = self._tar.add(pair.pair, "mask.png", pair.crop_mask_png)._asdict()
             self._tar.add(pair.pair, "txt", pair.noun.encode())
         self._rows.append(row)
@@ -221,8 +222,3 @@ def read_members(artifact: Artifact, unit: str, index: pa.Table, rows: Sequence[
 
 def _read(file: BinaryIO, member: dict[str, int], path: Path) -> bytes:
     return read_member(file, Member(**member), path)
-
-
-def _origin_json(pair: Pair) -> bytes:
-    """Encode what the tar says of a pair, for readers that don't open the table."""
-    return json.dumps({name: getattr(pair, name) for name in _ORIGIN}, ensure_ascii=False).encode()

@@ -184,7 +184,8 @@ class SceneShardWriter:
         members: dict[str, dict[str, int] | None] = {"image": None, "label": None, "instances": None}
         if scene.status == OK:
             if scene.captions:
-                self._tar.add(scene.key, "captions.json", _captions_json(scene.captions))
+                listed = json.dumps([caption._asdict() for caption in scene.captions], ensure_ascii=False)
+                self._tar.add(scene.key, "captions.json", listed.encode())
             members["image"] = self._add(scene.key, scene.image_suffix, scene.image)
             members["instances"] = self._add(scene.key, "instances.png", scene.instances_png)
             members["label"] = self._add(scene.key, "label.png", scene.label_png)
@@ -333,8 +334,3 @@ def _scene(row: dict[str, Any], captions: tuple[Caption, ...], parts: dict[str, 
         captions=captions,
         **own,
     )
-
-
-def _captions_json(captions: Sequence[Caption]) -> bytes:
-    """Encode captions as the tar's member has them: a list of objects with ``caption_id`` and ``text``."""
-    return json.dumps([caption._asdict() for caption in captions], ensure_ascii=False).encode()

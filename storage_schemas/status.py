@@ -82,6 +82,7 @@ def unit_status(directory: Path, unit: str, artifact_digest: str, files: Verifie
         sidecar = Sidecar.read(path)
     except StorageError as error:
         return UnitStatus(unit, UnitState.CORRUPT, str(error))
+    # Before the files: those of other settings may be sound, and are not this artifact's.
     if sidecar.artifact_digest != artifact_digest:
         found, expected = sidecar.artifact_digest[:12], artifact_digest[:12]
         return UnitStatus(unit, UnitState.STALE, f"its sidecar is of settings {found}, this artifact is of {expected}")
@@ -114,7 +115,7 @@ def _document_faults(directory: Path, description: Description, statuses: tuple[
     if sidecars and not (directory / ARTIFACT_FILE).exists():
         yield f"{ARTIFACT_FILE} is missing"
     expected = {ARTIFACT_FILE: description.to_json()}
-    if len(sidecars) == len(statuses):
+    if len(sidecars) == len(statuses):  # else the manifest is not due yet
         expected[MANIFEST_FILE] = Manifest(description=description, units=sidecars).to_json()
     for name, data in expected.items():
         try:

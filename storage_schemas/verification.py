@@ -27,6 +27,7 @@ SETTLED_AFTER_NS = 2_000_000_000
 Traits = list[int | str]
 """Size, both times of change and inode of a file; what is remembered of it follows, such as its sha256."""
 
+# Of this thread alone: a dry run must write nothing while a run beside it goes on remembering.
 _KEEPS = ContextVar("keeps", default=True)
 
 
@@ -71,6 +72,7 @@ class VerifiedFiles:
         traits = traits_of(stat)
         known = self._known.get(record.name)
         sha256 = str(known[-1]) if known is not None and known[:-1] == traits else sha256_of_file(path)
+        # The times were read before the file was hashed: a write in between changes them, and the memory is not used.
         if time.time_ns() - max(stat.st_ctime_ns, stat.st_mtime_ns) > SETTLED_AFTER_NS:
             self._found[record.name] = [*traits, sha256]
         if sha256 != record.sha256:

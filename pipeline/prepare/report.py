@@ -16,6 +16,7 @@ from PIL import Image
 from pipeline.prepare.faults import FAULTS
 from pipeline.prepare.images import inspect_image
 from pipeline.prepare.source import Found, PassedOver, SceneSource
+from pipeline.text_tables import text_table
 from pipeline.visible_text import visible
 from storage_schemas.artifact import Artifact
 from storage_schemas.digests import Json
@@ -173,11 +174,13 @@ class PrepareReport:
             ("faults", self.faults, FAULTS),
             ("worth knowing", self.oddities, ODDITIES),
         ):
-            if findings:
-                lines += ["", f"{title + ':':<28}{'scenes':>8}  meaning, first examples"]
-            for slug, found in sorted(findings.items()):
-                lines.append(f"  {slug:<26}{found.scenes:>8}  {meanings[slug]}")
-                lines += [f"{'':<38}{key}: {words}" for key, words in found.examples]
+            if not findings:
+                continue
+            rows = [(slug, str(found.scenes), meanings[slug]) for slug, found in sorted(findings.items())]
+            heading, *table = text_table((title, "scenes", "meaning"), rows, words=(title, "meaning")).splitlines()
+            lines += ["", heading]
+            for line, (_, found) in zip(table, sorted(findings.items()), strict=True):
+                lines += [line, *(f"    {key}: {words}" for key, words in found.examples)]
         return visible("\n".join([*lines, *self._class_lines()]) + "\n")
 
     def to_markdown(self) -> str:
@@ -188,10 +191,13 @@ class PrepareReport:
         """Say what was found and used, and what was not and why."""
         share = f" ({self.scenes - self.usable} with a fault)" if self.usable < self.scenes else ""
         yield f"{self.data_set}: {self.usable} of {self.scenes} scenes can be used{share}, {self.captions} captions"
-        yield f"{'':<12}{'found':>10}{'used':>10}"
-        yield f"{'pictures':<12}{self.found.pictures:>10}{self.usable:>10}"
-        yield f"{'labels':<12}{self.found.labels:>10}{self.labels:>10}"
-        yield f"{'captions':<12}{max(self.found.captions or 0, self.captions):>10}{self.captions:>10}"
+        counts = (
+            ("pictures", self.found.pictures, self.usable),
+            ("labels", self.found.labels, self.labels),
+            ("captions", max(self.found.captions or 0, self.captions), self.captions),
+        )
+        rows = [(what, str(found), str(used)) for what, found, used in counts]
+        yield from text_table(("", "found", "used"), rows, words=("",)).splitlines()
         for passed in self.found.passed_over:
             yield f"passed over: {passed.count} {passed.reason}, such as {passed.example}"
         for value, files in sorted(self.ignored_values.items()):
@@ -207,10 +213,12 @@ class PrepareReport:
         occurring = [index for index in range(len(self.class_names)) if self.labelled_scenes[index]]
         if total_px:
             yield ""
-            yield f"{'class':<36}{'scenes':>8}{'pixels':>15}{'share':>9}"
-            rows = [(self.class_names[i], self.labelled_scenes[i], self.labelled_px[i]) for i in occurring]
-            for name, scenes, pixels in [*rows, ("(ignored)", "", self.ignored_px)]:
-                yield f"{name[:35]:<36}{scenes:>8}{pixels:>15}{pixels / total_px:>9.2%}"
+            counted = [(self.class_names[i], str(self.labelled_scenes[i]), self.labelled_px[i]) for i in occurring]
+            rows = [
+                (visible(name), scenes, str(pixels), f"{pixels / total_px:.2%}")
+                for name, scenes, pixels in [*counted, ("(ignored)", "", self.ignored_px)]
+            ]
+            yield from text_table(("class", "scenes", "pixels", "share"), rows, words=("class",)).splitlines()
         absent = self.absent_classes
         if absent:
             listed = "; ".join(absent[:_SHOWN_NAMES]) + (" ..." if len(absent) > _SHOWN_NAMES else "")
