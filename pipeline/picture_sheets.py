@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
-from scipy.ndimage import distance_transform_edt
 
 from pipeline.visible_text import visible_line
 from storage_schemas.commit import Disk, make_directories, write_file
@@ -151,6 +150,8 @@ def write_name(picture: Image.Image, name: str, region: npt.NDArray[np.bool_], *
         region: [height width] of another size, perhaps.
         always: Even where the region is too small to be read.
     """
+    from scipy.ndimage import distance_transform_edt  # planning imports this module, and no scipy
+
     # one pixel of padding, so that the picture's edge is an edge of the region, too
     depth = distance_transform_edt(np.pad(region, 1))
     scale = min(picture.width / region.shape[1], picture.height / region.shape[0])

@@ -1,6 +1,6 @@
 """A few drawn scenes with a proposal net of random weights: enough to mine, in a second or two."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,7 @@ import torch
 from ovseg_models.proposal_net import ProposalNet
 from ovseg_models.proposal_presets import build_proposal_net
 from pipeline.settings import Settings, load_settings
+from pipeline.stages import run
 from pipeline.trained_nets import write_proposal_net
 from storage_schemas.artifact import Artifact
 from storage_schemas.pairs import read_index
@@ -39,6 +40,11 @@ def with_net(settings: Settings, net: ProposalNet | None = None) -> Settings:
                 sidecars[unit] = writer.commit(rows=0, counts={})
         artifact.finish(artifact.manifest_of(sidecars))
     return settings
+
+
+def mine_in(runs: Path, overrides: Sequence[str]) -> None:
+    """Mine in a process of a test's own; the net is there."""
+    run("mine", mining_settings(runs, *overrides))
 
 
 def random_net(*, queries: int = QUERIES, embedding_dim: int = 96) -> ProposalNet:

@@ -1,9 +1,6 @@
 """The stage as a whole: all sources, never twice, same bytes however it runs, counts that add up."""
 
 import io
-import os
-import signal
-import subprocess
 import sys
 import time
 from collections import Counter
@@ -34,7 +31,8 @@ from storage_schemas.artifact import artifacts_below
 from storage_schemas.pairs import read_index, read_members
 from storage_schemas.rle import decode_masks, encode_masks
 from storage_schemas.scenes import SceneShard
-from tests.pipeline.mine.mining_world import QUERIES, files_of, mining_settings, pair_rows, with_net
+from tests import forked
+from tests.pipeline.mine.mining_world import QUERIES, files_of, mine_in, mining_settings, pair_rows, with_net
 from tests.pipeline.planned import artifact_of, node_of
 from tests.pipeline.prepare.layouts import jpeg, make_folder, put
 from tests.storage_schemas.faulty_disks import Killed, KillingDisk
@@ -235,7 +233,7 @@ def test_a_source_that_the_data_set_lacks_is_refused(tmp_path, source, what):
         run("mine", settings)
 
 
-def test_a_missing_tagger_is_statuses_before_any_picture_is_read(tmp_path, monkeypatch):
+def test_a_missing_tagger_is_reported_before_any_picture_is_read(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "spacy", None)
     load_tagger.cache_clear()
     with pytest.raises(TaggerMissingError, match=r"run 'pip install ovseg-pipeline\[spacy\]'"):
@@ -299,35 +297,16 @@ def test_all_steps_on_two_workers_give_the_same_bytes(mined, tmp_path):
 def test_kill_9_in_the_middle_changes_no_byte(mined, tmp_path, workers):
     """The killed run works in its own process or on Dask's workers; the next one, in this process, goes on."""
     settings = with_net(mining_settings(tmp_path))
-    program = (
-        "from pathlib import Path\n"
-        "from tests.pipeline.mine.mining_world import mining_settings\n"
-        "from pipeline.stages import run\n"
-        "if __name__ == '__main__':\n"
-        f"    run('mine', mining_settings(Path({str(tmp_path)!r}), 'compute.workers={workers}'))\n"
-    )
-    (tmp_path / "program.py").write_text(program)
-    command = [sys.executable, str(tmp_path / "program.py")]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    process = subprocess.Popen(command, cwd=ROOT, env=environment, start_new_session=True)
-    try:
-        _wait_for(lambda: any(tmp_path.glob("embeddings/*/.tmp-*")) or any(tmp_path.glob("pairs/*")), process)
-    finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-    assert process.returncode == -signal.SIGKILL
-    (tmp_path / "program.py").unlink()
+    process = forked.start(mine_in, tmp_path, (f"compute.workers={workers}",))
+    while process.is_alive() and not any(
+        [*tmp_path.glob("embeddings/*/.tmp-*"), *tmp_path.glob("embeddings/*/shard-*.json"), *tmp_path.glob("pairs/*")]
+    ):
+        time.sleep(0.005)
+    forked.kill([process])
     run("mine", settings)
     reference, found = files_of(mined[0].runs_dir), files_of(tmp_path)
     assert found == {name: reference[name] for name in found}
     assert any(name.startswith("pairs/") for name in found)
-
-
-def _wait_for(condition, process) -> None:
-    for _ in range(20_000):
-        if condition() or process.poll() is not None:
-            return
-        time.sleep(0.01)
 
 
 def test_masks_of_pairs_are_what_the_tar_holds(mined):
