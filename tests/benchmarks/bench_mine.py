@@ -101,9 +101,9 @@ def embedding(settings: Settings, load: float) -> float:
     forward: list[float] = []
     original = MaskAdaptedClip.encode_image
 
-    def noted(self: MaskAdaptedClip, crops: torch.Tensor) -> torch.Tensor:
+    def noted(self: MaskAdaptedClip, *arguments: Any, **options: Any) -> torch.Tensor:
         start = time.thread_time()
-        embeddings = original(self, crops)
+        embeddings = original(self, *arguments, **options)
         forward.append(time.thread_time() - start)
         return embeddings
 
