@@ -1,6 +1,6 @@
 """Contrastive losses of (masked crop, noun) pairs, on the features of a whole batch.
 
-Both take the features of all processes: gather them first (the reference does without gradient to the others' features)
+All take the features of all processes: gather them first (the reference does without gradient to the others' features)
 and give every process the whole batch. Letters: B pairs; s_ij = scale * <image i, text j>.
 """
 
@@ -70,6 +70,40 @@ def noun_contrastive_loss(
         )
     equal = nouns[:, None] == nouns
     return (_against_other_nouns(logits, equal) + _against_other_nouns(logits.T, equal)) / 2
+
+
+def sigmoid_loss(
+    image_features: Float[Tensor, "pair dim"],
+    text_features: Float[Tensor, "pair dim"],
+    scale: Float[Tensor, "*scalar"],
+    bias: Float[Tensor, "*scalar"],
+    nouns: Int[Tensor, "pair"] | None = None,
+) -> Float[Tensor, ""]:
+    """Compute the loss of SigLIP, in which each image with each text is a case of its own: do they belong together?
+
+    L = -1/B sum_ij log sigmoid(z_ij (s_ij + bias)), z_ij = 1 where they do, else -1.
+
+    Args:
+        image_features: L2-normalised.
+        text_features: L2-normalised, row i belongs to image i.
+        scale: exp(logit_scale).
+        bias: Far below zero, as nearly all cases are negatives; -10 at the start of SigLIP's training.
+        nouns: One number per noun; equal numbers for equal nouns, which are then positives of each other. None: every
+            other pair is a negative, as in open_clip.
+
+    Raises:
+        ValueError: If the numbers of images, texts and nouns differ, or are zero.
+
+    References:
+        Zhai et al., 2023; over several processes the same as open_clip's ``SigLipLoss``, whose ranks are averaged.
+    """
+    logits = _similarities(image_features, text_features, scale)
+    if nouns is None:
+        nouns = torch.arange(len(logits), device=logits.device)
+    if len(nouns) != len(logits):
+        raise ValueError(f"sigmoid_loss: {len(nouns)} nouns, {len(logits)} are expected, one per pair; gather them")
+    signs = torch.where(nouns[:, None] == nouns, 1.0, -1.0).to(logits.dtype)
+    return -functional.logsigmoid(signs * (logits + bias)).sum() / len(logits)
 
 
 def _against_other_nouns(

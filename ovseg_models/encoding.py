@@ -26,6 +26,7 @@ from ovseg_models.image_input import resize_image
 from ovseg_models.mask_adapted_clip import MaskAdaptedClip
 from ovseg_models.mask_sharing import shared_masks
 from ovseg_models.masked_crops import Fill, masked_crops_of_pictures, patch_mask
+from ovseg_models.preprocessing import CropFormat
 from ovseg_models.proposal_masks import hard_masks, query_chunks, upsampled_mask_probs
 from ovseg_models.proposal_net import SIZE_DIVISOR_PX, ProposalNet
 
@@ -175,9 +176,8 @@ def propose(
 def cut_regions(
     picture: UInt8[Tensor, "3 height width"],
     masks: Bool[Tensor, "mask height width"],
+    crop: CropFormat,
     *,
-    crop_px: int,
-    patch_px: int,
     fill: Fill = "mean",
     share_above_iou: float = 1.0,
 ) -> RegionCrops:
@@ -188,8 +188,7 @@ def cut_regions(
     Args:
         picture: RGB, of the masks' size, on any device.
         masks: On the device where crops are cut. There may be none.
-        crop_px: Side of CLIP's input [px].
-        patch_px: Side of a patch [px].
+        crop: What CLIP takes as a crop.
         fill: What is shown outside the mask.
         share_above_iou: Below 1, masks that overlap by more share the crop of one of them; see `shared_masks`.
     """
@@ -200,8 +199,7 @@ def cut_regions(
         [picture],
         masks,
         [found.boxes_xyxy[found.first]],
-        crop_px=crop_px,
-        patch_px=patch_px,
+        crop,
         fill=fill,
         share_above_iou=share_above_iou,
     )
@@ -213,9 +211,8 @@ def cut_regions_of_pictures(
     pictures: Sequence[UInt8[Tensor, "3 _ _"]],
     masks: Bool[Tensor, "mask height width"],
     boxes_xyxy: Sequence[Int[np.ndarray, "_ 4"]],
+    crop: CropFormat,
     *,
-    crop_px: int,
-    patch_px: int,
     fill: Fill = "mean",
     share_above_iou: float = 1.0,
 ) -> list[RegionCrops]:
@@ -228,7 +225,7 @@ def cut_regions_of_pictures(
         masks: Of all pictures, one after another, each at the top left of its frame, on the device where crops are
             cut. Equal ones don't share a crop here: they are to be left out.
         boxes_xyxy: Tight boxes of each picture's masks [px], half-open, all zero for a mask without a pixel.
-        crop_px: As there, like ``patch_px``, ``fill`` and ``share_above_iou``.
+        crop: As there, like ``fill`` and ``share_above_iou``.
 
     Returns:
         One for each picture.
@@ -259,12 +256,18 @@ def cut_regions_of_pictures(
     boxes = [known[first] for known, (first, _) in zip(boxes_xyxy, sharing, strict=True)]
     of_picture = np.repeat(np.arange(len(pictures)), [len(known) for known in boxes])
     cut = masked_crops_of_pictures(
-        sent(frames, masks.device), masks, of_picture, crop_px=crop_px, fill=fill, boxes_xyxy=np.concatenate(boxes)
+        sent(frames, masks.device),
+        masks,
+        of_picture,
+        crop_px=crop.side_px,
+        preprocessing=crop.preprocessing,
+        fill=fill,
+        boxes_xyxy=np.concatenate(boxes),
     )
     # Masks without a pixel got no crop: of three masks, the second one empty, the crops are 0, -1, 1.
     filled = [known[:, 2] > known[:, 0] for known in boxes]
     crops_of = [int(some.sum()) for some in filled]
-    patches = patch_mask(cut.crop_masks, patch_px)
+    patches = patch_mask(cut.crop_masks, crop.patch_px)
     parts = zip(cut.crops.split(crops_of), patches.split(crops_of), filled, sharing, strict=True)
     return [
         RegionCrops(crops, own_patches, np.where(some, some.cumsum() - 1, -1)[of_mask])
@@ -319,7 +322,7 @@ def embed_regions(
         use_mask_prompts: Whether CLIP sees its mask prompts in place of patches outside the mask. A CLIP that drops
             blank patches does so either way, but where they show the picture.
     """
-    cut = cut_regions(picture, masks, crop_px=clip.crop_px, patch_px=clip.patch_px, fill=fill)
+    cut = cut_regions(picture, masks, clip.crop, fill=fill)
     none_is_blank = fill == "unmasked" and not use_mask_prompts
     patches = None if none_is_blank else cut.patch_mask
     return cut.regions(embed_crops(clip, cut.crops, patches, use_mask_prompts=use_mask_prompts, at_once=at_once))

@@ -23,6 +23,7 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from ovseg_models.host_to_device import sent
+from ovseg_models.preprocessing import OPENAI, CropFormat, Preprocessing
 
 PROMPT_INIT_STD = 0.02
 MAX_LOGIT_SCALE = math.log(100)
@@ -62,12 +63,12 @@ class MaskAdaptedClip(nn.Module):
         prompt_depth: How many layers' inputs take prompts; 0 for a model without prompts.
         prompt_seed: Seed of prompts to be trained, drawn from N(0, 0.02²); None for zeros, to load prompts into.
         blank_patches: What becomes of the tokens of blank patches, in training and ever after.
+        preprocessing: How CLIP's training images were normalised and resized.
 
     Attributes:
         clip: The open_clip model.
         mask_prompts: [depth patch width], one prompt per layer and position, or None if ``prompt_depth`` is 0.
-        crop_px: Side of the crops [px].
-        patch_px: Side of a patch [px].
+        crop: What it takes as a crop.
         arguments: The plain arguments with which `build_mask_adapted_clip` builds a model of the same form; empty if
             this one was built by hand.
 
@@ -91,6 +92,7 @@ class MaskAdaptedClip(nn.Module):
         prompt_depth: int = 3,
         prompt_seed: int | None = None,
         blank_patches: BlankPatches = "kept",
+        preprocessing: Preprocessing = OPENAI,
     ) -> None:
         super().__init__()
         visual = _adaptable_tower(clip, blank_patches)
@@ -102,14 +104,23 @@ class MaskAdaptedClip(nn.Module):
             )
         self.clip = clip
         self.blank_patches = blank_patches
-        self.crop_px: int = visual.image_size[0]
-        self.patch_px: int = visual.patch_size[0]
+        self.crop = CropFormat(visual.image_size[0], visual.patch_size[0], preprocessing)
         shape = (prompt_depth, visual.grid_size[0] * visual.grid_size[1], visual.conv1.out_channels)
         self.arguments: dict[str, object] = {}
         prompts = torch.zeros(shape)
         if prompt_seed is not None:
             prompts = torch.randn(shape, generator=torch.Generator().manual_seed(prompt_seed)) * PROMPT_INIT_STD
         self.register_parameter("mask_prompts", nn.Parameter(prompts) if prompt_depth else None)
+
+    @property
+    def crop_px(self) -> int:
+        """Side of the crops [px]."""
+        return self.crop.side_px
+
+    @property
+    def patch_px(self) -> int:
+        """Side of a patch [px]."""
+        return self.crop.patch_px
 
     @property
     def prompt_depth(self) -> int:

@@ -16,21 +16,21 @@ from torch import Tensor
 from torch.nn import functional
 
 from ovseg_models.host_to_device import sent, sent_together
+from ovseg_models.preprocessing import OPENAI, Preprocessing
 from ovseg_models.region_resize import (
     box_chunks,
     line_blocks,
-    resize_bicubic,
     resize_boxes,
     resize_boxes_nearest,
     resize_nearest,
+    resize_regions,
 )
 
-CLIP_MEAN_RGB = (0.48145466, 0.4578275, 0.40821073)  # of CLIP's training images, as parts of 255
-CLIP_STD_RGB = (0.26862954, 0.26130258, 0.27577711)
 CPU_WORK_BYTES, GPU_WORK_BYTES = 2**25, 2**31  # in work at a time: a CPU's cache is small, a GPU wants few big steps
 
 Fill: TypeAlias = Literal["mean", "zero", "unmasked"] | tuple[float, float, float]
-"""The colour outside the mask: CLIP's mean, black, an RGB colour in 0..255, or the image itself (no masking)."""
+"""The colour outside the mask: the mean of CLIP's training images, black, an RGB colour in 0..255, or the image itself
+(no masking). The mean becomes 0: grey for OpenAI's CLIPs, black for those that were trained on pixels as they are."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,7 @@ def masked_crops(
     masks: Bool[Tensor, "mask height width"],
     *,
     crop_px: int,
+    preprocessing: Preprocessing = OPENAI,
     fill: Fill = "mean",
     chunk: int | None = None,
     soft_masks: Float[Tensor, "mask height width"] | None = None,
@@ -66,6 +67,7 @@ def masked_crops(
         image: RGB, 0..255, at the proposal net's input size; on the masks' device.
         masks: True inside the region; an all-False row is dropped, never an error. There may be none at all.
         crop_px: Side of the square crops [px].
+        preprocessing: How pixels are normalised and crops resized.
         fill: What is shown outside the mask.
         chunk: Masks in work at a time, at most. The result doesn't depend on it. By default as many as fit into
             `CPU_WORK_BYTES` or `GPU_WORK_BYTES`.
@@ -76,12 +78,19 @@ def masked_crops(
         ValueError: If image and masks differ in height or width, or an option is out of bounds.
 
     References:
-        OVSeg, section 3.1. The resize is bicubic without antialiasing; the reference normalises before it, as here, so
+        OVSeg, section 3.1. The resize is without antialiasing; the reference normalises before it, as here, so
         that the overshoot at the edges is the same.
     """
     pictures = np.zeros(len(masks), np.int64)
     return masked_crops_of_pictures(
-        image[None], masks, pictures, crop_px=crop_px, fill=fill, chunk=chunk, soft_masks=soft_masks
+        image[None],
+        masks,
+        pictures,
+        crop_px=crop_px,
+        preprocessing=preprocessing,
+        fill=fill,
+        chunk=chunk,
+        soft_masks=soft_masks,
     )
 
 
@@ -92,6 +101,7 @@ def masked_crops_of_pictures(
     pictures: Int64[np.ndarray, "mask"],
     *,
     crop_px: int,
+    preprocessing: Preprocessing = OPENAI,
     fill: Fill = "mean",
     chunk: int | None = None,
     soft_masks: Float[Tensor, "mask height width"] | None = None,
@@ -103,7 +113,7 @@ def masked_crops_of_pictures(
         images: As there; each at the top left of its frame, as are its masks. What lies beyond is not read.
         masks: True inside the region.
         pictures: To which image each mask belongs.
-        crop_px: As there, like ``fill``, ``chunk`` and ``soft_masks``.
+        crop_px: As there, like ``preprocessing``, ``fill``, ``chunk`` and ``soft_masks``.
         boxes_xyxy: Tight boxes of the masks [px], half-open, all zero for an empty one, where they are known: a GPU
             is not waited for then. None to find them, which takes two waits.
 
@@ -121,13 +131,15 @@ def masked_crops_of_pictures(
         rows = np.flatnonzero(boxes_xyxy[:, 2] > boxes_xyxy[:, 0])
         boxes = boxes_xyxy[rows].astype(np.int64)
         kept, kept_boxes = sent_together([rows, boxes], device)
-    base = _normalised_fill(fill, device)
-    blocks = line_blocks(_lines_above_fill(images, base))
+    base = _normalised_fill(fill, preprocessing, device)
+    blocks = line_blocks(_lines_above_fill(images, base, preprocessing))
     factors = None if fill == "unmasked" else masks.view(torch.uint8) if soft_masks is None else soft_masks
     crops = torch.empty(len(rows), 3, crop_px, crop_px, device=device)
     limit_bytes = CPU_WORK_BYTES if device.type == "cpu" else GPU_WORK_BYTES
     for some in box_chunks(boxes, crop_px, limit_bytes, at_most=chunk):
-        crops[some] = resize_boxes(blocks, factors, pictures[rows[some]], rows[some], boxes[some], crop_px)
+        crops[some] = resize_boxes(
+            blocks, factors, pictures[rows[some]], rows[some], boxes[some], crop_px, preprocessing.interpolation
+        )
     crops.add_(base)
     crop_masks = resize_boxes_nearest(masks, rows, boxes, crop_px)
     return MaskedCrops(crops, crop_masks, kept, kept_boxes)
@@ -138,6 +150,7 @@ def crops_of_regions(
     regions: Sequence[tuple[UInt8[Tensor, "3 _height _width"], Bool[Tensor, "_height _width"]]],
     *,
     crop_px: int,
+    preprocessing: Preprocessing = OPENAI,
     fill: Fill = "mean",
 ) -> tuple[Float[Tensor, "region 3 crop_px crop_px"], Bool[Tensor, "region crop_px crop_px"]]:
     """Make crops of regions that are cut out already, such as mined pairs, each of its own size.
@@ -147,6 +160,7 @@ def crops_of_regions(
     Args:
         regions: Pixels (RGB, 0..255) and mask of each, on the CPU; may be empty.
         crop_px: Side of the square crops [px].
+        preprocessing: How pixels are normalised and crops resized.
         fill: What is shown outside the mask.
 
     Returns:
@@ -157,7 +171,7 @@ def crops_of_regions(
     """
     _check_options(crop_px, chunk=1)
     crop_masks = torch.empty(len(regions), crop_px, crop_px, dtype=torch.bool)
-    base = _normalised_fill(fill, torch.device("cpu"))
+    base = _normalised_fill(fill, preprocessing, torch.device("cpu"))
     filled = []
     for index, (pixels, mask) in enumerate(regions):
         _check_sizes(pixels, mask[None], None, where=f"crops_of_regions: region {index}")
@@ -166,10 +180,10 @@ def crops_of_regions(
                 f"crops_of_regions: region {index} ({mask.shape[1]} x {mask.shape[0]} px) has an empty mask, "
                 "at least one pixel is expected; leave such a pair out"
             )
-        lines = _lines_above_fill(pixels, base)
+        lines = _lines_above_fill(pixels, base, preprocessing)
         filled.append(lines if fill == "unmasked" else lines.mul_(mask.float()[:, None]))  # zero, the fill, outside
         crop_masks[index] = resize_nearest(mask, crop_px)
-    return resize_bicubic(filled, crop_px).add_(base), crop_masks
+    return resize_regions(filled, crop_px, preprocessing.interpolation).add_(base), crop_masks
 
 
 def mask_boxes(masks: Bool[Tensor, "mask height width"]) -> tuple[Int[Tensor, "kept"], Int[Tensor, "kept 4"]]:
@@ -204,15 +218,19 @@ def patch_mask(crop_masks: Bool[Tensor, "crop side side"], patch_px: int) -> Boo
     return functional.max_pool2d(pixels, patch_px).flatten(1).bool()
 
 
-def normalised(pixels: UInt8[Tensor, "*batch 3 height width"]) -> Float[Tensor, "*batch 3 height width"]:
+def normalised(
+    pixels: UInt8[Tensor, "*batch 3 height width"], preprocessing: Preprocessing = OPENAI
+) -> Float[Tensor, "*batch 3 height width"]:
     """Normalise RGB pixels, 0..255, for CLIP, on their device."""
-    mean, std = _mean_and_std(pixels.device)
+    mean, std = _mean_and_std(preprocessing, pixels.device)
     return pixels.float().sub_(mean[:, None, None]).div_(std[:, None, None])
 
 
-def without_normalisation(crops: Float[Tensor, "*batch 3 height width"]) -> UInt8[Tensor, "*batch 3 height width"]:
+def without_normalisation(
+    crops: Float[Tensor, "*batch 3 height width"], preprocessing: Preprocessing = OPENAI
+) -> UInt8[Tensor, "*batch 3 height width"]:
     """Return the pixels of normalised crops, rounded to 0..255; what a bicubic resize overshoots is cut off."""
-    mean, std = _mean_and_std(crops.device)
+    mean, std = _mean_and_std(preprocessing, crops.device)
     return crops.mul(std[:, None, None]).add_(mean[:, None, None]).round_().clamp_(0, 255).to(torch.uint8)
 
 
@@ -222,43 +240,43 @@ def _first_and_end(filled: UInt8[Tensor, "mask length"]) -> tuple[Int[Tensor, "m
 
 
 def _lines_above_fill(
-    image: UInt8[Tensor, "*batch 3 height width"], base: Float[Tensor, "3 1 1"]
+    image: UInt8[Tensor, "*batch 3 height width"], base: Float[Tensor, "3 1 1"], preprocessing: Preprocessing
 ) -> Float[Tensor, "*batch height 3 width"]:
     """Normalise images for CLIP and subtract the fill, so that masking is a product and the fill is added last.
 
     That changes nothing, since resampling weights sum to one, and a product is several times faster than a choice per
-    pixel. Lines come first, as ``resize_bicubic`` wants them.
+    pixel. Lines come first, as ``resize_regions`` takes them.
     """
-    mean, std = _mean_and_std(image.device)
+    mean, std = _mean_and_std(preprocessing, image.device)
     pixels = image.transpose(-3, -2).to(torch.float32, memory_format=torch.contiguous_format)
     return pixels.sub_(mean[:, None]).div_(std[:, None]).sub_(base[:, 0])
 
 
 @lru_cache(maxsize=16)
-def _mean_and_std(device: torch.device) -> tuple[Float[Tensor, "3"], Float[Tensor, "3"]]:
+def _mean_and_std(preprocessing: Preprocessing, device: torch.device) -> tuple[Float[Tensor, "3"], Float[Tensor, "3"]]:
     """Return mean and standard deviation of CLIP's training images, 0..255."""
-    mean, std = 255 * sent(torch.tensor((CLIP_MEAN_RGB, CLIP_STD_RGB)), device)
+    mean, std = 255 * sent(torch.tensor((preprocessing.mean_rgb, preprocessing.std_rgb)), device)
     return mean, std
 
 
 @lru_cache(maxsize=16)
-def _normalised_fill(fill: Fill, device: torch.device) -> Float[Tensor, "3 1 1"]:
+def _normalised_fill(fill: Fill, preprocessing: Preprocessing, device: torch.device) -> Float[Tensor, "3 1 1"]:
     """Return a fill's colour as CLIP sees it; zero for "unmasked", which has no colour."""
-    colour = _fill_rgb(fill)
+    colour = _fill_rgb(fill, preprocessing)
     if colour is None:
         return torch.zeros(3, 1, 1, device=device)
-    mean, std = _mean_and_std(device)
+    mean, std = _mean_and_std(preprocessing, device)
     return ((sent(torch.tensor(colour), device) - mean) / std)[:, None, None]
 
 
-def _fill_rgb(fill: Fill) -> tuple[float, float, float] | None:
+def _fill_rgb(fill: Fill, preprocessing: Preprocessing) -> tuple[float, float, float] | None:
     """Return a fill's colour in 0..255, or None for one that is not a colour.
 
     Raises:
         ValueError: If the fill is unknown or its colour is out of range.
     """
     if fill == "mean":
-        return tuple(255 * part for part in CLIP_MEAN_RGB)  # type: ignore[return-value]
+        return tuple(255 * part for part in preprocessing.mean_rgb)  # type: ignore[return-value]
     if fill == "zero":
         return (0.0, 0.0, 0.0)
     if fill == "unmasked":

@@ -15,7 +15,7 @@ from torch import Tensor
 from ovseg_models.checkpoint_keys.clip import MASK_PROMPTS_KEY, needs_quick_gelu, to_open_clip
 from ovseg_models.checkpoint_keys.key_report import take_tensors
 from ovseg_models.mask_adapted_clip import BlankPatches, MaskAdaptedClip, OpenClip
-from ovseg_models.masked_crops import CLIP_MEAN_RGB, CLIP_STD_RGB
+from ovseg_models.preprocessing import CLIP_MEAN_RGB, CLIP_STD_RGB
 from ovseg_models.weights_file import WEIGHTS_SUFFIXES, read_weights_file
 
 

@@ -36,7 +36,7 @@ from ovseg_models.checkpoint_keys.proposal_net import (
     with_pixel_decoder_level,
 )
 from ovseg_models.mask_adapted_clip import MaskAdaptedClip
-from ovseg_models.masked_crops import CLIP_MEAN_RGB, CLIP_STD_RGB
+from ovseg_models.preprocessing import CLIP_MEAN_RGB, CLIP_STD_RGB
 from ovseg_models.pretrained_clip import build_mask_adapted_clip
 from ovseg_models.proposal_net import ProposalNet
 from ovseg_models.proposal_presets import build_proposal_net

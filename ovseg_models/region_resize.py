@@ -1,11 +1,12 @@
 """Resizing many image regions of different sizes to one square, as fast on a CPU as memory allows.
 
 `resize_boxes` takes all boxes of a batch of pictures in the same few operations, which is what a GPU needs;
-`resize_bicubic` takes regions that were cut out already.
+`resize_regions` takes regions that were cut out already.
 
-Equal to ``torch.nn.functional.interpolate`` (bicubic without antialiasing, nearest) on each region alone. Bicubic
-resizing is separable and each output row is a weighted sum of four input rows: that is what ``embedding_bag`` computes.
-Two of those are several times faster than ``interpolate``, and the second one serves all the regions at once.
+Equal to ``torch.nn.functional.interpolate`` (bicubic or bilinear without antialiasing, nearest) on each region alone.
+Resizing is separable and each output row is a weighted sum of four input rows, of which bilinear weights are zero for
+two: that is what ``embedding_bag`` computes. Two of those are several times faster than ``interpolate``, and the second
+one serves all the regions at once.
 
 Letters in shapes: ``side`` is the side of the square [px], ``tap`` the four pixels that make one.
 """
@@ -20,19 +21,20 @@ from torch import Tensor
 from torch.nn import functional
 
 from ovseg_models.host_to_device import sent, sent_together
+from ovseg_models.preprocessing import Interpolation
 
 CUBIC_COEFFICIENT = -0.75  # torch's and OpenCV's; Pillow's is -0.5
 BLOCK_PX = 32
 _TABLE_STEP_PX = 512
 
 
-def resize_bicubic(
-    regions: Sequence[Float[Tensor, "_height 3 _width"]], side: int
+def resize_regions(
+    regions: Sequence[Float[Tensor, "_height 3 _width"]], side: int, interpolation: Interpolation = "bicubic"
 ) -> Float[Tensor, "region 3 side side"]:
     """Resize each region to ``side`` x ``side``, whatever its aspect.
 
     Pixel centres are at half-integers (``align_corners=False``), pixels beyond an edge repeat the edge, there is no
-    antialiasing and no clamping: values may overshoot by a fifth of a step.
+    antialiasing and no clamping: bicubic values may overshoot by a fifth of a step.
 
     Args:
         regions: Pixels line by line, the channels of a line one after the other, so that a line is one run of memory;
@@ -43,7 +45,7 @@ def resize_bicubic(
         return torch.empty(0, 3, side, side)
     device = regions[0].device
     heights, widths = [region.shape[0] for region in regions], [region.shape[2] for region in regions]
-    taps, weights = _taps_up_to(max(heights + widths), side, device)
+    taps, weights = _taps_up_to(max(heights + widths), side, interpolation, device)
     sizes = sent(torch.tensor([heights, widths]), device)
     (row_taps, column_taps), (row_weights, column_weights) = taps[sizes], weights[sizes]
     columns = torch.empty(sum(widths), 3, side, device=device)
@@ -101,8 +103,9 @@ def resize_boxes(
     rows: Int64[np.ndarray, "box"],
     boxes_xyxy: Int64[np.ndarray, "box 4"],
     side: int,
+    interpolation: Interpolation = "bicubic",
 ) -> Float[Tensor, "box 3 side side"]:
-    """Multiply each box of its image by its mask and resize it as `resize_bicubic` does, all boxes at once.
+    """Multiply each box of its image by its mask and resize it as `resize_regions` does, all boxes at once.
 
     ``embedding_bag`` adds up rows of one length, and boxes have any width. So a box is cut into blocks of columns, of
     which each line is one row. Rows and boxes are given on the host, and sent in one copy that is not waited for.
@@ -130,7 +133,7 @@ def resize_boxes(
     blocks_there, boxes_there, rows_there = sent_together([of_blocks, of_boxes, rows], device)
     block_heights, block_starts, image_places, mask_places = blocks_there
     widths, column_starts = boxes_there
-    taps, weights = _taps_up_to(max(height, blocks_across * BLOCK_PX), side, device)
+    taps, weights = _taps_up_to(max(height, blocks_across * BLOCK_PX), side, interpolation, device)
 
     # The table has a row for each line of each block: its pixels times its mask's.
     block = torch.repeat_interleave(block_heights, output_size=int(heights.sum()))
@@ -194,22 +197,22 @@ def _nearest_pixels(sizes: Int64[np.ndarray, "*box"], side: int) -> Int64[np.nda
 
 
 def _taps_up_to(
-    longest: int, side: int, device: torch.device
+    longest: int, side: int, interpolation: Interpolation, device: torch.device
 ) -> tuple[Int32[Tensor, "size side tap"], Float[Tensor, "size side tap"]]:
     """Return the taps and weights for every length up to a longest one, by length; length 0 has those of 1."""
-    return _taps_of_all_sizes(-(-longest // _TABLE_STEP_PX) * _TABLE_STEP_PX, side, device)  # few tables
+    return _taps_of_all_sizes(-(-longest // _TABLE_STEP_PX) * _TABLE_STEP_PX, side, interpolation, device)  # few tables
 
 
 @lru_cache(maxsize=8)
 def _taps_of_all_sizes(
-    longest: int, side: int, device: torch.device
+    longest: int, side: int, interpolation: Interpolation, device: torch.device
 ) -> tuple[Int32[Tensor, "size side tap"], Float[Tensor, "size side tap"]]:
-    taps, weights = _cubic_taps(torch.arange(longest + 1, device=device).clamp_(min=1), side)
+    taps, weights = _taps(torch.arange(longest + 1, device=device).clamp_(min=1), side, interpolation)
     return taps.int(), weights
 
 
-def _cubic_taps(
-    sizes: Int[Tensor, "region"], side: int
+def _taps(
+    sizes: Int[Tensor, "region"], side: int, interpolation: Interpolation
 ) -> tuple[Int[Tensor, "region side tap"], Float[Tensor, "region side tap"]]:
     """Find which four pixels of a line make each output pixel, and their weights, which sum to one.
 
@@ -220,15 +223,19 @@ def _cubic_taps(
     positions = (scales * (torch.arange(side, device=sizes.device) + 0.5) - 0.5).float()
     left = positions.floor()
     fractions = positions - left
-    weights = torch.stack(
-        [
-            _outer_weight(fractions + 1),
-            _inner_weight(fractions),
-            _inner_weight(1 - fractions),
-            _outer_weight(2 - fractions),
-        ],
-        dim=-1,
-    )
+    if interpolation == "bilinear":
+        none = torch.zeros_like(fractions)
+        weights = torch.stack([none, 1 - fractions, fractions, none], dim=-1)
+    else:
+        weights = torch.stack(
+            [
+                _outer_weight(fractions + 1),
+                _inner_weight(fractions),
+                _inner_weight(1 - fractions),
+                _outer_weight(2 - fractions),
+            ],
+            dim=-1,
+        )
     taps = left.long()[..., None] + torch.arange(-1, 3, device=sizes.device)
     return taps.clamp(min=0).minimum(sizes[:, None, None] - 1), weights
 

@@ -243,7 +243,7 @@ class Segmenter:
         pixels = self._net_pixels(rgb_image(image))
         with autocast(self.device, settings.precision):
             (proposals,) = propose(self.proposal_net, [pixels])
-            cut = cut_regions(pixels, self._masks(proposals), crop_px=clip.crop_px, patch_px=clip.patch_px)
+            cut = cut_regions(pixels, self._masks(proposals), clip.crop)
             embeddings = embed_crops(
                 clip,
                 cut.crops,

@@ -113,7 +113,9 @@ class WeightChoiceJob:
                 (torch.from_numpy(pair.pixels).permute(2, 0, 1), torch.from_numpy(pair.mask))
                 for pair in pairs[start : start + at_once]
             ]
-            crops, masks = crops_of_regions(regions, crop_px=clip.crop_px, fill=fill)
+            crops, masks = crops_of_regions(
+                regions, crop_px=clip.crop_px, preprocessing=clip.crop.preprocessing, fill=fill
+            )
             none_is_blank = not self.view.masked and not self.view.mask_prompts
             patches = None if none_is_blank else patch_mask(masks, clip.patch_px)
             with autocast(nets.device, self.nets.precision):

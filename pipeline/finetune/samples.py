@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ovseg_models.masked_crops import crops_of_regions, patch_mask, without_normalisation
+from ovseg_models.preprocessing import CropFormat
 from pipeline.errors import StageError
 from pipeline.stored_pictures import UndecodableError, pair_pictures
 from pipeline.training.data_order import Draw, generator
@@ -42,16 +43,14 @@ class PairSamples:
         min_scale: Smallest share of a crop's area in the window that is cut out of it, 0..1.
         max_aspect: Largest aspect of the window in units of the crop's; the smallest is its inverse. At least 1.
         seed: What decides all chance.
-        crop_px: Side of CLIP's input [px].
-        patch_px: Side of a patch [px].
+        crop: What CLIP takes as a crop.
     """
 
     pairs: PairCollection
     min_scale: float
     max_aspect: float
     seed: int
-    crop_px: int
-    patch_px: int
+    crop: CropFormat
 
     def batch(self, draws: Sequence[Draw]) -> PairBatch:
         """Read pairs, cut a window out of crop and mask of each, mask and resize it.
@@ -62,7 +61,7 @@ class PairSamples:
         Raises:
             StageError: If a pair's pictures cannot be decoded, differ in size, or its mask is empty.
         """
-        side = self.crop_px
+        side, preprocessing = self.crop.side_px, self.crop.preprocessing
         crops = torch.empty(len(draws), 3, side, side, dtype=torch.uint8)
         crop_masks = torch.empty(len(draws), side, side, dtype=torch.bool)
         for row, draw in enumerate(draws):
@@ -81,11 +80,11 @@ class PairSamples:
             window = random_window(mask, rng, min_scale=self.min_scale, max_aspect=self.max_aspect)
             # [height width 3] to [3 height width]; resized to the square as inference does with the region's box
             region = torch.from_numpy(pixels[window]).permute(2, 0, 1), torch.from_numpy(mask[window])
-            crop, crop_mask = crops_of_regions([region], crop_px=side)
-            crops[row], crop_masks[row] = without_normalisation(crop[0]), crop_mask[0]
+            crop, crop_mask = crops_of_regions([region], crop_px=side, preprocessing=preprocessing)
+            crops[row], crop_masks[row] = without_normalisation(crop[0], preprocessing), crop_mask[0]
         numbers = [draw.sample for draw in draws]
         nouns = torch.from_numpy(self.pairs.noun_numbers[numbers])
-        return PairBatch(torch.tensor(numbers), nouns, crops, patch_mask(crop_masks, self.patch_px))
+        return PairBatch(torch.tensor(numbers), nouns, crops, patch_mask(crop_masks, self.crop.patch_px))
 
 
 def random_window(

@@ -141,7 +141,7 @@ class FinetuneTask:
     def _embedded(self, model: nn.Module, batch: PairBatch, step: StepContext) -> Float[Tensor, "pair dim"]:
         """Embed crops that are on the device."""
         with step.autocast():
-            embeddings: Tensor = model(normalised(batch.crops), batch.patch_masks)
+            embeddings: Tensor = model(normalised(batch.crops, self.adapted.crop.preprocessing), batch.patch_masks)
         return embeddings
 
     def _loss(self, own: Float[Tensor, "pair dim"], nouns: Int[Tensor, "all"], step: StepContext) -> Float[Tensor, ""]:

@@ -119,8 +119,7 @@ def run_phases(
                 min_scale=settings.augmentation.min_scale,
                 max_aspect=settings.augmentation.max_aspect,
                 seed=phase.seed,
-                crop_px=adapted.crop_px,
-                patch_px=adapted.patch_px,
+                crop=adapted.crop,
             ),
             noun_embeddings=inputs.noun_embeddings,
             loss=settings.loss,
@@ -156,8 +155,7 @@ def gather_inputs(settings: FinetuneSettings, node: Node, processes: Processes) 
             scenes=SceneCollection(scenes, labelled=True),
             text_embeddings=classifier.text_embeddings(labels.class_names, VILD),  # the reference's 14 sentences
             groups=seen_groups(labels.seen),
-            crop_px=adapted.crop_px,
-            patch_px=adapted.patch_px,
+            crop=adapted.crop,
         )
     # What is known before the first step is a checkpoint of its own: the embeddings of all nouns, and the accuracies of
     # stock CLIP. The first process says whether it is there; the others might look while it writes.

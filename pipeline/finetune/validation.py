@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ovseg_models.encoding import cut_regions
+from ovseg_models.preprocessing import CropFormat
 from ovseg_models.zero_shot import ZeroShotCounts
 from pipeline.training.labelled_scenes import read_labelled
 from storage_schemas.scene_collection import SceneCollection
@@ -43,8 +44,7 @@ class Validation:
         scenes: Labelled scenes.
         text_embeddings: Of their class names [class dim], L2-normalised.
         groups: Class indices by ``"seen"`` and ``"unseen"``, where the vocabulary has such marks.
-        crop_px: Side of CLIP's input [px].
-        patch_px: Side of a patch [px].
+        crop: What CLIP takes as a crop.
 
     References:
         OVSeg's finetuning script, which measures on masked crops of ADE20K's 150 classes.
@@ -53,8 +53,7 @@ class Validation:
     scenes: SceneCollection
     text_embeddings: Float[Tensor, "class dim"]
     groups: dict[str, tuple[int, ...]]
-    crop_px: int
-    patch_px: int
+    crop: CropFormat
 
     @torch.no_grad()
     def counts(self, embed: Embed, numbers: Sequence[int]) -> ZeroShotCounts:
@@ -76,7 +75,7 @@ class Validation:
             class_ids = torch.tensor(scene.classes, dtype=torch.int64, device=device)
             # [height width] against [class 1 1]: one mask per class, [class height width]
             masks = torch.from_numpy(label_map).to(device) == class_ids[:, None, None]
-            cut = cut_regions(pixels, masks, crop_px=self.crop_px, patch_px=self.patch_px)
+            cut = cut_regions(pixels, masks, self.crop)
             valid = torch.from_numpy(cut.crop_of_mask >= 0)  # no classes share a pixel, so that each has its own crop
             waiting.append(LabelledCrops(class_ids[valid], cut.crops, cut.patch_mask))
             if place == len(numbers) or sum(len(some.class_ids) for some in waiting) >= _CROPS_PER_FORWARD:

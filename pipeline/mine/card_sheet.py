@@ -32,7 +32,7 @@ def contact_sheet(artifact: Artifact) -> bytes:
     The lot falls by digests of the pairs' names: evenly, and the same on every run. Boxes are brought to one size, so
     that the share of the picture alone tells a few pixels from a large region.
     """
-    from ovseg_models.masked_crops import CLIP_MEAN_RGB  # imports torch
+    from ovseg_models.preprocessing import CLIP_MEAN_RGB
 
     fill = np.array([round(255 * part) for part in CLIP_MEAN_RGB], np.uint8)
     cells = []

@@ -254,10 +254,10 @@ class Embedder:
     @torch.inference_mode()
     def _cut_together(self, group: Sequence[_Decoded]) -> list[tuple[_CutScene, tuple[Tensor, ...]]]:
         """Cut CLIP's input of some scenes, on CLIP's device: crops, and patch masks if needed."""
-        device, side = self._clip.logit_scale.device, self._clip.crop_px
+        device, crop = self._clip.logit_scale.device, self._clip.crop
         needs_patches = self._clip.needs_patch_masks()
-        no_crops = torch.zeros(0, 3, side, side, device=device)
-        no_patches = torch.zeros(0, (side // self._clip.patch_px) ** 2, dtype=torch.bool)
+        no_crops = torch.zeros(0, 3, crop.side_px, crop.side_px, device=device)
+        no_patches = torch.zeros(0, crop.patches, dtype=torch.bool)
         whole = [one for one in group if one.pixels is not None and len(one.runs.runs)]
         sizes = [(one.of.regions.height_px, one.of.regions.width_px) for one in whole for _ in one.runs.runs]
         made: Iterator[RegionCrops] = iter(())
@@ -268,8 +268,7 @@ class Embedder:
                 [one.pixels for one in whole if one.pixels is not None],
                 masks_of_runs(RunLengths(lengths, runs), frame, device, sizes),
                 [one.boxes_xyxy for one in whole],
-                crop_px=side,
-                patch_px=self._clip.patch_px,
+                crop,
                 share_above_iou=self._settings.share_above_iou,
             )
             made = iter(cut)

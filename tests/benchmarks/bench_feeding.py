@@ -33,6 +33,7 @@ from ovseg_models.contrastive_loss import contrastive_loss
 from ovseg_models.encoding import cut_regions
 from ovseg_models.fusion import fused_labels
 from ovseg_models.mask_adapted_clip import MaskAdaptedClip
+from ovseg_models.preprocessing import CropFormat
 from ovseg_models.proposal_losses import proposal_losses
 from ovseg_models.proposal_masks import hard_masks
 from pipeline.clip_loading import load_clip
@@ -321,7 +322,7 @@ def regions_of(found: run_lengths.RunLengths) -> SceneRegions:
 def embedder_of(crop_px: int, patch_px: int) -> Embedder:
     """Build an embedder whose CLIP is never run."""
     clip = SimpleNamespace(
-        logit_scale=torch.zeros(()), crop_px=crop_px, patch_px=patch_px, needs_patch_masks=lambda: False
+        logit_scale=torch.zeros(()), crop=CropFormat(crop_px, patch_px), needs_patch_masks=lambda: False
     )
     return Embedder(clip, EmbedSettings(), SIZE)  # type: ignore[arg-type]
 
@@ -395,7 +396,7 @@ def finetuning(runs_dir: Path) -> None:
     for masks in (discs(), hard_masks(blob_logits(), NET, 0.5)):
         for crop_format in ("png", "jpg", "jpg-256"):
             pairs = PairCollection(pairs_in(runs_dir, crop_format, masks))
-            samples = PairSamples(pairs, 0.9, 4 / 3, 0, 224, 16)
+            samples = PairSamples(pairs, 0.9, 4 / 3, 0, CropFormat(224, 16))
             draws = [Draw(0, number) for number in range(CROPS)]
             sample = cpu_ms(lambda samples=samples, draws=draws: samples.batch(draws), 3) / CROPS
             stored = sum(len(pairs.read(number).crop) for number in range(CROPS)) / CROPS
@@ -485,7 +486,7 @@ def evaluating(scene: Scene) -> None:
 
     def cut(picture: torch.Tensor, some: torch.Tensor, crop_px: int) -> None:
         masks = hard_masks(some, (picture.shape[1], picture.shape[2]), 0.5)
-        cut_regions(picture, masks, crop_px=crop_px, patch_px=crop_px // 14)
+        cut_regions(picture, masks, CropFormat(crop_px, crop_px // 14))
 
     many = counted(lambda: fused_labels(peaked_scores(847), logits, net_size=NET, size=STORED))
     print(f"fusion of 847 classes: {many.kernels} operations, {many.synchronisations} waits")

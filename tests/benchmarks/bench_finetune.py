@@ -21,6 +21,7 @@ from PIL import Image
 from torch.nn import functional
 
 from ovseg_models.mask_adapted_clip import MaskAdaptedClip
+from ovseg_models.preprocessing import CropFormat
 from ovseg_models.pretrained_clip import build_clip
 from pipeline.finetune.phases import phases_of
 from pipeline.finetune.samples import PairBatch, PairSamples
@@ -181,7 +182,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as directory:
         runs = Path(directory)
         adapted = MaskAdaptedClip(build_clip("ViT-B-16"), prompt_depth=0).train()
-        samples = PairSamples(PairCollection(written_pairs(runs)), 0.9, 4 / 3, 0, 224, 16)
+        samples = PairSamples(PairCollection(written_pairs(runs)), 0.9, 4 / 3, 0, CropFormat(224, 16))
         drawn = [samples.batch([Draw(0, step * BATCH + place) for place in range(BATCH)]) for step in range(STEPS)]
         bare = seconds_of_bare_steps(task_of(adapted, samples), drawn)
         loop = seconds_of_loop(task_of(adapted, samples), runs, "loop")

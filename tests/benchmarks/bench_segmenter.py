@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ovseg_models.masked_crops import CLIP_MEAN_RGB, CLIP_STD_RGB, patch_mask
+from ovseg_models.masked_crops import patch_mask
+from ovseg_models.preprocessing import CLIP_MEAN_RGB, CLIP_STD_RGB
 from ovseg_models.pretrained_clip import build_mask_adapted_clip
 from ovseg_models.proposal_net import ProposalNet, ProposalOutput
 from ovseg_models.proposal_presets import build_proposal_net

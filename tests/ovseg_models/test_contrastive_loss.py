@@ -1,12 +1,13 @@
-"""Both losses against loops over pairs, and their gradients."""
+"""The losses against loops over pairs, and their gradients."""
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from open_clip.loss import SigLipLoss
 from torch.nn import functional
 
-from ovseg_models.contrastive_loss import contrastive_loss, noun_contrastive_loss
+from ovseg_models.contrastive_loss import contrastive_loss, noun_contrastive_loss, sigmoid_loss
 
 
 def features(pairs, seed=0, dim=5, dtype=torch.float64):
@@ -52,6 +53,32 @@ def test_noun_loss_equals_the_naive_twin(nouns, seed):
     torch.testing.assert_close(found, naive_noun_loss(image, text, scale, nouns), atol=1e-7, rtol=1e-7)
 
 
+def naive_sigmoid_loss(image, text, scale, bias, nouns):
+    total = 0.0
+    for i, noun in enumerate(nouns):
+        for j, other in enumerate(nouns):
+            probability = torch.sigmoid(scale * image[i] @ text[j] + bias)
+            total = total - (probability if noun == other else 1 - probability).log()
+    return total / len(nouns)
+
+
+@settings(max_examples=30, deadline=None)
+@given(nouns=st.lists(st.integers(-3, 3), min_size=1, max_size=7), seed=st.integers(0, 2**31))
+def test_sigmoid_loss_equals_the_naive_twin(nouns, seed):
+    image, text, scale = features(len(nouns), seed)
+    bias = torch.tensor(-2.0, dtype=torch.float64)
+    found = sigmoid_loss(image, text, scale, bias, torch.tensor(nouns))
+    torch.testing.assert_close(found, naive_sigmoid_loss(image, text, scale, bias, nouns), atol=1e-7, rtol=1e-7)
+
+
+@pytest.mark.parametrize("shape", [(), (1,)])
+def test_sigmoid_loss_is_open_clips(shape):
+    image, text, scale = features(6, dtype=torch.float32)
+    bias = torch.full(shape, -10.0)
+    expected = SigLipLoss()(image, text, scale.expand(shape), bias)
+    torch.testing.assert_close(sigmoid_loss(image, text, scale.expand(shape), bias), expected)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_losses_agree_when_all_nouns_differ(dtype):
     image, text, scale = features(9, dtype=dtype)
@@ -65,6 +92,8 @@ def test_gradients_by_finite_differences():
     nouns = torch.tensor([1, 2, 1, 3])
     assert torch.autograd.gradcheck(contrastive_loss, inputs)
     assert torch.autograd.gradcheck(lambda *given: noun_contrastive_loss(*given, nouns), inputs)
+    bias = torch.tensor(-3.0, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda *given: sigmoid_loss(*given, nouns), (*inputs, bias))
 
 
 def test_a_permuted_batch_has_the_same_loss():
@@ -121,3 +150,5 @@ def test_counts_that_differ_are_refused():
         contrastive_loss(image[:0], text[:0], scale)
     with pytest.raises(ValueError, match="noun_contrastive_loss: 2 nouns, 3 are expected"):
         noun_contrastive_loss(image, text, scale, torch.tensor([1, 2]))
+    with pytest.raises(ValueError, match="sigmoid_loss: 4 nouns, 3 are expected"):
+        sigmoid_loss(image, text, scale, scale, torch.arange(4))

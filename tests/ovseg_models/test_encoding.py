@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from ovseg_models.encoding import cut_regions, cut_regions_of_pictures, distinct_masks, embed_regions
 from ovseg_models.masked_crops import mask_boxes, masked_crops, patch_mask
+from ovseg_models.preprocessing import CropFormat
 from ovseg_models.pretrained_clip import build_mask_adapted_clip
 from tests.operations import CountedOperations
 from tests.tiny_segmenter import CLIP, picture
@@ -104,7 +105,7 @@ def test_overlapping_masks_share_a_crop_where_that_is_asked_for():
     masks = torch.zeros(4, 50, 70, dtype=torch.bool)
     masks[0, 3:20, 4:30] = masks[2, 3:20, 4:30] = masks[3, 30:, 40:] = True
     masks[2, 3, 4] = False  # 1 stays empty
-    exact, shared = (cut_regions(image, masks, crop_px=16, patch_px=4, share_above_iou=iou) for iou in (1.0, 0.9))
+    exact, shared = (cut_regions(image, masks, CropFormat(16, 4), share_above_iou=iou) for iou in (1.0, 0.9))
     assert exact.crop_of_mask.tolist() == [0, -1, 1, 2]
     assert shared.crop_of_mask.tolist() == [0, -1, 0, 1]
     assert torch.equal(shared.crops, exact.crops[[0, 2]])
@@ -176,8 +177,8 @@ def test_several_pictures_give_the_crops_of_each_alone(share_above_iou):
         pictures.append(picture)
         boxes.append(of_all)
         frames[3 * index : 3 * index + 3, :height, :width] = masks
-        alone.append(cut_regions(picture, masks, crop_px=24, patch_px=8, share_above_iou=share_above_iou))
-    sides = {"crop_px": 24, "patch_px": 8, "share_above_iou": share_above_iou}
+        alone.append(cut_regions(picture, masks, CropFormat(24, 8), share_above_iou=share_above_iou))
+    sides = {"crop": CropFormat(24, 8), "share_above_iou": share_above_iou}
     together = cut_regions_of_pictures(pictures, frames, boxes, **sides)
     for found, expected in zip(together, alone, strict=True):
         for part, expected_part in zip(found, expected, strict=True):

@@ -17,12 +17,15 @@ from ovseg_models.masked_crops import (
     patch_mask,
     without_normalisation,
 )
+from ovseg_models.preprocessing import Preprocessing
 from ovseg_models.region_resize import box_chunks
 from tests.fake_cuda import CUDA, FakeCuda
 from tests.operations import CountedOperations
 
 MEAN = torch.tensor([0.48145466, 0.4578275, 0.40821073])[:, None, None]
 STD = torch.tensor([0.26862954, 0.26130258, 0.27577711])[:, None, None]
+SIGLIP = Preprocessing((0.5,) * 3, (0.5,) * 3)
+MOBILE_CLIP = Preprocessing((0.0,) * 3, (1.0,) * 3, "bilinear")  # its fill is black
 FILLS = {
     "mean": 255 * MEAN,
     "zero": torch.zeros(3, 1, 1),
@@ -66,6 +69,29 @@ def test_crops_equal_the_reference_order_of_operations(fill):
         expected, expected_mask = naive_crop(image, mask, 224, fill)
         torch.testing.assert_close(crop, expected, atol=1e-5, rtol=0)
         assert torch.equal(crop_mask, expected_mask)
+
+
+@pytest.mark.parametrize("preprocessing", [SIGLIP, MOBILE_CLIP])
+def test_crops_of_another_clip_equal_the_naive_order_of_operations(preprocessing):
+    image, _ = scene(height=60, width=80)
+    masks = torch.stack([ellipse(60, 80, seed) for seed in range(5)])
+    mean, std = (255 * torch.tensor(part)[:, None, None] for part in (preprocessing.mean_rgb, preprocessing.std_rgb))
+    made = masked_crops(image, masks, crop_px=32, preprocessing=preprocessing)
+    cut = []
+    for crop, mask in zip(made.crops, masks, strict=True):
+        lines, columns = mask.any(1).nonzero().flatten(), mask.any(0).nonzero().flatten()
+        box = slice(lines[0], lines[-1] + 1), slice(columns[0], columns[-1] + 1)
+        filled = torch.where(mask, image.float(), mean)[:, *box]
+        mode = preprocessing.interpolation
+        expected = functional.interpolate((filled[None] - mean) / std, (32, 32), mode=mode, align_corners=False)[0]
+        torch.testing.assert_close(crop, expected, atol=1e-5, rtol=0)
+        cut.append((image[:, *box], mask[box]))
+    regions, _ = crops_of_regions(cut, crop_px=32, preprocessing=preprocessing)
+    torch.testing.assert_close(regions, made.crops, atol=1e-5, rtol=0)
+    pixels = without_normalisation(made.crops, preprocessing)
+    rounding = 0.51 / 255 / min(preprocessing.std_rgb)
+    inside = (made.crops * std + mean).clamp(0, 255)  # bicubic overshoot has no place in 8 bits
+    torch.testing.assert_close(normalised(pixels, preprocessing), (inside - mean) / std, atol=rounding, rtol=0)
 
 
 @settings(max_examples=60, deadline=None)

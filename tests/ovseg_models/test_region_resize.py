@@ -7,24 +7,25 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from ovseg_models.region_resize import line_blocks, resize_bicubic, resize_boxes, resize_boxes_nearest, resize_nearest
+from ovseg_models.region_resize import line_blocks, resize_boxes, resize_boxes_nearest, resize_nearest, resize_regions
 
 SIDES = st.integers(1, 40)
 
 
-def naive_bicubic(region: torch.Tensor, side: int) -> torch.Tensor:
-    return functional.interpolate(region.permute(1, 0, 2)[None], (side, side), mode="bicubic", align_corners=False)[0]
+def naive_bicubic(region: torch.Tensor, side: int, mode: str = "bicubic") -> torch.Tensor:
+    return functional.interpolate(region.permute(1, 0, 2)[None], (side, side), mode=mode, align_corners=False)[0]
 
 
-@settings(max_examples=60, deadline=None)
+@pytest.mark.parametrize("mode", ["bicubic", "bilinear"])
+@settings(max_examples=40, deadline=None)
 @given(sizes=st.lists(st.tuples(SIDES, SIDES), max_size=5), side=st.integers(1, 32), seed=st.integers(0, 2**31))
-def test_bicubic_equals_interpolating_each_region_alone(sizes, side, seed):
+def test_resizing_equals_interpolating_each_region_alone(mode, sizes, side, seed):
     generator = torch.Generator().manual_seed(seed)
     regions = [torch.randn(height, 3, width, generator=generator) for height, width in sizes]
-    resized = resize_bicubic(regions, side)
+    resized = resize_regions(regions, side, mode)
     assert resized.shape == (len(sizes), 3, side, side)
     for region, found in zip(regions, resized, strict=True):
-        torch.testing.assert_close(found, naive_bicubic(region, side), atol=1e-4, rtol=0)
+        torch.testing.assert_close(found, naive_bicubic(region, side, mode), atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize(
@@ -32,13 +33,13 @@ def test_bicubic_equals_interpolating_each_region_alone(sizes, side, seed):
 )
 def test_bicubic_at_true_sizes(height, width):
     region = torch.randn(height, 3, width, generator=torch.Generator().manual_seed(0))
-    torch.testing.assert_close(resize_bicubic([region], 224)[0], naive_bicubic(region, 224), atol=2e-5, rtol=0)
+    torch.testing.assert_close(resize_regions([region], 224)[0], naive_bicubic(region, 224), atol=2e-5, rtol=0)
 
 
 def test_bicubic_takes_windows_of_a_larger_image():
     image = torch.randn(50, 3, 60, generator=torch.Generator().manual_seed(1))
     window = image[7:31, :, 11:52]
-    torch.testing.assert_close(resize_bicubic([window], 16), resize_bicubic([window.contiguous()], 16), atol=0, rtol=0)
+    torch.testing.assert_close(resize_regions([window], 16), resize_regions([window.contiguous()], 16), atol=0, rtol=0)
 
 
 @settings(max_examples=40, deadline=None)
@@ -75,7 +76,7 @@ def test_all_boxes_at_once_equal_each_box_alone(height, width, corners, side, se
 
 def test_bicubic_at_the_same_size_changes_nothing():
     region = torch.randn(24, 3, 24, generator=torch.Generator().manual_seed(2))
-    assert torch.equal(resize_bicubic([region], 24)[0], region.permute(1, 0, 2))
+    assert torch.equal(resize_regions([region], 24)[0], region.permute(1, 0, 2))
 
 
 @settings(max_examples=60, deadline=None)

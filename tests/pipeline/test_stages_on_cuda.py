@@ -119,7 +119,7 @@ def test_both_validations_of_trainings(fake_cuda, tmp_path):
         texts = torch.ones(classes, 16, device=CUDA)
         counts = proposal_validation.Validation(scenes, texts, 255, 64, 128).counts(segmenter.proposal_net, [0, 1])
         clip = segmenter.clip
-        named = crop_validation.Validation(scenes, texts, {}, clip.crop_px, clip.patch_px)
+        named = crop_validation.Validation(scenes, texts, {}, clip.crop)
         zero_shot = named.counts(clip.encode_image, [0, 1])
     assert counts.confusion.device.type == "cpu"
     assert zero_shot.stacked().device.type == "cpu"

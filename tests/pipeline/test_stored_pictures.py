@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+from ovseg_models.preprocessing import CropFormat
 from pipeline.finetune.validation import Validation
 from pipeline.prepare.images import inspect_image
 from pipeline.settings import Settings, load_settings
@@ -132,7 +133,7 @@ def test_stage_3_measures_upright(orientation: int) -> None:
             crops += [batch, masks]
             return torch.ones(len(batch), 4)
 
-        Validation(Scenes(scene), torch.ones(3, 4), {}, crop_px=16, patch_px=4).counts(embed, [0])
+        Validation(Scenes(scene), torch.ones(3, 4), {}, CropFormat(16, 4)).counts(embed, [0])
         seen.append(crops)
     assert len(seen[0][0]) == 3
     assert all(torch.equal(mine, expected) for mine, expected in zip(*seen, strict=True))

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from ovseg_models.masked_crops import CLIP_MEAN_RGB, CLIP_STD_RGB, masked_crops, normalised, patch_mask
+from ovseg_models.masked_crops import masked_crops, normalised, patch_mask
+from ovseg_models.preprocessing import CLIP_MEAN_RGB, CLIP_STD_RGB, CropFormat
 from pipeline.drawn_world.words import NOUNS
 from pipeline.drawn_world.world import DrawnWorld, split_indices
 from pipeline.errors import StageError
@@ -27,7 +28,7 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
 
 
 def samples(artifact: Artifact, window: tuple[float, float] = NONE, seed: int = 0) -> PairSamples:
-    return PairSamples(PairCollection(artifact), *window, seed=seed, crop_px=64, patch_px=8)
+    return PairSamples(PairCollection(artifact), *window, seed=seed, crop=CropFormat(64, 8))
 
 
 def sample_of(made: PairSamples, epoch: int, number: int) -> PairBatch:

@@ -46,7 +46,7 @@ def task_of(
     return FinetuneTask(
         adapted=adapted,
         phase=phases_of(settings)[phase],
-        samples=PairSamples(collection, 0.9, 4 / 3, 0, adapted.crop_px, adapted.patch_px),
+        samples=PairSamples(collection, 0.9, 4 / 3, 0, adapted.crop),
         noun_embeddings=texts,
         loss=loss,
         train_logit_scale=train_logit_scale,

@@ -10,6 +10,7 @@ from PIL import Image
 from torch.nn import functional
 
 from ovseg_models.masked_crops import masked_crops, patch_mask
+from ovseg_models.preprocessing import CropFormat
 from pipeline.drawn_world.words import NOUNS
 from pipeline.errors import StageError
 from pipeline.finetune import validation as module
@@ -33,7 +34,7 @@ def validation(tmp_path_factory: pytest.TempPathFactory) -> Validation:
     prepare_scenes(settings, ["scenes"])
     texts = functional.normalize(torch.randn(len(NOUNS), 16, generator=torch.Generator().manual_seed(0)), dim=1)
     scenes = SceneCollection(scenes_of(settings, "scenes"), labelled=True)
-    return Validation(scenes, texts, {"seen": (0, 1), "unseen": (2,)}, crop_px=SIDE, patch_px=PATCH)
+    return Validation(scenes, texts, {"seen": (0, 1), "unseen": (2,)}, CropFormat(SIDE, PATCH))
 
 
 @pytest.fixture(scope="module")
