@@ -1,7 +1,11 @@
-"""One Prefect server for all tests of the flow, which is started when the first of them wants it."""
+"""One Prefect server for all tests of the flow in a process, started by the first test that asks for it."""
 
+import fcntl
 import os
+import shutil
+import sqlite3
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import pytest
@@ -10,7 +14,15 @@ from tests.flows.flow_process import UNITS, digests
 
 
 @pytest.fixture(scope="session")
-def prefect_api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return where the first server of all test processes leaves its new database: making one takes 12 CPU-s."""
+    own = tmp_path_factory.getbasetemp()
+    shared = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+    return shared / "empty-prefect.db"
+
+
+@pytest.fixture(scope="session")
+def prefect_api(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> Iterator[str]:
     """Start a server of Prefect, name it in the environment, and yield its API's address."""
     from flows.prefect_server import prefect_home, prefect_server, set_prefect_environment
 
@@ -19,10 +31,34 @@ def prefect_api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     os.environ.pop("PREFECT_HOME", None)
     home = prefect_home(tmp_path_factory.mktemp("prefect"))
     set_prefect_environment(home, server_start_limit_s=600)
-    with prefect_server(home, start_limit_s=600) as url:
+    with empty_database.with_suffix(".lock").open("w") as lock, ExitStack() as stack:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if empty_database.exists():
+            copy_database(empty_database, home)
+        url = stack.enter_context(prefect_server(home, start_limit_s=600))
+        if not empty_database.exists():
+            # A plain copy would miss what SQLite still keeps beside the file.
+            with closing(sqlite3.connect(home / "prefect.db")) as made, closing(sqlite3.connect(empty_database)) as kept:
+                made.backup(kept)
+        fcntl.flock(lock, fcntl.LOCK_UN)
         yield url
     os.environ.clear()
     os.environ.update(before)
+
+
+def copy_database(empty_database: Path, home: Path) -> None:
+    """Spare a server that is to start on a home the making of its database."""
+    home.mkdir(parents=True)
+    shutil.copyfile(empty_database, home / "prefect.db")
+
+
+@pytest.fixture
+def own_server(settings_file: Path, prefect_api: str, empty_database: Path) -> dict[str, str]:
+    """Return the environment in which a flow starts a server of its own, whatever the tests have."""
+    del prefect_api  # it has left the database
+    home = settings_file.parent / "prefect"
+    copy_database(empty_database, home)
+    return {"PREFECT_API_URL": "", "PREFECT_HOME": str(home)}
 
 
 @pytest.fixture

@@ -76,8 +76,3 @@ def wait_until(
             message = f"it ended with {process.returncode}: {process.communicate()[1]}"
             raise AssertionError(message)
         time.sleep(interval_s)
-
-
-def own_server(settings_file: Path) -> dict[str, str]:
-    """Let a flow start a server of Prefect for itself, whatever the tests have."""
-    return {"PREFECT_API_URL": "", "PREFECT_HOME": str(settings_file.parent / "prefect")}

@@ -12,7 +12,7 @@ from subprocess import Popen
 import psutil
 import pytest
 
-from tests.flows.flow_process import UNITS, command_of, done_units, flow_command, group, own_server, paused, wait_until
+from tests.flows.flow_process import UNITS, command_of, done_units, flow_command, group, paused, wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(2400)]  # each starts processes that import torch, Prefect and Dask
 
@@ -35,9 +35,10 @@ def has_ended(process: psutil.Process) -> bool:
 
 
 def test_a_killed_server_ends_the_run_and_a_killed_run_its_server(
-    settings_file: Path, finish: Callable[[], list[str]], reference: list[str]
+    settings_file: Path, own_server: dict[str, str], finish: Callable[[], list[str]], reference: list[str]
 ) -> None:
-    environment = {**paused(0.3), **own_server(settings_file)}
+    # Each of Prefect's calls would be tried again twice, 55 s in all.
+    environment = {**paused(0.3), **own_server, "PREFECT_CLIENT_MAX_RETRIES": "0"}
     with group(flow_command(settings_file), **environment) as process:
         wait_until(lambda: done_units(settings_file) >= 1, process=process)
         server = server_of(process)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.flows.flow_process import digests, flow_command, group, own_server, paused
+from tests.flows.flow_process import digests, flow_command, group, paused
 from tests.flows.outside_watch import OUTSIDE, WATCH
 
 
@@ -62,9 +62,9 @@ def test_a_run_without_a_network_speaks_to_this_machine_alone(
         "https_proxy": "http://127.0.0.1:9",
         "all_proxy": "socks5://127.0.0.1:9",
     }
-    with group(
-        ["unshare", "-rn", "bash", "-c", alone], **paused(0.0), **own_server(settings_file), **watched, **proxies
-    ) as process:
+    home = settings_file.parent / "prefect"
+    own_server = {"PREFECT_API_URL": "", "PREFECT_HOME": str(home)}
+    with group(["unshare", "-rn", "bash", "-c", alone], **paused(0.0), **own_server, **watched, **proxies) as process:
         _, printed = process.communicate(timeout=1200)
         assert process.returncode == 0, printed
     outside = Path(watched[OUTSIDE])
@@ -74,6 +74,6 @@ def test_a_run_without_a_network_speaks_to_this_machine_alone(
     assert "flows.prefect_server" in processes
     assert "spawn_main" in processes  # Dask's worker
     assert not re.search("error|warning|telemetry|Traceback", printed, re.IGNORECASE), printed
-    log = (settings_file.parent / "prefect" / "server.log").read_text()
+    log = (home / "server.log").read_text()
     assert not re.search("telemetry|api.prefect.io|Traceback", log, re.IGNORECASE), log
     assert digests(settings_file.parent / "runs") == reference
