@@ -12,7 +12,8 @@ STAMP := $(VENV)/.installed
 # Processes that run tests. One more than cores, since many tests wait for others; at most eight, each takes 2 GB.
 TESTERS ?= $(shell $(BIN)/python -c 'import os; print(min(8, os.cpu_count() + 1))')
 # Torch sizes its thread pool from the machine; tests start several processes, so each gets one thread.
-TEST_ENV := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 DO_NOT_TRACK=1 PREFECT_SERVER_ANALYTICS_ENABLED=false
+# Processes that tests start would compile our modules each time where Python is told to write none.
+TEST_ENV := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 DO_NOT_TRACK=1 PREFECT_SERVER_ANALYTICS_ENABLED=false
 
 .PHONY: help install demo run ui proposals mine finetune bundle eval demo-results paper-tables finetune-table status test test-gpu lint format bench docs constraints clean
 

@@ -4,16 +4,20 @@ A fresh interpreter takes five to ten seconds of CPU for imports alone. A forked
 id of its own as well, and ends at any moment by a kill.
 """
 
+import contextlib
 import multiprocessing
 import multiprocessing.connection
+import multiprocessing.forkserver
 import os
 import signal
 import socket
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
+
+import dask
 
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(
@@ -115,6 +119,14 @@ def run(target: Callable[..., object], *arguments: object, stderr: Path | None =
         AssertionError: If it fails.
     """
     finish([start(target, *arguments, stderr=stderr)])
+
+
+@contextlib.contextmanager
+def dask_workers() -> Iterator[None]:
+    """Let Dask fork the workers that it starts."""
+    multiprocessing.forkserver.ensure_running()  # with what is imported here, before Dask names what it needs
+    with dask.config.set({"distributed.worker.multiprocessing-method": "forkserver"}):
+        yield
 
 
 def kill(processes: Sequence[ForkServerProcess]) -> None:

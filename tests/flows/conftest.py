@@ -38,7 +38,10 @@ def prefect_api(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) 
         url = stack.enter_context(prefect_server(home, start_limit_s=600))
         if not empty_database.exists():
             # A plain copy would miss what SQLite still keeps beside the file.
-            with closing(sqlite3.connect(home / "prefect.db")) as made, closing(sqlite3.connect(empty_database)) as kept:
+            with (
+                closing(sqlite3.connect(home / "prefect.db")) as made,
+                closing(sqlite3.connect(empty_database)) as kept,
+            ):
                 made.backup(kept)
         fcntl.flock(lock, fcntl.LOCK_UN)
         yield url

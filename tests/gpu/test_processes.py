@@ -2,20 +2,18 @@
 
 import json
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 
+from flows.command import main
 from pipeline.stages import run
+from tests import forked
 from tests.pipeline.planned import artifact_of
 from tests.pipeline.train_proposals.tiny_training import tiny_config, tiny_settings
 
 pytestmark = pytest.mark.gpu
 
-ROOT = Path(__file__).parents[2]
 STEPS, BATCH = 3, 8
 
 
@@ -32,6 +30,10 @@ def metrics_of(artifact):
     return [line for line in lines if line["group"] == "train"]
 
 
+def succeed(words):
+    assert main(words) == 0
+
+
 @pytest.mark.slow
 def test_processes_take_the_steps_of_one(device, found, tmp_path):
     gpus = torch.cuda.device_count() if device.type == "cuda" else 2
@@ -41,11 +43,9 @@ def test_processes_take_the_steps_of_one(device, found, tmp_path):
     one = run("train-proposals", tiny_settings(tmp_path / "one", changes_of(device))).artifact
     runs = tmp_path / "several"
     shutil.copytree(tmp_path / "one" / "scenes", runs / "scenes")
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count)]
-    command = ["-m", "flows.command", "train-proposals", "--config", str(tiny_config(tmp_path / "config"))]
-    started = [*launcher, *command, *(f"--set={change}" for change in [f"runs_dir={runs}", *changes_of(device)])]
-    ran = subprocess.run([sys.executable, *started], cwd=ROOT, check=False, capture_output=True, text=True, timeout=280)
-    assert ran.returncode == 0, ran.stderr[-3000:]
+    command = ["train-proposals", "--config", str(tiny_config(tmp_path / "config"))]
+    changes = [f"--set={change}" for change in [f"runs_dir={runs}", *changes_of(device)]]
+    forked.finish(forked.start_group(count, succeed, [*command, *changes]))
     several = artifact_of(tiny_settings(runs, changes_of(device)), "proposal_net")
     one, several = metrics_of(one), metrics_of(several)
     assert [line["step"] for line in several] == list(range(1, STEPS + 1))

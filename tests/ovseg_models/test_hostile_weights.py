@@ -124,23 +124,26 @@ def doubled(kind: str) -> bytes:
     return pickle.dumps({"model": content}, protocol=2)
 
 
+HOSTILE = {
+    "tuple": doubled("tuple"),
+    "dictionary": doubled("dictionary"),
+    "length 8": b"\x80\x04\x8e" + struct.pack("<Q", 2**31),
+    "length 4": b"\x80\x02T" + struct.pack("<i", 2**31 - 1),
+    "table of 2^31 places": binary_pickle(b"Nr", struct.pack("<I", 2**31 - 1)),
+    "marks": binary_pickle(b"]", b"(" * 100_000),
+    "nested 100,000 deep": binary_pickle(b"]" * 100_000, b"a" * 99_999),
+    "long": binary_pickle(b"N0" * 250_000),
+    "extension": binary_pickle(b"\x82\x01"),
+}
+SLOW = ("nested 100,000 deep", "long")  # 4 to 9 CPU-s each: in one form, as each form goes through the same check
+
+
 @pytest.mark.parametrize(
-    "program",
-    [
-        doubled("tuple"),
-        doubled("dictionary"),
-        b"\x80\x04\x8e" + struct.pack("<Q", 2**31),  # a length of 2^31
-        b"\x80\x02T" + struct.pack("<i", 2**31 - 1),
-        binary_pickle(b"Nr", struct.pack("<I", 2**31 - 1)),  # a table of 2^31 places
-        binary_pickle(b"]", b"(" * 100_000),
-        binary_pickle(b"]" * 100_000, b"a" * 99_999),  # nested 100,000 deep
-        binary_pickle(b"N0" * 250_000),
-        binary_pickle(b"\x82\x01"),
-    ],
-    ids=["tuple", "dictionary", "length 8", "length 4", "table", "marks", "deep", "long", "extension"],
+    ("form", "name"),
+    [(form, name) for form in ("pickle", "zip", "old") for name in HOSTILE if form == "pickle" or name not in SLOW],
 )
-@pytest.mark.parametrize("form", ["pickle", "zip", "old"])
-def test_a_pickle_that_asks_for_more_than_its_size_is_refused_at_once(tmp_path, program, form):
+def test_a_pickle_that_asks_for_more_than_its_size_is_refused_at_once(tmp_path, form, name):
+    program = HOSTILE[name]
     path = tmp_path / ("w.pkl" if form == "pickle" else "w.pth")
     if form == "zip":
         torch.save({"a": torch.ones(1)}, tmp_path / "plain.pth")

@@ -29,6 +29,7 @@ from storage_schemas.artifact import Artifact
 from storage_schemas.scenes import SceneShard
 from storage_schemas.scores import merged_confusions, read_predictions, read_scores
 from storage_schemas.tars import Member
+from tests import forked
 from tests.pipeline.evaluate.small_world import (
     DRAWN,
     LENIENT,
@@ -165,7 +166,8 @@ def test_evaluations_of_other_clips_share_the_proposals_on_any_number_of_workers
         for masked in (True, False)
     )
     run(alone)
-    run(first, compute=Compute(workers=2))
+    with forked.dask_workers():
+        run(first, compute=Compute(workers=2))
     assert files_of(first.artifact) == files_of(alone.artifact)
     monkeypatch.setattr(nets, "load_proposal_net", lambda *arguments: pytest.fail("the proposal net is loaded"))
     assert run(second).units_done == 3

@@ -13,6 +13,7 @@ from pipeline.stages import run
 from pipeline.trained_nets import write_proposal_net
 from storage_schemas.artifact import Artifact
 from storage_schemas.pairs import read_index
+from tests import forked
 from tests.pipeline.planned import artifact_of, prepare_scenes
 
 QUERIES = 5
@@ -43,8 +44,9 @@ def with_net(settings: Settings, net: ProposalNet | None = None) -> Settings:
 
 
 def mine_in(runs: Path, overrides: Sequence[str]) -> None:
-    """Mine in a process of a test's own; the net is there."""
-    run("mine", mining_settings(runs, *overrides))
+    """Mine in a process of a test's own, with workers forked as it was; the net is there."""
+    with forked.dask_workers():
+        run("mine", mining_settings(runs, *overrides))
 
 
 def random_net(*, queries: int = QUERIES, embedding_dim: int = 96) -> ProposalNet:

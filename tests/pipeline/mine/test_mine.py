@@ -282,9 +282,12 @@ def test_a_kill_in_any_step_changes_no_byte(mined, tmp_path):
 
 @pytest.mark.slow
 def test_all_steps_on_two_workers_give_the_same_bytes(mined, tmp_path):
-    with LocalCluster(
-        n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address="127.0.0.1:0", memory_limit=0
-    ) as cluster:
+    with (
+        forked.dask_workers(),
+        LocalCluster(
+            n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address="127.0.0.1:0", memory_limit=0
+        ) as cluster,
+    ):
         address = f"dask.address={cluster.scheduler_address}"
         run("mine", with_net(mining_settings(tmp_path, address, "dask.connect_limit_s=120")))
     reference, found = files_of(mined[0].runs_dir), files_of(tmp_path)
