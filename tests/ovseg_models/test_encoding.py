@@ -1,9 +1,5 @@
 """Embeddings of regions against one crop at a time, and equal masks, which share one."""
 
-import subprocess
-import sys
-import textwrap
-
 import numpy as np
 import pytest
 import torch
@@ -14,8 +10,10 @@ from ovseg_models.encoding import cut_regions, cut_regions_of_pictures, distinct
 from ovseg_models.masked_crops import mask_boxes, masked_crops, patch_mask
 from ovseg_models.preprocessing import CropFormat
 from ovseg_models.pretrained_clip import build_mask_adapted_clip
+from ovseg_models.proposal_presets import build_proposal_net
+from tests import forked
 from tests.operations import CountedOperations
-from tests.tiny_segmenter import CLIP, picture
+from tests.tiny_segmenter import CLIP, PROPOSAL_NET, picture
 
 
 @settings(max_examples=60, deadline=None)
@@ -136,12 +134,9 @@ def test_no_mask_and_empty_masks_give_no_embedding(count):
     assert valid.tolist() == [False] * count
 
 
-COMPILED = textwrap.dedent("""
-    import torch
-    from ovseg_models.pretrained_clip import build_mask_adapted_clip
-    from ovseg_models.proposal_presets import build_proposal_net
-    from tests.tiny_segmenter import CLIP, PROPOSAL_NET
+def compile_both():
     torch.set_grad_enabled(False)
+    torch.set_num_threads(1)
     net, clip = build_proposal_net(**PROPOSAL_NET).eval(), build_mask_adapted_clip(CLIP, prompt_depth=3, seed=0).eval()
     images = torch.randn(2, 3, 64, 96)
     found = torch.compile(net, fullgraph=True, backend="eager")(images)
@@ -150,7 +145,6 @@ COMPILED = textwrap.dedent("""
     patches = torch.rand(3, (clip.crop_px // clip.patch_px) ** 2) < 0.5
     compiled = torch.compile(clip.encode_image, fullgraph=True, backend="eager")
     torch.testing.assert_close(compiled(crops, patches), clip.encode_image(crops, patches))
-""")
 
 
 def test_both_nets_compile_to_one_graph_each():
@@ -158,7 +152,7 @@ def test_both_nets_compile_to_one_graph_each():
 
     What lies between the nets follows boxes that are known when masks are, and is no part of a graph.
     """
-    subprocess.run([sys.executable, "-c", COMPILED], check=True)
+    forked.run(compile_both)
 
 
 @pytest.mark.parametrize("share_above_iou", [1.0, 0.5])

@@ -1,9 +1,9 @@
 """The tiled fusion against the plain form, and its memory, operations and synchronisations."""
 
 import math
-import subprocess
+import resource
 import sys
-import textwrap
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,6 +14,7 @@ from torch.nn import functional
 from ovseg_models import fusion
 from ovseg_models.fusion import ensemble_scores, fused_labels, fused_scores
 from ovseg_models.proposal_masks import upsampled_mask_probs
+from tests import forked
 from tests.fake_cuda import CUDA, FakeCuda
 from tests.operations import CountedOperations
 from tests.proposal_shapes import ellipse_logits
@@ -150,32 +151,28 @@ def test_sizes_that_do_not_fit_are_refused():
             fused_labels(scores, torch.rand(3, 8, 8), net_size=(4, 4), size=(4, 4))
 
 
-PEAK = textwrap.dedent("""
-    import resource, torch
-    from ovseg_models.fusion import fused_labels
-    from tests.proposal_shapes import ellipse_logits
+def peak_mib(size, noise):
+    """Fuse in this process; return how far its memory rose."""
     torch.set_num_threads(1)
     logits = ellipse_logits(100, 640, 961)
-    if {noise}: logits += 3 * torch.randn(logits.shape)
+    if noise:
+        logits += 3 * torch.randn(logits.shape)
     scores = (8 * torch.randn(100, 847)).softmax(1)
     fused_labels(scores[:, :20], logits[:, :8, :8], net_size=(32, 32), size=(30, 40))  # what is loaded at first use
-    with open("/proc/self/clear_refs", "w") as file:
-        file.write("5")  # forget the peak so far
-    before = int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize()
-    labels = fused_labels(scores, logits, net_size=(640, 961), size={size})
-    peak = next(int(line.split()[1]) * 1024 for line in open("/proc/self/status") if line.startswith("VmHWM"))
-    print((peak - before) / 2**20)
-""")
+    Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
+    before = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+    fused_labels(scores, logits, net_size=(640, 961), size=size)
+    status = Path("/proc/self/status").read_text().splitlines()
+    peak = next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM"))
+    return (peak - before) / 2**20
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads peak memory from /proc, which Linux has")
 @pytest.mark.parametrize(("size", "noise"), [((640, 961), False), ((426, 640), True)])
 def test_peak_memory_stays_within_64_mib(size, noise):
     """Soft masks and result included."""
-    ran = subprocess.run(
-        [sys.executable, "-c", PEAK.format(size=size, noise=noise)], capture_output=True, text=True, check=True
-    )
-    assert 1 < float(ran.stdout) <= 64
+    (peak,) = forked.results_of_group(1, peak_mib, size, noise)
+    assert 1 < peak <= 64
 
 
 def ensemble_inputs():
