@@ -1,4 +1,7 @@
-"""``ovseg train-proposals``, ``mine``, ``finetune`` and ``evaluate``: one stage, and the scenes that it lacks."""
+"""``ovseg train-proposals``, ``mine``, ``finetune`` and ``evaluate``: one stage, and the scenes that it lacks.
+
+Which artifacts a stage makes, and of what, is in ``pipeline/dataflow.py``.
+"""
 
 import os
 import sys
@@ -6,6 +9,7 @@ import sys
 import tyro
 
 from flows.arguments import RunArguments
+from pipeline.stage_names import StageName
 
 
 def train_proposals(run: RunArguments) -> None:
@@ -22,11 +26,7 @@ def train_proposals(run: RunArguments) -> None:
         SettingsError: If the settings are wrong.
         StageError: If the loss is not finite, or the device's memory runs out.
     """
-    from pipeline.stages import run as run_stage
-
-    report = run_stage("train-proposals", run.settings())
-    if os.environ.get("RANK", "0") == "0":  # of torchrun's processes one speaks
-        sys.stdout.write(f"{report.artifact.directory}\n")
+    _run_and_print("train-proposals", run)
 
 
 def mine(run: RunArguments) -> None:
@@ -44,9 +44,7 @@ def mine(run: RunArguments) -> None:
         SettingsError: If the settings are wrong, or don't fit the data set.
         StageError: If a unit could not be made, too many rows failed, or there is no pair at all.
     """
-    from pipeline.stages import run as run_stage
-
-    sys.stdout.write(f"{run_stage('mine', run.settings()).artifact.directory}\n")
+    _run_and_print("mine", run)
 
 
 def finetune(run: RunArguments) -> None:
@@ -64,9 +62,7 @@ def finetune(run: RunArguments) -> None:
         MissingInputError: If the pairs are not finished.
         StageError: If the loss is not finite, or the device's memory runs out.
     """
-    from pipeline.stages import run as run_stage
-
-    sys.stdout.write(f"{run_stage('finetune', run.settings()).artifact.directory}\n")
+    _run_and_print("finetune", run)
 
 
 def evaluate(arguments: tyro.conf.OmitArgPrefixes[RunArguments], *, ablate: bool = False) -> None:
@@ -97,3 +93,12 @@ def evaluate(arguments: tyro.conf.OmitArgPrefixes[RunArguments], *, ablate: bool
     for dataset, scores in zip(settings.evaluate.datasets, done.of_kind(SCORES), strict=True):
         sys.stdout.write(f"scores of {dataset.dataset}: {scores.artifact.directory}\n")
     sys.stdout.write(f"report: {html_path(done.artifact)}\n")
+
+
+def _run_and_print(stage: StageName, run: RunArguments) -> None:
+    """Run a stage, and print where its last artifact is."""
+    from pipeline.stages import run as run_stage
+
+    report = run_stage(stage, run.settings())
+    if os.environ.get("RANK", "0") == "0":  # of torchrun's processes only the first prints
+        sys.stdout.write(f"{report.artifact.directory}\n")

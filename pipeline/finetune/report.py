@@ -10,7 +10,7 @@ from pipeline.charts import Panel, Points, training_curves
 from pipeline.clip_loading import LoadedClip
 from pipeline.finetune.phases import Phase
 from pipeline.graph import Node
-from pipeline.training.metrics import read_metrics
+from pipeline.training.metrics_log import read_metrics
 from pipeline.visible_text import visible
 from storage_schemas.artifact import Artifact
 from storage_schemas.checkpoints import REPORT

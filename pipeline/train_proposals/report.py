@@ -8,7 +8,7 @@ from pipeline.charts import Panel, Points, training_curves
 from pipeline.picture_sheets import png
 from pipeline.train_proposals.proposal_sheet import proposal_sheet
 from pipeline.train_proposals.task import ProposalTask
-from pipeline.training.metrics import METRICS_FILE, read_metrics
+from pipeline.training.metrics_log import METRICS_FILE, read_metrics
 from storage_schemas.artifact import Artifact
 from storage_schemas.checkpoints import REPORT
 from storage_schemas.manifest import Sidecar

@@ -29,7 +29,7 @@ from pipeline.trained_nets import write_proposal_net
 from pipeline.training.data_order import torch_seed
 from pipeline.training.learning_rates import warmup_poly
 from pipeline.training.loop import Plan, Trainer
-from pipeline.training.metrics import METRICS_FILE, read_metrics
+from pipeline.training.metrics_log import METRICS_FILE, read_metrics
 from pipeline.training.processes import Processes
 from pipeline.training.stage import run_training
 from storage_schemas.checkpoints import REPORT, WEIGHTS

@@ -25,7 +25,7 @@ from pipeline.settings import Precision
 from pipeline.training.data_order import DataOrder, torch_seed
 from pipeline.training.learning_rates import Schedule
 from pipeline.training.loader import Batch, BatchSource, loading, lost_worker, rows, size
-from pipeline.training.metrics import MetricsLog
+from pipeline.training.metrics_log import MetricsLog
 from pipeline.training.processes import Processes, SummedGradients
 from pipeline.training.state import from_checkpoint, to_checkpoint, trained_tensors
 from pipeline.worker_device import is_out_of_memory

@@ -23,7 +23,7 @@ from pipeline.settings import Settings
 from pipeline.stages import run
 from pipeline.states import state_of_node
 from pipeline.trained_nets import load_adapted_clip
-from pipeline.training.metrics import read_metrics
+from pipeline.training.metrics_log import read_metrics
 from pipeline.training.processes import Processes
 from storage_schemas.artifact import Artifact
 from storage_schemas.checkpoints import read_weights

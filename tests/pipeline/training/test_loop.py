@@ -23,7 +23,7 @@ from pipeline.errors import StageError
 from pipeline.training.data_order import DataOrder, Draw
 from pipeline.training.loader import loading
 from pipeline.training.loop import StepContext, Trainer
-from pipeline.training.metrics import read_metrics
+from pipeline.training.metrics_log import read_metrics
 from pipeline.training.processes import Processes, joined
 from storage_schemas.commit import Disk
 from tests import forked

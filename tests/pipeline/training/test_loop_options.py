@@ -13,7 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch.amp import GradScaler
 
 from pipeline.training.loop import Plan, StepContext, Trainer
-from pipeline.training.metrics import read_metrics
+from pipeline.training.metrics_log import read_metrics
 from pipeline.training.processes import Processes
 from storage_schemas.checkpoints import CheckpointStore
 from tests.pipeline.training.toy_run import Stopped, ToyBatch, ToyTask, toy_artifact, toy_plan

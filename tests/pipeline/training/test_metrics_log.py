@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from pipeline.training.metrics import METRICS_FILE, MetricsLog, read_metrics
+from pipeline.training.metrics_log import METRICS_FILE, MetricsLog, read_metrics
 
 
 def refuse(constant: str) -> None:

@@ -1,4 +1,7 @@
-"""What a training run measures: ``metrics.jsonl``, equal bytes for equal runs on a CPU, and TensorBoard beside it."""
+"""What a training run logs: ``metrics.jsonl``, equal bytes for equal runs on a CPU, and TensorBoard beside it.
+
+The metrics of an evaluation are in ``ovseg_models.segmentation_metrics``.
+"""
 
 import json
 import math
