@@ -20,9 +20,9 @@ from pipeline.executors import Compute, Executor, executor_for
 from pipeline.progress import Progress
 from pipeline.settings import Settings
 from storage_schemas.artifact import Artifact
+from storage_schemas.columns import OK
 from storage_schemas.errors import StorageError
 from storage_schemas.manifest import Manifest, Sidecar
-from storage_schemas.scenes import OK
 from storage_schemas.status import ArtifactStatus, UnitState
 
 logger = logging.getLogger(__name__)

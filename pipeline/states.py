@@ -10,9 +10,9 @@ from pipeline.errors import PipelineError
 from pipeline.graph import Node
 from storage_schemas.artifact import Artifact
 from storage_schemas.cards import card_faults
+from storage_schemas.columns import OK
 from storage_schemas.errors import StorageError
 from storage_schemas.manifest import ARTIFACT_FILE, MANIFEST_FILE
-from storage_schemas.scenes import OK
 from storage_schemas.status import ArtifactStatus, UnitState
 
 FINISHED, UNFINISHED, NOT_BEGUN, UNREADABLE, WAITING = "finished", "unfinished", "not begun", "unreadable", "waiting"

@@ -27,7 +27,6 @@ from storage_schemas.manifest import Sidecar
 from storage_schemas.text_embeddings import (
     KIND,
     SCHEMA_VERSION,
-    embedding_dim_of,
     read_text_embeddings,
     write_text_embeddings,
 )
@@ -224,5 +223,5 @@ def vectors_of(artifact: Artifact) -> Mapping[str, Vector]:
     """Read all vectors of a finished artifact, by name."""
     vectors: dict[str, Vector] = {}
     for unit in artifact.description.units:
-        vectors.update(read_text_embeddings(artifact, unit, embedding_dim=embedding_dim_of(artifact)))
+        vectors.update(read_text_embeddings(artifact, unit))
     return vectors

@@ -8,10 +8,10 @@ import contextlib
 import logging
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, ClassVar, Self
 
 from storage_schemas.commit import (
     Disk,
@@ -234,6 +234,33 @@ class Artifact:
         else:  # a writer killed before it synced the directory left a name that a power cut would take back
             with explained_write_errors(path):
                 self.disk.sync_directory(self.directory)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attributes:
+    """Base of what readers of one kind need beside its rows, such as class names; see `Description.attributes`."""
+
+    kind: ClassVar[str]
+    schema_version: ClassVar[int]
+
+    def to_json(self) -> dict[str, Json]:
+        """Return the form that ``Description.attributes`` holds."""
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+
+    @classmethod
+    def of(cls, artifact: Artifact) -> Self:
+        """Return the attributes of an artifact.
+
+        Raises:
+            ArtifactError: If the artifact is of another kind.
+            SchemaError: If it is of another schema version.
+        """
+        artifact.require(cls.kind, cls.schema_version)
+        values: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in artifact.description.attributes.items()
+        }
+        return cls(**values)
 
 
 class UnitWriter:

@@ -8,7 +8,6 @@ which names their queries, or their classes where regions are those of the label
 scene, failed ones included. This is a memory of intermediate results: it may be deleted at any time.
 """
 
-from collections import Counter
 from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
@@ -19,12 +18,11 @@ import safetensors
 import safetensors.numpy
 
 from storage_schemas.artifact import Artifact, UnitWriter
-from storage_schemas.columns import MEMBER, column
+from storage_schemas.columns import MEMBER, OK, REASON, SCENE_KEY, STATUS, column
 from storage_schemas.errors import CorruptUnitError, SchemaError
 from storage_schemas.manifest import Sidecar
-from storage_schemas.scenes import OK
-from storage_schemas.tables import TableSchema, TableWriter, read_table
-from storage_schemas.tars import Member, ShardTarWriter, read_member
+from storage_schemas.tables import TableSchema, read_table
+from storage_schemas.tars import IndexedTar, Member, read_member
 
 KIND = "branches"
 SCHEMA_VERSION = 1
@@ -34,9 +32,9 @@ SCHEMA = TableSchema(
     SCHEMA_VERSION,
     pa.schema(
         [
-            column("key", pa.string(), "Key of the scene."),
-            column("status", pa.string(), "'ok', else a slug of what went wrong."),
-            column("reason", pa.string(), "What went wrong in words; empty when ok."),
+            SCENE_KEY,
+            STATUS,
+            REASON,
             column("tensors", MEMBER, "Place of the tensors in the tar; null when not ok.", null=True),
         ]
     ),
@@ -53,9 +51,7 @@ class BranchShardWriter:
     """
 
     def __init__(self, unit: UnitWriter) -> None:
-        self._writer = unit
-        self._tar = ShardTarWriter(unit.file("tar"))
-        self._rows: list[dict[str, Any]] = []
+        self._unit = IndexedTar(unit, SCHEMA)
 
     def add(self, key: str, tensors: Tensors) -> None:
         """Append the tensors of one scene.
@@ -63,8 +59,8 @@ class BranchShardWriter:
         Raises:
             WriteError: If the operating system refuses.
         """
-        member = self._tar.add(key, "safetensors", safetensors.numpy.save(dict(tensors)))
-        self._rows.append({"key": key, "status": OK, "reason": "", "tensors": member._asdict()})
+        member = self._unit.add_member(key, "safetensors", safetensors.numpy.save(dict(tensors)))
+        self._unit.rows.append({"key": key, "status": OK, "reason": "", "tensors": member})
 
     def add_failed(self, key: str, status: str, reason: str) -> None:
         """Append a scene that could not be read.
@@ -75,7 +71,7 @@ class BranchShardWriter:
         if status == OK:
             message = f"scene {key!r}: status 'ok' is not a failure; give a slug of what went wrong"
             raise SchemaError(message)
-        self._rows.append({"key": key, "status": status, "reason": reason, "tensors": None})
+        self._unit.rows.append({"key": key, "status": status, "reason": reason, "tensors": None})
 
     def commit(self) -> Sidecar:
         """Make the shard a finished unit.
@@ -83,10 +79,7 @@ class BranchShardWriter:
         Raises:
             WriteError: If the operating system refuses.
         """
-        self._tar.close()
-        with TableWriter(self._writer.file("parquet"), SCHEMA) as table:
-            table.write_rows(self._rows)
-        return self._writer.commit(rows=len(self._rows), counts=Counter(row["status"] for row in self._rows))
+        return self._unit.commit()
 
 
 class BranchShard:

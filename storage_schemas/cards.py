@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 from storage_schemas.artifact import Artifact
 from storage_schemas.commit import make_directories, remove_temporaries, write_file
-from storage_schemas.digests import Json, sealed_json, sha256_of_file
+from storage_schemas.digests import SEAL, Json, sealed_json, sha256_of_file
 from storage_schemas.manifest import Manifest
 from storage_schemas.status import CARD_DIRECTORY
 
@@ -55,9 +55,9 @@ def card_faults(artifact: Artifact) -> tuple[str, ...]:
     try:
         data = (directory / FACTS_FILE).read_bytes()
         stated = json.loads(data)
-        if sealed_json({key: value for key, value in stated.items() if key != "document_digest"}) != data:
+        if sealed_json({key: value for key, value in stated.items() if key != SEAL}) != data:
             return (f"{CARD_DIRECTORY}/{FACTS_FILE} is damaged",)
-        names = [name for name, of in stated["files"].items() if sha256_of_file(directory / name) != of]
+        names = [name for name, sha256 in stated["files"].items() if sha256_of_file(directory / name) != sha256]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         return (f"{CARD_DIRECTORY} cannot be read: {error}",)
     return tuple(f"{CARD_DIRECTORY}/{name} is not what its card states" for name in names)
@@ -74,15 +74,12 @@ def has_current_card(artifact: Artifact, *, maker: str, manifest: Manifest | Non
     Raises:
         ArtifactError: If the artifact is not finished.
     """
-    directory = artifact.directory / CARD_DIRECTORY
     try:
-        data = (directory / FACTS_FILE).read_bytes()
-        stated = json.loads(data)
-        whole = sealed_json({key: value for key, value in stated.items() if key != "document_digest"}) == data
+        stated = json.loads((artifact.directory / CARD_DIRECTORY / FACTS_FILE).read_bytes())
         same = (stated["maker"], stated["manifest"]) == (maker, (manifest or artifact.manifest()).digest())
-        return whole and same and all(sha256_of_file(directory / name) == of for name, of in stated["files"].items())
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return False
+    return same and not card_faults(artifact)
 
 
 def card_facts(artifact: Artifact) -> Mapping[str, Json]:

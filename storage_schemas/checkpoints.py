@@ -17,11 +17,11 @@ import numpy.typing as npt
 import safetensors.numpy
 
 from storage_schemas.artifact import Artifact
+from storage_schemas.columns import OK
 from storage_schemas.commit import Disk, explained_write_errors, remove_temporaries, write_file
 from storage_schemas.digests import Json
 from storage_schemas.errors import ArtifactError, StorageError
 from storage_schemas.manifest import Sidecar
-from storage_schemas.scenes import OK
 from storage_schemas.verification import VerifiedFiles
 
 logger = logging.getLogger(__name__)

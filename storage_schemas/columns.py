@@ -1,4 +1,4 @@
-"""Columns: described where they are declared, vectors to and from numpy, tables cut where a value changes."""
+"""Columns: described where they are declared, those that kinds share, and vectors to and from numpy."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -12,6 +12,9 @@ from storage_schemas.errors import SchemaError
 MEMBER = pa.struct([pa.field("offset", pa.int64(), nullable=False), pa.field("size_bytes", pa.int64(), nullable=False)])
 """Where a member's bytes lie in its tar."""
 
+OK = "ok"
+"""Status of a row that nothing is wrong with; any other is a slug of what went wrong."""
+
 
 def column(name: str, kind: pa.DataType, what: str, *, null: bool = False) -> pa.Field:
     """Return a column that carries its own description, in the code and in every file.
@@ -23,6 +26,11 @@ def column(name: str, kind: pa.DataType, what: str, *, null: bool = False) -> pa
         null: Whether a row may leave it empty.
     """
     return pa.field(name, kind, nullable=null, metadata={"what": what})
+
+
+SCENE_KEY = column("key", pa.string(), "Key of the scene.")
+STATUS = column("status", pa.string(), "'ok', else a slug of what went wrong.")
+REASON = column("reason", pa.string(), "What went wrong in words; empty when ok.")
 
 
 def vector_type(length: int, value_type: pa.DataType) -> pa.DataType:

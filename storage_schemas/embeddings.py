@@ -14,11 +14,10 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from storage_schemas.artifact import Artifact, UnitWriter
-from storage_schemas.columns import column, slices_by, vector_type, vectors_of
+from storage_schemas.columns import OK, REASON, SCENE_KEY, STATUS, column, slices_by, vector_type, vectors_of
 from storage_schemas.digests import Json
 from storage_schemas.errors import SchemaError
 from storage_schemas.manifest import Sidecar
-from storage_schemas.scenes import OK
 from storage_schemas.tables import TableSchema, UnitTable, read_table, vector_length
 
 KIND = "embeddings"
@@ -28,15 +27,15 @@ SCHEMA_VERSION = 1
 def schema(embedding_dim: int) -> TableSchema:
     """Return the table's schema for a CLIP with embeddings of this length, kept in half precision."""
     columns = [
-        column("key", pa.string(), "Key of the scene."),
+        SCENE_KEY,
         column(
             "region",
             pa.int32(),
             "Query of the proposal, or class of the ground-truth mask; null for a scene without masks.",
             null=True,
         ),
-        column("status", pa.string(), "'ok', else a slug of what went wrong."),
-        column("reason", pa.string(), "What went wrong in words; empty when ok."),
+        STATUS,
+        REASON,
         column(
             "image_embedding",
             vector_type(embedding_dim, pa.float16()),
@@ -116,42 +115,29 @@ class EmbeddingShardWriter:
         return self._table.commit(facts)
 
 
-def embedding_dim_of(artifact: Artifact) -> int:
-    """Return the length of the embeddings of a finished artifact.
-
-    Raises:
-        SchemaError: If its first file is no such table.
-    """
-    return vector_length(artifact.directory / f"{artifact.description.units[0]}.parquet", "image_embedding")
-
-
-def read_embeddings(artifact: Artifact, unit: str, *, embedding_dim: int) -> Iterator[SceneEmbeddings]:
+def read_embeddings(artifact: Artifact, unit: str) -> Iterator[SceneEmbeddings]:
     """Read the embeddings of one shard, scene by scene in key order.
 
     Raises:
         SchemaError: If the file is of another schema.
     """
-    table = read_table(artifact.directory / f"{unit}.parquet", schema(embedding_dim))
-    for rows in slices_by(table, "key"):
-        yield _scene(rows, embedding_dim)
-
-
-def _scene(rows: pa.Table, embedding_dim: int) -> SceneEmbeddings:
-    """Put the rows of one scene together."""
-    key, statuses, reasons = rows["key"][0].as_py(), rows["status"].to_pylist(), rows["reason"].to_pylist()
-    if rows["region"].null_count:
-        return SceneEmbeddings(
-            key=key,
-            regions=np.zeros(0, np.int32),
-            statuses=(),
-            reasons=(),
-            embeddings=np.zeros((0, embedding_dim), np.float16),
-            scene_status=statuses[0],
-            scene_reason=reasons[0],
+    path = artifact.directory / f"{unit}.parquet"
+    dim = vector_length(path, "image_embedding")
+    for rows in slices_by(read_table(path, schema(dim)), "key"):
+        key, statuses, reasons = rows["key"][0].as_py(), rows["status"].to_pylist(), rows["reason"].to_pylist()
+        if rows["region"].null_count:  # the single row of a scene without masks
+            yield SceneEmbeddings(
+                key=key,
+                regions=np.zeros(0, np.int32),
+                statuses=(),
+                reasons=(),
+                embeddings=np.zeros((0, dim), np.float16),
+                scene_status=statuses[0],
+                scene_reason=reasons[0],
+            )
+            continue
+        embeddings = np.zeros((len(statuses), dim), np.float16)
+        embeddings[[status == OK for status in statuses]] = vectors_of(rows["image_embedding"].drop_null())
+        yield SceneEmbeddings(
+            key=key, regions=rows["region"].to_numpy(), statuses=statuses, reasons=reasons, embeddings=embeddings
         )
-    embeddings = np.zeros((len(statuses), embedding_dim), np.float16)
-    ok = np.array([status == OK for status in statuses])
-    embeddings[ok] = vectors_of(rows["image_embedding"].drop_null())
-    return SceneEmbeddings(
-        key=key, regions=rows["region"].to_numpy(), statuses=statuses, reasons=reasons, embeddings=embeddings
-    )

@@ -263,15 +263,11 @@ def read_document(path: Path) -> dict[str, Any]:
         message = f"{path}: {found}; use the version that wrote it"
         raise SchemaError(message)
     stated = document.pop(SEAL, None)
-    if not _is_sealed_as(document, data):
+    try:  # written again it gives the same bytes: damage to the white space shows, too
+        is_whole = sealed_json(document) == data
+    except ValueError:  # NaN, an infinity or half a character, which are never written
+        is_whole = False
+    if not is_whole:
         message = f"{path}: is damaged, its {SEAL} {stated!r} is not true of it; delete it and run the stage again"
         raise ArtifactError(message)
     return document
-
-
-def _is_sealed_as(document: Mapping[str, Json], data: bytes) -> bool:
-    """Return whether a document, its digest left out, gives these bytes again."""
-    try:
-        return sealed_json(document) == data
-    except ValueError:  # NaN, an infinity or half a character, which are never written
-        return False

@@ -8,9 +8,9 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from storage_schemas.artifact import Artifact
+from storage_schemas.columns import OK
 from storage_schemas.errors import ArtifactError
 from storage_schemas.pairs import KIND, SCHEMA_VERSION, PairMembers, read_index, read_members
-from storage_schemas.scenes import OK
 
 _COLUMNS = ("pair", "status", "noun", "crop", "crop_mask")
 

@@ -9,21 +9,19 @@ proposal net saw it: turned as its EXIF tag says, and resized to ``height_px`` x
 """
 
 import json
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import pyarrow as pa
 
 from storage_schemas.artifact import Artifact, UnitWriter
-from storage_schemas.columns import MEMBER, column, vector_type
+from storage_schemas.columns import MEMBER, OK, REASON, SCENE_KEY, STATUS, column, vector_type
 from storage_schemas.errors import ArtifactError
 from storage_schemas.manifest import Sidecar
-from storage_schemas.scenes import OK
-from storage_schemas.tables import TableSchema, TableWriter, read_table
-from storage_schemas.tars import Member, ShardTarWriter, read_member
+from storage_schemas.tables import TableSchema, read_table
+from storage_schemas.tars import IndexedTar, Member, read_member
 
 KIND = "pairs"
 SCHEMA_VERSION = 2
@@ -35,10 +33,10 @@ SCHEMA = TableSchema(
     pa.schema(
         [
             column("pair", pa.string(), "Name of the pair, unique and ascending; also the stem of its members' names."),
-            column("key", pa.string(), "Key of the scene."),
+            SCENE_KEY,
             column("image_id", pa.string(), "The data set's own id of the image."),
-            column("status", pa.string(), "'ok', else a slug of what went wrong."),
-            column("reason", pa.string(), "What went wrong in words; empty when ok."),
+            STATUS,
+            REASON,
             column("noun", pa.string(), "Lower-case lemma, or as written by settings; empty where there is none."),
             column("noun_text", pa.string(), "The noun as the caption has it."),
             column(
@@ -138,10 +136,7 @@ class PairShardWriter:
     """
 
     def __init__(self, unit: UnitWriter) -> None:
-        self._writer = unit
-        self._tar = ShardTarWriter(self._writer.file("tar"))
-        self._table_file = self._writer.file("parquet")
-        self._rows: list[dict[str, Any]] = []
+        self._unit = IndexedTar(unit, SCHEMA)
 
     def add(self, pair: Pair) -> None:
         """Append one pair; one that could not be made becomes a row without members.
@@ -150,18 +145,19 @@ class PairShardWriter:
             ArtifactError: If its name is not greater than that of the pair before, or cannot name a tar member.
             WriteError: If the operating system refuses.
         """
-        if self._rows and pair.pair <= self._rows[-1]["pair"]:
-            message = f"pair {pair.pair!r}: comes after {self._rows[-1]['pair']!r}; add pairs in ascending order"
+        rows = self._unit.rows
+        if rows and pair.pair <= rows[-1]["pair"]:
+            message = f"pair {pair.pair!r}: comes after {rows[-1]['pair']!r}; add pairs in ascending order"
             raise ArtifactError(message)
         row = {name: value for name, value in asdict(pair).items() if name in SCHEMA.columns.names}
         row["crop"], row["crop_mask"] = None, None
         if pair.status == OK:
-            row["crop"] = self._tar.add(pair.pair, pair.crop_suffix, pair.crop)._asdict()
+            row["crop"] = self._unit.add_member(pair.pair, pair.crop_suffix, pair.crop)
             origin = json.dumps({name: getattr(pair, name) for name in _ORIGIN}, ensure_ascii=False)
-            self._tar.add(pair.pair, "json", origin.encode())
-            row["crop_mask"] = self._tar.add(pair.pair, "mask.png", pair.crop_mask_png)._asdict()
-            self._tar.add(pair.pair, "txt", pair.noun.encode())
-        self._rows.append(row)
+            self._unit.add_member(pair.pair, "json", origin.encode())
+            row["crop_mask"] = self._unit.add_member(pair.pair, "mask.png", pair.crop_mask_png)
+            self._unit.add_member(pair.pair, "txt", pair.noun.encode())
+        rows.append(row)
 
     def commit(self) -> Sidecar:
         """Make the shard a finished unit.
@@ -169,11 +165,7 @@ class PairShardWriter:
         Raises:
             WriteError: If the operating system refuses.
         """
-        self._tar.close()
-        with TableWriter(self._table_file, SCHEMA) as table:
-            table.write_rows(self._rows)
-        counts = Counter(row["status"] for row in self._rows)
-        return self._writer.commit(rows=len(self._rows), counts=counts)
+        return self._unit.commit()
 
 
 class PairMembers(NamedTuple):

@@ -15,10 +15,19 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from storage_schemas.artifact import Artifact, UnitWriter
-from storage_schemas.columns import column, slices_by, vector_column, vector_type, vectors_of
+from storage_schemas.columns import (
+    OK,
+    REASON,
+    SCENE_KEY,
+    STATUS,
+    column,
+    slices_by,
+    vector_column,
+    vector_type,
+    vectors_of,
+)
 from storage_schemas.errors import SchemaError
 from storage_schemas.manifest import Sidecar
-from storage_schemas.scenes import OK
 from storage_schemas.tables import TableSchema, UnitTable, read_table, vector_length
 
 KIND = "proposals"
@@ -30,9 +39,9 @@ _OF_QUERIES = ("query", "mask_counts", "area_px", "box_xyxy", "objectness", "pro
 def schema(embedding_dim: int) -> TableSchema:
     """Return the table's schema for a proposal net with embeddings of this length."""
     columns = [
-        column("key", pa.string(), "Key of the scene."),
-        column("status", pa.string(), "'ok', else a slug of what went wrong."),
-        column("reason", pa.string(), "What went wrong in words; empty when ok."),
+        SCENE_KEY,
+        STATUS,
+        REASON,
         column(
             "query", pa.int32(), "Query index, ascending within a scene; null for a scene without proposals.", null=True
         ),
@@ -148,41 +157,34 @@ class ProposalShardWriter:
         return self._table.commit()
 
 
-def embedding_dim_of(artifact: Artifact) -> int:
-    """Return the length of the embeddings of a finished artifact.
-
-    Raises:
-        SchemaError: If its first file is no such table.
-    """
-    return vector_length(artifact.directory / f"{artifact.description.units[0]}.parquet", "proposal_embedding")
-
-
-def read_proposals(artifact: Artifact, unit: str, *, embedding_dim: int) -> Iterator[SceneProposals]:
+def read_proposals(artifact: Artifact, unit: str, *, embedding_dim: int | None = None) -> Iterator[SceneProposals]:
     """Read the proposals of one shard, scene by scene in key order.
+
+    Args:
+        artifact: Of proposals.
+        unit: Shard.
+        embedding_dim: Length of the embeddings that is expected; None takes the file's.
 
     Raises:
         SchemaError: If the file is of another schema.
     """
-    table = read_table(artifact.directory / f"{unit}.parquet", schema(embedding_dim))
-    for rows in slices_by(table, "key"):
-        yield _scene(rows, embedding_dim)
-
-
-def _scene(rows: pa.Table, embedding_dim: int) -> SceneProposals:
-    """Put the rows of one scene together."""
-    key, status, reason = (rows[name][0].as_py() for name in ("key", "status", "reason"))
-    if rows["query"].null_count:
-        return SceneProposals.failed(key, embedding_dim, status, reason)
-    return SceneProposals(
-        key=key,
-        height_px=rows["height_px"][0].as_py(),
-        width_px=rows["width_px"][0].as_py(),
-        queries=rows["query"].to_numpy(),
-        mask_counts=rows["mask_counts"].to_pylist(),
-        areas_px=rows["area_px"].to_numpy(),
-        boxes_xyxy=vectors_of(rows["box_xyxy"]).astype(np.int32, copy=False),
-        objectness=rows["objectness"].to_numpy(),
-        embeddings=vectors_of(rows["proposal_embedding"]).astype(np.float32, copy=False),
-        status=status,
-        reason=reason,
-    )
+    path = artifact.directory / f"{unit}.parquet"
+    dim = vector_length(path, "proposal_embedding") if embedding_dim is None else embedding_dim
+    for rows in slices_by(read_table(path, schema(dim)), "key"):
+        key, status, reason = (rows[name][0].as_py() for name in ("key", "status", "reason"))
+        if rows["query"].null_count:  # the single row of a scene without proposals
+            yield SceneProposals.failed(key, dim, status, reason)
+            continue
+        yield SceneProposals(
+            key=key,
+            height_px=rows["height_px"][0].as_py(),
+            width_px=rows["width_px"][0].as_py(),
+            queries=rows["query"].to_numpy(),
+            mask_counts=rows["mask_counts"].to_pylist(),
+            areas_px=rows["area_px"].to_numpy(),
+            boxes_xyxy=vectors_of(rows["box_xyxy"]).astype(np.int32, copy=False),
+            objectness=rows["objectness"].to_numpy(),
+            embeddings=vectors_of(rows["proposal_embedding"]).astype(np.float32, copy=False),
+            status=status,
+            reason=reason,
+        )

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from storage_schemas.artifact import Artifact
+from storage_schemas.columns import OK
 from storage_schemas.digests import Json, readable_json
 from storage_schemas.errors import SchemaError
 from storage_schemas.manifest import Sidecar
-from storage_schemas.scenes import OK
 
 KIND = "reports"
 SCHEMA_VERSION = 1

@@ -1,14 +1,15 @@
 """All readable scenes of an artifact as one numbered list, each of them one seek away."""
 
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from storage_schemas.artifact import Artifact
+from storage_schemas.columns import OK
 from storage_schemas.errors import ArtifactError
-from storage_schemas.scenes import OK, Scene, SceneShard
+from storage_schemas.scenes import Scene, SceneShard
 
 
 class SceneCollection:
@@ -28,7 +29,7 @@ class SceneCollection:
         self._captioned = captioned
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _collection, (self.artifact, self._labelled, self._captioned)
+        return partial(SceneCollection, labelled=self._labelled, captioned=self._captioned), (self.artifact,)
 
     def __len__(self) -> int:
         return len(self._places)
@@ -48,7 +49,7 @@ class SceneCollection:
         return scene
 
     def place(self, number: int) -> tuple[str, str]:
-        """Return the names of a scene's shard and of the scene itself, for messages."""
+        """Return the names of a scene's shard and of the scene, for messages."""
         shard, row = self._places[number]
         return self.artifact.description.units[shard], self._shards[shard].index["key"][int(row)].as_py()
 
@@ -82,7 +83,3 @@ class SceneCollection:
             )
             raise ArtifactError(message)
         return joined
-
-
-def _collection(artifact: Artifact, labelled: bool, captioned: bool) -> SceneCollection:
-    return SceneCollection(artifact, labelled=labelled, captioned=captioned)

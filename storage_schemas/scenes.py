@@ -14,24 +14,23 @@ labels upright, both by ``exif_orientation``, before it does anything else with 
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple, Self
+from typing import ClassVar, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from storage_schemas.artifact import Artifact, UnitWriter
-from storage_schemas.columns import MEMBER, column
+from storage_schemas.artifact import Artifact, Attributes, UnitWriter
+from storage_schemas.columns import MEMBER, OK, REASON, STATUS, column
 from storage_schemas.digests import Json
 from storage_schemas.errors import ArtifactError, CorruptUnitError
 from storage_schemas.manifest import Sidecar
-from storage_schemas.tables import TableSchema, TableWriter, read_table
-from storage_schemas.tars import KEY, Member, ShardTarWriter, read_member
+from storage_schemas.tables import TableSchema, read_table
+from storage_schemas.tars import KEY, IndexedTar, Member, read_member
 
 KIND = "scenes"
 SCHEMA_VERSION = 1
-OK = "ok"
 IMAGE_SUFFIXES = ("jpg", "png", "webp")
 
 _CAPTION = pa.struct(
@@ -47,8 +46,8 @@ SCHEMA = TableSchema(
                 "key", pa.string(), "Name of the scene, unique in the data set; also the stem of its members' names."
             ),
             column("image_id", pa.string(), "The data set's own id of the image."),
-            column("status", pa.string(), "'ok', else a slug of what went wrong."),
-            column("reason", pa.string(), "What went wrong in words; empty when ok."),
+            STATUS,
+            REASON,
             column("width_px", pa.int32(), "Width as decoded, EXIF orientation not applied; 0 when unreadable."),
             column("height_px", pa.int32(), "Height, likewise."),
             column(
@@ -79,7 +78,7 @@ class Caption(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ScenesAttributes:
+class ScenesAttributes(Attributes):
     """What readers of an artifact of scenes need beside its rows.
 
     Attributes:
@@ -91,30 +90,14 @@ class ScenesAttributes:
         licence: Licence or terms of the pictures and annotations, one line.
     """
 
+    kind: ClassVar[str] = KIND
+    schema_version: ClassVar[int] = SCHEMA_VERSION
+
     vocabulary: str
     class_names: tuple[str, ...]
     seen: tuple[str, ...]
     ignore_label: int
     licence: str
-
-    def to_json(self) -> dict[str, Json]:
-        """Return the form that ``Description.attributes`` holds."""
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
-
-    @classmethod
-    def of(cls, artifact: Artifact) -> Self:
-        """Return the attributes of an artifact of scenes.
-
-        Raises:
-            ArtifactError: If the artifact is not one of scenes.
-            SchemaError: If they are scenes of another schema version.
-        """
-        artifact.require(KIND, SCHEMA_VERSION)
-        values: dict[str, Any] = {
-            name: tuple(value) if isinstance(value, list) else value
-            for name, value in artifact.description.attributes.items()
-        }
-        return cls(**values)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,10 +149,7 @@ class SceneShardWriter:
     """
 
     def __init__(self, unit: UnitWriter) -> None:
-        self._writer = unit
-        self._tar = ShardTarWriter(self._writer.file("tar"))
-        self._table_file = self._writer.file("parquet")
-        self._rows: list[dict[str, Any]] = []
+        self._unit = IndexedTar(unit, SCHEMA)
         self._ignored_values = Counter[int]()
 
     def add(self, scene: Scene) -> None:
@@ -180,17 +160,29 @@ class SceneShardWriter:
                 image is not of a kind that readers know.
             WriteError: If the operating system refuses.
         """
-        self._check(scene)
+        rows = self._unit.rows
+        if not KEY.fullmatch(scene.key):
+            message = f"scene {scene.key!r}: at most 80 letters, digits, '_' and '-' make a key; rename the scene"
+            raise ArtifactError(message)
+        if rows and scene.key <= rows[-1]["key"]:
+            message = f"scene {scene.key!r}: comes after {rows[-1]['key']!r}; add scenes in ascending order of key"
+            raise ArtifactError(message)
+        if scene.status == OK and scene.image_suffix not in IMAGE_SUFFIXES:
+            found = f"image suffix {scene.image_suffix!r}, one of {IMAGE_SUFFIXES} is expected"
+            message = f"scene {scene.key!r}: {found}; convert the image, or store the scene with a status and reason"
+            raise ArtifactError(message)
         members: dict[str, dict[str, int] | None] = {"image": None, "label": None, "instances": None}
+        captions = [caption._asdict() for caption in scene.captions]
         if scene.status == OK:
-            if scene.captions:
-                listed = json.dumps([caption._asdict() for caption in scene.captions], ensure_ascii=False)
-                self._tar.add(scene.key, "captions.json", listed.encode())
-            members["image"] = self._add(scene.key, scene.image_suffix, scene.image)
-            members["instances"] = self._add(scene.key, "instances.png", scene.instances_png)
-            members["label"] = self._add(scene.key, "label.png", scene.label_png)
+            if captions:
+                self._unit.add_member(scene.key, "captions.json", json.dumps(captions, ensure_ascii=False).encode())
+            members["image"] = self._unit.add_member(scene.key, scene.image_suffix, scene.image)
+            if scene.instances_png is not None:
+                members["instances"] = self._unit.add_member(scene.key, "instances.png", scene.instances_png)
+            if scene.label_png is not None:
+                members["label"] = self._unit.add_member(scene.key, "label.png", scene.label_png)
             self._ignored_values.update(scene.ignored_values)
-        self._rows.append(
+        rows.append(
             {
                 "key": scene.key,
                 "image_id": scene.image_id,
@@ -202,7 +194,7 @@ class SceneShardWriter:
                 "image_suffix": scene.image_suffix,
                 "source_path": scene.source_path,
                 "classes": scene.classes,
-                "captions": [caption._asdict() for caption in scene.captions],
+                "captions": captions,
                 **members,
             }
         )
@@ -213,37 +205,12 @@ class SceneShardWriter:
         Raises:
             WriteError: If the operating system refuses.
         """
-        self._tar.close()
-        with TableWriter(self._table_file, SCHEMA) as table:
-            table.write_rows(self._rows)
-        counts = Counter(row["status"] for row in self._rows)
         facts: dict[str, Json] = {
-            "captions": sum(len(row["captions"]) for row in self._rows),
-            "labelled": sum(row["label"] is not None for row in self._rows),
+            "captions": sum(len(row["captions"]) for row in self._unit.rows),
+            "labelled": sum(row["label"] is not None for row in self._unit.rows),
             "ignored_values": {str(value): files for value, files in sorted(self._ignored_values.items())},
         }
-        return self._writer.commit(rows=len(self._rows), counts=counts, facts=facts)
-
-    def _check(self, scene: Scene) -> None:
-        """Refuse a scene that could not be found again.
-
-        Raises:
-            ArtifactError: As ``add`` says.
-        """
-        if not KEY.fullmatch(scene.key):
-            message = f"scene {scene.key!r}: at most 80 letters, digits, '_' and '-' make a key; rename the scene"
-            raise ArtifactError(message)
-        if self._rows and scene.key <= self._rows[-1]["key"]:
-            before = self._rows[-1]["key"]
-            message = f"scene {scene.key!r}: comes after {before!r}; add scenes in ascending order of key"
-            raise ArtifactError(message)
-        if scene.status == OK and scene.image_suffix not in IMAGE_SUFFIXES:
-            found = f"image suffix {scene.image_suffix!r}, one of {IMAGE_SUFFIXES} is expected"
-            message = f"scene {scene.key!r}: {found}; convert the image, or store the scene with a status and reason"
-            raise ArtifactError(message)
-
-    def _add(self, key: str, suffix: str, data: bytes | None) -> dict[str, int] | None:
-        return self._tar.add(key, suffix, data)._asdict() if data is not None else None
+        return self._unit.commit(facts)
 
 
 class SceneShard:
@@ -291,7 +258,15 @@ class SceneShard:
             rows_without_captions = table.drop_columns(["captions"]).to_pylist()
             for row, captions in zip(rows_without_captions, captions_of(table["captions"]), strict=True):
                 parts = {name: read_member(file, Member(**row[name]), self._tar_path) for name in expected if row[name]}
-                yield _scene(row, captions, parts)
+                own = {name: row[name] for name in row if name not in {"image", "label", "instances", "classes"}}
+                yield Scene(
+                    image=parts.get("image", b""),
+                    label_png=parts.get("label"),
+                    instances_png=parts.get("instances"),
+                    classes=tuple(row["classes"]),
+                    captions=captions,
+                    **own,
+                )
 
 
 def labelled_scenes(artifact: Artifact) -> int:
@@ -321,16 +296,3 @@ def captions_of(column: pa.ChunkedArray) -> list[tuple[Caption, ...]]:
             rows.append(tuple(captions[start : start + number]))
             start += number
     return rows
-
-
-def _scene(row: dict[str, Any], captions: tuple[Caption, ...], parts: dict[str, bytes]) -> Scene:
-    """Put a row of the index, its captions and the bytes of its members together."""
-    own = {name: value for name, value in row.items() if name not in {"image", "label", "instances", "classes"}}
-    return Scene(
-        image=parts.get("image", b""),
-        label_png=parts.get("label"),
-        instances_png=parts.get("instances"),
-        classes=tuple(row["classes"]),
-        captions=captions,
-        **own,
-    )

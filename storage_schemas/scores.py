@@ -9,20 +9,19 @@ of as many bits as the label map's. A *variant* is one way of predicting, such a
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
-from typing import Any, Self
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from storage_schemas.artifact import Artifact, UnitWriter
-from storage_schemas.columns import MEMBER, column
+from storage_schemas.artifact import Artifact, Attributes, UnitWriter
+from storage_schemas.columns import MEMBER, OK, REASON, SCENE_KEY, STATUS, column
 from storage_schemas.digests import Json
 from storage_schemas.errors import CorruptUnitError, SchemaError
 from storage_schemas.manifest import Sidecar
-from storage_schemas.scenes import OK
 from storage_schemas.tables import TableSchema, TableWriter, read_table
 from storage_schemas.tars import Member, ShardTarWriter, read_member
 
@@ -55,9 +54,9 @@ IMAGES = TableSchema(
     pa.schema(
         [
             column("variant", pa.string(), "Way of predicting, such as 'ensemble' or 'clip-only'."),
-            column("key", pa.string(), "Key of the scene."),
-            column("status", pa.string(), "'ok', else a slug of what went wrong."),
-            column("reason", pa.string(), "What went wrong in words; empty when ok."),
+            SCENE_KEY,
+            STATUS,
+            REASON,
             column("labelled_px", pa.int64(), "Pixels with a class."),
             column("correct_px", pa.int64(), "Those predicted rightly."),
             column(
@@ -77,7 +76,7 @@ CLASSES = TableSchema(
     pa.schema(
         [
             column("variant", pa.string(), "Way of predicting, such as 'ensemble' or 'clip-only'."),
-            column("key", pa.string(), "Key of the scene."),
+            SCENE_KEY,
             column("class_index", pa.int32(), "Class that occurs in either map."),
             column("true_px", pa.int64(), "Its pixels in the label map."),
             column("predicted_px", pa.int64(), "Its pixels in the prediction, ignored ones left out."),
@@ -94,7 +93,7 @@ Confusion = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ScoresAttributes:
+class ScoresAttributes(Attributes):
     """What readers of an artifact of scores need beside its rows.
 
     Attributes:
@@ -106,31 +105,15 @@ class ScoresAttributes:
         variants: All ways of predicting that were scored, each with what makes it.
     """
 
+    kind: ClassVar[str] = KIND
+    schema_version: ClassVar[int] = SCHEMA_VERSION
+
     dataset: str
     vocabulary: str
     class_names: tuple[str, ...]
     seen: tuple[str, ...]
     main_variant: str
     variants: Mapping[str, Json]
-
-    def to_json(self) -> dict[str, Json]:
-        """Return the form that ``Description.attributes`` holds."""
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
-
-    @classmethod
-    def of(cls, artifact: Artifact) -> Self:
-        """Return the attributes of an artifact of scores.
-
-        Raises:
-            ArtifactError: If the artifact is not one of scores.
-            SchemaError: If they are scores of another schema version.
-        """
-        artifact.require(KIND, SCHEMA_VERSION)
-        values: dict[str, Any] = {
-            name: tuple(value) if isinstance(value, list) else value
-            for name, value in artifact.description.attributes.items()
-        }
-        return cls(**values)
 
 
 Counts = npt.NDArray[np.int64]
@@ -180,7 +163,7 @@ class ImageCounts:
         ]
 
 
-_CLASS_COUNTS = tuple(entry.name for entry in fields(ImageCounts))[4:]
+_CLASS_COUNTS = tuple(entry.name for entry in fields(ImageCounts))[4:]  # from true_px on, as the columns are named
 
 
 class ScoreShardWriter:
@@ -242,13 +225,29 @@ class ScoreShardWriter:
         """
         self._tar.close()
         with TableWriter(self._writer.file("confusion.parquet"), CONFUSION) as table:
-            for variant in sorted(self._confusions):
-                table.write_columns(_entries(variant, self._confusions[variant]))
+            for variant, confusion in sorted(self._confusions.items()):
+                true_classes, predicted_classes = np.nonzero(confusion)
+                table.write_columns(
+                    {
+                        "variant": [variant] * len(true_classes),
+                        "true_class": true_classes.astype(np.int32),
+                        "predicted_class": predicted_classes.astype(np.int32),
+                        "pixels": confusion[true_classes, predicted_classes],
+                    }
+                )
         with TableWriter(self._writer.file("images.parquet"), IMAGES) as table:
             table.write_rows(sorted(self._images, key=lambda row: (row["variant"], row["key"])))
         with TableWriter(self._writer.file("classes.parquet"), CLASSES) as table:
-            for variant in sorted(self._classes):
-                table.write_columns(_class_rows(variant, self._classes[variant]))
+            for variant, images in sorted(self._classes.items()):
+                lengths = [len(counts.classes) for _, counts in images]
+                columns: dict[str, Any] = {
+                    "variant": [variant] * sum(lengths),
+                    "key": np.repeat(np.array([key for key, _ in images], object), lengths),
+                    "class_index": np.concatenate([counts.classes for _, counts in images]).astype(np.int32),
+                }
+                for name in _CLASS_COUNTS:
+                    columns[name] = np.concatenate([getattr(counts, name) for _, counts in images])
+                table.write_columns(columns)
         counts = Counter(row["status"] for row in self._images)
         return self._writer.commit(rows=len(self._images), counts=counts)
 
@@ -303,27 +302,3 @@ def read_predictions(artifact: Artifact, unit: str, members: Sequence[Member]) -
     except OSError as error:
         message = f"{path}: cannot be read ({error}); run 'ovseg evaluate' again"
         raise CorruptUnitError(message) from error
-
-
-def _entries(variant: str, confusion: Confusion) -> dict[str, Any]:
-    """Turn the entries of a confusion matrix that are not zero into columns."""
-    true_classes, predicted_classes = np.nonzero(confusion)
-    return {
-        "variant": [variant] * len(true_classes),
-        "true_class": true_classes.astype(np.int32),
-        "predicted_class": predicted_classes.astype(np.int32),
-        "pixels": confusion[true_classes, predicted_classes],
-    }
-
-
-def _class_rows(variant: str, images: Sequence[tuple[str, ImageCounts]]) -> dict[str, Any]:
-    """Turn the class counts of a variant's images into columns."""
-    lengths = [len(counts.classes) for _, counts in images]
-    columns: dict[str, Any] = {
-        "variant": [variant] * sum(lengths),
-        "key": np.repeat(np.array([key for key, _ in images], object), lengths),
-        "class_index": np.concatenate([counts.classes for _, counts in images]).astype(np.int32),
-    }
-    for name in _CLASS_COUNTS:
-        columns[name] = np.concatenate([getattr(counts, name) for _, counts in images])
-    return columns

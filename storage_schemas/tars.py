@@ -6,10 +6,17 @@ Headers are the standard library's, in the plain ustar format: importing webdata
 import io
 import re
 import tarfile
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from types import MappingProxyType
+from typing import Any, BinaryIO, NamedTuple
 
+from storage_schemas.artifact import UnitWriter
+from storage_schemas.digests import Json
 from storage_schemas.errors import ArtifactError, CorruptUnitError
+from storage_schemas.manifest import Sidecar
+from storage_schemas.tables import TableSchema, TableWriter
 
 KEY = re.compile(r"[A-Za-z0-9_-]{1,80}")
 _SUFFIX = re.compile(r"(?=.{1,19}$)[a-z0-9]+(\.[a-z0-9]+)*")  # with the key and a dot at most 100 characters: ustar
@@ -64,6 +71,44 @@ class ShardTarWriter:
     def _write(self, data: bytes) -> None:
         self._file.write(data)
         self._size_bytes += len(data)
+
+
+class IndexedTar:
+    """A unit that is a tar and a Parquet index with one row per sample; it counts once ``commit`` was called.
+
+    Args:
+        unit: From ``artifact.write_unit``, in whose ``with`` block it is used.
+        schema: Of the index.
+    """
+
+    def __init__(self, unit: UnitWriter, schema: TableSchema) -> None:
+        self._unit = unit
+        self._schema = schema
+        self._tar = ShardTarWriter(unit.file("tar"))
+        self._table_file = unit.file("parquet")
+        self.rows: list[dict[str, Any]] = []
+
+    def add_member(self, key: str, suffix: str, data: bytes) -> dict[str, int]:
+        """Append a member to the tar; return its place as an index has it (`columns.MEMBER`).
+
+        Raises:
+            ArtifactError: As `ShardTarWriter.add`.
+            WriteError: If the operating system refuses.
+        """
+        return self._tar.add(key, suffix, data)._asdict()
+
+    def commit(self, facts: Mapping[str, Json] = MappingProxyType({})) -> Sidecar:
+        """Write the index of ``rows``, and make the unit a finished one.
+
+        Raises:
+            SchemaError: If a row does not fit the schema.
+            WriteError: If the operating system refuses.
+        """
+        self._tar.close()
+        with TableWriter(self._table_file, self._schema) as table:
+            table.write_rows(self.rows)
+        counts = Counter(row["status"] for row in self.rows)
+        return self._unit.commit(rows=len(self.rows), counts=counts, facts=facts)
 
 
 def read_member(file: BinaryIO, member: Member, path: Path) -> bytes:

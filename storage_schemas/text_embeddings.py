@@ -11,9 +11,8 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from storage_schemas.artifact import Artifact
-from storage_schemas.columns import column, vector_column, vector_type, vectors_of
+from storage_schemas.columns import OK, column, vector_column, vector_type, vectors_of
 from storage_schemas.manifest import Sidecar
-from storage_schemas.scenes import OK
 from storage_schemas.tables import TableSchema, TableWriter, read_table, vector_length
 
 KIND = "text_embeddings"
@@ -53,20 +52,12 @@ def write_text_embeddings(
         return writer.commit(rows=len(nouns), counts={OK: len(nouns)})
 
 
-def embedding_dim_of(artifact: Artifact) -> int:
-    """Return the length of the embeddings of a finished artifact.
-
-    Raises:
-        SchemaError: If its first file is no such table.
-    """
-    return vector_length(artifact.directory / f"{artifact.description.units[0]}.parquet", "text_embedding")
-
-
-def read_text_embeddings(artifact: Artifact, unit: str, *, embedding_dim: int) -> Mapping[str, npt.NDArray[np.float32]]:
+def read_text_embeddings(artifact: Artifact, unit: str) -> Mapping[str, npt.NDArray[np.float32]]:
     """Read one unit as vectors [dim] by noun.
 
     Raises:
         SchemaError: If the file is of another schema.
     """
-    table = read_table(artifact.directory / f"{unit}.parquet", schema(embedding_dim))
+    path = artifact.directory / f"{unit}.parquet"
+    table = read_table(path, schema(vector_length(path, "text_embedding")))
     return dict(zip(table["noun"].to_pylist(), vectors_of(table["text_embedding"]), strict=True))

@@ -8,9 +8,8 @@ from collections.abc import Mapping, Sequence
 import pyarrow as pa
 
 from storage_schemas.artifact import Artifact
-from storage_schemas.columns import column
+from storage_schemas.columns import OK, column
 from storage_schemas.manifest import Sidecar
-from storage_schemas.scenes import OK
 from storage_schemas.tables import TableSchema, TableWriter, read_table
 
 KIND = "weight_choices"

@@ -20,9 +20,10 @@ from pipeline.dataflow import dataflow
 from pipeline.settings import Source, load_settings
 from pipeline.stages import run
 from storage_schemas.artifact import Artifact
+from storage_schemas.columns import OK
 from storage_schemas.pairs import read_index
 from storage_schemas.rle import decode_masks
-from storage_schemas.scenes import OK, Scene, ScenesAttributes, SceneShard
+from storage_schemas.scenes import Scene, ScenesAttributes, SceneShard
 
 MIN_IOU = 0.5
 

@@ -15,10 +15,10 @@ from pipeline.dataflow import dataflow
 from pipeline.settings import load_settings
 from pipeline.stages import run
 from storage_schemas.artifact import Artifact
-from storage_schemas.embeddings import embedding_dim_of, read_embeddings
+from storage_schemas.columns import OK
+from storage_schemas.embeddings import read_embeddings
 from storage_schemas.pairs import read_index
 from storage_schemas.rle import iou_matrix
-from storage_schemas.scenes import OK
 from tools.measure_mining import tally_of
 
 ALIKE_IOU = 0.95
@@ -51,9 +51,8 @@ def main() -> None:
 def embedded_masks(embeddings: Artifact) -> tuple[int, int]:
     """Return how many masks have an embedding, and how many of these are not those of another mask of their scene."""
     masks = embedded = 0
-    dim = embedding_dim_of(embeddings)
     for unit in embeddings.description.units:
-        for scene in read_embeddings(embeddings, unit, embedding_dim=dim):
+        for scene in read_embeddings(embeddings, unit):
             vectors = [
                 vector.tobytes()
                 for vector, status in zip(scene.embeddings, scene.statuses, strict=True)

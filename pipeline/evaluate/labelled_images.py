@@ -9,7 +9,8 @@ from PIL import Image
 
 from pipeline.ordered_threads import in_threads
 from pipeline.stored_pictures import UndecodableError, upright_labels, upright_picture
-from storage_schemas.scenes import OK, Scene, SceneShard
+from storage_schemas.columns import OK
+from storage_schemas.scenes import Scene, SceneShard
 
 LABEL_UNREADABLE, LABEL_OUTSIDE = "label_unreadable", "label_outside_vocabulary"
 IMAGE_UNREADABLE = "image_unreadable"

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from ovseg_models.segmentation_metrics import ClassCounts
 from pipeline.errors import PipelineError
 from storage_schemas.artifact import Artifact
-from storage_schemas.scenes import OK
+from storage_schemas.columns import OK
 from storage_schemas.scores import Confusion, ScoresAttributes, merged_confusions, read_scores
 from storage_schemas.tars import Member
 

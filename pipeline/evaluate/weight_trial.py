@@ -18,10 +18,10 @@ from pipeline.evaluate.nets import Nets, NetSources
 from pipeline.evaluate.variants import ClipView
 from pipeline.stored_pictures import pair_pictures
 from storage_schemas.artifact import Artifact
+from storage_schemas.columns import OK
 from storage_schemas.manifest import Sidecar
 from storage_schemas.pairs import read_index, read_members
 from storage_schemas.proposals import read_proposals
-from storage_schemas.scenes import OK
 from storage_schemas.weight_choices import write_weight_choice
 
 _COLUMNS = ("pair", "key", "status", "region", "noun", "crop", "crop_mask")

@@ -14,10 +14,10 @@ from pipeline.training.metrics_log import read_metrics
 from pipeline.visible_text import visible
 from storage_schemas.artifact import Artifact
 from storage_schemas.checkpoints import REPORT
+from storage_schemas.columns import OK
 from storage_schemas.digests import Json, canonical_json
 from storage_schemas.manifest import Sidecar
 from storage_schemas.pair_collection import PairCollection
-from storage_schemas.scenes import OK
 
 _TAIL_STEPS, _TAIL_SHARE = 20, 4  # the last loss is averaged over so many steps, but at most a quarter of them
 

@@ -15,9 +15,9 @@ import pyarrow.compute as pc
 from pipeline.mine.card_sheet import contact_sheet
 from storage_schemas.artifact import Artifact
 from storage_schemas.cards import has_current_card, write_card
+from storage_schemas.columns import OK
 from storage_schemas.digests import Json
 from storage_schemas.pairs import read_index
-from storage_schemas.scenes import OK
 
 MAKER = "ovseg pairs card 3"
 """Raise the number when text or layout of the card change."""

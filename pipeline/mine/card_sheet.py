@@ -9,8 +9,8 @@ import numpy as np
 from pipeline.picture_sheets import Cell, in_rows, picture_sheet, png
 from pipeline.stored_pictures import pair_pictures
 from storage_schemas.artifact import Artifact
+from storage_schemas.columns import OK
 from storage_schemas.pairs import PairMembers, read_index, read_members
-from storage_schemas.scenes import OK
 
 COLUMNS, ROWS = 6, 6
 PICTURE_PX = 112

@@ -15,10 +15,10 @@ from pipeline.settings import ClipSettings, ComputeSettings, EmbedSettings, Mine
 from pipeline.stage_names import StageName
 from pipeline.worker_device import WorkerCompute
 from storage_schemas.artifact import Artifact
+from storage_schemas.columns import OK
 from storage_schemas.digests import Json
 from storage_schemas.embeddings import KIND, SCHEMA_VERSION, EmbeddingShardWriter, SceneEmbeddings
 from storage_schemas.manifest import Sidecar
-from storage_schemas.scenes import OK
 
 if TYPE_CHECKING:
     from pipeline.mine.embedder import Embedder

@@ -22,9 +22,9 @@ from pipeline.ordered_threads import in_threads
 from pipeline.settings import ClipSettings, EmbedSettings
 from pipeline.stored_pictures import UndecodableError
 from pipeline.worker_device import crops_at_once, is_out_of_memory
+from storage_schemas.columns import OK
 from storage_schemas.embeddings import SceneEmbeddings
 from storage_schemas.rle import boxes_of_runs, run_lengths_of
-from storage_schemas.scenes import OK
 
 logger = logging.getLogger(__name__)
 

@@ -18,6 +18,7 @@ from pipeline.executors import Compute
 from pipeline.mine.card import make_card
 from pipeline.shard_runner import StageReport, run_stage
 from storage_schemas.artifact import Artifact
+from storage_schemas.columns import OK
 from storage_schemas.digests import Json
 from storage_schemas.manifest import ARTIFACT_FILE, Description, Identity, Sidecar
 from storage_schemas.pairs import (
@@ -28,7 +29,6 @@ from storage_schemas.pairs import (
     read_index,
     read_members,
 )
-from storage_schemas.scenes import OK
 
 logger = logging.getLogger(__name__)
 

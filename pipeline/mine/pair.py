@@ -50,13 +50,13 @@ from pipeline.text_embeddings import Vector, embed_names, vectors_of
 from pipeline.worker_device import WorkerCompute
 from storage_schemas.artifact import Artifact
 from storage_schemas.cards import has_current_card
+from storage_schemas.columns import OK
 from storage_schemas.digests import Json
 from storage_schemas.embeddings import SceneEmbeddings, read_embeddings
-from storage_schemas.embeddings import embedding_dim_of as image_embedding_dim_of
 from storage_schemas.manifest import Sidecar
 from storage_schemas.pairs import KIND, SCHEMA_VERSION, Pair, PairShardWriter
 from storage_schemas.rle import decode_masks
-from storage_schemas.scenes import OK, Scene, ScenesAttributes
+from storage_schemas.scenes import Scene, ScenesAttributes
 
 logger = logging.getLogger(__name__)
 
@@ -206,8 +206,7 @@ class PairJob:
         Raises:
             StageError: If the embeddings are not of these regions.
         """
-        dim = image_embedding_dim_of(self.embeddings)
-        embeddings = read_embeddings(self.embeddings, unit, embedding_dim=dim)
+        embeddings = read_embeddings(self.embeddings, unit)
         for (scene, regions), found in zip(self.regions.read(unit), embeddings, strict=True):
             if scene.key != found.key or found.regions.tolist() not in ([], regions.indices.tolist()):
                 message = (

@@ -18,9 +18,10 @@ from pipeline.mine.regions import NO_CAPTION, NO_PROPOSALS, UNDECODABLE, NetSize
 from pipeline.ordered_threads import in_threads
 from pipeline.settings import ProposeSettings
 from pipeline.stored_pictures import UndecodableError
+from storage_schemas.columns import OK
 from storage_schemas.proposals import SceneProposals
 from storage_schemas.rle import areas_of_runs, boxes_of_runs, compressed, iou_matrix
-from storage_schemas.scenes import OK, Scene
+from storage_schemas.scenes import Scene
 
 _WINDOW_BATCHES = 4  # scenes from which those of equal padded size are taken, where a batch has more than one
 

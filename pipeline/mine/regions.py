@@ -18,9 +18,10 @@ from pipeline.graph import Node
 from pipeline.settings import MineSettings
 from pipeline.stored_pictures import upright_labels, upright_picture
 from storage_schemas.artifact import Artifact
-from storage_schemas.proposals import SceneProposals, embedding_dim_of, read_proposals
+from storage_schemas.columns import OK
+from storage_schemas.proposals import SceneProposals, read_proposals
 from storage_schemas.rle import areas_px, boxes_xyxy, encode_masks
-from storage_schemas.scenes import OK, Scene, ScenesAttributes, SceneShard
+from storage_schemas.scenes import Scene, ScenesAttributes, SceneShard
 
 # Values of the column ``status`` of rows without a result.
 UNDECODABLE = "image_undecodable"
@@ -188,9 +189,7 @@ class ProposalRegions:
             StageError: If the proposals are of other scenes.
         """
         scenes = SceneShard(self.scenes, unit).scenes(labels=False)
-        dim = embedding_dim_of(self.proposals)
-        proposals = read_proposals(self.proposals, unit, embedding_dim=dim)
-        for scene, found in zip(scenes, proposals, strict=True):
+        for scene, found in zip(scenes, read_proposals(self.proposals, unit), strict=True):
             if scene.key != found.key:
                 message = (
                     f"{self.proposals.directory}: {unit} has proposals of {found.key!r} where its scenes have "

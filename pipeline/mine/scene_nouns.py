@@ -15,8 +15,9 @@ from pipeline.mine.tagger.sources import tagger_identity
 from pipeline.mine.word_lists import word_list
 from pipeline.settings import MineSettings, NounSettings, SettingsError, result_settings
 from storage_schemas.artifact import Artifact
+from storage_schemas.columns import OK
 from storage_schemas.digests import Json, sha256_of_json
-from storage_schemas.scenes import OK, Scene, ScenesAttributes, SceneShard
+from storage_schemas.scenes import Scene, ScenesAttributes, SceneShard
 
 if TYPE_CHECKING:
     from pipeline.mine.nouns import NounExtractor

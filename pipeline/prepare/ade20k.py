@@ -26,7 +26,8 @@ from pipeline.prepare.label_maps import ClassTable, encode_png, read_rgb_png
 from pipeline.prepare.paired import DecodedLabel, PairedSource, pairs_of_files
 from pipeline.prepare.source import Found
 from pipeline.prepare.vocabulary import Vocabulary, load_vocabulary
-from storage_schemas.scenes import OK, Scene
+from storage_schemas.columns import OK
+from storage_schemas.scenes import Scene
 
 SPLITS = {"train": "training", "val": "validation"}
 _LICENCE = "ADE20K terms of use: research and teaching, https://ade20k.csail.mit.edu/terms"

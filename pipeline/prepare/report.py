@@ -19,8 +19,9 @@ from pipeline.prepare.source import Found, PassedOver, SceneSource
 from pipeline.text_tables import text_table
 from pipeline.visible_text import visible
 from storage_schemas.artifact import Artifact
+from storage_schemas.columns import OK
 from storage_schemas.digests import Json
-from storage_schemas.scenes import OK, Scene, ScenesAttributes, SceneShard
+from storage_schemas.scenes import Scene, ScenesAttributes, SceneShard
 
 EXAMPLES = 3
 """Scenes that are named of each fault and oddity."""

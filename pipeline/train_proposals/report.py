@@ -11,9 +11,10 @@ from pipeline.train_proposals.task import ProposalTask
 from pipeline.training.metrics_log import METRICS_FILE, read_metrics
 from storage_schemas.artifact import Artifact
 from storage_schemas.checkpoints import REPORT
+from storage_schemas.columns import OK
 from storage_schemas.manifest import Sidecar
 from storage_schemas.scene_collection import SceneCollection
-from storage_schemas.scenes import OK, ScenesAttributes
+from storage_schemas.scenes import ScenesAttributes
 
 _SCENES_SHOWN = 8
 

@@ -121,7 +121,7 @@ def test_embeddings_keep_failed_regions_and_scenes_without_any(artifact: Artifac
             )
         )
         sidecar = writer.commit()
-    first, second = embeddings.read_embeddings(artifact, UNIT, embedding_dim=DIM)
+    first, second = embeddings.read_embeddings(artifact, UNIT)
     assert sidecar.counts == {"ok": 2, "empty_mask": 1, "no_proposals": 1}
     assert list(first.regions) == [0, 2, 5]
     assert list(first.statuses) == ["ok", "empty_mask", "ok"]
@@ -297,8 +297,7 @@ def test_text_embeddings_come_back_by_noun(artifact: Artifact) -> None:
     vectors = unit_vectors(2)
     with artifact.writing():
         text_embeddings.write_text_embeddings(artifact, UNIT, ["boat", "cow"], vectors)
-    assert text_embeddings.embedding_dim_of(artifact) == DIM
-    read = text_embeddings.read_text_embeddings(artifact, UNIT, embedding_dim=DIM)
+    read = text_embeddings.read_text_embeddings(artifact, UNIT)
     assert list(read) == ["boat", "cow"]
     np.testing.assert_array_equal(read["cow"], vectors[1])
 
@@ -308,12 +307,13 @@ def test_the_length_of_embeddings_is_read_from_the_file(artifact: Artifact) -> N
         writer = proposals.ProposalShardWriter(unit_writer, embedding_dim=DIM)
         writer.add(scene_proposals("a", 1))
         writer.commit()
-    assert proposals.embedding_dim_of(artifact) == DIM
+    (read,) = proposals.read_proposals(artifact, UNIT)
+    assert read.embeddings.shape == (1, DIM)
     with pytest.raises(SchemaError, match="column 'image_embedding' is missing, vectors are expected; run the stage"):
-        embeddings.embedding_dim_of(artifact)
+        next(embeddings.read_embeddings(artifact, UNIT))
     (artifact.directory / f"{UNIT}.parquet").write_bytes(b"no Parquet")
     with pytest.raises(SchemaError, match="cannot be read as Parquet"):
-        proposals.embedding_dim_of(artifact)
+        next(proposals.read_proposals(artifact, UNIT))
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
