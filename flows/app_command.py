@@ -8,17 +8,13 @@ import socket
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import tyro
 
 from flows.local_server import is_loopback, reach_this_machine_directly
-
-if TYPE_CHECKING:
-    from ovseg_models.segmenter import Segmenter
+from pipeline.errors import PipelineError
 
 _LOGGER = logging.getLogger(__name__)
 _EXAMPLE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp"})
@@ -57,13 +53,25 @@ def app(
         PipelineError: If Gradio is not installed, a value is out of range, the segmenter cannot be loaded, the address
             is not one of this machine, or the port is taken.
     """
-    _refuse_wrong_values(port=port, max_upload_mib=max_upload_mib, memory_mib=memory_mib)
+    if not 0 <= port <= 65535:
+        raise PipelineError(f"--port: found {port}, 0 (a free one) to 65535 is expected; give another one")
+    for option, value in (("--max-upload-mib", max_upload_mib), ("--memory-mib", memory_mib)):
+        if value < 1:
+            raise PipelineError(f"{option}: found {value}, at least 1 is expected; give more")
     _refuse_unusable_address(host, port)
-    photographs = _photographs(examples)
+    photographs = [] if examples is None else _photographs(examples)
     if importlib.util.find_spec("gradio") is None:
-        raise _error("ovseg app: Gradio is not installed; run: pip install 'ovseg-pipeline[app]'")
-    segmenter = _loaded(model, device)
-    with _private_gradio():
+        raise PipelineError("ovseg app: Gradio is not installed; run: pip install 'ovseg-pipeline[app]'")
+    from ovseg_models.segmenter import Segmenter
+
+    try:
+        segmenter = Segmenter.load(model, device=device)
+    except (ValueError, OSError, RuntimeError) as error:
+        raise PipelineError(str(error)) from error
+    with tempfile.TemporaryDirectory(prefix="ovseg-app-", ignore_cleanup_errors=True) as uploads:
+        # Gradio reads these variables when it is imported, and later.
+        os.environ |= {"GRADIO_TEMP_DIR": uploads, "GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1"}
+        reach_this_machine_directly()
         from flows.photo_app.encoded_images import EncodedImages
         from flows.photo_app.page import build_page, serve
 
@@ -79,22 +87,17 @@ def app(
                 allowed_hosts=allowed_hosts,
             )
         except OSError as error:
-            raise _error(f"--port: {port} of {host} cannot be listened on ({error}); give another one") from error
+            message = f"--port: {port} of {host} cannot be listened on ({error}); give another one"
+            raise PipelineError(message) from error
         if not is_loopback(host):
             _LOGGER.warning("--host %s: every machine that can reach this one may use the page", host)
         sys.stdout.write(f"{address} shows the page; Ctrl-C ends it\n")
         sys.stdout.flush()
-        _wait_for_the_end()
+        ended = threading.Event()  # the page is served by other threads
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: ended.set())
+        ended.wait()
         page.close(verbose=False)
-
-
-def _refuse_wrong_values(*, port: int, max_upload_mib: int, memory_mib: int) -> None:
-    """Refuse numbers out of range."""
-    if not 0 <= port <= 65535:
-        raise _error(f"--port: found {port}, 0 (a free one) to 65535 is expected; give another one")
-    for option, value in (("--max-upload-mib", max_upload_mib), ("--memory-mib", memory_mib)):
-        if value < 1:
-            raise _error(f"{option}: found {value}, at least 1 is expected; give more")
 
 
 def _refuse_unusable_address(host: str, port: int) -> None:
@@ -107,56 +110,19 @@ def _refuse_unusable_address(host: str, port: int) -> None:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as servers do: a port just left is free
             listener.bind(address)
     except OSError as error:
-        raise _error(
+        message = (
             f"--host {host} --port {port}: cannot be listened on ({error.strerror or error}); "
             "give an address of this machine and a free port"
-        ) from error
+        )
+        raise PipelineError(message) from error
 
 
-def _photographs(folder: Path | None) -> list[Path]:
+def _photographs(folder: Path) -> list[Path]:
     """List the photographs that the page offers."""
-    if folder is None:
-        return []
     if not folder.is_dir():
-        raise _error(f"--examples: {folder} is no folder; give a folder of photographs")
+        raise PipelineError(f"--examples: {folder} is no folder; give a folder of photographs")
     found = sorted(path for path in folder.iterdir() if path.suffix.lower() in _EXAMPLE_SUFFIXES and path.is_file())
     if not found:
-        raise _error(f"--examples: {folder} holds no {', '.join(sorted(_EXAMPLE_SUFFIXES))}; give another folder")
+        suffixes = ", ".join(sorted(_EXAMPLE_SUFFIXES))
+        raise PipelineError(f"--examples: {folder} holds no {suffixes}; give another folder")
     return found[:_EXAMPLES_MAX]
-
-
-def _loaded(model: Path, device: str) -> "Segmenter":
-    """Load the segmenter."""
-    from ovseg_models.segmenter import Segmenter
-
-    try:
-        return Segmenter.load(model, device=device)
-    except (ValueError, OSError, RuntimeError) as error:
-        raise _error(str(error)) from error
-
-
-@contextmanager
-def _private_gradio() -> Iterator[None]:
-    """Keep uploads in a folder that is removed at the end, telemetry off, and this machine's address off proxies.
-
-    Gradio reads these variables when it is imported and later.
-    """
-    with tempfile.TemporaryDirectory(prefix="ovseg-app-", ignore_cleanup_errors=True) as folder:
-        os.environ |= {"GRADIO_TEMP_DIR": folder, "GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1"}
-        reach_this_machine_directly()
-        yield
-
-
-def _wait_for_the_end() -> None:
-    """Return at Ctrl-C, or when the process is asked to terminate."""
-    ended = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: ended.set())
-    ended.wait()
-
-
-def _error(message: str) -> Exception:
-    """Return an error that is shown without a traceback."""
-    from pipeline.errors import PipelineError
-
-    return PipelineError(message)

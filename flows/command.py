@@ -12,8 +12,7 @@ import os
 import sys
 import textwrap
 import traceback
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any, TextIO, cast
 
 from flows.logging_setup import LEVELS, VisibleStream, configure_logging
@@ -36,21 +35,6 @@ options of every command:
   --debug              show the traceback of an error
   --version            show the version and leave
 """
-
-
-@dataclass(frozen=True, slots=True)
-class _General:
-    """The options that every subcommand takes.
-
-    Attributes:
-        debug: Show tracebacks.
-        log_level: One of ``LEVELS``.
-        rest: The other arguments, in order.
-    """
-
-    debug: bool
-    log_level: str
-    rest: tuple[str, ...]
 
 
 class _UsageError(Exception):
@@ -103,65 +87,54 @@ def overview() -> str:
 
 
 def _run(given: list[str]) -> int:
-    """Do what the command line asks for."""
+    """Do what the command line asks for, and return the exit code."""
     if not given or given[0] in {"-h", "--help", "help"}:
         sys.stdout.write(overview())
         return 0 if given else WRONG_INPUT
-    general = _general_options(given)
-    if "--version" in general.rest[:1]:
-        sys.stdout.write(f"ovseg {_version()}\n")
-        return 0
-    if not general.rest:
-        raise _UsageError("no command given; 'ovseg --help' lists them")
-    configure_logging(general.log_level)
-    return _call(_subcommand(general.rest[0]), general.rest[1:])
-
-
-def _general_options(given: Sequence[str]) -> _General:
-    """Take the options of every command out of a command line, wherever they stand before a ``--``.
-
-    Raises:
-        _UsageError: If the log level is none.
-    """
-    debug, log_level, rest = False, "info", []
+    # Options of every command are taken out wherever they are before a "--"; tyro reads the rest.
+    log_level, rest = "info", list[str]()
     arguments = iter(given)
     for argument in arguments:
         if argument == "--":
             rest.extend([argument, *arguments])
-        elif argument == "--debug":
-            debug = True
         elif argument == "--log-level" or argument.startswith("--log-level="):
             log_level = argument.partition("=")[2] or next(arguments, "")
-        else:
+        elif argument != "--debug":
             rest.append(argument)
     if log_level not in LEVELS:
-        message = f"--log-level: should be one of {', '.join(LEVELS)} (got {log_level!r})"
-        raise _UsageError(message)
-    return _General(debug, log_level, tuple(rest))
-
-
-def _subcommand(name: str) -> Subcommand:
-    """Find a subcommand by name.
-
-    Raises:
-        _UsageError: If there is none of that name.
-    """
+        raise _UsageError(f"--log-level: should be one of {', '.join(LEVELS)} (got {log_level!r})")
+    if rest[:1] == ["--version"]:
+        try:
+            version = importlib.metadata.version("ovseg-pipeline")
+        except importlib.metadata.PackageNotFoundError:
+            version = "of a source tree that is not installed"
+        sys.stdout.write(f"ovseg {version}\n")
+        return 0
+    if not rest:
+        raise _UsageError("no command given; 'ovseg --help' lists them")
+    configure_logging(log_level)
     by_name = {subcommand.name: subcommand for subcommand in SUBCOMMANDS}
-    if name not in by_name:
-        close = difflib.get_close_matches(name, by_name, n=1)
+    if rest[0] not in by_name:
+        close = difflib.get_close_matches(rest[0], by_name, n=1)
         meant = f", did you mean '{close[0]}'?" if close else ";"
-        message = f"unknown command {name!r}{meant} 'ovseg --help' lists all"
-        raise _UsageError(message)
-    return by_name[name]
+        raise _UsageError(f"unknown command {rest[0]!r}{meant} 'ovseg --help' lists all")
+    return _call(by_name[rest[0]], rest[1:])
 
 
 def _call(subcommand: Subcommand, arguments: Sequence[str]) -> int:
     """Read a subcommand's arguments and run it; its help ends with examples."""
     import tyro
 
+    @functools.wraps(subcommand.function)
+    def run_visibly(*given: Any, **options: Any) -> int | None:
+        # Control characters in names are kept off the output; around the function alone, as tyro's help has colours.
+        with contextlib.redirect_stdout(cast("TextIO", VisibleStream(sys.stdout))):
+            code: int | None = subcommand.function(*given, **options)
+            return code
+
     try:
         code = tyro.cli(
-            _printing_visibly(subcommand.function),
+            run_visibly,
             prog=f"ovseg {subcommand.name}",
             args=arguments,
             config=(tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes),
@@ -173,19 +146,8 @@ def _call(subcommand: Subcommand, arguments: Sequence[str]) -> int:
     return code if isinstance(code, int) else 0
 
 
-def _printing_visibly(command: Callable[..., int | None]) -> Callable[..., int | None]:
-    """Keep control characters in names off the output of a command; its help has colours, which are such."""
-
-    @functools.wraps(command)
-    def run(*arguments: Any, **options: Any) -> int | None:
-        with contextlib.redirect_stdout(cast("TextIO", VisibleStream(sys.stdout))):
-            return command(*arguments, **options)
-
-    return run
-
-
 def _message_and_code(error: Exception) -> tuple[str, int]:
-    """Say what an error means to the user, and which exit code it has."""
+    """Return the message and the exit code of an error."""
     from pipeline.errors import PipelineError, StageError
     from storage_schemas.errors import StorageError
 
@@ -193,19 +155,13 @@ def _message_and_code(error: Exception) -> tuple[str, int]:
         return str(error), FAILED
     if isinstance(error, PipelineError | StorageError | _UsageError):
         return str(error), WRONG_INPUT
-    if isinstance(error, ValueError) and _is_raised_in(error, "ovseg_models"):
+    *_, (innermost, _) = traceback.walk_tb(error.__traceback__)
+    package = innermost.f_globals.get("__name__", "").partition(".")[0]
+    if isinstance(error, ValueError) and package == "ovseg_models":
         return str(error), WRONG_INPUT  # that package has no errors of its own: its ValueErrors are for the user
     if isinstance(error, OSError):
         return f"{error.filename}: {error.strerror}" if error.filename else str(error), WRONG_INPUT
     return f"unexpected {type(error).__name__}: {error}; --debug shows where", FAILED
-
-
-def _is_raised_in(error: Exception, package: str) -> bool:
-    """Return whether the innermost frame of an error is in a package."""
-    module = ""
-    for frame, _ in traceback.walk_tb(error.__traceback__):
-        module = frame.f_globals.get("__name__", "")
-    return module.partition(".")[0] == package
 
 
 def _reported(message: str, code: int, *, debug: bool) -> int:
@@ -214,14 +170,6 @@ def _reported(message: str, code: int, *, debug: bool) -> int:
         sys.stderr.write(visible(traceback.format_exc()))
     sys.stderr.write("".join(f"ovseg: {visible(line)}\n" for line in message.split("\n")))
     return code
-
-
-def _version() -> str:
-    """Return the version of the installed distribution."""
-    try:
-        return importlib.metadata.version("ovseg-pipeline")
-    except importlib.metadata.PackageNotFoundError:
-        return "of a source tree that is not installed"
 
 
 if __name__ == "__main__":

@@ -1,15 +1,12 @@
 """``ovseg compare``: whether one evaluation is better than another."""
 
 import json as json_format
+import math
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import tyro
-
-if TYPE_CHECKING:
-    from pipeline.evaluate.compare import Comparison
 
 
 def compare(
@@ -40,6 +37,7 @@ def compare(
     """
     from pipeline.evaluate.compare import compare_runs
     from pipeline.settings import SettingsError
+    from pipeline.text_tables import text_table
 
     if rounds < 1:
         raise SettingsError([f"compare: --rounds: should be at least 1 (got {rounds})"])
@@ -47,23 +45,19 @@ def compare(
     if json:
         found = [comparison.to_json() for comparison in comparisons]
         sys.stdout.write(json_format.dumps(found, indent=2, allow_nan=False) + "\n")
-    else:
-        sys.stdout.write("\n".join(line for comparison in comparisons for line in _lines(comparison)) + "\n")
-
-
-def _lines(comparison: "Comparison") -> Iterator[str]:
-    """Yield a comparison as a table."""
-    from pipeline.text_tables import text_table
-
-    first, second = comparison.variants
-    left_out = f", {comparison.left_out} left out that only one run has scored" if comparison.left_out else ""
-    yield f"{comparison.dataset}: {comparison.images} images{left_out}; A predicts by {first}, B by {second}"
-    rows = []
-    for name, found in comparison.differences.items():
-        if found.first != found.first and found.second != found.second:  # NaN in both: no class counts
-            continue
-        a, b = 100 * found.first, 100 * found.second
-        interval = f"{100 * found.interval.low:+.1f} to {100 * found.interval.high:+.1f}"
-        rows.append((name, f"{a:.1f}", f"{b:.1f}", f"{b - a:+.1f}", interval, found.verdict))
-    columns = ("metric [%]", "A", "B", "B - A", "95 % interval", "B is")
-    yield text_table(columns, rows, words=("metric [%]", "B is")).rstrip()
+        return
+    for comparison in comparisons:
+        first, second = comparison.variants
+        left_out = f", {comparison.left_out} left out that only one run has scored" if comparison.left_out else ""
+        sys.stdout.write(
+            f"{comparison.dataset}: {comparison.images} images{left_out}; A predicts by {first}, B by {second}\n"
+        )
+        rows = []
+        for name, difference in comparison.differences.items():
+            if math.isnan(difference.first) and math.isnan(difference.second):  # in neither run a class counts
+                continue
+            a, b = 100 * difference.first, 100 * difference.second
+            interval = f"{100 * difference.interval.low:+.1f} to {100 * difference.interval.high:+.1f}"
+            rows.append((name, f"{a:.1f}", f"{b:.1f}", f"{b - a:+.1f}", interval, difference.verdict))
+        columns = ("metric [%]", "A", "B", "B - A", "95 % interval", "B is")
+        sys.stdout.write(text_table(columns, rows, words=("metric [%]", "B is")).rstrip() + "\n")

@@ -1,9 +1,9 @@
 """``ovseg run``, ``demo``, ``ui`` and ``serve``: the Prefect flow, its pages, and runs that are started there."""
 
-import contextlib
 import logging
+import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -52,10 +52,19 @@ def run(
     if only is not None and from_stage != "prepare":
         message = f"run: --from {from_stage} and --only {only}: exclude each other; give one of them"
         raise SettingsError([message])
-    if dry_run:
-        return _dry_run(settings, from_stage, only)
-    run_missing({"": settings}, from_stage, only)
-    return 0
+    if not dry_run:
+        run_missing({"": settings}, from_stage, only)
+        return 0
+    from flows.state_table import dry_run_text
+    from pipeline.dry_run.dry_run import dry_run as estimate
+    from pipeline.stages import chosen_stages
+
+    try:
+        found = estimate(settings, chosen_stages(from_stage, only))
+    except ValueError as error:
+        raise SettingsError([str(error)]) from error
+    sys.stdout.write(dry_run_text(found))
+    return 0 if found.is_all_there else 2
 
 
 def run_missing(
@@ -89,37 +98,14 @@ def run_missing(
     first = next(iter(to_do.values()))
     home = prefect_home(writable_runs_dir(first.runs_dir))
     set_prefect_environment(home, server_start_limit_s=first.flow.server_start_limit_s)
-    with _interrupts_logged(), prefect_server(home, start_limit_s=first.flow.server_start_limit_s):
-        from flows.ovseg_flow import run_flow
-
-        for variant, settings in to_do.items():
-            run_flow(settings, from_stage, only, variant)
-
-
-def _dry_run(settings: "Settings", from_stage: StageName, only: StageName | None) -> int:
-    """Print what a run would do, and return the exit status."""
-    import sys
-
-    from flows.state_table import dry_run_text
-    from pipeline.dry_run.dry_run import dry_run
-    from pipeline.settings import SettingsError
-    from pipeline.stages import chosen_stages
-
     try:
-        found = dry_run(settings, chosen_stages(from_stage, only))
-    except ValueError as error:
-        raise SettingsError([str(error)]) from error
-    sys.stdout.write(dry_run_text(found))
-    return 0 if found.is_all_there else 2
+        with prefect_server(home, start_limit_s=first.flow.server_start_limit_s):
+            from flows.ovseg_flow import run_flow
 
-
-@contextlib.contextmanager
-def _interrupts_logged() -> Iterator[None]:
-    """Log on Ctrl-C that nothing is lost, unless a stage has logged what is saved."""
-    try:
-        yield
+            for variant, settings in to_do.items():
+                run_flow(settings, from_stage, only, variant)
     except KeyboardInterrupt as interrupt:
-        if not getattr(interrupt, "__notes__", None):
+        if not getattr(interrupt, "__notes__", None):  # else a stage has logged what is saved
             logger.warning("interrupted; what is done is saved, run the same command to go on")
             interrupt.add_note("logged")
         raise
@@ -169,8 +155,6 @@ def serve(arguments: RunArguments) -> None:
         SettingsError: If the settings are wrong.
         PipelineError: If there is no server.
     """
-    import os
-
     from flows.prefect_server import announced_server, prefect_home, set_prefect_environment
     from pipeline.errors import PipelineError
     from pipeline.settings import writable_runs_dir
@@ -206,7 +190,6 @@ def demo(arguments: RunArguments, *, picture: Path | None = None) -> None:
         SettingsError: If the settings are wrong, or name nothing to evaluate on.
         PipelineError: If a stage fails, or Prefect's server does not start or goes away.
     """
-    from flows.flow_commands import run_missing
     from pipeline.adaptations import (
         ADAPTATIONS,
         AFTER,

@@ -9,10 +9,11 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
+from pipeline.errors import PipelineError
 from pipeline.visible_text import visible
 
 if TYPE_CHECKING:
@@ -73,7 +74,9 @@ def segment(
     """
     classes = _class_names(classes, has_images=bool(images))
     if min_score and not find:
-        raise _error(f"--min-score: found {min_score} without --find, which it is for; add --find, or leave it out")
+        raise PipelineError(
+            f"--min-score: found {min_score} without --find, which it is for; add --find, or leave it out"
+        )
     paths = _image_files(images)
     from ovseg_models.segmenter import Segmenter
 
@@ -86,11 +89,11 @@ def segment(
     try:
         segmenter = Segmenter.load(model, device=device, **{name: own[name] for name in own if own[name] is not None})
     except (ValueError, OSError, RuntimeError) as error:
-        raise _error(str(error)) from error
+        raise PipelineError(str(error)) from error
     try:
         segmenter.check_names(classes)  # before any image is read; a warning comes with the first one
     except ValueError as error:
-        raise _error(str(error).replace("class names", "--classes", 1)) from error
+        raise PipelineError(str(error).replace("class names", "--classes", 1)) from error
     out.mkdir(parents=True, exist_ok=True)
     failures = []
     for path, name in zip(paths, _result_names(paths), strict=True):
@@ -125,20 +128,20 @@ def _class_names(classes: Sequence[str], *, has_images: bool) -> tuple[str, ...]
     for name in classes:
         path = Path(name)
         if path.suffix.lower() in _IMAGE_SUFFIXES or (not has_images and path.exists()):
-            raise _error(
+            raise PipelineError(
                 f"--classes: found {name!r}, which is an image or a folder and no class name; write images before the "
                 f"options: ovseg segment {name} --classes ..."
             )
     if not classes or not all(split_class_names(name) for name in classes):
-        raise _error(
+        raise PipelineError(
             f"--classes: found {list(classes)}, at least one name and no blank one is expected; name what to find"
         )
     if len(classes) > _MAX_CLASSES:
-        raise _error(f"--classes: found {len(classes)} names, a PNG can hold {_MAX_CLASSES}; name fewer")
+        raise PipelineError(f"--classes: found {len(classes)} names, a PNG can hold {_MAX_CLASSES}; name fewer")
     try:
         return tuple(checked_class_names([part for name in classes for part in split_class_names(name)]))
     except ValueError as error:
-        raise _error(str(error).replace("class names", "--classes", 1)) from error
+        raise PipelineError(str(error).replace("class names", "--classes", 1)) from error
 
 
 def _refuse_too_many_pixels(path: Path) -> None:
@@ -164,13 +167,6 @@ def _refuse_too_many_pixels(path: Path) -> None:
         raise ValueError(message)
 
 
-def _error(message: str) -> Exception:
-    """Return an error that is shown without a traceback."""
-    from pipeline.errors import PipelineError
-
-    return PipelineError(message)
-
-
 def _image_files(given: Sequence[Path]) -> list[Path]:
     """List the files, each once, a folder's image files in its place by name.
 
@@ -188,10 +184,12 @@ def _image_files(given: Sequence[Path]) -> list[Path]:
             if file.suffix.lower() in _IMAGE_SUFFIXES and not file.name.endswith(_RESULT_ENDINGS) and file.is_file()
         )
         if not inside:
-            raise _error(f"{path}: holds no image files ({', '.join(sorted(_IMAGE_SUFFIXES))}); give another folder")
+            raise PipelineError(
+                f"{path}: holds no image files ({', '.join(sorted(_IMAGE_SUFFIXES))}); give another folder"
+            )
         paths.update(dict.fromkeys(inside))
     if not paths:
-        raise _error("ovseg segment: there is no image; give files or folders")
+        raise PipelineError("ovseg segment: there is no image; give files or folders")
     return list(paths)
 
 
@@ -219,11 +217,18 @@ def _write(result: "Segmentation", source: Path, stem: Path) -> None:
     import numpy as np
     from PIL import Image
 
+    from storage_schemas.rle import encode_masks
+
     is_8_bit = len(result.class_names) <= _MAX_CLASSES_IN_8_BIT
     dtype, nothing = (np.uint8, 255) if is_8_bit else (np.uint16, 65535)
     labels = result.label_map.numpy()
     label_path, overlay_path = (stem.with_name(stem.name + ending) for ending in _RESULT_ENDINGS)
     height_px, width_px = result.encoded.size
+    counts = [one for some in result.encoded.hard_masks_at_image_size() for one in encode_masks(some.cpu().numpy())]
+    masks = [
+        asdict(row) | {"rle": {"size": [height_px, width_px], "counts": counts[row.query].decode("ascii")}}
+        for row in result.found_masks
+    ]
     content = {
         "image": str(source),
         "height_px": height_px,
@@ -232,7 +237,7 @@ def _write(result: "Segmentation", source: Path, stem: Path) -> None:
         "labels": label_path.name,
         "overlay": overlay_path.name,
         "nothing_found": nothing,
-        "masks": _mask_entries(result),
+        "masks": masks,
     }
     text = json.dumps(content, indent=1, ensure_ascii=False)
     json_path = stem.with_name(f"{stem.name}.json")
@@ -259,26 +264,8 @@ def _write(result: "Segmentation", source: Path, stem: Path) -> None:
         raise
 
 
-def _mask_entries(result: "Segmentation") -> list[dict[str, Any]]:
-    """List the masks that have a pixel, with their run lengths as COCO stores them."""
-    from storage_schemas.rle import encode_masks
-
-    height_px, width_px = result.encoded.size
-    counts = [
-        encoded for masks in result.encoded.hard_masks_at_image_size() for encoded in encode_masks(masks.cpu().numpy())
-    ]
-    chosen = set() if result.found_queries is None else set(result.found_queries.tolist())
-    entries = []
-    for row, run_lengths in zip(result.masks, counts, strict=True):
-        if row.area_px == 0 or (result.found_queries is not None and row.query not in chosen):
-            continue
-        rle = {"size": [height_px, width_px], "counts": run_lengths.decode("ascii")}
-        entries.append(asdict(row) | {"rle": rle})
-    return entries
-
-
 def _shares(result: "Segmentation") -> str:
-    """Say which classes cover most of an image."""
+    """Return the classes that cover most of an image, with their shares, in words."""
     counts = Counter(result.label_map.flatten().tolist())
     total = sum(counts.values())
     named = [(result.class_names[index], count) for index, count in counts.most_common(4) if index >= 0]

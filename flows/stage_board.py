@@ -156,23 +156,19 @@ class StageBoard:
         description = f"{description}: {summary(self._nodes)}"
         self._pages.show(lambda: create_table_artifact(rows, key=key, description=description))
         for node in self._nodes:
-            if node.is_complete():
-                self._show(node.artifact)
-
-    def _show(self, artifact: Artifact) -> None:
-        """Show the pictures and texts of an artifact, and where it lies."""
-        label = _label(artifact)
-        pages = []
-        for file in report_files(artifact):
-            if file.suffix in PAGES:
-                path = file.path.absolute()
-                pages.append(f"* {file.title}: [{path}]({path.as_uri()})")
-            else:
-                self._write(_markdown(file), label, file.title)
-        folder = artifact.directory.absolute()
-        text = "\n".join([*pages, f"* folder: [{folder}]({folder.as_uri()})"])
-        hint = "Browsers open links to files only from a new tab: copy the address."
-        self._write(f"{text}\n\n{hint}\n", label, "links")
+            if not node.is_complete():
+                continue
+            label, links = _label(node.artifact), []
+            for file in report_files(node.artifact):
+                if file.suffix in PAGES:
+                    path = file.path.absolute()
+                    links.append(f"* {file.title}: [{path}]({path.as_uri()})")
+                else:
+                    self._write(_markdown(file), label, file.title)
+            folder = node.artifact.directory.absolute()
+            text = "\n".join([*links, f"* folder: [{folder}]({folder.as_uri()})"])
+            hint = "Browsers open links to files only from a new tab: copy the address."
+            self._write(f"{text}\n\n{hint}\n", label, "links")
 
     def _write(self, markdown: str, label: str, title: str) -> None:
         """Show a text, with the pictures in it."""

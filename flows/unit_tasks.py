@@ -57,13 +57,19 @@ class TaskRunExecutor:
         """
         waiting, again = deque(units), list[Unit]()
         runs: dict[Unit, TaskRun] = {}  # of the units that have begun and not ended
+        identity, context = self._artifact.identity, FlowRunContext.get()
 
         def begun() -> Iterator[Unit]:
             # As soon as a unit is to be tried again no other is begun: a full disk or a lost mount fails them all.
             while waiting and not again:
                 unit = waiting.popleft()
                 if unit not in runs:
-                    runs[unit] = self._new_run(unit)
+                    runs[unit] = TaskRun(
+                        name=f"{identity.kind} {identity.name} {unit}",
+                        flow_run_id=context.flow_run.id if context and context.flow_run else None,
+                        task_key=f"make unit of {identity.kind}",
+                        dynamic_key=str(uuid4()),
+                    )
                 _enter(runs[unit], Retrying() if runs[unit].run_count else Running())
                 yield unit
 
@@ -91,16 +97,6 @@ class TaskRunExecutor:
         finally:
             for run in runs.values():
                 _enter(run, Crashed(message="The run of the stage ended before this unit did."))
-
-    def _new_run(self, unit: Unit) -> TaskRun:
-        identity = self._artifact.identity
-        context = FlowRunContext.get()
-        return TaskRun(
-            name=f"{identity.kind} {identity.name} {unit}",
-            flow_run_id=context.flow_run.id if context and context.flow_run else None,
-            task_key=f"make unit of {identity.kind}",
-            dynamic_key=str(uuid4()),
-        )
 
 
 @held_back()  # a Ctrl-C in Prefect's code would be swallowed there

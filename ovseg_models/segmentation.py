@@ -134,6 +134,12 @@ class Segmentation:
             )
         )
 
+    @property
+    def found_masks(self) -> list[MaskRow]:
+        """The proposals with a pixel, in their order; in query mode only those that a class was given."""
+        given = None if self.found_queries is None else set(self.found_queries.tolist())
+        return [row for row in self.masks if row.area_px and (given is None or row.query in given)]
+
     def hard_masks(self) -> Bool[Tensor, "query height width"]:
         """Return each proposal's hard mask at the image's own size, on the CPU; 1 byte per proposal and pixel."""
         return torch.cat([masks.cpu() for masks in self.encoded.hard_masks_at_image_size()])

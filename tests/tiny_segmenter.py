@@ -39,7 +39,7 @@ def tiny_segmenter(*, seed: int = 0, prompt_depth: int = 3, more_words: tuple[st
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         net = build_proposal_net(**PROPOSAL_NET).eval()
-        _spread_outputs(net)
+        spread_outputs(net)
         clip = build_mask_adapted_clip({**CLIP, "text_cfg": text}, prompt_depth=prompt_depth, seed=seed)
         clip.clip.token_embedding.weight.data.mul_(50)  # so that names differ
         if clip.mask_prompts is not None:
@@ -53,7 +53,7 @@ def tiny_segmenter(*, seed: int = 0, prompt_depth: int = 3, more_words: tuple[st
 
 
 @torch.no_grad()
-def _spread_outputs(net: ProposalNet) -> None:
+def spread_outputs(net: ProposalNet) -> None:
     """Centre mask features and embeddings on a few pictures; give the mask logits a standard deviation of 4."""
     net.query_decoder.query_positions.weight.mul_(3)
     images = net.preprocess([torch.from_numpy(picture(64, 96, seed)).permute(2, 0, 1) for seed in range(4)])

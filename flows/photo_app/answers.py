@@ -69,7 +69,7 @@ def answer(question: Question, segmenter: Segmenter, images: EncodedImages) -> A
     encoded, was_kept = images.encoded(question.photograph)
     encoded_s = time.monotonic()
     result = (segmenter.find if question.find else segmenter.segment)(encoded, question.names)
-    shown = _shown_masks(result)
+    shown = sorted(result.found_masks, key=lambda row: -row.score)
     overlay = result.overlay().crop((0, 0, *encoded.image.size))  # without the legend below
     pictures = _pictures(result, shown[:PICTURES_MAX])
     work = "still in memory" if was_kept else f"image models {encoded_s - begin_s:.1f} s"
@@ -79,7 +79,18 @@ def answer(question: Question, segmenter: Segmenter, images: EncodedImages) -> A
         + (f". Warning: {warning}" if warning else ""),
         overlay=overlay,
         legend=_legend(result),
-        rows=tuple(_table_row(number, row, result) for number, row in enumerate(shown, start=1)),
+        rows=tuple(
+            (
+                number,
+                row.class_name,
+                f"{row.score:.2f}",
+                f"{row.proposal_prob:.2f}",
+                "none" if row.clip_prob is None else f"{row.clip_prob:.2f}",
+                f"{row.area_px / (encoded.image.width * encoded.image.height):.1%}",
+                ", ".join(map(str, row.box_xyxy)),
+            )
+            for number, row in enumerate(shown, start=1)
+        ),
         pictures=pictures,
     )
 
@@ -96,29 +107,6 @@ def _legend(result: Segmentation) -> tuple[LegendEntry, ...]:
             float(counts[place] / counts.sum()),
         )
         for place in order
-    )
-
-
-def _shown_masks(result: Segmentation) -> list[MaskRow]:
-    """Return the masks with a pixel, in query mode only those found, the best score first."""
-    chosen = None if result.found_queries is None else set(result.found_queries.tolist())
-    rows = [row for row in result.masks if row.area_px and (chosen is None or row.query in chosen)]
-    return sorted(rows, key=lambda row: -row.score)
-
-
-def _table_row(number: int, row: MaskRow, result: Segmentation) -> tuple[str | int, ...]:
-    """Return a mask's row of the table."""
-    height_px, width_px = result.encoded.size
-    clip = "none" if row.clip_prob is None else f"{row.clip_prob:.2f}"
-    area = f"{row.area_px / (height_px * width_px):.1%}"
-    return (
-        number,
-        row.class_name,
-        f"{row.score:.2f}",
-        f"{row.proposal_prob:.2f}",
-        clip,
-        area,
-        ", ".join(map(str, row.box_xyxy)),
     )
 
 

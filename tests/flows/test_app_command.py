@@ -1,8 +1,11 @@
 """``ovseg app`` from the command line's side; the page itself is tested in photo_app."""
 
+import os
 import socket
 import sys
 from importlib.machinery import ModuleSpec
+from pathlib import Path
+from types import ModuleType
 
 import pytest
 from PIL import Image
@@ -74,10 +77,28 @@ def test_examples_must_be_a_folder_with_photographs(model, tmp_path):
         app(model=model, examples=tmp_path)
 
 
-def test_the_first_examples_by_name_are_taken(tmp_path):
+@pytest.fixture
+def served(monkeypatch):
+    """Take what a page would be served with, in place of Gradio; the address then turns out to be taken."""
+    found = {}
+
+    def serve(_page, **arguments):
+        folder = Path(os.environ["GRADIO_TEMP_DIR"])
+        found.update(arguments, environment=dict(os.environ), folder=folder, is_there=folder.is_dir())
+        raise OSError("in use")
+
+    page = ModuleType("flows.photo_app.page")
+    page.build_page, page.serve = lambda *_, **__: None, serve
+    monkeypatch.setitem(sys.modules, "flows.photo_app.page", page)
+    return found
+
+
+def test_the_first_examples_by_name_are_taken(model, tmp_path, served):
     for number in range(14):
         Image.fromarray(picture()).save(tmp_path / f"{number:02}.png")
-    assert [path.name for path in app_command._photographs(tmp_path)] == [f"{number:02}.png" for number in range(12)]
+    with pytest.raises(PipelineError, match="cannot be listened on"):
+        app(model=model, examples=tmp_path)
+    assert [path.name for path in served["examples"]] == [f"{number:02}.png" for number in range(12)]
 
 
 @pytest.mark.parametrize(
@@ -88,15 +109,14 @@ def test_addresses_of_this_machine_alone(host, is_loopback):
     assert local_server.is_loopback(host) == is_loopback
 
 
-def test_uploads_lie_in_a_folder_that_is_removed_and_telemetry_is_off(monkeypatch):
+def test_uploads_lie_in_a_folder_that_is_removed_and_telemetry_is_off(model, served, monkeypatch):
+    for name in ("GRADIO_TEMP_DIR", "GRADIO_ANALYTICS_ENABLED", "HF_HUB_OFFLINE", "no_proxy"):
+        monkeypatch.setenv(name, "")  # undone after the test
     monkeypatch.setenv("NO_PROXY", "intranet")
-    for name in ("GRADIO_TEMP_DIR", "GRADIO_ANALYTICS_ENABLED", "HF_HUB_OFFLINE"):
-        monkeypatch.delenv(name, raising=False)
-    with app_command._private_gradio():
-        from os import environ
-
-        folder = app_command.Path(environ["GRADIO_TEMP_DIR"])
-        assert folder.is_dir()
-        assert environ["GRADIO_ANALYTICS_ENABLED"] == "False"
-        assert environ["NO_PROXY"] == environ["no_proxy"] == "intranet,127.0.0.1,localhost,::1"
-    assert not folder.exists()
+    with pytest.raises(PipelineError, match="cannot be listened on"):
+        app(model=model)
+    environment = served["environment"]
+    assert served["is_there"]
+    assert not served["folder"].exists()
+    assert environment["GRADIO_ANALYTICS_ENABLED"] == "False"
+    assert environment["NO_PROXY"] == environment["no_proxy"] == "intranet,127.0.0.1,localhost,::1"

@@ -78,6 +78,11 @@ def test_errors_are_reported_without_a_traceback(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.fixture(autouse=True)
+def _logging_as_it_is(monkeypatch):
+    monkeypatch.setattr(command, "configure_logging", lambda _: None)
+
+
 class Trap:
     """Opens a file when it is unpickled."""
 
@@ -89,8 +94,7 @@ class Trap:
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".pkl"])
-def test_a_file_made_to_run_code_ends_in_one_message_and_exit_code_2(tmp_path, capsys, monkeypatch, suffix):
-    monkeypatch.setattr(command, "configure_logging", lambda _: None)
+def test_a_file_made_to_run_code_ends_in_one_message_and_exit_code_2(tmp_path, capsys, suffix):
     path = tmp_path / f"trap{suffix}"
     path.write_bytes(pickle.dumps({"model": {"backbone.weight": Trap(tmp_path / "code-was-run")}}, protocol=2))
     assert command.main(["import-checkpoint", str(path), "--out", str(tmp_path / "out")]) == 2
@@ -100,8 +104,7 @@ def test_a_file_made_to_run_code_ends_in_one_message_and_exit_code_2(tmp_path, c
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_the_command_lists_every_key_that_does_not_fit(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(command, "configure_logging", lambda _: None)
+def test_the_command_lists_every_key_that_does_not_fit(tmp_path, capsys):
     write_published_checkpoint(parts(), tmp_path / "model.pth")
     content = torch.load(tmp_path / "model.pth", weights_only=True)
     content["model"]["sem_seg_head.stranger"] = content["model"].pop("backbone.norm0.bias")
@@ -116,7 +119,7 @@ def test_the_command_lists_every_key_that_does_not_fit(tmp_path, capsys, monkeyp
     assert printed[1:] == ["ovseg:   missing: backbone.norm0.bias", "ovseg:   unexpected: sem_seg_head.stranger"]
 
 
-def test_the_activation_can_be_told(tmp_path):
+def test_the_activation_is_an_option(tmp_path):
     write_published_checkpoint(parts(with_net=False), tmp_path / "clip.pt")
     arguments = [str(tmp_path / "clip.pt"), "--out", str(tmp_path / "out"), *SIZES, "--activation", "gelu"]
     tyro.cli(import_checkpoint, args=arguments)
@@ -144,8 +147,7 @@ def test_compiled_checkpoints_are_imported_and_written_again_as_they_were(tmp_pa
     assert all(torch.equal(again[name], renamed[name]) for name in renamed)
 
 
-def test_a_page_and_weights_that_are_no_numbers_end_in_one_line_and_exit_code_2(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(command, "configure_logging", lambda _: None)
+def test_a_page_and_weights_that_are_no_numbers_end_in_one_line_and_exit_code_2(tmp_path, capsys):
     (tmp_path / "html.pth").write_text("<!DOCTYPE html><html><body>Quota exceeded</body></html>")
     write_published_checkpoint(parts(with_net=False), tmp_path / "nan.pt")
     content = torch.load(tmp_path / "nan.pt", weights_only=True)

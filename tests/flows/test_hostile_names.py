@@ -8,6 +8,7 @@ import pytest
 from flows import command
 from flows.command import main
 from flows.logging_setup import VisibleRecord, configure_logging
+from flows.subcommands import Subcommand
 from pipeline.prepare.prepare import prepare
 from pipeline.settings import PrepareSettings
 from storage_schemas.status import CARD_DIRECTORY
@@ -25,6 +26,12 @@ def _logging_as_it_was():
     root.setLevel(level)
     logging.setLogRecordFactory(factory)
     logging.captureWarnings(False)
+
+
+def install_probe(monkeypatch, function):
+    """Make a function the only subcommand."""
+    probe = Subcommand(name="probe", group="test", summary="try", function=function, examples=())
+    monkeypatch.setattr(command, "SUBCOMMANDS", (probe,))
 
 
 def steers(text: str) -> bool:
@@ -57,11 +64,11 @@ def test_errors_and_their_tracebacks(tmp_path, capsys, monkeypatch):
     assert main(["status", str(tmp_path / f"absent{HOSTILE}")]) == 2
     assert not steers(capsys.readouterr().err)
 
-    def broken(name: str) -> object:
+    def broken() -> None:
         raise RuntimeError(HOSTILE)
 
-    monkeypatch.setattr(command, "_subcommand", broken)
-    assert main(["status", "--debug"]) == 1
+    install_probe(monkeypatch, broken)
+    assert main(["probe", "--debug"]) == 1
     printed = capsys.readouterr().err
     assert "Traceback" in printed
     assert not steers(printed)
@@ -85,5 +92,6 @@ def test_what_a_command_prints_and_not_its_help(capsys, monkeypatch):
         """Say it."""
         sys.stdout.write(f"{HOSTILE}\n")
 
-    command._printing_visibly(printed)()
+    install_probe(monkeypatch, printed)
+    assert main(["probe"]) == 0
     assert capsys.readouterr().out == "sky\\x1b]0;owned\\x07\\u202e\\x9b2J\n"

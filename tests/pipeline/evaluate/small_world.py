@@ -19,7 +19,7 @@ from pipeline.trained_nets import write_proposal_net
 from storage_schemas.artifact import Artifact
 from storage_schemas.checkpoints import WEIGHTS
 from tests.tiny_segmenter import PROPOSAL_NET as TINY_NET
-from tests.tiny_segmenter import _spread_outputs
+from tests.tiny_segmenter import spread_outputs
 
 SMALL_CLIP = {"architecture": "drawn-world-small", "pretrained": "shipped"}
 LENIENT = Execution(limits=Limits(max_failed_share=0.9))
@@ -56,7 +56,7 @@ def small_net(dim: int = 96, seed: int = 0) -> ProposalNet:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         net = build_proposal_net(**TINY_NET | {"embedding_dim": dim}).eval()
-        _spread_outputs(net)
+        spread_outputs(net)
     return net
 
 
