@@ -12,6 +12,7 @@ from flows.app_command import app
 from flows.checkpoint_commands import bundle, export_checkpoint, export_clip, import_checkpoint
 from flows.compare_command import compare
 from flows.flow_commands import demo, run, serve, ui
+from flows.masks_commands import export_masks, import_masks
 from flows.pairs_command import pairs
 from flows.prepare_command import prepare
 from flows.segment_command import segment
@@ -52,6 +53,25 @@ _LISTED = (
             "ovseg prepare drawn-world --split demo --scenes 1000",
             "ovseg prepare coco --root data/coco --split train2017 --labels panoptic --workers 4",
             "ovseg prepare folder --root my_pictures --check",
+        ),
+    ),
+    Subcommand(
+        name="import-masks",
+        group="masks",
+        summary="turn masks of others, such as Segment Anything's, into proposals",
+        function=import_masks,
+        examples=(
+            "ovseg import-masks sam_masks --scenes runs/scenes/coco-val2017-0123456789ab --set rules.max_masks=100",
+            "ovseg import-masks --config flows/configs/demo.toml",
+        ),
+    ),
+    Subcommand(
+        name="export-masks",
+        group="masks",
+        summary="write proposals as COCO results",
+        function=export_masks,
+        examples=(
+            "ovseg export-masks runs/proposals/demo-0123456789ab --scenes runs/scenes/drawn-0123456789ab --out m.json",
         ),
     ),
     Subcommand(

@@ -18,9 +18,11 @@ from pipeline.evaluate.score import Score
 from pipeline.evaluate.weight_choice import ChooseWeight
 from pipeline.finetune.finetune import Finetune
 from pipeline.graph import Finished, Graph, Node, Refused, Source
+from pipeline.import_masks.import_masks import ImportMasks, imported_name
 from pipeline.mine.embed import Embed
 from pipeline.mine.pair import PairNouns
 from pipeline.mine.propose import Propose
+from pipeline.mine.regions import NetSize, net_size
 from pipeline.prepare.prepare import Prepare, scenes_name
 from pipeline.settings import Settings, SettingsError
 from pipeline.train_proposals.train_proposals import TrainProposals
@@ -76,18 +78,43 @@ def dataflow(settings: Settings, *, ablate: bool = False) -> Graph:
 def _mining(
     graph: Graph, settings: Settings, net: Node, dataset: str, *, made_here: bool, command: str = ""
 ) -> tuple[Node | None, Node]:
-    """Add proposals, unless masks are those of the labels, embeddings, and pairs; returns proposals and pairs."""
+    """Add proposals, unless masks are those of the labels, embeddings, and pairs; returns proposals and pairs.
+
+    Proposals are those of the proposal net, or masks of others.
+    """
     mining, training, compute = settings.mine, settings.proposal_net, settings.compute
     read: dict[str, Source | None] = {"scenes": graph.scenes(dataset, "mine.dataset"), "clip": graph.clip}
     proposals = None
     if not mining.uses_ground_truth_masks:
-        propose = Propose(mining=mining, training=training, compute=compute)
-        proposals = graph.add(propose, {**read, "proposal_net": net}, made_here=made_here, command=command)
+        if mining.proposals == "imported":
+            captioned = mining.captions_per_image > 0
+            proposals = _imported(graph, settings, dataset, "mine.dataset", net_size(mining), captioned=captioned)
+        else:
+            propose = Propose(mining=mining, training=training, compute=compute)
+            proposals = graph.add(propose, {**read, "proposal_net": net}, made_here=made_here, command=command)
         read["proposals"] = proposals
     embed = Embed(mining=mining, queries=training.architecture.queries, compute=compute)
     read["embeddings"] = graph.add(embed, read, made_here=made_here, command=command)
     pairs = graph.add(PairNouns(mining=mining, compute=compute), read, made_here=made_here, command=command)
     return proposals, pairs
+
+
+def _imported(
+    graph: Graph, settings: Settings, dataset: str, key: str, size: NetSize, *, captioned: bool = False
+) -> Node:
+    """Add masks of others for a data set, made when they are needed, in place of the proposal net's."""
+    scenes = graph.scenes(dataset, key)
+    if dataset not in settings.masks:
+        message = f"masks: {dataset!r} has no entry, {key} needs its masks; add [masks.{dataset}] with their path"
+        return graph.add(Refused(SettingsError([message])), made_here=False)
+    step = ImportMasks(
+        settings=settings.masks[dataset],
+        size=size,
+        compute=settings.compute,
+        captioned=captioned,
+        where=f"masks.{dataset}.path",
+    )
+    return graph.add(step, {"scenes": scenes}, name=imported_name(scenes.name), command="ovseg import-masks")
 
 
 def _evaluation(graph: Graph, settings: Settings, net: Node, clips: Mapping[str, Node], *, ablate: bool) -> None:

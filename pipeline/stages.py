@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 from pipeline.dataflow import dataflow
 from pipeline.graph import Graph
-from pipeline.settings import Settings
+from pipeline.import_masks.import_masks import ImportMasks
+from pipeline.settings import Settings, SettingsError
 from pipeline.shard_runner import Execution, StageReport
 from pipeline.stage_names import STAGE_NAMES, StageName
 from storage_schemas.artifact import Artifact
@@ -70,6 +71,25 @@ def run_stage_of(graph: Graph, stage: StageName, execution: Execution) -> StageR
     for node in nodes:
         node.make(execution)
     return StageRun(tuple(execution.reports[first:]))
+
+
+def run_imports(settings: Settings) -> StageRun:
+    """Import the masks of others that the settings use; data sets that are missing are prepared first.
+
+    Raises:
+        SettingsError: If the settings use none.
+        PipelineError: If masks or scenes are not there, or don't fit each other.
+    """
+    nodes = [node for node in dataflow(settings).nodes if isinstance(node.step, ImportMasks)]
+    if not nodes:
+        message = "masks: no imported masks are used; set mine.proposals to 'imported'"
+        raise SettingsError([message])
+    execution = Execution.of(settings)
+    for node in nodes:
+        node.step.check(node)
+    for node in nodes:
+        node.make(execution)
+    return StageRun(tuple(execution.reports))
 
 
 def is_complete(graph: Graph, stage: StageName) -> bool:

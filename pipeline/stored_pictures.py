@@ -76,6 +76,11 @@ def upright_labels(png: bytes, exif_orientation: int) -> npt.NDArray[np.int32]:
     """
     with decoding(), Image.open(io.BytesIO(png), formats=["PNG"]) as image:
         stored = np.asarray(image).astype(np.int32)
+    return turned_upright(stored, exif_orientation)
+
+
+def turned_upright(stored: npt.NDArray[np.int32], exif_orientation: int) -> npt.NDArray[np.int32]:
+    """Turn a map of whole numbers [height width] as the picture on whose stored pixels it lies."""
     turn = _TURNS.get(exif_orientation)
     return stored if turn is None else np.array(Image.fromarray(stored).transpose(turn))
 

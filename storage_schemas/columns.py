@@ -1,6 +1,7 @@
 """Columns: described where they are declared, those that kinds share, and vectors to and from numpy."""
 
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -70,5 +71,5 @@ def slices_by(table: pa.Table, column: str) -> Iterator[pa.Table]:
     """Cut a table into the runs of rows that share a column's value, in order."""
     values = table[column].to_pylist()
     starts = [row for row, value in enumerate(values) if row == 0 or value != values[row - 1]]
-    for start, end in zip(starts, [*starts[1:], len(values)], strict=True):
+    for start, end in pairwise([*starts, len(values)]):
         yield table.slice(start, end - start)

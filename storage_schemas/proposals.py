@@ -1,14 +1,19 @@
-"""Proposals: the masks that a proposal net finds in each scene, as Parquet.
+"""Proposals: the masks that a proposal net finds in each scene, or masks of others, as Parquet.
 
 A unit is ``shard-00000.parquet``, one row per query of a scene and one row group per scene, in key order. A scene
-without proposals, or one that could not be read, is a single row without a query, with ``status`` and ``reason``. Masks
-and boxes lie in the picture as the net saw it: turned as its EXIF tag says, resized, before padding (``height_px``,
-``width_px``).
+without proposals, or one that could not be read, begins with a row without a query, with ``status`` and ``reason``.
+Masks and boxes lie in the picture as the net saw it: turned as its EXIF tag says, resized, before padding
+(``height_px``, ``width_px``).
+
+Imported masks have no embedding, so their tables lack that column; their objectness is the score that their source
+gives, 1 where it gives none. A mask that could not be taken is a row without a query after those of its scene. The unit
+``unplaced`` has a row for each picture of theirs that is no scene, by its name or id in place of a key.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from types import MappingProxyType
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +31,7 @@ from storage_schemas.columns import (
     vector_type,
     vectors_of,
 )
+from storage_schemas.digests import Json
 from storage_schemas.errors import SchemaError
 from storage_schemas.manifest import Sidecar
 from storage_schemas.tables import TableSchema, UnitTable, read_table, vector_length
@@ -33,11 +39,15 @@ from storage_schemas.tables import TableSchema, UnitTable, read_table, vector_le
 KIND = "proposals"
 SCHEMA_VERSION = 1
 
-_OF_QUERIES = ("query", "mask_counts", "area_px", "box_xyxy", "objectness", "proposal_embedding")
+UNPLACED = "unplaced"
+"""Unit of imported masks: pictures that are none of the scenes."""
+
+_EMBEDDING = "proposal_embedding"
+_OF_QUERIES = ("query", "mask_counts", "area_px", "box_xyxy", "objectness", _EMBEDDING)
 
 
 def schema(embedding_dim: int) -> TableSchema:
-    """Return the table's schema for a proposal net with embeddings of this length."""
+    """Return the table's schema for a proposal net with embeddings of this length; 0 = masks without embeddings."""
     columns = [
         SCENE_KEY,
         STATUS,
@@ -51,11 +61,23 @@ def schema(embedding_dim: int) -> TableSchema:
         column("area_px", pa.int64(), "Pixels inside the mask.", null=True),
         column("box_xyxy", vector_type(4, pa.int32()), "Tight box; px, half-open.", null=True),
         column("objectness", pa.float32(), "Probability that the query is any object at all, 0..1.", null=True),
-        column(
-            "proposal_embedding", vector_type(embedding_dim, pa.float32()), "L2-normalised, in CLIP's space.", null=True
-        ),
     ]
+    if embedding_dim:
+        kind = vector_type(embedding_dim, pa.float32())
+        columns.append(column(_EMBEDDING, kind, "L2-normalised, in CLIP's space.", null=True))
     return TableSchema(KIND, SCHEMA_VERSION, pa.schema(columns))
+
+
+class RefusedMask(NamedTuple):
+    """A mask of others that could not be taken.
+
+    Attributes:
+        status: A slug of what is wrong with it.
+        reason: The same in words, with its place.
+    """
+
+    status: str
+    reason: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,9 +93,10 @@ class SceneProposals:
         areas_px: Pixels inside each mask [proposal].
         boxes_xyxy: Tight boxes; px, half-open [proposal 4].
         objectness: Probability that the query is any object at all, 0..1 [proposal].
-        embeddings: Proposal embeddings, L2-normalised [proposal dim].
+        embeddings: Proposal embeddings, L2-normalised [proposal dim]; dim is 0 for imported masks.
         status: ``"ok"``, else a slug of what went wrong.
         reason: What went wrong in words.
+        refused: Masks of the source that could not be taken.
     """
 
     key: str
@@ -87,6 +110,7 @@ class SceneProposals:
     embeddings: npt.NDArray[np.float32]
     status: str = OK
     reason: str = ""
+    refused: Sequence[RefusedMask] = ()
 
     def __post_init__(self) -> None:
         parts = (self.queries, self.mask_counts, self.areas_px, self.boxes_xyxy, self.objectness, self.embeddings)
@@ -96,7 +120,9 @@ class SceneProposals:
             raise SchemaError(message)
 
     @classmethod
-    def failed(cls, key: str, embedding_dim: int, status: str, reason: str) -> Self:
+    def failed(
+        cls, key: str, embedding_dim: int, status: str, reason: str, refused: Sequence[RefusedMask] = ()
+    ) -> Self:
         """Return the entry of a scene without proposals."""
         return cls(
             key=key,
@@ -110,6 +136,7 @@ class SceneProposals:
             embeddings=np.zeros((0, embedding_dim), np.float32),
             status=status,
             reason=reason,
+            refused=refused,
         )
 
 
@@ -123,15 +150,16 @@ class ProposalShardWriter:
 
     def __init__(self, unit: UnitWriter, *, embedding_dim: int) -> None:
         self._table = UnitTable(unit, schema(embedding_dim))
+        self._of_queries = _OF_QUERIES if embedding_dim else _OF_QUERIES[:-1]
 
     def add(self, scene: SceneProposals) -> None:
-        """Append the proposals of one scene; a scene without any is one row without a query.
+        """Append the proposals of one scene; a scene without any begins with one row without a query.
 
         Raises:
             WriteError: If the operating system refuses.
         """
-        rows = max(1, len(scene.queries))
-        found: dict[str, Any] = {name: [None] for name in _OF_QUERIES}
+        rows, refused = max(1, len(scene.queries)), len(scene.refused)
+        found: dict[str, Any] = {name: [None] * rows for name in self._of_queries}
         if len(scene.queries):
             found = {
                 "query": scene.queries,
@@ -139,22 +167,25 @@ class ProposalShardWriter:
                 "area_px": scene.areas_px,
                 "box_xyxy": vector_column(scene.boxes_xyxy),
                 "objectness": scene.objectness,
-                "proposal_embedding": vector_column(scene.embeddings),
             }
+            if _EMBEDDING in self._of_queries:
+                found[_EMBEDDING] = vector_column(scene.embeddings)
+        if refused:
+            found = {name: [*pa.array(values).to_pylist(), *[None] * refused] for name, values in found.items()}
         self._table.write_columns(
             {
-                "key": [scene.key] * rows,
-                "status": [scene.status] * rows,
-                "reason": [scene.reason] * rows,
-                "height_px": np.full(rows, scene.height_px, np.int32),
-                "width_px": np.full(rows, scene.width_px, np.int32),
+                "key": [scene.key] * (rows + refused),
+                "status": [scene.status] * rows + [mask.status for mask in scene.refused],
+                "reason": [scene.reason] * rows + [mask.reason for mask in scene.refused],
+                "height_px": np.full(rows + refused, scene.height_px, np.int32),
+                "width_px": np.full(rows + refused, scene.width_px, np.int32),
                 **found,
             }
         )
 
-    def commit(self) -> Sidecar:
-        """Make the shard a finished unit; errors as `UnitTable.commit`."""
-        return self._table.commit()
+    def commit(self, facts: Mapping[str, Json] = MappingProxyType({})) -> Sidecar:
+        """Make the shard a finished unit; arguments and errors as `UnitTable.commit`."""
+        return self._table.commit(facts)
 
 
 def read_proposals(artifact: Artifact, unit: str, *, embedding_dim: int | None = None) -> Iterator[SceneProposals]:
@@ -163,18 +194,23 @@ def read_proposals(artifact: Artifact, unit: str, *, embedding_dim: int | None =
     Args:
         artifact: Of proposals.
         unit: Shard.
-        embedding_dim: Length of the embeddings that is expected; None takes the file's.
+        embedding_dim: Length of the embeddings that is expected, 0 for imported masks; None takes the
+            file's.
 
     Raises:
         SchemaError: If the file is of another schema.
     """
     path = artifact.directory / f"{unit}.parquet"
-    dim = vector_length(path, "proposal_embedding") if embedding_dim is None else embedding_dim
-    for rows in slices_by(read_table(path, schema(dim)), "key"):
-        key, status, reason = (rows[name][0].as_py() for name in ("key", "status", "reason"))
-        if rows["query"].null_count:  # the single row of a scene without proposals
-            yield SceneProposals.failed(key, dim, status, reason)
+    dim = vector_length(path, _EMBEDDING, if_missing=0) if embedding_dim is None else embedding_dim
+    for of_scene in slices_by(read_table(path, schema(dim)), "key"):
+        key, status, reason = (of_scene[name][0].as_py() for name in ("key", "status", "reason"))
+        taken = len(of_scene) - of_scene["query"].null_count  # those without a query come last, or are all
+        others = of_scene.slice(max(1, taken)).select(["status", "reason"]).to_pylist()
+        refused = tuple(RefusedMask(**row) for row in others)
+        if not taken:
+            yield SceneProposals.failed(key, dim, status, reason, refused)
             continue
+        rows = of_scene.slice(0, taken)
         yield SceneProposals(
             key=key,
             height_px=rows["height_px"][0].as_py(),
@@ -184,7 +220,10 @@ def read_proposals(artifact: Artifact, unit: str, *, embedding_dim: int | None =
             areas_px=rows["area_px"].to_numpy(),
             boxes_xyxy=vectors_of(rows["box_xyxy"]).astype(np.int32, copy=False),
             objectness=rows["objectness"].to_numpy(),
-            embeddings=vectors_of(rows["proposal_embedding"]).astype(np.float32, copy=False),
+            embeddings=(
+                vectors_of(rows[_EMBEDDING]).astype(np.float32, copy=False) if dim else np.zeros((taken, 0), np.float32)
+            ),
             status=status,
             reason=reason,
+            refused=refused,
         )

@@ -180,6 +180,21 @@ def iou_matrix(
     return np.asarray(coco_mask.iou(first, second, [0] * len(other_counts)), dtype=np.float64)
 
 
+def inside_matrix(counts: Sequence[bytes], height_px: int, width_px: int) -> npt.NDArray[np.float64]:
+    """Return the share of each mask that lies inside each other mask [mask other]; 0 of an empty mask."""
+    if not counts:
+        return np.zeros((0, 0))
+    masks = _objects(counts, height_px, width_px)
+    # COCO's rule for crowds: what an object shares with a crowd, over the object's own area
+    return np.asarray(coco_mask.iou(masks, masks, [1] * len(counts)), dtype=np.float64)
+
+
+def united(counts: Sequence[bytes], height_px: int, width_px: int) -> bytes:
+    """Return the mask of all pixels that lie in any of some masks."""
+    union: bytes = coco_mask.merge(_objects(counts, height_px, width_px))["counts"]
+    return union
+
+
 def _objects(counts: Sequence[bytes], height_px: int, width_px: int) -> list[dict[str, object]]:
     """Give counts the form that pycocotools wants."""
     return [{"size": [height_px, width_px], "counts": one} for one in counts]

@@ -180,8 +180,13 @@ def read_table(path: Path, schema: TableSchema, *, columns: Sequence[str] | None
         raise SchemaError(message) from error
 
 
-def vector_length(path: Path, column: str) -> int:
+def vector_length(path: Path, column: str, *, if_missing: int | None = None) -> int:
     """Return the length of the vectors in a column of a Parquet file, from its footer.
+
+    Args:
+        path: Parquet file.
+        column: Name of the column.
+        if_missing: Length to return for a file without that column; None makes it an error.
 
     Raises:
         SchemaError: If it is no Parquet file, or has no such column of vectors.
@@ -192,6 +197,8 @@ def vector_length(path: Path, column: str) -> int:
         message = f"{path}: cannot be read as Parquet ({error}); run the stage that makes it again"
         raise SchemaError(message) from error
     index = found.get_field_index(column)
+    if index < 0 and if_missing is not None:
+        return if_missing
     kind = found.field(index).type if index >= 0 else None
     if not isinstance(kind, pa.FixedSizeListType):
         message = (

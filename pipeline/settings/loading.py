@@ -3,17 +3,19 @@
 import re
 import tempfile
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import reduce
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import tomli_w
 from pydantic import ValidationError
 
 from pipeline.settings.faults import FLAG, Override, SettingsError, fault_lines, reference_faults
-from pipeline.settings.model import all_settings
+from pipeline.settings.model import SettingsModel, all_settings
 from pipeline.settings.sections import Settings
+
+Section = TypeVar("Section", bound=SettingsModel)
 
 _KEY = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
 _PLACE_IN_TOML = re.compile(r"^(?P<what>.*) \((?:at )?(?P<place>line \d+, column \d+|end of document)\)$")
@@ -43,6 +45,30 @@ def load_settings(path: Path | None = None, overrides: Sequence[str] = ()) -> Se
     if faults:
         raise SettingsError(faults)
     return settings
+
+
+def load_section(section: type[Section], values: Mapping[str, Any], overrides: Sequence[str], source: str) -> Section:
+    """Make one section of settings of a command's own values and ``key=value`` flags; flags go before.
+
+    Args:
+        section: Its model.
+        values: By their names.
+        overrides: As of `load_settings`, with keys within the section.
+        source: Name of the command, for messages.
+
+    Raises:
+        SettingsError: If anything is wrong, with one line per fault.
+    """
+    flags, faults = parse_overrides(overrides)
+    document = with_overrides(dict(values), flags)
+    try:
+        made = section.model_validate(document)
+    except ValidationError as error:
+        faults += fault_lines(error, section, document, source=source, overrides=flags)
+        raise SettingsError(faults) from error
+    if faults:
+        raise SettingsError(faults)
+    return made
 
 
 def check_references(settings: Settings) -> None:

@@ -8,7 +8,16 @@ from functools import reduce
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import ConfigDict, Field, JsonValue, TypeAdapter, ValidationError, field_validator, model_validator
+from pydantic import (
+    ConfigDict,
+    Field,
+    JsonValue,
+    TypeAdapter,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from ovseg_models.image_input import PIXELS_MAX
 from pipeline.data_set_options import CocoLabelKind, DataSetName, StuffValues, VocLabelDirectory
@@ -173,6 +182,88 @@ class PrepareSettings(SettingsModel):
         if faults:
             raise ValueError("; ".join(faults))
         return self
+
+
+# Masks of others
+
+
+MaskFormat = Literal["auto", "coco", "panoptic", "sam", "npz", "png"]
+"""Kinds of files that masks of others come in."""
+
+DropAbove = Annotated[float, Field(gt=0, le=1)]
+"""A share of overlap above which a mask is dropped or joined; 1 = none is."""
+
+
+class MaskRuleSettings(SettingsModel):
+    """Which imported masks are kept. Rules apply in this order; masks with higher scores, then larger ones, come first.
+
+    Segment Anything's masks are finer than things with names: parts, and wholes of parts, beside each other.
+    """
+
+    merge_categories: bool = Field(
+        default=False, description="Join all masks of a picture that have the same category, as semantic regions are."
+    )
+    merge_overlap: DropAbove = Field(
+        default=1.0,
+        description="Share of the smaller mask in the larger one above which the two are joined: parts become a whole; "
+        "1 = none is.",
+    )
+    min_share: Share = Field(default=0.0, description="Share of the picture below which a mask is dropped.")
+    max_share: Share = Field(default=1.0, description="Share of the picture above which a mask is dropped.")
+    duplicate_iou: DropAbove = Field(
+        default=1.0, description="IoU with a mask that comes before it above which a mask is dropped; 1 = none is."
+    )
+    contained_share: DropAbove = Field(
+        default=1.0,
+        description="Share of a mask inside a larger one that is kept above which it is dropped; 1 = none is.",
+    )
+    max_masks: int | None = Field(
+        default=None, ge=1, le=10_000, description="Masks of a picture at most, those that come first; none = all."
+    )
+
+    @model_validator(mode="after")
+    def _shares_fit(self) -> Self:
+        if self.max_share < self.min_share:
+            message = f"max_share {self.max_share} should be at least min_share {self.min_share}"
+            raise ValueError(message)
+        return self
+
+
+class MasksSettings(SettingsModel):
+    """Masks of others for a data set, ``ovseg import-masks``: they take the place of the proposal net's."""
+
+    path: Path = Field(
+        strict=False,
+        description="A JSON file (COCO results, COCO, COCO panoptic, sem_seg_predictions), or a folder with a file per "
+        "picture (SA-1B or SAM JSON, NPZ, label PNG) or a folder per picture (SAM's PNGs).",
+        json_schema_extra=CHANGES_NO_RESULT,  # the digests of the files do
+    )
+    format: MaskFormat = Field(
+        default="auto",
+        description="'coco' = results or annotations with run lengths or polygons, 'panoptic' = COCO's JSON and PNGs, "
+        "'sam' = SA-1B's JSON or what SAM's automatic generator saves, 'npz' and 'png' = arrays and label maps; "
+        "'auto' = found out from the files.",
+    )
+    images: str = Field(
+        default="",
+        description="COCO: a JSON file with the list 'images', where results name pictures by ids that the scenes do "
+        "not have.",
+        json_schema_extra=CHANGES_NO_RESULT,  # as of path
+    )
+    png_dir: str = Field(
+        default="",
+        description="COCO panoptic: folder of the PNGs; empty = named as the JSON file, or the JSON's own folder.",
+        json_schema_extra=CHANGES_NO_RESULT,  # as of path
+    )
+    background: ListOf[int] = Field(
+        default=(0,), description="Label maps of 'npz' and 'png': values that are no mask, such as 0 and 255."
+    )
+    pixels: Literal["upright", "stored"] = Field(
+        default="upright",
+        description="What masks lie on where a picture's EXIF tag turns it: the picture as shown, which most tools "
+        "read, or its stored pixels, as COCO's annotations do. Where the size fits one alone, that one is taken.",
+    )
+    rules: MaskRuleSettings = _section(MaskRuleSettings, "Which masks are kept.")
 
 
 # CLIP
@@ -561,6 +652,12 @@ class MineSettings(SettingsModel):
         description="Table 2 of the paper: ground-truth masks with their classes or with the nouns of one caption, or "
         "proposals with the nouns of one caption (the one with the lowest id) or of five.",
     )
+    proposals: Literal["net", "imported"] = Field(
+        default="net",
+        description="Where proposals come from: the proposal net, or 'imported' = the masks of others that the section "
+        "'masks' names for this data set.",
+        json_schema_extra=LATER_SETTING,
+    )
     propose: ProposeSettings = _section(ProposeSettings, "Step 1.")
     embed: EmbedSettings = _section(EmbedSettings, "Step 2.")
     nouns: NounSettings = _section(NounSettings, "Words of captions, for step 3.")
@@ -882,6 +979,11 @@ class Settings(SettingsModel):
     datasets: dict[DatasetKey, PrepareSettings] = Field(
         default={}, description="Data sets by the names that the stages know them by, such as [datasets.coco-train]."
     )
+    masks: dict[DatasetKey, MasksSettings] = Field(
+        default={},
+        description="Masks of others by the name of the data set that they are of, such as [masks.coco-train].",
+        json_schema_extra=LATER_SETTING,
+    )
     clip: ClipSettings = _section(ClipSettings, "The CLIP of all stages.")
     proposal_net: ProposalNetSettings = _section(ProposalNetSettings, "Stage 1.")
     mine: MineSettings = _section(MineSettings, "Stage 2.")
@@ -890,6 +992,16 @@ class Settings(SettingsModel):
     compute: ComputeSettings = _section(ComputeSettings, "Workers and devices.")
     dask: DaskSettings = _section(DaskSettings, "The Dask cluster.")
     flow: FlowSettings = _section(FlowSettings, "The Prefect flow.")
+
+    @field_validator("masks")
+    @classmethod
+    def _of_data_sets(cls, masks: dict[str, MasksSettings], info: ValidationInfo) -> dict[str, MasksSettings]:
+        odd = sorted(masks.keys() - info.data.get("datasets", masks).keys())
+        if odd:
+            known = ", ".join(info.data["datasets"]) or "none"
+            message = f"{odd[0]!r} is no name under 'datasets'; there are {known}"
+            raise ValueError(message)
+        return masks
 
     @model_validator(mode="before")
     @classmethod
