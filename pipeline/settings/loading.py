@@ -157,11 +157,13 @@ def writable_runs_dir(path: Path) -> Path:
         with tempfile.TemporaryFile(dir=path):
             return path
     except (FileExistsError, NotADirectoryError) as error:
-        message = f"runs_dir: should be a directory, a file is in its place; choose another (got {path})"
-        raise SettingsError([message]) from error
+        raise SettingsError(
+            [f"runs_dir: should be a directory, a file is in its place; choose another (got {path})"]
+        ) from error
     except OSError as error:
-        message = f"runs_dir: cannot be written to ({error.strerror}); make it writable or choose another (got {path})"
-        raise SettingsError([message]) from error
+        raise SettingsError(
+            [f"runs_dir: cannot be written to ({error.strerror}); make it writable or choose another (got {path})"]
+        ) from error
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
@@ -173,8 +175,7 @@ def _read_toml(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        message = f"{path}: no such file; give a settings file, such as flows/configs/demo.toml"
-        raise SettingsError([message]) from error
+        raise SettingsError([f"{path}: no such file; give a settings file, such as flows/configs/demo.toml"]) from error
     except UnicodeDecodeError as error:
         raise SettingsError([f"{path}: is not UTF-8 (byte {error.start}); save it as UTF-8 text"]) from error
     except OSError as error:

@@ -23,6 +23,7 @@ LATER_SETTING: JsonDict = {"in_digest_at_default": False}
 where it has another value than its default, so that theirs stay as they are."""
 
 Item = TypeVar("Item")
+Section = TypeVar("Section", bound="SettingsModel")
 
 ListOf = Annotated[tuple[Item, ...], Field(strict=False)]
 """A list of a settings file; not strict, as TOML and JSON have lists and no tuples. The items are."""
@@ -68,6 +69,30 @@ class SettingsModel(BaseModel):
             if "inherits" in values:
                 values.pop("default", None)
         return json_schema
+
+
+def section(model: type[SettingsModel]) -> Any:
+    """Declare a section, which the docstring of its model describes.
+
+    Its default is a factory, which no JSON schema shows: a form would fill in and send all that the section holds, and
+    nothing would be inherited.
+    """
+    return Field(default_factory=model, description=model.__doc__)
+
+
+def check_sides(given: Section) -> Section:
+    """Refuse an upper limit of the long side that is below the short side: no picture could be resized so.
+
+    A validator of sections with ``short_side_px`` and ``max_side_px``, also with ``validation_`` before the names.
+
+    Raises:
+        ValueError: If the limit is too low.
+    """
+    prefix = "" if "short_side_px" in type(given).model_fields else "validation_"
+    short_side_px, max_side_px = getattr(given, f"{prefix}short_side_px"), getattr(given, f"{prefix}max_side_px")
+    if max_side_px < short_side_px:
+        raise ValueError(f"{prefix}max_side_px {max_side_px} should be at least {prefix}short_side_px {short_side_px}")
+    return given
 
 
 class Setting(NamedTuple):

@@ -34,21 +34,12 @@ from pipeline.settings.model import (
     Share,
     SideLength,
     all_settings,
+    check_sides,
+    section,
     with_inherited,
 )
 
 # What several stages inherit
-
-
-def _check_sides(*, short_side_px: int, max_side_px: int, prefix: str = "") -> None:
-    """Refuse an upper limit of the long side that is below the short side: no picture could be resized so.
-
-    Raises:
-        ValueError: If the limit is too low.
-    """
-    if max_side_px < short_side_px:
-        message = f"{prefix}max_side_px {max_side_px} should be at least {prefix}short_side_px {short_side_px}"
-        raise ValueError(message)
 
 
 class NetInputSettings(SettingsModel):
@@ -60,10 +51,7 @@ class NetInputSettings(SettingsModel):
         default=0.5, description="Mask probability above which a pixel is in the mask."
     )
 
-    @model_validator(mode="after")
-    def _sides_fit(self) -> Self:
-        _check_sides(short_side_px=self.short_side_px, max_side_px=self.max_side_px)
-        return self
+    _sides_fit = model_validator(mode="after")(check_sides)
 
 
 _PRECISION: Precision = "fp32"
@@ -71,18 +59,9 @@ _PRECISION: Precision = "fp32"
 
 def _inherited(key: str, description: str) -> Any:
     """Declare a setting that takes the value at a key of ``Settings`` where its own section gives none."""
-    section, _, name = key.rpartition(".")
-    default = NetInputSettings.model_fields[name].default if section else _PRECISION
+    above, _, name = key.rpartition(".")
+    default = NetInputSettings.model_fields[name].default if above else _PRECISION
     return Field(default=default, description=description, json_schema_extra={"inherits": key})
-
-
-def _section(model: type[SettingsModel], description: str) -> Any:
-    """Declare a section.
-
-    Its default is a factory, which no JSON schema shows: a form would fill in and send all that the section holds, and
-    nothing would be inherited.
-    """
-    return Field(default_factory=model, description=description)
 
 
 # Data sets
@@ -102,7 +81,7 @@ _OWN_OPTIONS = {
 
 
 class DrawnWorldSettings(SettingsModel):
-    """The generated data set."""
+    """The drawn world: pictures that are generated, with captions and labels."""
 
     scenes: int = Field(default=1000, ge=1, le=10_000_000, description="Number of scenes to draw.")
     seed: int = Field(default=0, ge=0, description="Chooses the world; splits of one seed never overlap.")
@@ -157,7 +136,7 @@ class PrepareSettings(SettingsModel):
         default=False,
         description="ADE20K-847: shrink to short side 512 px and save as JPEG of quality 75, as the reference does.",
     )
-    drawn_world: DrawnWorldSettings = _section(DrawnWorldSettings, "Drawn world: its options.")
+    drawn_world: DrawnWorldSettings = section(DrawnWorldSettings)
     scenes_per_shard: int = Field(default=1000, ge=1, le=100_000, description="Scenes of one unit of work.")
     limit: int | None = Field(default=None, ge=1, description="Take the first scenes only, for a trial; none = all.")
     max_image_px: int = Field(
@@ -263,7 +242,7 @@ class MasksSettings(SettingsModel):
         description="What masks lie on where a picture's EXIF tag turns it: the picture as shown, which most tools "
         "read, or its stored pixels, as COCO's annotations do. Where the size fits one alone, that one is taken.",
     )
-    rules: MaskRuleSettings = _section(MaskRuleSettings, "Which masks are kept.")
+    rules: MaskRuleSettings = section(MaskRuleSettings)
 
 
 # CLIP
@@ -286,7 +265,7 @@ class ClipSettings(SettingsModel):
     )
     quick_gelu: Literal["auto", "on", "off"] = Field(
         default="auto",
-        description="Whether the activation is x * sigmoid(1.702 x), as OpenAI's weights want it; 'auto' = as the "
+        description="Whether the activation is x * sigmoid(1.702 x), as OpenAI's weights expect; 'auto' = as the "
         "weights say, else as the architecture says.",
     )
     seed: int = Field(default=0, ge=0, description="Seed of random weights.")
@@ -356,14 +335,11 @@ class BackboneSettings(SettingsModel):
     @model_validator(mode="after")
     def _fits_the_kind(self) -> Self:
         if self.is_swin and (self.freeze_at or self.frozen_batch_norm):
-            message = f"freeze_at should be 0 and frozen_batch_norm false for the Swin {self.name!r}"
-            raise ValueError(message)
+            raise ValueError(f"freeze_at should be 0 and frozen_batch_norm false for the Swin {self.name!r}")
         if self.drop_path_rate and not self.is_swin:
-            message = f"drop_path_rate {self.drop_path_rate} should be 0 for {self.name!r}, which is no Swin"
-            raise ValueError(message)
+            raise ValueError(f"drop_path_rate {self.drop_path_rate} should be 0 for {self.name!r}, which is no Swin")
         if self.timm_arguments and self.name == "r101c":
-            message = "timm_arguments should be empty for 'r101c', whose form is fixed"
-            raise ValueError(message)
+            raise ValueError("timm_arguments should be empty for 'r101c', whose form is fixed")
         return self
 
     @property
@@ -383,7 +359,7 @@ class BackboneSettings(SettingsModel):
 class ArchitectureSettings(SettingsModel):
     """A MaskFormer whose class head gives an embedding in CLIP's space for each query."""
 
-    backbone: BackboneSettings = _section(BackboneSettings, "What sees the image.")
+    backbone: BackboneSettings = section(BackboneSettings)
     queries: int = Field(default=100, ge=1, le=1000, description="Number of proposals per image.")
     encoder_layers: int = Field(default=0, ge=0, le=12, description="Self-attention layers among stride-32 pixels.")
     decoder_layers: int = Field(default=6, ge=1, le=12, description="Layers of the query decoder; each is supervised.")
@@ -406,10 +382,9 @@ class ArchitectureSettings(SettingsModel):
 
     @model_validator(mode="after")
     def _hidden_dim_divides(self) -> Self:
-        for divisor, label in ((4, "4"), (self.heads, "heads"), (self.norm_groups, "norm_groups")):
+        for divisor, label in ((4, ""), (self.heads, "heads "), (self.norm_groups, "norm_groups ")):
             if self.hidden_dim % divisor:
-                message = f"hidden_dim {self.hidden_dim} should be a multiple of {label}"
-                raise ValueError(message if label == "4" else f"{message} {divisor}")
+                raise ValueError(f"hidden_dim {self.hidden_dim} should be a multiple of {label}{divisor}")
         return self
 
     def arguments(self) -> dict[str, Any]:
@@ -479,9 +454,9 @@ class ProposalTrainingSettings(SettingsModel):
         default=0.01, gt=0, description="Upper limit of the L2 norm of the whole model's gradient."
     )
     precision: Precision = _inherited("precision", "Arithmetic on CUDA; fp16 scales the loss.")
-    augmentation: AugmentationSettings = _section(AugmentationSettings, "How samples are varied.")
-    loss: LossSettings = _section(LossSettings, "Weights of the losses.")
-    checkpoints: CheckpointSettings = _section(CheckpointSettings, "When to save, what to keep.")
+    augmentation: AugmentationSettings = section(AugmentationSettings)
+    loss: LossSettings = section(LossSettings)
+    checkpoints: CheckpointSettings = section(CheckpointSettings)
 
 
 class ProposalNetSettings(SettingsModel):
@@ -500,7 +475,7 @@ class ProposalNetSettings(SettingsModel):
     validation_short_side_px: SideLength = _inherited("net_input.short_side_px", "Short side at validation [px].")
     validation_max_side_px: SideLength = _inherited("net_input.max_side_px", "Upper limit of the long side there [px].")
     prompt_templates: PromptTemplates = Field(default="vild", description="Sentences around class names.")
-    architecture: ArchitectureSettings = _section(ArchitectureSettings, "What is trained.")
+    architecture: ArchitectureSettings = section(ArchitectureSettings)
     initial_weights: str = Field(
         default=NONE,
         min_length=1,
@@ -508,16 +483,9 @@ class ProposalNetSettings(SettingsModel):
         "file, 'shipped' (the small net of the drawn world, as demo.toml has it), or 'none'. The digest covers the "
         "file's bytes, not its path.",
     )
-    training: ProposalTrainingSettings = _section(ProposalTrainingSettings, "How it is trained.")
+    training: ProposalTrainingSettings = section(ProposalTrainingSettings)
 
-    @model_validator(mode="after")
-    def _sides_fit(self) -> Self:
-        _check_sides(
-            short_side_px=self.validation_short_side_px,
-            max_side_px=self.validation_max_side_px,
-            prefix="validation_",
-        )
-        return self
+    _sides_fit = model_validator(mode="after")(check_sides)
 
 
 # Stage 2: mining (OVSeg, section 3.2)
@@ -546,10 +514,7 @@ class ProposeSettings(SettingsModel):
         default=1, ge=1, description="Images per forward pass.", json_schema_extra=CHANGES_NO_RESULT
     )
 
-    @model_validator(mode="after")
-    def _sides_fit(self) -> Self:
-        _check_sides(short_side_px=self.short_side_px, max_side_px=self.max_side_px)
-        return self
+    _sides_fit = model_validator(mode="after")(check_sides)
 
 
 class EmbedSettings(SettingsModel):
@@ -614,15 +579,15 @@ class NounSettings(SettingsModel):
         for word in stop_words:
             lemma = " ".join(unicodedata.normalize("NFC", word.lower()).split())
             if word != lemma or not word:
-                message = f"stop word {word!r} should be in lower case, with single blanks between words, as lemmas are"
-                raise ValueError(message)
+                raise ValueError(
+                    f"stop word {word!r} should be in lower case, with single blanks between words, as lemmas are"
+                )
         return stop_words
 
     @model_validator(mode="after")
     def _lemmas_are_lower_case(self) -> Self:
         if self.lemmas and not self.lower_case:
-            message = "lower_case should be true where lemmas is, as lemmas are lower case"
-            raise ValueError(message)
+            raise ValueError("lower_case should be true where lemmas is, as lemmas are lower case")
         return self
 
 
@@ -658,10 +623,10 @@ class MineSettings(SettingsModel):
         "'masks' names for this data set.",
         json_schema_extra=LATER_SETTING,
     )
-    propose: ProposeSettings = _section(ProposeSettings, "Step 1.")
-    embed: EmbedSettings = _section(EmbedSettings, "Step 2.")
-    nouns: NounSettings = _section(NounSettings, "Words of captions, for step 3.")
-    pair: PairSettings = _section(PairSettings, "Step 3.")
+    propose: ProposeSettings = section(ProposeSettings)
+    embed: EmbedSettings = section(EmbedSettings)
+    nouns: NounSettings = section(NounSettings)
+    pair: PairSettings = section(PairSettings)
 
     @property
     def uses_ground_truth_masks(self) -> bool:
@@ -681,7 +646,7 @@ Mode = Literal["ft", "mpt", "ft-then-mpt", "mpt-then-ft", "ft+mpt"]
 
 
 class PhaseSettings(SettingsModel):
-    """AdamW with linear warm-up and a cosine to 0; one step is one global batch, over any number of processes."""
+    """The image tower is trained: AdamW with linear warm-up and a cosine to 0; one step is one global batch."""
 
     epochs: int = Field(default=5, ge=1, description="Times each pair is shown.")
     batch_pairs: int = Field(
@@ -693,7 +658,7 @@ class PhaseSettings(SettingsModel):
 
 
 class PromptPhaseSettings(PhaseSettings):
-    """As for 'ft', with another learning rate and no decay."""
+    """The mask prompts are trained, as in 'ft' with another learning rate and no decay."""
 
     learning_rate: float = Field(default=2e-2, gt=0, description="Learning rate after the warm-up.")
     weight_decay: float = Field(default=0.0, ge=0, description="Decay of the prompt tokens.")
@@ -743,9 +708,9 @@ class FinetuneSettings(SettingsModel):
     prompt_templates: PromptTemplates = Field(
         default="bare", description="Sentences around nouns; 'bare' is the noun itself."
     )
-    ft: PhaseSettings = _section(PhaseSettings, "The phase that trains the image tower.")
-    mpt: PromptPhaseSettings = _section(PromptPhaseSettings, "The phase that trains the prompts.")
-    augmentation: CropAugmentationSettings = _section(CropAugmentationSettings, "How crops are varied.")
+    ft: PhaseSettings = section(PhaseSettings)
+    mpt: PromptPhaseSettings = section(PromptPhaseSettings)
+    augmentation: CropAugmentationSettings = section(CropAugmentationSettings)
     precision: Precision = _inherited("precision", "Arithmetic on CUDA; fp16 scales the loss.")
     accumulation_steps: int = Field(
         default=0,
@@ -763,7 +728,7 @@ class FinetuneSettings(SettingsModel):
         default="",
         description="Labelled data set whose masked ground-truth crops are classified after each epoch; empty = none.",
     )
-    checkpoints: CheckpointSettings = _section(CheckpointSettings, "When to save, what to keep.")
+    checkpoints: CheckpointSettings = section(CheckpointSettings)
 
     @property
     def phases(self) -> tuple[str, ...]:
@@ -836,7 +801,7 @@ class EvaluateSettings(SettingsModel):
     oracle_labels: bool = Field(
         default=False, description="Give each proposal the class of the ground truth that it covers best (Figure 1(c))."
     )
-    sweep: SweepSettings = _section(SweepSettings, "What --ablate goes through.")
+    sweep: SweepSettings = section(SweepSettings)
     bootstrap_rounds: int = Field(
         default=1000, ge=1, le=1_000_000, description="Resamplings of images for the 95 % intervals."
     )
@@ -858,14 +823,10 @@ class EvaluateSettings(SettingsModel):
     def _each_once(cls, datasets: tuple[EvaluatedDatasetSettings, ...]) -> tuple[EvaluatedDatasetSettings, ...]:
         name, times = Counter(each.dataset for each in datasets).most_common(1)[0] if datasets else ("", 0)
         if times > 1:
-            message = f"data set {name!r} should be there once, not {times} times"
-            raise ValueError(message)
+            raise ValueError(f"data set {name!r} should be there once, not {times} times")
         return datasets
 
-    @model_validator(mode="after")
-    def _sides_fit(self) -> Self:
-        _check_sides(short_side_px=self.short_side_px, max_side_px=self.max_side_px)
-        return self
+    _sides_fit = model_validator(mode="after")(check_sides)
 
 
 # How the work is done; none of it changes a result
@@ -975,7 +936,7 @@ class Settings(SettingsModel):
         description="Arithmetic of all models on CUDA, where a stage does not say otherwise: single precision in full, "
         "or with products in TF32, or half precision by autocast. A CPU computes in fp32.",
     )
-    net_input: NetInputSettings = _section(NetInputSettings, "The proposal net's input.")
+    net_input: NetInputSettings = section(NetInputSettings)
     datasets: dict[DatasetKey, PrepareSettings] = Field(
         default={}, description="Data sets by the names that the stages know them by, such as [datasets.coco-train]."
     )
@@ -984,14 +945,14 @@ class Settings(SettingsModel):
         description="Masks of others by the name of the data set that they are of, such as [masks.coco-train].",
         json_schema_extra=LATER_SETTING,
     )
-    clip: ClipSettings = _section(ClipSettings, "The CLIP of all stages.")
-    proposal_net: ProposalNetSettings = _section(ProposalNetSettings, "Stage 1.")
-    mine: MineSettings = _section(MineSettings, "Stage 2.")
-    finetune: FinetuneSettings = _section(FinetuneSettings, "Stage 3.")
-    evaluate: EvaluateSettings = _section(EvaluateSettings, "Stage 4.")
-    compute: ComputeSettings = _section(ComputeSettings, "Workers and devices.")
-    dask: DaskSettings = _section(DaskSettings, "The Dask cluster.")
-    flow: FlowSettings = _section(FlowSettings, "The Prefect flow.")
+    clip: ClipSettings = section(ClipSettings)
+    proposal_net: ProposalNetSettings = section(ProposalNetSettings)
+    mine: MineSettings = section(MineSettings)
+    finetune: FinetuneSettings = section(FinetuneSettings)
+    evaluate: EvaluateSettings = section(EvaluateSettings)
+    compute: ComputeSettings = section(ComputeSettings)
+    dask: DaskSettings = section(DaskSettings)
+    flow: FlowSettings = section(FlowSettings)
 
     @field_validator("masks")
     @classmethod
