@@ -87,8 +87,9 @@ def app(
                 allowed_hosts=allowed_hosts,
             )
         except OSError as error:
-            message = f"--port: {port} of {host} cannot be listened on ({error}); give another one"
-            raise PipelineError(message) from error
+            raise PipelineError(
+                f"--port: {port} of {host} cannot be listened on ({error}); give another one"
+            ) from error
         if not is_loopback(host):
             _LOGGER.warning("--host %s: every machine that can reach this one may use the page", host)
         sys.stdout.write(f"{address} shows the page; Ctrl-C ends it\n")
@@ -110,11 +111,10 @@ def _refuse_unusable_address(host: str, port: int) -> None:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as servers do: a port just left is free
             listener.bind(address)
     except OSError as error:
-        message = (
+        raise PipelineError(
             f"--host {host} --port {port}: cannot be listened on ({error.strerror or error}); "
             "give an address of this machine and a free port"
-        )
-        raise PipelineError(message) from error
+        ) from error
 
 
 def _photographs(folder: Path) -> list[Path]:

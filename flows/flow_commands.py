@@ -50,8 +50,7 @@ def run(
 
     settings = arguments.settings()
     if only is not None and from_stage != "prepare":
-        message = f"run: --from {from_stage} and --only {only}: exclude each other; give one of them"
-        raise SettingsError([message])
+        raise SettingsError([f"run: --from {from_stage} and --only {only}: exclude each other; give one of them"])
     if not dry_run:
         run_missing({"": settings}, from_stage, only)
         return 0
@@ -164,11 +163,10 @@ def serve(arguments: RunArguments) -> None:
     set_prefect_environment(home, server_start_limit_s=settings.flow.server_start_limit_s)
     url = os.environ.get("PREFECT_API_URL") or announced_server(home, wait_s=settings.flow.server_start_limit_s)
     if url is None:
-        message = (
+        raise PipelineError(
             f"serve: no Prefect server runs for {settings.runs_dir}; start one in another terminal with "
             f"'ovseg ui --runs {settings.runs_dir}', or name one in PREFECT_API_URL"
         )
-        raise PipelineError(message)
     os.environ["PREFECT_API_URL"] = url
     from flows.ovseg_flow import serve_flow
 
@@ -203,8 +201,7 @@ def demo(arguments: RunArguments, *, picture: Path | None = None) -> None:
 
     settings = arguments.settings()
     if not settings.evaluate.datasets:
-        message = "evaluate.datasets: at least one data set is expected; name one (got [])"
-        raise SettingsError([message])
+        raise SettingsError(["evaluate.datasets: at least one data set is expected; name one (got [])"])
     run_missing({row.title: row.settings_of(settings) for row in ADAPTATIONS})
     target = picture or settings.runs_dir / f"{settings.name}.png"
     write_picture(adaptation_picture(settings, images=SHOWN_IMAGES), target)

@@ -175,13 +175,13 @@ def _server_errors_named() -> Iterator[None]:
     try:
         yield
     except (httpx.HTTPError, PrefectException) as error:
-        message = (
+        raise StageError(
             f"Prefect's server: does not answer any more ({type(error).__name__}: {error}); what the stages made is "
             "kept, run the same command to go on"
-        )
-        raise StageError(message) from error
+        ) from error
     except RuntimeError as error:
         if _UNREACHED not in str(error):
             raise
-        message = f"Prefect's server: {error}; start it there, or correct PREFECT_API_URL, or leave it unset"
-        raise StageError(message) from error
+        raise StageError(
+            f"Prefect's server: {error}; start it there, or correct PREFECT_API_URL, or leave it unset"
+        ) from error

@@ -95,8 +95,9 @@ def listening(port: int) -> socket.socket:
     try:
         return socket.create_server(("127.0.0.1", port))
     except OSError as error:
-        message = f"port {port} of 127.0.0.1: cannot be taken ({error.strerror}); choose another with --port"
-        raise PipelineError(message) from error
+        raise PipelineError(
+            f"port {port} of 127.0.0.1: cannot be taken ({error.strerror}); choose another with --port"
+        ) from error
 
 
 def address_of(listener: socket.socket) -> str:
@@ -228,8 +229,7 @@ def temporary_server(home: Path, *, start_limit_s: float) -> Iterator[str]:
         while not (process.poll() is None and answers(f"{address}/api")):
             if process.poll() is not None or time.monotonic() > end:
                 what = f"does not answer within {start_limit_s:g} s" if process.poll() is None else "has ended"
-                message = f"Prefect's server: {what}; see {log}, or raise flow.server_start_limit_s"
-                raise PipelineError(message)
+                raise PipelineError(f"Prefect's server: {what}; see {log}, or raise flow.server_start_limit_s")
             time.sleep(0.1)
         yield f"{address}/api"
     finally:

@@ -109,8 +109,7 @@ def prepare(
         sys.stdout.write(json_format.dumps(checked.to_json(), indent=2) + "\n" if json else checked.to_text())
         unusable = checked.found.no_label_used or ("" if checked.usable else "none of its scenes can be used")
         if unusable:
-            message = f"{name}: {unusable}; nothing can be prepared of it"
-            raise LayoutError(message)
+            raise LayoutError(f"{name}: {unusable}; nothing can be prepared of it")
         return
     from pipeline.executors import Compute
     from pipeline.prepare.prepare import prepare as prepare_data

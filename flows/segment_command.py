@@ -158,13 +158,11 @@ def _refuse_too_many_pixels(path: Path) -> None:
         with Image.open(path) as image:
             pixels = image.width * image.height
     except Image.DecompressionBombError as error:
-        message = f"{path}: has far more than {PIXELS_MAX} pixels; shrink it"
-        raise ValueError(message) from error
+        raise ValueError(f"{path}: has far more than {PIXELS_MAX} pixels; shrink it") from error
     except (OSError, SyntaxError, ValueError):
         return  # whoever decodes it says what is wrong
     if pixels > PIXELS_MAX:
-        message = f"{path}: has {pixels} pixels, at most {PIXELS_MAX} are expected; shrink it"
-        raise ValueError(message)
+        raise ValueError(f"{path}: has {pixels} pixels, at most {PIXELS_MAX} are expected; shrink it")
 
 
 def _image_files(given: Sequence[Path]) -> list[Path]:

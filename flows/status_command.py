@@ -43,14 +43,14 @@ def status(
     from pipeline.states import states_below, states_of
 
     if config is None and not paths:
-        message = "status: neither settings nor a directory is given; add --config FILE, or a runs directory"
-        raise SettingsError([message])
+        raise SettingsError(
+            ["status: neither settings nor a directory is given; add --config FILE, or a runs directory"]
+        )
     states = states_of(dataflow(load_settings(config, overrides)).nodes, deep=deep) if config else []
     for path in paths:
         found = states_below(path, deep=deep)
         if not found:
-            message = f"{path}: holds no artifact; give a runs directory, or an artifact in it"
-            raise SettingsError([message])
+            raise SettingsError([f"{path}: holds no artifact; give a runs directory, or an artifact in it"])
         states += found
     if json:
         sys.stdout.write(json_format.dumps([state.to_json() for state in states], indent=2) + "\n")

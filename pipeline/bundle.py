@@ -58,8 +58,7 @@ def bundle(settings: Settings, folder: Path, *, ensemble_weight: float = 0.7, or
         net = load_proposal_net(net_node.artifact)
         Segmenter(net, clip, tokenizer=base.words, settings=segmenter_settings).save(folder)
     except (ValueError, OSError) as error:
-        message = f"bundle: {error}"
-        raise PipelineError(message) from error
+        raise PipelineError(f"bundle: {error}") from error
 
 
 def export_open_clip(settings: Settings, file: Path) -> Path:
@@ -80,17 +79,15 @@ def export_open_clip(settings: Settings, file: Path) -> Path:
     taken = [path for path in (file, config_file) if path.exists()]
     if file.suffix != ".safetensors" or taken:
         found = f"{taken[0]} is there already" if taken else f"{file} does not end in .safetensors"
-        message = f"export-clip: {found}; choose another name"
-        raise PipelineError(message)
+        raise PipelineError(f"export-clip: {found}; choose another name")
     node = dataflow(settings).only("adapted_clip")
     node.manifest()
     artifact = node.artifact
     if IMAGE_TOWER not in artifact.description.units:
-        message = (
+        raise PipelineError(
             f"{artifact.directory}: holds mask prompts alone, without them it is the original CLIP; "
             "finetune in a mode that trains the image tower, or use 'ovseg bundle'"
         )
-        raise PipelineError(message)
     adapted = load_adapted_clip(artifact, load_clip(settings.clip))
     if adapted.blank_patches == "dropped":
         logger.warning(

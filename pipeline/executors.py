@@ -166,8 +166,7 @@ class DaskExecutor:
                 error = self._answer(future.exception)
                 outcome = Outcome(unit, None, error if isinstance(error, Exception) else RuntimeError(repr(error)))
             else:  # cancelled or lost, which happens to units of this client when its scheduler goes away
-                message = f"{unit} is {future.status}"
-                raise CancelledError(message)
+                raise CancelledError(f"{unit} is {future.status}")
             future.release()
         return outcome
 
@@ -290,11 +289,10 @@ def _local_cluster(workers: int, dashboard_port: int) -> Iterator[str]:
                 memory_limit=0,
             )
         except (OSError, RuntimeError) as error:
-            message = (
+            raise PipelineError(
                 f"dask workers on this machine, dashboard_port {dashboard_port}: cannot be started ({error}); choose "
                 "another port, or 0 for any"
-            )
-            raise PipelineError(message) from error
+            ) from error
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         try:
@@ -339,11 +337,10 @@ def _client(address: str, timeout_s: float) -> Iterator["Client"]:
     try:
         client = ClientWithTimeout(address, timeout=timeout_s, set_as_default=False)
     except (OSError, TimeoutError, ValueError) as error:
-        message = (
+        raise PipelineError(
             f"dask address {address!r}: no scheduler answers within {timeout_s:g} s ({error}); start one, or correct "
             "the address"
-        )
-        raise PipelineError(message) from error
+        ) from error
     try:
         yield client
     finally:
@@ -364,11 +361,10 @@ def _await_workers(executor: DaskExecutor, address: str, expected: int, timeout_
     end = time.monotonic() + timeout_s
     while (found := executor.workers()) < expected:
         if time.monotonic() > end:
-            message = (
+            raise PipelineError(
                 f"dask address {address!r}: {found} workers after {timeout_s:g} s, {expected} are expected; start "
                 "workers, or raise dask.connect_limit_s"
             )
-            raise PipelineError(message)
         with let_through():
             time.sleep(0.05)
 

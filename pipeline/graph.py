@@ -122,8 +122,9 @@ class Step:
         """
         place = node.runs / self.kind
         if not any(place.glob(f"{node.name}-{'[0-9a-f]' * 12}")):
-            message = f"{place / node.name}: is not finished; run '{node.command}' first (there is none of that name)"
-            raise MissingInputError(message)
+            raise MissingInputError(
+                f"{place / node.name}: is not finished; run '{node.command}' first (there is none of that name)"
+            )
 
     def check(self, node: "Node") -> None:
         """Check, before anything is made, what would fail later.
@@ -282,8 +283,9 @@ class Node:
             try:
                 self._manifest = self.artifact.manifest(self.status())
             except StorageError as error:
-                message = f"{self.artifact.directory}: is not finished; run '{self.command}' first ({error})"
-                raise MissingInputError(message) from error
+                raise MissingInputError(
+                    f"{self.artifact.directory}: is not finished; run '{self.command}' first ({error})"
+                ) from error
         return self._manifest
 
     def digest(self) -> str:
@@ -385,8 +387,9 @@ class Finished(Step):
         try:
             return Artifact.open(self._directory)
         except StorageError as error:
-            message = f"{self._setting}: {self._directory} holds no artifact of {self.kind} ({error}); correct the path"
-            raise MissingInputError(message) from error
+            raise MissingInputError(
+                f"{self._setting}: {self._directory} holds no artifact of {self.kind} ({error}); correct the path"
+            ) from error
 
     def refuse_if_absent(self, node: Node) -> None:
         """Raise an error where there is none.

@@ -188,11 +188,10 @@ def run_stage(
             lost = [unit for unit in status.units if unit.state is not UnitState.DONE]
             if lost:  # such as by a worker on which the same path is another disk
                 reasons = "; ".join(f"{unit.unit} is {unit.state}: {unit.reason}" for unit in lost[:5])
-                message = (
+                raise StageError(
                     f"{label}: {artifact.directory} lacks {_units(len(lost))} that workers reported as made "
                     f"({reasons}); make sure that all workers write to this directory, and run the same command again"
                 )
-                raise StageError(message)
         else:
             logger.info("%s: all %d units are already complete", label, tally.total)
         manifest = artifact.manifest_of({unit.unit: unit.sidecar for unit in status.units if unit.sidecar is not None})
@@ -296,11 +295,10 @@ def _run_units(
         reasons = "; ".join(f"{unit}: {_error_text(tally.failed[unit])}" for unit in sorted(tally.failed)[:5])
         limit = limits.max_failed_units
         gave_up = f"; gave up after more than {limit}" if len(tally.failed) > limit else ""
-        message = (
+        raise StageError(
             f"{label}: {_units(len(tally.failed))} failed ({reasons}){gave_up}; "
             f"{len(tally.done)} were made and are kept; fix the cause and run the same command again"
         )
-        raise StageError(message)
 
 
 # What the job of one run has loaded in this process, by the run's token: a model is loaded once per worker, though the
@@ -336,11 +334,10 @@ def _check_failed_share(artifact: Artifact, manifest: Manifest, limits: Limits) 
     failed = {status: count for status, count in manifest.counts.items() if status not in fine}
     share = sum(failed.values()) / max(1, manifest.rows)
     if share > limits.max_failed_share:
-        message = (
+        raise StageError(
             f"{_label(artifact)}: {share:.1%} of {manifest.rows} rows failed ({failed}), at most "
             f"{limits.max_failed_share:.1%} are allowed; fix the inputs, or raise max_failed_share and run again"
         )
-        raise StageError(message)
 
 
 def _units(count: int) -> str:

@@ -48,8 +48,7 @@ def decoding() -> Iterator[None]:
     try:
         yield
     except (OSError, SyntaxError, ValueError, zlib.error, struct.error, Image.DecompressionBombError) as error:
-        message = f"cannot be decoded: {error}"
-        raise UndecodableError(message) from error
+        raise UndecodableError(f"cannot be decoded: {error}") from error
 
 
 def upright_picture(scene: Scene) -> Image.Image:

@@ -79,8 +79,9 @@ def load_proposal_net(artifact: Artifact, device: str | torch.device = "cpu") ->
         net.load_state_dict(tensors)
     except (ValueError, TypeError, RuntimeError) as error:
         reason = " ".join(str(error).split())
-        message = f"{artifact.directory}: its weights do not fit this version's net ({reason}); train it again"
-        raise PipelineError(message) from error
+        raise PipelineError(
+            f"{artifact.directory}: its weights do not fit this version's net ({reason}); train it again"
+        ) from error
     return net.eval().to(device)
 
 
@@ -103,8 +104,7 @@ def new_mask_adapted_clip(
             copy.deepcopy(base.clip), prompt_depth=prompt_depth, prompt_seed=prompt_seed, blank_patches=blank_patches
         )
     except (TypeError, ValueError) as error:
-        message = f"finetune: {error}"
-        raise PipelineError(message) from error
+        raise PipelineError(f"finetune: {error}") from error
     if base.config:
         recorded = blank_patches_argument(blank_patches)
         adapted.arguments = {"model": dict(base.config), "prompt_depth": prompt_depth, **recorded}
@@ -167,11 +167,10 @@ def load_adapted_clip(artifact: Artifact, base: LoadedClip) -> MaskAdaptedClip:
     artifact.require(ADAPTED_CLIP)
     facts: Mapping[str, Any] = artifact.manifest().units[0].facts
     if facts["base_digest"] != base.digest:
-        message = (
+        raise PipelineError(
             f"{artifact.directory}: was trained from CLIP {facts['base_digest'][:12]}, the settings' CLIP is "
             f"{base.digest[:12]}; set 'clip' as it was then, or run 'ovseg finetune' again"
         )
-        raise PipelineError(message)
     blank_patches = facts.get("blank_patches", "kept")
     adapted = new_mask_adapted_clip(base, prompt_depth=facts["prompt_depth"], blank_patches=blank_patches)
     for unit, expected in _tensors_by_unit(adapted, artifact.description.units).items():

@@ -71,16 +71,14 @@ def chosen_device(device: str, local_rank: int | None = None) -> "torch.device":
     if device == "cpu" or (device == "auto" and not available):
         return torch.device("cpu")
     if not available:
-        message = f"compute.device: {device!r}, but torch sees no CUDA device; set it to 'auto' or 'cpu'"
-        raise PipelineError(message)
+        raise PipelineError(f"compute.device: {device!r}, but torch sees no CUDA device; set it to 'auto' or 'cpu'")
     chosen = torch.device("cuda" if device == "auto" else device)
     if device in {"auto", "cuda"} and local_rank is not None:
         chosen = torch.device("cuda", local_rank)
     if (chosen.index or 0) >= torch.cuda.device_count():
         found = f"{str(chosen)!r}, but torch sees {torch.cuda.device_count()} CUDA devices, from cuda:0 on"
         remedy = "choose one of them" if local_rank is None else "start no more processes than that"
-        message = f"compute.device: {found}; {remedy}"
-        raise PipelineError(message)
+        raise PipelineError(f"compute.device: {found}; {remedy}")
     return chosen
 
 
@@ -100,11 +98,10 @@ def use_deterministic_algorithms(device: "torch.device") -> None:
     # accepts these two values.
     if os.environ.get(_CUBLAS_WORKSPACE) not in {":4096:8", ":16:8"}:
         if torch.cuda.is_initialized():
-            message = (
+            raise PipelineError(
                 f"compute.deterministic: CUDA started in this process while {_CUBLAS_WORKSPACE} was "
                 f"{os.environ.get(_CUBLAS_WORKSPACE, 'not set')}; set it to ':4096:8' in the environment before"
             )
-            raise PipelineError(message)
         os.environ[_CUBLAS_WORKSPACE] = ":4096:8"
     torch.use_deterministic_algorithms(True)
     torch.backends.cudnn.benchmark = False

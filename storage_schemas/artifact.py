@@ -92,12 +92,10 @@ class Artifact:
         """
         if self.identity.kind != kind:
             found = f"is an artifact of {self.identity.kind}, expected {kind}"
-            message = f"{self.directory}: {found}; give a directory below {kind}/"
-            raise ArtifactError(message)
+            raise ArtifactError(f"{self.directory}: {found}; give a directory below {kind}/")
         if schema_version not in {None, self.identity.schema_version}:
             found = f"holds {kind} of schema {self.identity.schema_version}, expected schema {schema_version}"
-            message = f"{self.directory}: {found}; run the stage that makes it again"
-            raise SchemaError(message)
+            raise SchemaError(f"{self.directory}: {found}; run the stage that makes it again")
 
     @property
     def identity(self) -> Identity:
@@ -137,8 +135,9 @@ class Artifact:
             ArtifactError: If the artifact has no such unit.
         """
         if unit not in self.description.units:
-            message = f"{self.directory}: has no unit {unit!r}; its units are {_listed(self.description.units)}"
-            raise ArtifactError(message)
+            raise ArtifactError(
+                f"{self.directory}: has no unit {unit!r}; its units are {_listed(self.description.units)}"
+            )
         return UnitWriter(self, unit)
 
     def status(self, *, deep: bool = False) -> ArtifactStatus:
@@ -171,8 +170,7 @@ class Artifact:
         missing = tuple(unit for unit in self.description.units if unit not in sidecars)
         if missing:
             share = f"{len(missing)} of {len(self.description.units)} units"
-            message = f"{self.directory}: {share} are not done: {_listed(missing)}; run the stage again"
-            raise ArtifactError(message)
+            raise ArtifactError(f"{self.directory}: {share} are not done: {_listed(missing)}; run the stage again")
         return Manifest(description=self.description, units=tuple(sidecars[unit] for unit in self.description.units))
 
     def finish(self, manifest: Manifest) -> None:
@@ -195,15 +193,14 @@ class Artifact:
         """
         status = status or self.status()
         if not status.has_manifest:
-            message = f"{self.directory / MANIFEST_FILE}: is not there; run the stage that makes it"
-            raise ArtifactError(message)
+            raise ArtifactError(f"{self.directory / MANIFEST_FILE}: is not there; run the stage that makes it")
         for unit in status.units:
             if unit.state is not UnitState.DONE:
-                message = f"{self.directory}: {unit.unit} is {unit.state}: {unit.reason}; run the stage again"
-                raise ArtifactError(message)
+                raise ArtifactError(
+                    f"{self.directory}: {unit.unit} is {unit.state}: {unit.reason}; run the stage again"
+                )
         if status.document_faults:
-            message = f"{self.directory}: {'; '.join(status.document_faults)}; run the stage again"
-            raise ArtifactError(message)
+            raise ArtifactError(f"{self.directory}: {'; '.join(status.document_faults)}; run the stage again")
         return self.manifest_of({unit.unit: unit.sidecar for unit in status.units if unit.sidecar is not None})
 
     def earlier(self) -> dict[Path, tuple[str, ...]]:
@@ -289,8 +286,9 @@ class UnitWriter:
         """
         target = self._artifact.directory / f"{self._unit}.{suffix}"
         if not _SUFFIX.fullmatch(suffix) or suffix == "json" or target in {staged.target for staged in self._staged}:
-            message = f"{target}: cannot be a file of the unit; use lower-case suffixes, each once, but not 'json'"
-            raise ArtifactError(message)
+            raise ArtifactError(
+                f"{target}: cannot be a file of the unit; use lower-case suffixes, each once, but not 'json'"
+            )
         try:
             self._staged.append(StagedFile(target, self._artifact.disk))
         except BaseException:

@@ -69,8 +69,7 @@ class BranchShardWriter:
             SchemaError: If ``status`` is ``"ok"``.
         """
         if status == OK:
-            message = f"scene {key!r}: status 'ok' is not a failure; give a slug of what went wrong"
-            raise SchemaError(message)
+            raise SchemaError(f"scene {key!r}: status 'ok' is not a failure; give a slug of what went wrong")
         self._unit.rows.append({"key": key, "status": status, "reason": reason, "tensors": None})
 
     def commit(self) -> Sidecar:
@@ -102,11 +101,13 @@ class BranchShard:
             SchemaError: If the index is of another schema.
         """
         if key not in self._places:
-            message = f"{self._index_path}: has no tensors of scene {key!r}; run 'ovseg evaluate --ablate' again"
-            raise CorruptUnitError(message)
+            raise CorruptUnitError(
+                f"{self._index_path}: has no tensors of scene {key!r}; run 'ovseg evaluate --ablate' again"
+            )
         try:
             with self._path.open("rb") as file:
                 return dict(safetensors.numpy.load(read_member(file, self._places[key], self._path)))
         except (OSError, safetensors.SafetensorError) as error:
-            message = f"{self._path}: scene {key!r} cannot be read ({error}); run 'ovseg evaluate --ablate' again"
-            raise CorruptUnitError(message) from error
+            raise CorruptUnitError(
+                f"{self._path}: scene {key!r} cannot be read ({error}); run 'ovseg evaluate --ablate' again"
+            ) from error

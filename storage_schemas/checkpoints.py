@@ -153,15 +153,13 @@ class CheckpointStore:
         path = self._directory / f"{_name(step)}.json"
         sidecar = Sidecar.read(path)
         if sidecar.artifact_digest != self._digest:
-            message = (
+            raise ArtifactError(
                 f"{path}: is of settings {sidecar.artifact_digest[:12]}, {self._digest[:12]} are expected; delete it"
             )
-            raise ArtifactError(message)
         files = VerifiedFiles(self._directory, self._directory / "verified.json", deep=True)
         faults = [fault for record in sidecar.files if (fault := files.fault(record))]
         if faults:
-            message = f"{path}: {'; '.join(faults)}; delete the checkpoint, the one before it serves"
-            raise ArtifactError(message)
+            raise ArtifactError(f"{path}: {'; '.join(faults)}; delete the checkpoint, the one before it serves")
         tensors = _load(self._directory / sidecar.files[0].name)
         facts = sidecar.facts["state"]
         return Checkpoint(step=step, tensors=tensors, facts=dict(facts) if isinstance(facts, Mapping) else {})
@@ -205,8 +203,9 @@ def _load(path: Path) -> dict[str, npt.NDArray[Any]]:
     try:
         tensors = safetensors.numpy.load(path.read_bytes())
     except (OSError, safetensors.SafetensorError) as error:
-        message = f"{path}: cannot be read as safetensors ({error}); run the stage that makes it again"
-        raise ArtifactError(message) from error
+        raise ArtifactError(
+            f"{path}: cannot be read as safetensors ({error}); run the stage that makes it again"
+        ) from error
     _require_finite(tensors, str(path), "delete it, and run the stage that makes it again")
     return tensors
 
@@ -224,8 +223,7 @@ def _require_finite(tensors: Tensors, where: str, remedy: str) -> None:
         with np.errstate(all="ignore"):
             if array.dtype.kind != "f" or np.isfinite(array.sum(dtype=np.float64)):
                 continue
-        message = (
+        raise ArtifactError(
             f"{where}: {name} holds {int(np.isnan(array).sum())} NaN and {int(np.isinf(array).sum())} infinite of "
             f"{array.size} values, finite ones are expected; {remedy}"
         )
-        raise ArtifactError(message)

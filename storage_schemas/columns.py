@@ -46,8 +46,7 @@ def vector_column(values: npt.NDArray[np.generic]) -> pa.Array:
         SchemaError: If ``values`` is not two-dimensional.
     """
     if values.ndim != 2:
-        message = f"vectors: found shape {values.shape}, expected [row length]"
-        raise SchemaError(message)
+        raise SchemaError(f"vectors: found shape {values.shape}, expected [row length]")
     flat = pa.array(np.ascontiguousarray(values).reshape(-1))
     return pa.FixedSizeListArray.from_arrays(flat, type=vector_type(values.shape[1], flat.type))
 
@@ -59,8 +58,9 @@ def vectors_of(column: pa.ChunkedArray | pa.Array) -> npt.NDArray[Any]:
         SchemaError: If a row is null.
     """
     if column.null_count:
-        message = f"vectors: {column.null_count} of {len(column)} rows are null; select the rows whose status is 'ok'"
-        raise SchemaError(message)
+        raise SchemaError(
+            f"vectors: {column.null_count} of {len(column)} rows are null; select the rows whose status is 'ok'"
+        )
     array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
     length = array.type.list_size
     values: npt.NDArray[Any] = array.flatten().to_numpy(zero_copy_only=False)

@@ -150,8 +150,9 @@ def explained_write_errors(target: Path) -> Iterator[None]:
             errno.EISDIR: "a directory is where a file is expected: move it away and run the same command again",
             errno.EROFS: "choose a runs directory on a writable file system",
         }.get(error.errno or 0, "check the device and run the same command again")
-        message = f"{target}: could not be written ({error.strerror or error}); finished units are kept; {advice}"
-        raise WriteError(message) from error
+        raise WriteError(
+            f"{target}: could not be written ({error.strerror or error}); finished units are kept; {advice}"
+        ) from error
 
 
 def make_directories(path: Path, disk: Disk) -> None:

@@ -71,11 +71,9 @@ class SceneEmbeddings:
     def __post_init__(self) -> None:
         lengths = [len(part) for part in (self.regions, self.statuses, self.reasons, self.embeddings)]
         if len(set(lengths)) != 1:
-            message = f"scene {self.key!r}: parts of lengths {lengths}; give every region each part"
-            raise SchemaError(message)
+            raise SchemaError(f"scene {self.key!r}: parts of lengths {lengths}; give every region each part")
         if lengths[0] == 0 and self.scene_status == OK:
-            message = f"scene {self.key!r}: has no region; say why in its status"
-            raise SchemaError(message)
+            raise SchemaError(f"scene {self.key!r}: has no region; say why in its status")
 
 
 class EmbeddingShardWriter:

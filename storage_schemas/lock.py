@@ -35,8 +35,9 @@ def held(local_directory: Path, *, wait_s: float) -> Iterator[None]:
         local_directory.mkdir(parents=True, exist_ok=True)
         _acquire(lock, local_directory.parent, holder_file, wait_s)
     except OSError as error:
-        message = f"{local_directory}: cannot be locked ({error}); choose a runs directory that can be written to"
-        raise WriteError(message) from error
+        raise WriteError(
+            f"{local_directory}: cannot be locked ({error}); choose a runs directory that can be written to"
+        ) from error
     try:
         with contextlib.suppress(OSError):  # others learn from it who holds the lock; on a full disk they learn less
             holder_file.write_text(json.dumps({"pid": os.getpid(), "host": socket.gethostname()}))
@@ -58,8 +59,7 @@ def _acquire(lock: filelock.BaseFileLock, artifact: Path, holder_file: Path, wai
             lock.acquire(timeout=wait_s)
         except filelock.Timeout as error:
             waited = f" after {wait_s:g} s of waiting" if wait_s > 0 else ""
-            message = f"{artifact}: held by {_holder(holder_file)}{waited}; wait for it or stop it"
-            raise HeldError(message) from error
+            raise HeldError(f"{artifact}: held by {_holder(holder_file)}{waited}; wait for it or stop it") from error
 
 
 def _holder(holder_file: Path) -> str:

@@ -46,8 +46,7 @@ class Identity:
     def __post_init__(self) -> None:
         for label, value in (("kind", self.kind), ("name", self.name)):
             if not _NAME.fullmatch(value):
-                message = f"artifact {label}: {value!r} will not do; use letters, digits, '_' and '-'"
-                raise ArtifactError(message)
+                raise ArtifactError(f"artifact {label}: {value!r} will not do; use letters, digits, '_' and '-'")
 
     def digest(self) -> str:
         """Return the sha256 of the identity and the storage format; directory names carry its first part."""
@@ -90,13 +89,11 @@ class Description:
         for unit in self.units:
             if not _NAME.fullmatch(unit) or unit in _RESERVED:
                 rule = f"use letters, digits, '_' and '-', and none of {sorted(_RESERVED)}"
-                message = f"unit name: {unit!r} will not do; {rule}"
-                raise ArtifactError(message)
+                raise ArtifactError(f"unit name: {unit!r} will not do; {rule}")
         if len(set(self.units)) != len(self.units):
-            message = (
+            raise ArtifactError(
                 f"units: {len(self.units)} names, {len(set(self.units))} of them distinct; give each a name of its own"
             )
-            raise ArtifactError(message)
 
     def to_json(self) -> bytes:
         """Encode for ``artifact.json``."""
@@ -124,8 +121,9 @@ class Description:
             identity = Identity.of_json(document["identity"])
             return cls(identity=identity, units=tuple(document["units"]), attributes=document["attributes"])
         except (KeyError, TypeError) as error:
-            message = f"{path}: describes no artifact ({error}); run the stage again, which writes it anew"
-            raise ArtifactError(message) from error
+            raise ArtifactError(
+                f"{path}: describes no artifact ({error}); run the stage again, which writes it anew"
+            ) from error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,8 +149,7 @@ class Sidecar:
     def __post_init__(self) -> None:
         if sum(self.counts.values()) != self.rows:
             found = f"{self.rows} rows, but the counts {dict(self.counts)} add up to {sum(self.counts.values())}"
-            message = f"{self.unit}: {found}; count every row once"
-            raise ArtifactError(message)
+            raise ArtifactError(f"{self.unit}: {found}; count every row once")
 
     def to_json(self) -> bytes:
         """Encode for ``UNIT.json``."""
@@ -172,8 +169,7 @@ class Sidecar:
             document["files"] = tuple(FileRecord(**record) for record in document["files"])
             return cls(**document)
         except (KeyError, TypeError, AttributeError) as error:
-            message = f"{path}: is not a sidecar ({error}); delete it and run the stage again"
-            raise ArtifactError(message) from error
+            raise ArtifactError(f"{path}: is not a sidecar ({error}); delete it and run the stage again") from error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -248,26 +244,23 @@ def read_document(path: Path) -> dict[str, Any]:
         data = path.read_bytes()
         document = json.loads(data)
     except FileNotFoundError as error:
-        message = f"{path}: is not there; run the stage that makes it"
-        raise ArtifactError(message) from error
+        raise ArtifactError(f"{path}: is not there; run the stage that makes it") from error
     except (OSError, ValueError) as error:
-        message = f"{path}: cannot be read ({error}); delete it and run the stage again"
-        raise ArtifactError(message) from error
+        raise ArtifactError(f"{path}: cannot be read ({error}); delete it and run the stage again") from error
     if not isinstance(document, dict):
-        message = (
+        raise ArtifactError(
             f"{path}: holds a {type(document).__name__}, a JSON object is expected; delete it and run the stage again"
         )
-        raise ArtifactError(message)
     if document.get("format") != FORMAT:
         found = f"storage format {document.get('format')!r}, this version reads {FORMAT}"
-        message = f"{path}: {found}; use the version that wrote it"
-        raise SchemaError(message)
+        raise SchemaError(f"{path}: {found}; use the version that wrote it")
     stated = document.pop(SEAL, None)
     try:  # written again it gives the same bytes: damage to the white space shows, too
         is_whole = sealed_json(document) == data
     except ValueError:  # NaN, an infinity or half a character, which are never written
         is_whole = False
     if not is_whole:
-        message = f"{path}: is damaged, its {SEAL} {stated!r} is not true of it; delete it and run the stage again"
-        raise ArtifactError(message)
+        raise ArtifactError(
+            f"{path}: is damaged, its {SEAL} {stated!r} is not true of it; delete it and run the stage again"
+        )
     return document

@@ -95,8 +95,9 @@ class PairCollection:
         joined = np.concatenate(places or [np.zeros((0, 2))]).astype(np.int64)
         if len(joined) == 0:
             rows = sum(index.num_rows for index in self._indexes)
-            message = f"{self.artifact.directory}: none of {rows} rows is a pair with status 'ok'; mine other scenes"
-            raise ArtifactError(message)
+            raise ArtifactError(
+                f"{self.artifact.directory}: none of {rows} rows is a pair with status 'ok'; mine other scenes"
+            )
         return joined
 
     @cached_property

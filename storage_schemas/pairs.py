@@ -147,8 +147,7 @@ class PairShardWriter:
         """
         rows = self._unit.rows
         if rows and pair.pair <= rows[-1]["pair"]:
-            message = f"pair {pair.pair!r}: comes after {rows[-1]['pair']!r}; add pairs in ascending order"
-            raise ArtifactError(message)
+            raise ArtifactError(f"pair {pair.pair!r}: comes after {rows[-1]['pair']!r}; add pairs in ascending order")
         row = {name: value for name, value in asdict(pair).items() if name in SCHEMA.columns.names}
         row["crop"], row["crop_mask"] = None, None
         if pair.status == OK:
@@ -207,8 +206,7 @@ def read_members(artifact: Artifact, unit: str, index: pa.Table, rows: Sequence[
         for row in rows:
             crop, mask = index["crop"][row].as_py(), index["crop_mask"][row].as_py()
             if crop is None or mask is None:
-                message = f"{path}: row {row} has no pictures; ask for rows whose status is 'ok'"
-                raise ArtifactError(message)
+                raise ArtifactError(f"{path}: row {row} has no pictures; ask for rows whose status is 'ok'")
             yield PairMembers(_read(file, crop, path), _read(file, mask, path))
 
 

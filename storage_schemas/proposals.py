@@ -116,8 +116,7 @@ class SceneProposals:
         parts = (self.queries, self.mask_counts, self.areas_px, self.boxes_xyxy, self.objectness, self.embeddings)
         lengths = [len(part) for part in parts]
         if len(set(lengths)) != 1:
-            message = f"scene {self.key!r}: parts of lengths {lengths}; give every proposal each part"
-            raise SchemaError(message)
+            raise SchemaError(f"scene {self.key!r}: parts of lengths {lengths}; give every proposal each part")
 
     @classmethod
     def failed(

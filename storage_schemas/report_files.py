@@ -38,8 +38,7 @@ class ReportFile:
         try:
             return self.path.read_bytes()
         except OSError as error:
-            message = f"{self.path}: cannot be read ({error}); run the stage again"
-            raise CorruptUnitError(message) from error
+            raise CorruptUnitError(f"{self.path}: cannot be read ({error}); run the stage again") from error
 
 
 def report_files(artifact: Artifact) -> list[ReportFile]:

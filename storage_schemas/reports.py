@@ -50,9 +50,9 @@ def read_numbers(artifact: Artifact) -> dict[str, Any]:
     try:
         numbers = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
-        message = f"{path}: cannot be read ({error}); run 'ovseg evaluate' again"
-        raise SchemaError(message) from error
+        raise SchemaError(f"{path}: cannot be read ({error}); run 'ovseg evaluate' again") from error
     if not isinstance(numbers, dict):
-        message = f"{path}: holds a {type(numbers).__name__}, a JSON object is expected; run 'ovseg evaluate' again"
-        raise SchemaError(message)
+        raise SchemaError(
+            f"{path}: holds a {type(numbers).__name__}, a JSON object is expected; run 'ovseg evaluate' again"
+        )
     return numbers

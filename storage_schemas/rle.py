@@ -30,13 +30,13 @@ def encode_masks(masks: npt.NDArray[np.bool_]) -> list[bytes]:
         SchemaError: If ``masks`` is not a three-dimensional boolean array.
     """
     if masks.dtype != np.bool_ or masks.ndim != 3:
-        message = f"masks: found {masks.dtype} of shape {masks.shape}, expected bool of shape [mask height width]"
-        raise SchemaError(message)
+        raise SchemaError(
+            f"masks: found {masks.dtype} of shape {masks.shape}, expected bool of shape [mask height width]"
+        )
     if masks.shape[0] == 0:
         return []
     if 0 in masks.shape:
-        message = f"masks: shape {masks.shape} has a side of 0 px; give each mask at least one pixel"
-        raise SchemaError(message)
+        raise SchemaError(f"masks: shape {masks.shape} has a side of 0 px; give each mask at least one pixel")
     columns_first = np.asfortranarray(masks.transpose(1, 2, 0).view(np.uint8))
     return [run_lengths["counts"] for run_lengths in coco_mask.encode(columns_first)]
 
@@ -60,11 +60,10 @@ def compressed(lengths: npt.NDArray[np.int64], runs: npt.NDArray[np.int64]) -> l
         SchemaError: If a length is no length, or numbers of runs don't fit the runs.
     """
     if (runs < 1).any() or runs.sum() != len(lengths) or ((lengths < 0) | (lengths >= 2**32)).any():
-        message = (
+        raise SchemaError(
             f"run lengths: {len(lengths)} runs of {lengths.min(initial=0)} to {lengths.max(initial=0)} px for masks "
             f"of {runs.tolist()} runs; each mask has at least one run, of 0 to {2**32 - 1} px"
         )
-        raise SchemaError(message)
     ends = np.cumsum(runs)
     numbers = lengths.copy()
     numbers[2:] -= lengths[:-2]

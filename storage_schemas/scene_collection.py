@@ -77,9 +77,8 @@ class SceneCollection:
         if len(joined) == 0:
             needs = (("a labelled pixel", self._labelled), ("a caption", self._captioned))
             parts = [name for name, asked in needs if asked]
-            message = (
+            raise ArtifactError(
                 f"{self.artifact.directory}: no scene has {' and '.join(parts) or 'a picture'}; correct the data set "
                 "('ovseg prepare ... --check' reports what it holds), or choose another one"
             )
-            raise ArtifactError(message)
         return joined

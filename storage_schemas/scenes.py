@@ -162,15 +162,18 @@ class SceneShardWriter:
         """
         rows = self._unit.rows
         if not KEY.fullmatch(scene.key):
-            message = f"scene {scene.key!r}: at most 80 letters, digits, '_' and '-' make a key; rename the scene"
-            raise ArtifactError(message)
+            raise ArtifactError(
+                f"scene {scene.key!r}: at most 80 letters, digits, '_' and '-' make a key; rename the scene"
+            )
         if rows and scene.key <= rows[-1]["key"]:
-            message = f"scene {scene.key!r}: comes after {rows[-1]['key']!r}; add scenes in ascending order of key"
-            raise ArtifactError(message)
+            raise ArtifactError(
+                f"scene {scene.key!r}: comes after {rows[-1]['key']!r}; add scenes in ascending order of key"
+            )
         if scene.status == OK and scene.image_suffix not in IMAGE_SUFFIXES:
             found = f"image suffix {scene.image_suffix!r}, one of {IMAGE_SUFFIXES} is expected"
-            message = f"scene {scene.key!r}: {found}; convert the image, or store the scene with a status and reason"
-            raise ArtifactError(message)
+            raise ArtifactError(
+                f"scene {scene.key!r}: {found}; convert the image, or store the scene with a status and reason"
+            )
         members: dict[str, dict[str, int] | None] = {"image": None, "label": None, "instances": None}
         captions = [caption._asdict() for caption in scene.captions]
         if scene.status == OK:
@@ -251,8 +254,9 @@ class SceneShard:
         try:
             tar = self._tar_path.open("rb")
         except OSError as error:
-            message = f"{self._tar_path}: cannot be read ({error}); run the stage that makes it again"
-            raise CorruptUnitError(message) from error
+            raise CorruptUnitError(
+                f"{self._tar_path}: cannot be read ({error}); run the stage that makes it again"
+            ) from error
         expected = ("image", "label", "instances") if labels else ("image",)
         with tar as file:
             rows_without_captions = table.drop_columns(["captions"]).to_pylist()

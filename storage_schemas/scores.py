@@ -212,8 +212,7 @@ class ScoreShardWriter:
             SchemaError: If ``status`` is ``"ok"``.
         """
         if status == OK:
-            message = f"scene {key!r}: status 'ok' is not a failure; give a slug of what went wrong"
-            raise SchemaError(message)
+            raise SchemaError(f"scene {key!r}: status 'ok' is not a failure; give a slug of what went wrong")
         row = {"variant": variant, "key": key, "status": status, "reason": reason, "labelled_px": 0, "correct_px": 0}
         self._images.append({**row, "confused": [], "prediction": None})
 
@@ -259,8 +258,7 @@ def read_scores(artifact: Artifact, unit: str, table: str) -> pa.Table:
         SchemaError: If there is no such table, or the file is of another schema.
     """
     if table not in _TABLES:
-        message = f"table {table!r}: is none of the scores' tables {sorted(_TABLES)}; name one of them"
-        raise SchemaError(message)
+        raise SchemaError(f"table {table!r}: is none of the scores' tables {sorted(_TABLES)}; name one of them")
     return read_table(artifact.directory / f"{unit}.{table}.parquet", _TABLES[table])
 
 
@@ -300,5 +298,4 @@ def read_predictions(artifact: Artifact, unit: str, members: Sequence[Member]) -
         with path.open("rb") as file:
             return [read_member(file, member, path) for member in members]
     except OSError as error:
-        message = f"{path}: cannot be read ({error}); run 'ovseg evaluate' again"
-        raise CorruptUnitError(message) from error
+        raise CorruptUnitError(f"{path}: cannot be read ({error}); run 'ovseg evaluate' again") from error

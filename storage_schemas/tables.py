@@ -101,15 +101,15 @@ class TableWriter:
         """
         if names.keys() != set(self._schema.names):
             found, expected = sorted(names), sorted(self._schema.names)
-            message = f"columns: found {found}, expected {expected}; give each column once"
-            raise SchemaError(message)
+            raise SchemaError(f"columns: found {found}, expected {expected}; give each column once")
 
     def _write(self, table: pa.Table) -> None:
         for field in self._schema:
             nulls = table[field.name].null_count
             if nulls and not field.nullable:
-                message = f"column {field.name!r}: {nulls} of {table.num_rows} values are missing; give every row one"
-                raise SchemaError(message)
+                raise SchemaError(
+                    f"column {field.name!r}: {nulls} of {table.num_rows} values are missing; give every row one"
+                )
         self._writer.write_table(table, row_group_size=max(1, table.num_rows))
         self.rows += table.num_rows
 
@@ -168,16 +168,16 @@ def read_table(path: Path, schema: TableSchema, *, columns: Sequence[str] | None
     """
     unknown = sorted(set(columns or ()) - set(schema.columns.names))
     if unknown:
-        message = f"{path}: columns {unknown} are asked for, schema {schema.version} has {schema.columns.names}"
-        raise SchemaError(message)
+        raise SchemaError(
+            f"{path}: columns {unknown} are asked for, schema {schema.version} has {schema.columns.names}"
+        )
     try:
         with pq.ParquetFile(path) as file:
             check_schema(path, file.schema_arrow, schema)
             # Tables are of one unit: handing their columns to threads takes longer than decoding them.
             return file.read(columns=list(columns) if columns is not None else None, use_threads=False)
     except (pa.ArrowException, OSError) as error:
-        message = f"{path}: cannot be read as Parquet ({error}); run the stage that makes it again"
-        raise SchemaError(message) from error
+        raise SchemaError(f"{path}: cannot be read as Parquet ({error}); run the stage that makes it again") from error
 
 
 def vector_length(path: Path, column: str, *, if_missing: int | None = None) -> int:
@@ -194,17 +194,15 @@ def vector_length(path: Path, column: str, *, if_missing: int | None = None) -> 
     try:
         found = pq.read_schema(path)
     except (pa.ArrowException, OSError) as error:
-        message = f"{path}: cannot be read as Parquet ({error}); run the stage that makes it again"
-        raise SchemaError(message) from error
+        raise SchemaError(f"{path}: cannot be read as Parquet ({error}); run the stage that makes it again") from error
     index = found.get_field_index(column)
     if index < 0 and if_missing is not None:
         return if_missing
     kind = found.field(index).type if index >= 0 else None
     if not isinstance(kind, pa.FixedSizeListType):
-        message = (
+        raise SchemaError(
             f"{path}: column {column!r} is {kind or 'missing'}, vectors are expected; run the stage that makes it again"
         )
-        raise SchemaError(message)
     length: int = kind.list_size
     return length
 
@@ -220,19 +218,18 @@ def check_schema(path: Path, found: pa.Schema, expected: TableSchema) -> None:
     if (kind, version) != (expected.kind, str(expected.version)):
         found_text = f"is of kind {kind or 'unknown'!r}, schema {version or 'unknown'}"
         expected_text = f"kind {expected.kind!r}, schema {expected.version} is expected"
-        message = f"{path}: {found_text}, {expected_text}; run the stage that makes it again"
-        raise SchemaError(message)
+        raise SchemaError(f"{path}: {found_text}, {expected_text}; run the stage that makes it again")
     for field in expected.columns:
         index = found.get_field_index(field.name)
         type_found = found.field(index).type if index >= 0 else "missing"
         if type_found != field.type:
             difference = f"column {field.name!r} is {type_found}, schema {expected.version} has {field.type}"
-            message = f"{path}: {difference}; run the stage that makes it again"
-            raise SchemaError(message)
+            raise SchemaError(f"{path}: {difference}; run the stage that makes it again")
     unknown = [name for name in found.names if name not in expected.columns.names]
     if unknown:
-        message = f"{path}: columns {unknown} are not of schema {expected.version}; run the stage that makes it again"
-        raise SchemaError(message)
+        raise SchemaError(
+            f"{path}: columns {unknown} are not of schema {expected.version}; run the stage that makes it again"
+        )
 
 
 @contextlib.contextmanager
@@ -245,5 +242,6 @@ def _explained_value_errors() -> Iterator[None]:
     try:
         yield
     except (pa.ArrowException, OverflowError, TypeError, ValueError) as error:
-        message = f"rows: do not fit the schema ({error}); give values of the columns' types, columns of equal length"
-        raise SchemaError(message) from error
+        raise SchemaError(
+            f"rows: do not fit the schema ({error}); give values of the columns' types, columns of equal length"
+        ) from error

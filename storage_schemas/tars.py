@@ -55,10 +55,9 @@ class ShardTarWriter:
         """
         name = f"{key}.{suffix}"
         if not (KEY.fullmatch(key) and _SUFFIX.fullmatch(suffix)):
-            message = (
+            raise ArtifactError(
                 f"tar member {name!r}: a key of at most 80 letters, digits, '_' and '-' is expected; rename the sample"
             )
-            raise ArtifactError(message)
         info = tarfile.TarInfo(name)
         info.size = len(data)
         info.mode = 0o444
@@ -123,6 +122,5 @@ def read_member(file: BinaryIO, member: Member, path: Path) -> bytes:
         found = (
             f"ends within the member that its index lists at byte {member.offset:,}, {member.size_bytes:,} bytes long"
         )
-        message = f"{path}: {found}; run 'ovseg status' and the stage that makes it again"
-        raise CorruptUnitError(message)
+        raise CorruptUnitError(f"{path}: {found}; run 'ovseg status' and the stage that makes it again")
     return data

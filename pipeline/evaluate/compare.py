@@ -74,8 +74,9 @@ def compare_runs(
     by_scenes = [{one.artifact.identity.inputs["scenes"]: one for one in some} for some in found]
     shared = [digest for digest in by_scenes[0] if digest in by_scenes[1]]
     if not shared:
-        message = f"{first} and {second}: were scored on different scenes; evaluate both on the same data set"
-        raise PipelineError(message)
+        raise PipelineError(
+            f"{first} and {second}: were scored on different scenes; evaluate both on the same data set"
+        )
     return [
         compare_scores(by_scenes[0][digest], by_scenes[1][digest], variants=variants, rounds=rounds)
         for digest in shared
@@ -93,10 +94,9 @@ def compare_scores(first: Scores, second: Scores, *, variants: tuple[str, str] =
     tables = [one.counts(name) for one, name in zip(pair, names, strict=True)]
     keys = sorted(set(tables[0].keys) & set(tables[1].keys))
     if not keys:
-        message = (
+        raise PipelineError(
             f"{first.artifact.directory} and {second.artifact.directory}: no image was scored in both; see their rows"
         )
-        raise PipelineError(message)
     counts = []
     for table in tables:  # the images that both have scored, in one order, as resamplings are drawn for both at once
         rows = np.searchsorted(np.array(table.keys, object), np.array(keys, object))
@@ -123,14 +123,16 @@ def scores_at(directory: Path) -> list[Scores]:
         artifact.manifest()
         return [Scores(artifact)]
     if kind != reports.KIND:
-        message = f"{directory}: is an artifact of {kind}, expected {scores.KIND} or {reports.KIND}; give one of these"
-        raise PipelineError(message)
+        raise PipelineError(
+            f"{directory}: is an artifact of {kind}, expected {scores.KIND} or {reports.KIND}; give one of these"
+        )
     found = []
     for dataset in reports.read_numbers(artifact)["datasets"]:
         digest = dataset["digests"]["scores"]
         candidates = sorted((directory.parent.parent / scores.KIND).glob(f"*-{digest[:12]}"))
         if not candidates:
-            message = f"{directory}: the scores {digest[:12]} of {dataset['dataset']} are gone; evaluate again"
-            raise PipelineError(message)
+            raise PipelineError(
+                f"{directory}: the scores {digest[:12]} of {dataset['dataset']} are gone; evaluate again"
+            )
         found += scores_at(candidates[0])
     return found

@@ -83,8 +83,7 @@ class Scores:
         """
         if variant not in self.attributes.variants:
             known = ", ".join(self.attributes.variants)
-            message = f"{self.artifact.directory}: has no variant {variant!r}; it has {known}"
-            raise PipelineError(message)
+            raise PipelineError(f"{self.artifact.directory}: has no variant {variant!r}; it has {known}")
         images = self._table("images").filter((pc.field("variant") == variant) & (pc.field("status") == OK))
         keys = tuple(sorted(images["key"].to_pylist()))
         rows = self._table("classes").filter(pc.field("variant") == variant)

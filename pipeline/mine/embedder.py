@@ -115,8 +115,9 @@ class OutOfMemoryBackOff:
             reason = str(error)
         count = len(rows[0])
         if count == 1:
-            message = f"{self._where}: memory does not suffice for one crop ({reason}); free the device, or use another"
-            raise StageError(message)
+            raise StageError(
+                f"{self._where}: memory does not suffice for one crop ({reason}); free the device, or use another"
+            )
         self._at_once = count // 2
         logger.warning("%s: memory does not suffice for %d crops, %d go on", self._where, count, self._at_once)
         if torch.cuda.is_available():
@@ -193,8 +194,7 @@ class Embedder:
         try:
             adapted = MaskAdaptedClip(loaded, prompt_depth=0, blank_patches=settings.blank_patches)
         except ValueError as error:
-            message = f"mine.embed: {error}"
-            raise PipelineError(message) from error
+            raise PipelineError(f"mine.embed: {error}") from error
         return cls(adapted.eval().to(device), settings, size)
 
     @property

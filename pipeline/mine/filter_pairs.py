@@ -70,11 +70,11 @@ class PairRule:
         """Refuse what cannot be meant."""
         for name, value in asdict(self).items():
             if isinstance(value, float) and not np.isfinite(value):
-                message = f"pairs filter: {name} is {value}, a finite number is expected; correct it"
-                raise PipelineError(message)
+                raise PipelineError(f"pairs filter: {name} is {value}, a finite number is expected; correct it")
         if self.max_per_noun is not None and self.max_per_noun < 1:
-            message = f"pairs filter: max_per_noun is {self.max_per_noun}, at least 1 is expected; correct it"
-            raise PipelineError(message)
+            raise PipelineError(
+                f"pairs filter: max_per_noun is {self.max_per_noun}, at least 1 is expected; correct it"
+            )
 
     def to_json(self) -> dict[str, Json]:
         """Return what is asked for, and nothing of what is not."""
@@ -154,8 +154,9 @@ def filter_pairs(pairs: Artifact, rule: PairRule, directory: Path, *, compute: C
     if absent:
         logger.warning("pairs filter: %d of %d nouns are in no pair: %s", len(absent), len(rule.nouns), absent[:10])
     if not any(map(len, chosen_rows(pairs, rule).values())):
-        message = f"pairs filter: none of {pairs.manifest().rows} rows fulfils {rule.to_json()}; ask for less"
-        raise PipelineError(message)
+        raise PipelineError(
+            f"pairs filter: none of {pairs.manifest().rows} rows fulfils {rule.to_json()}; ask for less"
+        )
     report = run_stage(FilterJob(pairs, rule), subset, compute=compute)
     make_card(subset)
     return report
@@ -212,8 +213,9 @@ def _planned(pairs: Artifact, rule: PairRule, directory: Path) -> Artifact:
     subset = Artifact(directory, Description(identity=identity, units=pairs.description.units, attributes=attributes))
     occupied = directory.exists() and (not directory.is_dir() or any(directory.iterdir()))
     if occupied and not ((directory / ARTIFACT_FILE).is_file() and Artifact.open(directory).identity == identity):
-        message = f"{directory}: holds something else than this subset; choose another directory, or delete this one"
-        raise PipelineError(message)
+        raise PipelineError(
+            f"{directory}: holds something else than this subset; choose another directory, or delete this one"
+        )
     return subset
 
 

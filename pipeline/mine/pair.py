@@ -149,8 +149,7 @@ class PairNouns(Step):
         report = execution.run(job, node.artifact, tolerated=self.tolerated)
         counts = report.manifest.counts
         if not counts.get(OK):
-            message = f"{node.artifact.directory}: holds no pair, its rows are {counts}; see their reasons"
-            raise StageError(message)
+            raise StageError(f"{node.artifact.directory}: holds no pair, its rows are {counts}; see their reasons")
         make_card(node.artifact)
         return report
 
@@ -209,11 +208,10 @@ class PairJob:
         embeddings = read_embeddings(self.embeddings, unit)
         for (scene, regions), found in zip(self.regions.read(unit), embeddings, strict=True):
             if scene.key != found.key or found.regions.tolist() not in ([], regions.indices.tolist()):
-                message = (
+                raise StageError(
                     f"{self.embeddings.directory}: {unit} has {len(found.regions)} embeddings of {found.key!r} where "
                     f"{len(regions.indices)} regions of {scene.key!r} are expected; run 'ovseg mine' again"
                 )
-                raise StageError(message)
             yield EmbeddedScene(scene, regions, found)
 
 

@@ -191,11 +191,10 @@ class ProposalRegions:
         scenes = SceneShard(self.scenes, unit).scenes(labels=False)
         for scene, found in zip(scenes, read_proposals(self.proposals, unit), strict=True):
             if scene.key != found.key:
-                message = (
+                raise StageError(
                     f"{self.proposals.directory}: {unit} has proposals of {found.key!r} where its scenes have "
                     f"{scene.key!r}; run 'ovseg mine' again"
                 )
-                raise StageError(message)
             yield SceneAndRegions(scene, SceneRegions.of_proposals(found))
 
 

@@ -79,8 +79,9 @@ def ade20k_847(root: DataRoot, split: str) -> PairedSource:
         prefix = f"images/{below}/" if below else "images/"
         images += [f"{prefix}{name}" for name in names if name.startswith(f"ADE_{split}_") and name.endswith(".jpg")]
     if not images:
-        message = f"{root.name}: {root.directory}/images has no ADE_{split}_*.jpg; {_DOWNLOAD}, or choose another split"
-        raise LayoutError(message)
+        raise LayoutError(
+            f"{root.name}: {root.directory}/images has no ADE_{split}_*.jpg; {_DOWNLOAD}, or choose another split"
+        )
     pairs = pairs_of_files(images, "", lambda path: f"{path}_seg.png")
     return PairedSource(
         root,
@@ -102,8 +103,7 @@ def decode_segmentation(data: bytes, image: ImageFacts, max_image_px: int) -> De
 def _directory_of(root: DataRoot, split: str) -> str:
     """Return the directory name of a split."""
     if split not in SPLITS:
-        message = f"{root.name}: got split '{split}', expected one of {', '.join(SPLITS)}; correct --split"
-        raise LayoutError(message)
+        raise LayoutError(f"{root.name}: got split '{split}', expected one of {', '.join(SPLITS)}; correct --split")
     return SPLITS[split]
 
 

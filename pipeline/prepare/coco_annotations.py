@@ -156,8 +156,7 @@ def read_coco_json(root: DataRoot, relative: str, hint: str) -> dict[str, Any]:
         text = path.read_bytes().removeprefix(b"\xef\xbb\xbf").decode("utf-8", "surrogateescape")
         document = json.loads(text, object_hook=_compact)
     except (ValueError, RecursionError) as error:
-        message = f"{path}: is not JSON ({error}); export or download it again"
-        raise LayoutError(message) from error
+        raise LayoutError(f"{path}: is not JSON ({error}); export or download it again") from error
     if not isinstance(document, dict):
         message = f"{path}: holds a {type(document).__name__}, expected an object with 'images' and 'annotations'"
         raise LayoutError(f"{message}; export or download it again")
@@ -261,8 +260,9 @@ def _fields(
     """
     records = document.get(key)
     if not isinstance(records, list):
-        message = f"{file}: has no list '{key}'; check that it is the file that its name says, or export it again"
-        raise LayoutError(message)
+        raise LayoutError(
+            f"{file}: has no list '{key}'; check that it is the file that its name says, or export it again"
+        )
     names = (*columns, *optional)
     typed = [(place, column, _TYPES[column]) for place, column in enumerate(names) if column in _TYPES]
     for number, record in enumerate(records):
@@ -273,11 +273,13 @@ def _fields(
                 value = record.get(column)
                 values.append(default if value is None else value)
         except (KeyError, TypeError, AttributeError) as error:
-            message = f"{file}: record {number} of '{key}' lacks {error}, expected {', '.join(columns)}; fix the file"
-            raise LayoutError(message) from error
+            raise LayoutError(
+                f"{file}: record {number} of '{key}' lacks {error}, expected {', '.join(columns)}; fix the file"
+            ) from error
         for place, column, kind in typed:
             value = values[place]
             if not isinstance(value, kind) and value is not optional.get(column, ...):
-                message = f"{file}: record {number} of '{key}' has {column} {value!r}, of the wrong type; fix the file"
-                raise LayoutError(message)
+                raise LayoutError(
+                    f"{file}: record {number} of '{key}' has {column} {value!r}, of the wrong type; fix the file"
+                )
         yield tuple(values)

@@ -141,11 +141,11 @@ class DataRoot:
         try:
             path = self.path(relative)
         except SceneFault as fault:
-            message = f"{self.name}: {fault.reason}; give the directory that holds the files themselves as --root"
-            raise LayoutError(message) from fault
+            raise LayoutError(
+                f"{self.name}: {fault.reason}; give the directory that holds the files themselves as --root"
+            ) from fault
         if not path.exists():
-            message = f"{self.name}: {self.directory} has no {relative}; {hint}"
-            raise LayoutError(message)
+            raise LayoutError(f"{self.name}: {self.directory} has no {relative}; {hint}")
         return path
 
     def has(self, relative: str) -> bool:
@@ -214,8 +214,7 @@ class DataRoot:
     def _directory(self, directory: str, hint: str) -> Path:
         path = self.required(directory, hint)
         if not path.is_dir():
-            message = f"{self.name}: {path} is a file, expected a directory; {hint}"
-            raise LayoutError(message)
+            raise LayoutError(f"{self.name}: {path} is a file, expected a directory; {hint}")
         return path
 
     def text_lines(self, relative: str, hint: str) -> list[str]:
@@ -229,8 +228,7 @@ class DataRoot:
             text = path.read_bytes().decode("utf-8-sig")
             return [line.strip() for line in text.removesuffix("\n").split("\n")] if text else []
         except UnicodeDecodeError as error:
-            message = f"{path}: byte {error.start} is not UTF-8; save the file as UTF-8"
-            raise LayoutError(message) from error
+            raise LayoutError(f"{path}: byte {error.start} is not UTF-8; save the file as UTF-8") from error
 
     def scene(self, key: str, image_id: str, source_path: str, annotate: Callable[[ImageFacts], Annotations]) -> Scene:
         """Read and check one image and what belongs to it; whatever is wrong becomes the scene's status.

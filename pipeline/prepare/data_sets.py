@@ -29,8 +29,7 @@ def open_source(settings: PrepareSettings) -> SceneSource:
             seed=options.seed, first_index=indices.start, scenes=len(indices), size_px=options.size_px
         )
     if not settings.root.is_dir():
-        message = f"{settings.dataset}: {settings.root} is no directory; correct --root"
-        raise LayoutError(message)
+        raise LayoutError(f"{settings.dataset}: {settings.root} is no directory; correct --root")
     root = DataRoot(settings.dataset, settings.root, settings.max_image_px)
     return _READERS[settings.dataset](root, settings)
 

@@ -139,8 +139,7 @@ def read_captions(root: DataRoot, relative: str) -> Captions:
     lines = [line.removesuffix(b"\r") for line in text.removesuffix(b"\n").split(b"\n")] if text else []
     header = lines[0].decode("utf-8", "replace").split("\t") if lines else []
     if not {"image", "caption"} <= set(header) <= _COLUMNS or len(set(header)) < len(header):
-        message = f"{root.name}: {relative} starts with {header}; {_CAPTIONS_HINT}"
-        raise LayoutError(message)
+        raise LayoutError(f"{root.name}: {relative} starts with {header}; {_CAPTIONS_HINT}")
     captions = Captions()
     for number, line in enumerate(lines[1:], start=1):
         values = line.decode("utf-8", "surrogateescape").split("\t")
@@ -149,8 +148,7 @@ def read_captions(root: DataRoot, relative: str) -> Captions:
         if not line:
             continue
         if not row.get("image"):
-            message = f"{root.name}: {where} names no image; {_CAPTIONS_HINT}"
-            raise LayoutError(message)
+            raise LayoutError(f"{root.name}: {where} names no image; {_CAPTIONS_HINT}")
         name = row["image"]
         image = composed(name.rpartition(".")[0] if name.lower().endswith(IMAGE_ENDINGS) else name)
         if len(values) != len(header) or not re.fullmatch(r"[0-9]{1,18}", row["caption_id"]):

@@ -162,10 +162,9 @@ def pairs_of_list(root: DataRoot, list_file: str, hint: str, image: str, label: 
             continue
         key = scene_key(image_id)
         if key in pairs:
-            message = (
+            raise LayoutError(
                 f"{root.name}: {list_file}: line {number} has the id {image_id!r} a second time; remove one of them"
             )
-            raise LayoutError(message)
         pairs[key] = Pair(image_id, image.format(image_id), label.format(image_id))
     return pairs
 

@@ -66,8 +66,9 @@ def values_by_name(root: DataRoot) -> dict[str, int]:
             continue
         match = re.fullmatch(r"(\d{1,5})\s*:\s*(.+)", line)
         if not match:
-            message = f"{root.name}: labels.txt: line {number} is {line!r}, expected 'value: name'; {_LABELS_HINT}"
-            raise LayoutError(message)
+            raise LayoutError(
+                f"{root.name}: labels.txt: line {number} is {line!r}, expected 'value: name'; {_LABELS_HINT}"
+            )
         values[match.group(2).strip()] = int(match.group(1))
     return values
 

@@ -77,8 +77,9 @@ class PrepareJob:
         source = open_source(self.settings)
         keys = scene_keys(source, self.settings)
         if text_digest(keys) != self.facts.keys_digest:
-            message = f"{self.settings.dataset}: {self.settings.root} has other images than a moment ago; run again"
-            raise LayoutError(message)
+            raise LayoutError(
+                f"{self.settings.dataset}: {self.settings.root} has other images than a moment ago; run again"
+            )
         return OpenDataSet(source, keys)
 
     def run(self, state: OpenDataSet, artifact: Artifact, unit: str) -> Sidecar:
@@ -154,10 +155,9 @@ class Prepare(Step):
         if time.monotonic() - self._planned_s > _PLAN_HOLDS_S:
             again = plan_prepare(self.settings, node.runs)
             if again.artifact.directory != plan.artifact.directory:
-                message = (
+                raise LayoutError(
                     f"{self.settings.dataset}: {self.settings.root} has changed since this command began; run it again"
                 )
-                raise LayoutError(message)
         return prepare(self.settings, node.runs, execution=execution, plan=plan)
 
     def unit_count(self, node: Node) -> int | None:

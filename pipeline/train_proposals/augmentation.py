@@ -54,8 +54,7 @@ class Augmentation:
         """
         if (image.height, image.width) != label_map.shape:
             found = f"image {image.height} x {image.width} px, labels {label_map.shape[0]} x {label_map.shape[1]}"
-            message = f"augmentation: {found}; give both one size"
-            raise ValueError(message)
+            raise ValueError(f"augmentation: {found}; give both one size")
         short_side = self.short_sides_px[rng.integers(len(self.short_sides_px))]
         max_side = max(self.max_side_px, short_side)
         height, width = resized_size(image.height, image.width, short_side_px=short_side, max_side_px=max_side)

@@ -24,8 +24,9 @@ def held_out_indices(names: tuple[str, ...], class_names: tuple[str, ...]) -> tu
         raise SettingsError([f"{message}; correct the names"])
     held_out = tuple(sorted({class_names.index(name) for name in names}))
     if len(held_out) == len(class_names):
-        message = f"proposal_net.held_out_classes: all {len(class_names)} classes are held out; leave one to learn"
-        raise SettingsError([message])
+        raise SettingsError(
+            [f"proposal_net.held_out_classes: all {len(class_names)} classes are held out; leave one to learn"]
+        )
     return held_out
 
 
@@ -57,6 +58,5 @@ def result_options(settings: ProposalNetSettings) -> dict[str, Any]:
 
 def _file_digest(key: str, path: Path) -> str:
     if not path.is_file():
-        message = f"proposal_net.{key}: there is no such file; correct the path (got {str(path)!r})"
-        raise SettingsError([message])
+        raise SettingsError([f"proposal_net.{key}: there is no such file; correct the path (got {str(path)!r})"])
     return sha256_of_file(path)

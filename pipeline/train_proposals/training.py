@@ -100,8 +100,7 @@ def proposal_task(
     try:
         net.set_grad_checkpointing(settings.training.gradient_checkpointing)
     except ValueError as error:
-        message = f"proposal_net.training.gradient_checkpointing: {error}"
-        raise PipelineError(message) from error
+        raise PipelineError(f"proposal_net.training.gradient_checkpointing: {error}") from error
     validation: Validation | None = None
     held_out: tuple[int, ...] = ()
     if "validation" in node:
@@ -185,18 +184,16 @@ def initial_net(settings: ProposalNetSettings, *, embedding_dim: int, text_width
                 **settings.architecture.arguments(), embedding_dim=embedding_dim, no_object_std=text_width**-0.5
             )
         except (ValueError, OSError, RuntimeError) as error:
-            message = f"proposal_net.architecture: {error}"
-            raise PipelineError(message) from error
+            raise PipelineError(f"proposal_net.architecture: {error}") from error
     start = initial_weights_file(settings)
     if start is not None:
         try:
             net.load_state_dict({name: tensor.float() for name, tensor in read_weights_file(start).items()})
         except (OSError, ValueError, RuntimeError) as error:
             reason = " ".join(str(error).split())  # torch lists the tensors that differ over many lines
-            message = (
+            raise PipelineError(
                 f"proposal_net.initial_weights: {start} does not fit proposal_net.architecture ({reason}); change one"
-            )
-            raise PipelineError(message) from error
+            ) from error
     return net
 
 

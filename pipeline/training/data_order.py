@@ -45,11 +45,13 @@ class DataOrder:
 
     def __post_init__(self) -> None:
         if self.samples < 1 or self.batch < 1:
-            message = f"data order: {self.samples} samples in batches of {self.batch}; give at least one of each"
-            raise ValueError(message)
+            raise ValueError(
+                f"data order: {self.samples} samples in batches of {self.batch}; give at least one of each"
+            )
         if self.drop_last and self.samples < self.batch:
-            message = f"data order: {self.samples} samples don't fill one batch of {self.batch}; lower the batch"
-            raise ValueError(message)
+            raise ValueError(
+                f"data order: {self.samples} samples don't fill one batch of {self.batch}; lower the batch"
+            )
 
     @property
     def steps_per_epoch(self) -> int:
@@ -68,8 +70,9 @@ class DataOrder:
             ValueError: If the batch cannot be shared out evenly.
         """
         if self.batch % processes:
-            message = f"batch of {self.batch}: cannot be shared by {processes} processes; make it a multiple of them"
-            raise ValueError(message)
+            raise ValueError(
+                f"batch of {self.batch}: cannot be shared by {processes} processes; make it a multiple of them"
+            )
         # All processes number the samples alike and take neighbouring parts: their batch is that of one process.
         per_epoch = self.steps_per_epoch * self.batch if self.drop_last else self.samples
         share = self.batch // processes

@@ -34,10 +34,8 @@ def read_labelled(scenes: SceneCollection, number: int) -> LabelledScene:
     """
     scene = scenes.read(number)
     if scene.label_png is None:
-        message = f"scene {scene.key}: has no label map; train on a collection of labelled scenes"
-        raise StageError(message)
+        raise StageError(f"scene {scene.key}: has no label map; train on a collection of labelled scenes")
     try:
         return LabelledScene(upright_picture(scene), upright_labels(scene.label_png, scene.exif_orientation), scene)
     except UndecodableError as error:
-        message = f"{scenes.place(number)[0]}: scene {scene.key} {error}; run 'ovseg prepare' again"
-        raise StageError(message) from error
+        raise StageError(f"{scenes.place(number)[0]}: scene {scene.key} {error}; run 'ovseg prepare' again") from error

@@ -250,8 +250,9 @@ class Trainer:
                     self._steps(step, store, metrics)
                 except RuntimeError as error:
                     if is_out_of_memory(error):  # outside of what a step can take again in more parts
-                        message = self._memory_message(str(error), "in the optimizer or in validation")
-                        raise StageError(message) from error
+                        raise StageError(
+                            self._memory_message(str(error), "in the optimizer or in validation")
+                        ) from error
                     # torch reports a dead loader worker by a signal handler, at any place of this process
                     if message := lost_worker(error):
                         raise StageError(message) from error

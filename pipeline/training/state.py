@@ -65,8 +65,9 @@ def from_checkpoint(
     expected = trained_tensors(model).keys()
     if weights.keys() != expected:
         missing, unexpected = sorted(expected - weights.keys()), sorted(weights.keys() - expected)
-        message = f"checkpoint of step {checkpoint.step}: missing {missing[:5]}, unexpected {unexpected[:5]}; delete it"
-        raise PipelineError(message)
+        raise PipelineError(
+            f"checkpoint of step {checkpoint.step}: missing {missing[:5]}, unexpected {unexpected[:5]}; delete it"
+        )
     model.load_state_dict({name: torch.from_numpy(array) for name, array in weights.items()}, strict=False)
     # Named "NUMBER.ENTRY", by the place of the parameter among those of all groups.
     entries: dict[int, dict[str, Tensor]] = {}

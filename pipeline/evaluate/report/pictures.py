@@ -142,10 +142,9 @@ class PictureBook:
         (scene,) = shard.scenes([self._rows_of_unit[image.unit][image.key]])
         found = decoded(scene, self._scenes.class_count, self._scenes.ignore_label)
         if isinstance(found, FailedImage):
-            message = (
+            raise StageError(
                 f"scene {image.key}: was scored and now cannot be read ({found.reason}); prepare the data set again"
             )
-            raise StageError(message)
         (png,) = read_predictions(self._scores.artifact, image.unit, [image.prediction])
         return found, decoded_labels(png)
 

@@ -41,8 +41,7 @@ class Report(Step):
         """
         names: list[Json] = [scores.name for scores in node.inputs if scores.step.kind == SCORES]
         if not names:
-            message = "evaluate.datasets: at least one data set is expected; name it (got [])"
-            raise SettingsError([message])
+            raise SettingsError(["evaluate.datasets: at least one data set is expected; name it (got [])"])
         return {"settings": result_settings(self.settings), "datasets": names}
 
     def units(self, node: Node) -> tuple[str, ...]:
