@@ -82,8 +82,7 @@ def run_imports(settings: Settings) -> StageRun:
     """
     nodes = [node for node in dataflow(settings).nodes if isinstance(node.step, ImportMasks)]
     if not nodes:
-        message = "masks: no imported masks are used; set mine.proposals to 'imported'"
-        raise SettingsError([message])
+        raise SettingsError(["masks: no imported masks are used; set mine.proposals to 'imported'"])
     execution = Execution.of(settings)
     for node in nodes:
         node.step.check(node)

@@ -41,8 +41,9 @@ def export_masks(proposals: Artifact, scenes: Artifact, file: Path, *, at_net_si
     scenes.require(SCENES)
     missing = set(scenes.description.units) - set(proposals.description.units)
     if missing:
-        message = f"{proposals.directory}: has no {min(missing)} of {scenes.directory}; give the scenes that it is of"
-        raise PipelineError(message)
+        raise PipelineError(
+            f"{proposals.directory}: has no {min(missing)} of {scenes.directory}; give the scenes that it is of"
+        )
     make_directories(file.absolute().parent, Disk())
     staged = StagedFile(file.absolute(), Disk())
     count = 0

@@ -128,8 +128,7 @@ class ImportMasks(Step):
         report = super().make(node, execution)
         counts = report.manifest.counts
         if not any(cast("int", unit.facts["kept"]) for unit in report.manifest.units):
-            message = f"{node.artifact.directory}: no mask is left, the rows are {counts}; see their reasons"
-            raise StageError(message)
+            raise StageError(f"{node.artifact.directory}: no mask is left, the rows are {counts}; see their reasons")
         if not has_current_card(node.artifact, maker=_MAKER, manifest=report.manifest):
             facts = import_facts(node.artifact)
             write_card(node.artifact, maker=_MAKER, facts=facts, files={_CARD_FILE: _import_text(facts).encode()})

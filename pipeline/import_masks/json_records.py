@@ -77,8 +77,7 @@ def opened(path: Path) -> io.BufferedReader:
     try:
         return path.open("rb")
     except OSError as error:
-        message = f"{path}: cannot be read ({error.strerror}); give the file of masks"
-        raise MaskSourceError(message) from error
+        raise MaskSourceError(f"{path}: cannot be read ({error.strerror}); give the file of masks") from error
 
 
 class _Text:
@@ -152,8 +151,9 @@ class _Text:
         return bool(more)
 
     def _refuse(self, what: str) -> None:
-        message = f"{self._path}: {what}; a JSON list, or an object with lists, is expected; export it again"
-        raise MaskSourceError(message)
+        raise MaskSourceError(
+            f"{self._path}: {what}; a JSON list, or an object with lists, is expected; export it again"
+        )
 
 
 def _words(expected: str) -> str:

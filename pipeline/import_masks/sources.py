@@ -105,8 +105,9 @@ class MaskFiles:
                 raise MaskSourceError(f"{self.where}: {path} is a file, a .json or a folder is expected; correct it")
             found = _format_of_json(path) if asked == "auto" else asked
             if found in {"npz", "png"}:
-                message = f"{self.where}: {path} is one file, '{found}' is a folder with a file per picture; correct it"
-                raise MaskSourceError(message)
+                raise MaskSourceError(
+                    f"{self.where}: {path} is one file, '{found}' is a folder with a file per picture; correct it"
+                )
             return found
         if asked in {"coco", "panoptic"}:
             raise MaskSourceError(f"{self.where}: {path} is a folder, '{asked}' is one JSON file; name the file")
@@ -163,8 +164,7 @@ class MaskFiles:
         named = [Path(self.settings.png_dir)] if self.settings.png_dir else [path.with_suffix(""), path.parent]
         there = [directory for directory in named if directory.is_dir()]
         if not there:
-            message = f"{self.where}: no folder {named[0]} of the PNGs of {path}; name it as png_dir"
-            raise MaskSourceError(message)
+            raise MaskSourceError(f"{self.where}: no folder {named[0]} of the PNGs of {path}; name it as png_dir")
         return self._root(there[0])
 
     def digest(self, memory: Path) -> dict[str, str]:
@@ -263,12 +263,11 @@ class _RecordSource:
         self._unplaced = unplaced
         if not len(self._numbers):
             shown = ", ".join(list(unplaced)[:3]) or "none"
-            message = (
+            raise MaskSourceError(
                 f"{files.where}: {self._path} names the pictures {shown}, none of them is one of the {len(pictures)} "
                 f"scenes ({', '.join(pictures.names(3))}, ...); name the data set that the masks are of, or as "
                 "'images' the JSON file that has the pictures' names"
             )
-            raise MaskSourceError(message)
 
     def masks(self, number: int, frame: PictureFrame) -> Iterator[Found]:
         """Yield the masks of a picture, in the order of the file."""
@@ -419,12 +418,11 @@ class _FolderSource:
             taken[number] = entry
             self._entries[number] = own
         if not self._entries:
-            message = (
+            raise MaskSourceError(
                 f"{files.where}: {path} has masks of {', '.join(list(entries)[:3])}, none of them is one of the "
                 f"{len(pictures)} scenes ({', '.join(pictures.names(3))}, ...); name the data set that the masks are "
                 "of, or name the files as the pictures"
             )
-            raise MaskSourceError(message)
 
     def masks(self, number: int, frame: PictureFrame) -> Iterator[Found]:
         """Yield the masks of a picture, in the order of its file."""

@@ -203,8 +203,7 @@ class MaskRuleSettings(SettingsModel):
     @model_validator(mode="after")
     def _shares_fit(self) -> Self:
         if self.max_share < self.min_share:
-            message = f"max_share {self.max_share} should be at least min_share {self.min_share}"
-            raise ValueError(message)
+            raise ValueError(f"max_share {self.max_share} should be at least min_share {self.min_share}")
         return self
 
 
@@ -960,8 +959,7 @@ class Settings(SettingsModel):
         odd = sorted(masks.keys() - info.data.get("datasets", masks).keys())
         if odd:
             known = ", ".join(info.data["datasets"]) or "none"
-            message = f"{odd[0]!r} is no name under 'datasets'; there are {known}"
-            raise ValueError(message)
+            raise ValueError(f"{odd[0]!r} is no name under 'datasets'; there are {known}")
         return masks
 
     @model_validator(mode="before")
