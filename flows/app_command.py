@@ -36,8 +36,8 @@ def app(
     """Show a page in the browser: choose a photograph, type class names, see masks.
 
     The page is for this machine alone unless --host says otherwise; whoever reaches it may use it, there is no login.
-    Nothing is sent anywhere else. Uploaded files lie in a temporary folder that is removed at the end; other names for
-    the same photograph don't run the image models again. Ctrl-C ends it. Needs the extra 'app' (Gradio).
+    Nothing is sent anywhere else. Uploaded files are kept in a temporary folder that is removed at the end; other names
+    for the same photograph don't run the image models again. Ctrl-C ends it. Needs the extra 'app' (Gradio).
 
     Args:
         model: Folder of a segmenter.

@@ -96,7 +96,7 @@ def export_checkpoint(
 
 
 def _description(parts: "SegmenterParts") -> str:
-    """Say what was imported, and what is still lacking."""
+    """Return in words what was imported, and what is missing."""
     found = []
     if parts.proposal_net is not None:
         found.append(f"proposal net of {parts.proposal_net.arguments['backbone']}")
@@ -105,9 +105,9 @@ def _description(parts: "SegmenterParts") -> str:
         dropped = ", blank patches dropped" if parts.clip.blank_patches == "dropped" else ""
         found.append(f"CLIP of {parts.clip.crop_px} px crops in {parts.clip.patch_px} px patches, {prompts}{dropped}")
     if parts.proposal_net is None:
-        found.append("a proposal net is lacking; --base takes it from another segmenter")
+        found.append("the proposal net is missing; --base takes it from another segmenter")
     if parts.clip is None:
-        found.append("CLIP is lacking; --base takes it from another segmenter")
+        found.append("CLIP is missing; --base takes it from another segmenter")
     if parts.settings.ensemble_weight == 1:
         found.append("CLIP alone names the masks, since MaskFormer's classes are fixed")
     return "; ".join(found)

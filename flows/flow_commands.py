@@ -178,7 +178,7 @@ def demo(arguments: RunArguments, *, picture: Path | None = None) -> None:
     """Run all stages for the original CLIP, MPT, FT, and FT then MPT, as far as that is not done, and compare them.
 
     The four share all that they can: scenes, proposal net, pairs, and of trainings all but MPT's. The last lines are a
-    table of mIoU with 95 % intervals over the images, where the report of the last row lies, and where the picture.
+    table of mIoU with 95 % intervals over the images, and the paths of the last row's report and of the picture.
 
     Args:
         arguments: Where the settings come from.

@@ -69,7 +69,7 @@ class AllowedHosts:
             await send({"type": "http.response.body", "body": f"{fault}\n".encode()})
 
     def _fault(self, scope: Scope) -> str:
-        """Say why a request is refused; empty if it is not."""
+        """Return why a request is refused; empty if it is not."""
         headers = [(name.lower(), value.decode("latin-1")) for name, value in scope["headers"]]
         hosts = [value for name, value in headers if name == b"host"]
         origins = [value for name, value in headers if name == b"origin"]

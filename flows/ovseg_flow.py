@@ -38,7 +38,7 @@ _SEND_LIMIT_S = 10.0
 # After these Prefect waits a second before each, and again for each event that it holds: with a server that has gone
 # away, a run of many units would end hours later.
 _IMMEDIATE_ATTEMPTS = 2
-# What Prefect says, in an error of no type of its own, of a server that it has not reached once.
+# Prefect's words, in an error without a type of its own, for a server that it has not reached once.
 _UNREACHED = "Failed to reach API"
 
 
@@ -65,7 +65,7 @@ def ovseg_flow(
 
     Raises:
         SettingsError: If the settings name data sets that they don't describe.
-        PipelineError: If a stage fails, or has not what it reads.
+        PipelineError: If a stage fails, or lacks an input.
     """
     with _log_shown(variant):
         check_references(settings)

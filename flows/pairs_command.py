@@ -27,8 +27,8 @@ def pairs(
 ) -> None:
     """Make a subset of pairs (filter), or their data card (card).
 
-    A subset is chosen by the tables alone, and its crops and masks are copied: no model is needed. It lies in --out,
-    is an artifact of pairs itself, and has a card of its own.
+    A subset is chosen by the tables alone, and its crops and masks are copied: no model is needed. It is written to
+    --out as an artifact of pairs of its own, with a card.
 
     Args:
         action: What to do.

@@ -71,7 +71,7 @@ def prepare(
 
     Raises:
         SettingsError: If an option is wrong, or is one of another data set.
-        LayoutError: If the directory has not the data set's layout, or nothing of it can be used.
+        LayoutError: If the directory does not have the data set's layout, or nothing of it can be used.
         StageError: If too many scenes are faulty.
     """
     from pipeline.settings import ComputeSettings, PrepareSettings, SettingsError

@@ -252,7 +252,7 @@ def _write(result: "Segmentation", source: Path, stem: Path) -> None:
             written.unlink(missing_ok=True)
         raise
     try:
-        json_path.unlink(missing_ok=True)  # a kill between the renames leaves no JSON that speaks of other pictures
+        json_path.unlink(missing_ok=True)  # a kill between the renames leaves no JSON of other pictures
         for path, written in temporary.items():
             written.replace(path)
     except BaseException:

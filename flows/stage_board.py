@@ -94,7 +94,7 @@ class _Bar:
         return 100.0 * (self.total - self.todo + self.ended) / max(1, self.total)
 
     def text(self, label: str) -> str:
-        """Say how far it is, how fast it goes and how long it will take."""
+        """Return progress, rate and time left in words."""
         seconds = time.monotonic() - self.begun_s
         skipped = self.total - self.todo
         text = f"{label}: {self.ended} of {self.todo} units, {skipped} were complete before"

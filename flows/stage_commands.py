@@ -68,8 +68,8 @@ def finetune(run: RunArguments) -> None:
 def evaluate(arguments: tyro.conf.OmitArgPrefixes[RunArguments], *, ablate: bool = False) -> None:
     """Score predictions on the labelled data sets that the settings name, and write the report.
 
-    What was scored before is kept. The last lines say where the report lies: HTML for the eye, and the same numbers as
-    Markdown and JSON beside it.
+    What was scored before is kept. The last line is the path of the report: HTML, with the same numbers as Markdown and
+    JSON beside it.
 
     Args:
         arguments: Where the settings come from.

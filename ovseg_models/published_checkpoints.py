@@ -161,7 +161,7 @@ def write_published_checkpoint(parts: SegmenterParts, path: Path) -> None:
 
 
 def published_tensors(parts: SegmenterParts, origin: PublishedOrigin) -> dict[str, Tensor]:
-    """Name all the tensors of a published file, weights and what lies beside them."""
+    """Return all the tensors of a published file by name, weights and what is beside them."""
     tensors = {**origin.extras, **published_weights(parts.proposal_net, parts.clip, origin.layout)}
     for name, dtype in origin.dtypes.items():
         tensors[name] = tensors[name].to(getattr(torch, dtype))
@@ -256,7 +256,7 @@ def _settings(layout: str, net: ProposalNet | None, clip: MaskAdaptedClip | None
 
 
 def default_origin(parts: SegmenterParts) -> PublishedOrigin:
-    """Say how weights that were never published are written: with the buffers that such a file holds."""
+    """Return how weights that were never published are written: with the buffers that such a file holds."""
     if parts.proposal_net is None:
         return PublishedOrigin(layout="clip", wrapper="state_dict", prefix="module.")
     extras = proposal_net_to_published(parts.proposal_net.state_dict())

@@ -67,7 +67,7 @@ def check_pickle(program: Program, file_bytes: int, persistent: Callable[[Value]
     Args:
         program: At the first instruction.
         file_bytes: Size of the file, to which the work must be in proportion.
-        persistent: Checks the identifier of an object that lies outside the pickle; None if there may be none.
+        persistent: Checks the identifier of an object outside the pickle; None if there may be none.
 
     Raises:
         pickle.UnpicklingError: If it is no pickle, is cut short, or would take more than a file of that size can need.

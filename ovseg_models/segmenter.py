@@ -104,7 +104,7 @@ class Segmenter:
         Args:
             folder: As `save` or ``ovseg import-checkpoint`` wrote it.
             device: Where it computes.
-            **settings: Of `SegmenterSettings`; they go before those in the folder.
+            **settings: Of `SegmenterSettings`; they override those in the folder.
 
         Raises:
             FileNotFoundError: If the folder or one of its files isn't there.

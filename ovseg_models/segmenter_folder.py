@@ -133,7 +133,7 @@ def read_segmenter_folder(folder: Path, settings: Mapping[str, Any] | None = Non
 
     Args:
         folder: As `write_segmenter_folder` wrote it.
-        settings: Of `SegmenterSettings`; they go before those in the folder.
+        settings: Of `SegmenterSettings`; they override those in the folder.
 
     Raises:
         FileNotFoundError: If the folder or one of its files isn't there.

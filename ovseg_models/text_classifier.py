@@ -26,7 +26,7 @@ class TextClassifier:
     once, and a tower that is trained, loaded or replaced, or other templates, never get vectors of the old ones.
 
     Args:
-        clip: Its text tower is used, on the device where it lies.
+        clip: Its text tower is used, on its own device.
         tokenize: Turns texts into token numbers, such as ``open_clip.get_tokenizer(name)``.
         texts_per_batch: Sentences that the text tower takes at a time.
         name_by_name: Each name goes through the tower alone, and what its sentences have in common goes through once:

@@ -93,7 +93,7 @@ class DaskExecutor:
     """Runs units on the workers of a Dask scheduler; never waits for a scheduler that has gone away.
 
     Dask's client would: it reconnects for good, and its futures stay pending. So every wait here is short, and is
-    followed by a look at the client's status.
+    followed by a check of the client's status.
     """
 
     def __init__(self, client: "Client") -> None:

@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 
 
 class MissingInputError(PipelineError):
-    """An artifact that something is to be made of is not finished."""
+    """An input is not finished."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +45,7 @@ class ParameterCounts:
 
 
 class Step:
-    """How one kind of artifact is made. A subclass lies beside the code that does the work, and holds its settings.
+    """How one kind of artifact is made. A subclass is beside the code that does the work, and holds its settings.
 
     Its module must import no model: jobs do that when a worker opens them, so that planning takes no time.
 
@@ -362,11 +362,11 @@ class Node:
 
 
 class Finished(Step):
-    """An artifact that was made elsewhere and lies in a directory that the settings name.
+    """An artifact that was made elsewhere, in a directory that the settings name.
 
     Args:
         kind: Of the artifact.
-        directory: Where it lies.
+        directory: As the settings have it.
         setting: That names it.
     """
 

@@ -85,7 +85,7 @@ class Progress:
 
 
 def _shown(value: object) -> str:
-    """Write a number or counts for people."""
+    """Write a number or counts to be read."""
     if isinstance(value, dict):
         return "(" + ", ".join(f"{name} {_shown(count)}" for name, count in value.items()) + ")"
     return f"{value:.1f}" if isinstance(value, float) else str(value)

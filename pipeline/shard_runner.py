@@ -230,7 +230,7 @@ def _interrupt_reported(artifact: Artifact, tally: _Tally) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt as interrupt:
-        # Blocks of this kind lie in each other: the innermost one that the interrupt passes reports it.
+        # Blocks of this kind are nested: the innermost one that the interrupt passes reports it.
         if not tally.interrupt_reported:
             saved = "what is done is saved"
             if tally.todo is not None:

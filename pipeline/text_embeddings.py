@@ -123,7 +123,7 @@ class TextSource:
         clip: What embeds names that are not known.
         clip_digest: Of its weights.
         templates: Name of the sentences around names.
-        runs: Runs directory, where known embeddings lie.
+        runs: Runs directory, which holds known embeddings.
     """
 
     clip: ClipSettings

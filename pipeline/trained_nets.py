@@ -4,7 +4,7 @@
 
 ``adapted_clip`` holds only what training changed; the rest, such as the text tower, comes from the CLIP that was
 adapted. Unit ``image_tower`` holds ``clip.visual.*`` and ``clip.logit_scale``, unit ``mask_prompts`` holds
-``mask_prompts``, each only where a phase trained it; the logit scale lies with the prompts where MPT alone trained it.
+``mask_prompts``, each only where a phase trained it; the logit scale is with the prompts where MPT alone trained it.
 
 Both may have other units, such as a report, which are passed over here.
 """

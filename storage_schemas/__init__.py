@@ -1,1 +1,1 @@
-"""What stands between the stages: artifact directories, their commit protocol, and one schema per artifact kind."""
+"""What is between the stages: artifact directories, their commit protocol, and one schema per artifact kind."""

@@ -1,6 +1,6 @@
 """An artifact: a directory of units, each committed on its own, and a manifest that appears when all are done.
 
-``RUNS/KIND/NAME-DIGEST/`` holds ``artifact.json`` (what it is going to be), the files and the sidecar of each unit,
+``RUNS/KIND/NAME-DIGEST/`` holds ``artifact.json`` (its description), the files and the sidecar of each unit,
 ``manifest.json`` (last), and ``_local/`` (lock, log, memory of checks: of this machine only, no part of the artifact).
 """
 
@@ -52,8 +52,8 @@ class Artifact:
     """One artifact on disk, finished or not. Cheap to make and to send to a worker: it holds no open file.
 
     Attributes:
-        directory: Where it lies.
-        description: What it is going to be.
+        directory: ``RUNS/KIND/NAME-DIGEST``.
+        description: Its identity, units and attributes.
         disk: The calls that its commits are made of; tests replace it.
     """
 
@@ -104,7 +104,7 @@ class Artifact:
 
     @property
     def local_directory(self) -> Path:
-        """Where the lock, the log and the memory of checks lie."""
+        """Directory of the lock, the log and the memory of checks."""
         return self.directory / LOCAL_DIRECTORY
 
     @contextlib.contextmanager
@@ -206,7 +206,7 @@ class Artifact:
     def earlier(self) -> dict[Path, tuple[str, ...]]:
         """Find artifacts of the same kind and name with another digest, and the fields in which they differ.
 
-        For one whose description cannot be read, the reason stands in place of the fields.
+        For one whose description cannot be read, the reason is given in place of the fields.
         """
         found = {}
         for path in sorted(self.directory.parent.glob(f"{self.identity.name}-*/{ARTIFACT_FILE}")):

@@ -22,10 +22,10 @@ def write_card(artifact: Artifact, *, maker: str, facts: Mapping[str, Json], fil
     """Write the card of a finished artifact.
 
     Args:
-        artifact: Whose manifest lies there.
+        artifact: A finished one.
         maker: Name and version of what makes the card; another one makes it anew.
-        facts: The numbers, for programs.
-        files: The other files by name, for people.
+        facts: The numbers.
+        files: The other files by name: texts and pictures.
 
     Raises:
         ArtifactError: If the artifact is not finished.
@@ -48,7 +48,7 @@ def write_card(artifact: Artifact, *, maker: str, facts: Mapping[str, Json], fil
 
 
 def card_faults(artifact: Artifact) -> tuple[str, ...]:
-    """Say how the files of an artifact's card differ from what it states; empty if they don't, or there is no card."""
+    """Return how the files of a card differ from what it states; empty if they don't, or there is no card."""
     directory = artifact.directory / CARD_DIRECTORY
     if not directory.exists():
         return ()

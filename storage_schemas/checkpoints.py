@@ -1,7 +1,7 @@
 """Weights: the finished ones of an artifact, and the checkpoints from which a training run goes on.
 
 An artifact of weights (``proposal_net``, ``adapted_clip``) has one unit per set of tensors: ``UNIT.safetensors``, with
-what is needed to build its module as facts in the sidecar. Checkpoints of the run that makes it lie in
+what is needed to build its module as facts in the sidecar. Checkpoints of the run that makes it are in
 ``_local/checkpoints``, or in ``_local/RUN/checkpoints`` where several runs make one artifact: each is one safetensors
 file and a sidecar that appears last, so that a kill inside a write leaves the one before it in force.
 """
@@ -119,7 +119,7 @@ class CheckpointStore:
             remove_temporaries(directory, self._disk)
 
     def save(self, checkpoint: Checkpoint) -> None:
-        """Write a checkpoint; it counts once its sidecar lies there.
+        """Write a checkpoint; it counts once its sidecar is there.
 
         Raises:
             ArtifactError: If a tensor is not finite; the checkpoints before stay in force, here as below.
@@ -141,7 +141,7 @@ class CheckpointStore:
         write_file(self._directory / f"{name}.json", sidecar.to_json(), self._disk)
 
     def steps(self) -> tuple[int, ...]:
-        """Return the steps of all checkpoints whose sidecar lies there, ascending; their files may yet be damaged."""
+        """Return the steps of all checkpoints with a sidecar, ascending; their files may still be damaged."""
         return tuple(sorted(int(path.stem.removeprefix("step-")) for path in self._directory.glob("step-*.json")))
 
     def load(self, step: int) -> Checkpoint:

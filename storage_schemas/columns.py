@@ -11,7 +11,7 @@ import pyarrow as pa
 from storage_schemas.errors import SchemaError
 
 MEMBER = pa.struct([pa.field("offset", pa.int64(), nullable=False), pa.field("size_bytes", pa.int64(), nullable=False)])
-"""Where a member's bytes lie in its tar."""
+"""Place of a member's bytes in its tar."""
 
 OK = "ok"
 """Status of a row that nothing is wrong with; any other is a slug of what went wrong."""

@@ -24,7 +24,7 @@ class Disk:
     """The operating system's calls that the commit protocol is made of."""
 
     def make_directory(self, path: Path) -> None:
-        """Make a directory; one that is there already will do."""
+        """Make a directory, unless it is there already."""
         path.mkdir(exist_ok=True)
 
     def create(self, path: Path) -> BinaryIO:
@@ -53,7 +53,7 @@ class Disk:
             os.close(descriptor)
 
     def remove(self, path: Path) -> None:
-        """Delete a file; one that is not there is as good as deleted."""
+        """Delete a file, if it is there."""
         path.unlink(missing_ok=True)
 
 

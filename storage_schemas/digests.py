@@ -32,19 +32,19 @@ def canonical_json(value: Json) -> bytes:
     """Encode a JSON value so that equal values give equal bytes: sorted keys, no blanks, UTF-8.
 
     Raises:
-        ValueError: If the value holds NaN or an infinity, which JSON has not.
+        ValueError: If the value holds NaN or an infinity, which JSON does not have.
     """
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
 
 
 def readable_json(value: Json) -> bytes:
-    """Encode a JSON value for people: sorted keys, two blanks of indent, a newline at the end.
+    """Encode a JSON value to be read: sorted keys, two blanks of indent, a newline at the end.
 
     The bytes are those of ``json.dumps(value, sort_keys=True, indent=2, ensure_ascii=False)``, which is written in
     Python, too, and takes several times as long; a scan of an artifact encodes each of its sidecars.
 
     Raises:
-        ValueError: If the value holds NaN or an infinity, which JSON has not.
+        ValueError: If the value holds NaN or an infinity, which JSON does not have.
     """
     return f"{_indented(value, chr(10))}\n".encode()
 
@@ -67,7 +67,7 @@ def _indented(value: Json, line_break: str) -> str:
 
 
 def sealed_json(document: Mapping[str, Json]) -> bytes:
-    """Encode a JSON object for people, with the digest of all of it under ``document_digest``.
+    """Encode a JSON object to be read, with the digest of all of it under ``document_digest``.
 
     A file of these bytes shows every change to it: to a value by the digest, to the white space by encoding it again.
     """

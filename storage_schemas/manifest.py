@@ -29,7 +29,7 @@ class Identity:
 
     Attributes:
         kind: Artifact kind, also the name of its directory below the runs directory (``"scenes"``).
-        name: A person's name for it (``"coco-train2017"``); letters, digits, ``_`` and ``-``.
+        name: The user's name for it (``"coco-train2017"``); letters, digits, ``_`` and ``-``.
         schema_version: Version of the kind's columns and files.
         producer_version: Number beside the stage's code; raised when equal settings and inputs give another result.
         settings: The settings that change the result, and no others.
@@ -46,7 +46,7 @@ class Identity:
     def __post_init__(self) -> None:
         for label, value in (("kind", self.kind), ("name", self.name)):
             if not _NAME.fullmatch(value):
-                raise ArtifactError(f"artifact {label}: {value!r} will not do; use letters, digits, '_' and '-'")
+                raise ArtifactError(f"artifact {label}: {value!r} is no such name; use letters, digits, '_' and '-'")
 
     def digest(self) -> str:
         """Return the sha256 of the identity and the storage format; directory names carry its first part."""
@@ -67,13 +67,13 @@ class Identity:
         return cls(**{"producer_version" if name == "recipe" else name: value for name, value in stored.items()})
 
     def directory(self, runs: Path) -> Path:
-        """Return where the artifact lies below a runs directory: ``KIND/NAME-DIGEST``."""
+        """Return the artifact's directory below a runs directory: ``KIND/NAME-DIGEST``."""
         return runs / self.kind / f"{self.name}-{self.digest()[:_DIGEST_CHARACTERS]}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Description:
-    """The first file of an artifact: what it is going to be.
+    """The first file of an artifact, written before any unit.
 
     Attributes:
         identity: What decides its bytes.
@@ -89,7 +89,7 @@ class Description:
         for unit in self.units:
             if not _NAME.fullmatch(unit) or unit in _RESERVED:
                 rule = f"use letters, digits, '_' and '-', and none of {sorted(_RESERVED)}"
-                raise ArtifactError(f"unit name: {unit!r} will not do; {rule}")
+                raise ArtifactError(f"unit name: {unit!r} is reserved or no such name; {rule}")
         if len(set(self.units)) != len(self.units):
             raise ArtifactError(
                 f"units: {len(self.units)} names, {len(set(self.units))} of them distinct; give each a name of its own"
@@ -128,7 +128,7 @@ class Description:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sidecar:
-    """What a unit states of itself once all its files lie under their final names.
+    """What a unit states of itself once all its files have their final names.
 
     Attributes:
         unit: Name of the unit.
@@ -224,7 +224,7 @@ class Manifest:
     def digest(self) -> str:
         """Return the sha256 over all that the manifest states; equal digests mean equal files.
 
-        It stands in ``manifest.json`` as ``document_digest``.
+        ``manifest.json`` has it as ``document_digest``.
         """
         return sha256_of_json(self.to_document())
 

@@ -16,7 +16,7 @@ _COLUMNS = ("pair", "status", "noun", "crop", "crop_mask")
 
 
 class PairPlace(NamedTuple):
-    """Where a pair lies, for messages.
+    """Where a pair is, for messages.
 
     Attributes:
         unit: Name of the shard.
@@ -72,7 +72,7 @@ class PairCollection:
         return next(read_members(self.artifact, unit, self._indexes[shard], [int(row)]))
 
     def place(self, number: int) -> PairPlace:
-        """Return where a pair lies."""
+        """Return where a pair is."""
         shard, row = self._places[number]
         return PairPlace(self.artifact.description.units[shard], self._indexes[shard]["pair"][int(row)].as_py())
 

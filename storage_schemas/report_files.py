@@ -1,4 +1,4 @@
-"""The files of an artifact that people read: pictures, Markdown, HTML."""
+"""The reports among an artifact's files: pictures, Markdown, HTML."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +17,8 @@ class ReportFile:
     """One such file.
 
     Attributes:
-        path: Where it lies.
-        suffix: What it is: one of ``PICTURES``, ``TEXTS`` or ``PAGES``.
+        path: In the artifact's directory, or in its card's.
+        suffix: One of ``PICTURES``, ``TEXTS`` or ``PAGES``.
     """
 
     path: Path

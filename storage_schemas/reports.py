@@ -1,4 +1,4 @@
-"""Reports: the numbers of an evaluation for people and programs.
+"""Reports: the numbers of an evaluation, as a page and as JSON.
 
 A unit is ``report.html`` (one file that needs no network), and ``report.md`` and ``report.numbers.json`` (its numbers).
 """
@@ -36,7 +36,7 @@ def write_report(artifact: Artifact, *, html: str, markdown: str, numbers: Mappi
 
 
 def html_path(artifact: Artifact) -> Path:
-    """Return where the page lies, for a person to open."""
+    """Return the path of the page."""
     return artifact.directory / f"{UNIT}.html"
 
 

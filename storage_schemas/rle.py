@@ -106,7 +106,7 @@ def run_lengths_of(
     runs = np.diff(np.searchsorted(stops, np.cumsum(sizes), side="right"), prepend=0)
     whole = (sizes > 0).all() and last[np.cumsum(sizes) - 1].all() and (stops - starts).max(initial=0) <= _CHARACTERS
     if not whole or ((text < 0) | (text >= 2 * _MORE)).any():
-        raise SchemaError(_damaged("are cut off or hold characters that counts have not"))
+        raise SchemaError(_damaged("are cut off or hold characters that counts do not have"))
     # Characters of a number add up; the highest bit of the last one is its sign.
     place = np.arange(len(text)) - np.repeat(starts, stops - starts)
     numbers = np.add.reduceat((text & (_MORE - 1)) << _BITS * place, starts) if len(starts) else text
@@ -195,7 +195,7 @@ def united(counts: Sequence[bytes], height_px: int, width_px: int) -> bytes:
 
 
 def _objects(counts: Sequence[bytes], height_px: int, width_px: int) -> list[dict[str, object]]:
-    """Give counts the form that pycocotools wants."""
+    """Give counts the form that pycocotools takes."""
     return [{"size": [height_px, width_px], "counts": one} for one in counts]
 
 
@@ -213,5 +213,5 @@ def _span(characters: int) -> int:
 
 
 def _damaged(how: str) -> str:
-    """Say what is wrong with counts."""
+    """Return the message about damaged counts."""
     return f"run lengths: the counts {how}; the file is damaged or none of this project's, make it again"

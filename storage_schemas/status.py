@@ -44,12 +44,12 @@ class UnitStatus:
 
 @dataclass(frozen=True, slots=True)
 class ArtifactStatus:
-    """The states of all units, and what lies in the directory that belongs to none of them.
+    """The states of all units, and the files of the directory that belong to none of them.
 
     Attributes:
         units: One status per unit, in order.
-        foreign_files: Names of files that no sidecar, nor the artifact itself, speaks of. Nobody reads them.
-        has_manifest: Whether ``manifest.json`` lies there.
+        foreign_files: Names of files that neither a sidecar nor the artifact itself lists. Nobody reads them.
+        has_manifest: Whether ``manifest.json`` is there.
         document_faults: How ``artifact.json`` and ``manifest.json`` differ from what they have to state.
     """
 
@@ -69,12 +69,12 @@ class ArtifactStatus:
 
     @property
     def finished(self) -> bool:
-        """Whether every unit is done and the manifest lies there and says so."""
+        """Whether every unit is done, and the manifest is there and says so."""
         return self.has_manifest and not self.todo and not self.document_faults
 
 
 def unit_status(directory: Path, unit: str, artifact_digest: str, files: VerifiedFiles) -> UnitStatus:
-    """Find out the state of one unit from its sidecar and its files."""
+    """Return the state of one unit, from its sidecar and its files."""
     path = directory / f"{unit}.json"
     if not path.exists():
         return UnitStatus(unit, UnitState.MISSING, "it has no sidecar")
@@ -87,7 +87,7 @@ def unit_status(directory: Path, unit: str, artifact_digest: str, files: Verifie
         found, expected = sidecar.artifact_digest[:12], artifact_digest[:12]
         return UnitStatus(unit, UnitState.STALE, f"its sidecar is of settings {found}, this artifact is of {expected}")
     if sidecar.unit != unit:
-        return UnitStatus(unit, UnitState.CORRUPT, f"its sidecar speaks of unit {sidecar.unit!r}")
+        return UnitStatus(unit, UnitState.CORRUPT, f"its sidecar is of unit {sidecar.unit!r}")
     try:
         faults = [fault for record in sidecar.files if (fault := files.fault(record))]
     except OSError as error:
@@ -98,7 +98,7 @@ def unit_status(directory: Path, unit: str, artifact_digest: str, files: Verifie
 
 
 def artifact_status(directory: Path, description: Description, files: VerifiedFiles) -> ArtifactStatus:
-    """Find out the state of every unit and of the artifact's own files, and which files are foreign."""
+    """Return the state of every unit and of the artifact's own files, and which files are foreign."""
     digest = description.identity.digest()
     statuses = tuple(unit_status(directory, unit, digest, files) for unit in description.units)
     return ArtifactStatus(
@@ -120,7 +120,7 @@ def _document_faults(directory: Path, description: Description, statuses: tuple[
     for name, data in expected.items():
         try:
             if (directory / name).read_bytes() != data:
-                yield f"{name} is not what the units and settings call for"
+                yield f"{name} is not what the units and settings require"
         except FileNotFoundError:
             continue
         except OSError as error:
@@ -128,7 +128,7 @@ def _document_faults(directory: Path, description: Description, statuses: tuple[
 
 
 def _foreign_files(directory: Path, statuses: tuple[UnitStatus, ...]) -> tuple[str, ...]:
-    """Name what lies in the directory beside the artifact's own files and those that will be written over."""
+    """Return the names of files that are neither the artifact's own nor about to be written over."""
     units = {status.unit for status in statuses}
     unfinished = {status.unit for status in statuses if status.sidecar is None}
     known = {ARTIFACT_FILE, MANIFEST_FILE, LOCAL_DIRECTORY, CARD_DIRECTORY} | {f"{unit}.json" for unit in units}

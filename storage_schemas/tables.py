@@ -164,7 +164,7 @@ def read_table(path: Path, schema: TableSchema, *, columns: Sequence[str] | None
 
     Raises:
         SchemaError: If the file is of another kind, version or column type, or is no Parquet file; or if a column
-            is asked for that the schema has not.
+            is asked for that the schema does not have.
     """
     unknown = sorted(set(columns or ()) - set(schema.columns.names))
     if unknown:

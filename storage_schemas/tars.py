@@ -24,7 +24,7 @@ _BLOCK_BYTES = tarfile.BLOCKSIZE
 
 
 class Member(NamedTuple):
-    """Where a member's bytes lie in its tar.
+    """Place of a member's bytes in its tar.
 
     Attributes:
         offset: Position of the first byte.

@@ -57,7 +57,7 @@ class VerifiedFiles:
         self._found: dict[str, Traits] = {}
 
     def fault(self, record: FileRecord) -> str:
-        """Say how a file differs from what is stated of it; return an empty string if it doesn't.
+        """Return how a file differs from what is stated of it; empty if it doesn't.
 
         Raises:
             OSError: If the file is there but cannot be read.

@@ -95,7 +95,7 @@ def _section(kind: Kind) -> Iterator[str]:
 
 
 def _type(kind: pa.DataType) -> str:
-    """Write an Arrow type for people."""
+    """Write an Arrow type in words."""
     text = re.sub(r"fixed_size_list<item: (\w+) not null>\[(\d+)\]", r"\1[\2]", str(kind))
     text = (
         text.replace(f"[{EXAMPLE_DIM}]", "[D]")

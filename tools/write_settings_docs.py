@@ -70,7 +70,7 @@ def _section(name: str, model: type[BaseModel], *, is_list: bool) -> Iterator[st
 
 
 def _values(schema: dict[str, Any]) -> str:
-    """Say which values a JSON schema allows."""
+    """Return in words which values a JSON schema allows."""
     for kind in schema.get("anyOf", ()):  # of "integer | None"
         if kind.get("type") != "null":
             return _values(kind)

@@ -72,7 +72,7 @@ def to_openai(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def needs_quick_gelu(tensors: Mapping[str, Tensor]) -> bool:
-    """Say whether weights in a published layout are known to be trained with the activation QuickGELU.
+    """Return whether weights in a published layout are known to be trained with the activation QuickGELU.
 
     OpenAI's are, and OVSeg's, which descend from them. False means unknown.
     """
@@ -163,7 +163,7 @@ def _layers(keys: Collection[str], pattern: str) -> int:
 
 
 def _shape(tensors: Mapping[str, Tensor], key: str, dimensions: int) -> tuple[int, ...]:
-    """Look up a shape that must be there."""
+    """Return the shape of a weight that must be there."""
     if key not in tensors or tensors[key].ndim != dimensions:
         found = tuple(tensors[key].shape) if key in tensors else "missing"
         raise ValueError(

@@ -206,7 +206,7 @@ def _count(keys: Collection[str], pattern: str) -> int:
 
 
 def _shape(shapes: Mapping[str, tuple[int, ...]], key: str) -> tuple[int, ...]:
-    """Look up a shape that must be there."""
+    """Return the shape of a weight that must be there."""
     if key not in shapes:
         raise ValueError(
             f"published checkpoint: {key} is not among its {len(shapes)} keys, the layout of OVSeg or MaskFormer is "

@@ -122,7 +122,7 @@ def _data_findings(graph: Graph) -> Iterator[Finding]:
 
 
 def _setting_findings(graph: Graph, to_make: Iterable[Node]) -> Iterator[Finding]:
-    """List what steps refuse before anything is made, and inputs that lie nowhere."""
+    """List what steps refuse before anything is made, and inputs that are nowhere."""
     for node in graph.others:
         if isinstance(node.step, Finished):
             try:

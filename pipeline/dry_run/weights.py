@@ -110,7 +110,7 @@ def _offline() -> bool:
 
 
 def _absent(key: str, what: str, *, may_be_random: bool = False) -> Finding:
-    """Say what becomes of weights that are not in the cache."""
+    """Return in words what happens to weights that are not in the cache."""
     if may_be_random:
         return Finding(key, f"{what} is not in the cache; without a download the run takes random weights", False)
     if _offline():

@@ -1,1 +1,1 @@
-"""Stage 4: zero-shot evaluation, the paper's ablations, and the report that people look at."""
+"""Stage 4: zero-shot evaluation, the paper's ablations, and the report."""

@@ -26,7 +26,7 @@ LabelArray = npt.NDArray[np.uint16]
 
 @dataclass(frozen=True, slots=True)
 class StoredSources:
-    """Where stored branches lie; picklable.
+    """Where branches are stored; picklable.
 
     Attributes:
         proposals: The proposal net's; None to run it.

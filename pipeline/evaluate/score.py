@@ -138,7 +138,7 @@ class Score(Step):
         return execution.run(replace(self.job(node), stored=stored), node.artifact, tolerated=self.tolerated)
 
     def _stored(self, node: Node, execution: Execution) -> "StoredSources":
-        """Return where branches lie, each an artifact of its own; make them if there is something to score.
+        """Return where branches are stored, each an artifact of its own; make them if there is something to score.
 
         For ablations that is every branch, so that another ensemble weight makes none of them again, and another mask
         threshold CLIP's alone. Where the settings share proposals it is the proposal net's alone, which evaluations of

@@ -29,7 +29,7 @@ class ScoredImage:
     """One image of the main variant.
 
     Attributes:
-        unit: Shard in which it lies.
+        unit: Its shard.
         key: Key of the scene.
         labelled_px: Pixels with a class.
         correct_px: Those predicted correctly.

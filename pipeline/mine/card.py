@@ -133,7 +133,7 @@ def pair_facts(artifact: Artifact) -> PairFacts:
 
 
 def markdown(artifact: Artifact, facts: PairFacts) -> str:
-    """Write the card for people."""
+    """Write the card as Markdown."""
     attributes = artifact.description.attributes
     per_image = facts.pairs / max(1, facts.images)
     parts = [
@@ -178,7 +178,7 @@ def markdown(artifact: Artifact, facts: PairFacts) -> str:
 
 
 def _sharing(sharing: Any) -> list[tuple[str, str]]:
-    """Say how many masks were embedded, where masks that overlap shared an embedding."""
+    """Return in words how many masks were embedded, where masks that overlap shared an embedding."""
     if sharing is None:
         return []
     masks, embedded, above_iou = sharing["masks"], sharing["embedded"], sharing["above_iou"]

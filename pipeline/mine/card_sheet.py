@@ -30,7 +30,7 @@ def contact_sheet(artifact: Artifact) -> bytes:
     """Draw a sheet of pairs as a PNG file, the highest scores first.
 
     The lot falls by digests of the pairs' names: evenly, and the same on every run. Boxes are brought to one size, so
-    that the share of the picture alone tells a few pixels from a large region.
+    that only the share of the picture distinguishes a few pixels from a large region.
     """
     from ovseg_models.preprocessing import CLIP_MEAN_RGB
 

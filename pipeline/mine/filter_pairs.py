@@ -85,7 +85,7 @@ class PairRule:
         """Return which rows fulfil all bounds; how many of a noun they are does not count here.
 
         Args:
-            table: The columns that rules speak of.
+            table: The columns that rules use.
         """
         pixels = pc.multiply(table["height_px"].cast(pa.float64()), table["width_px"].cast(pa.float64()))
         share = pc.divide(table["area_px"].cast(pa.float64()), pixels)

@@ -95,7 +95,7 @@ def ade20k_847(root: DataRoot, split: str) -> PairedSource:
 
 
 def decode_segmentation(data: bytes, image: ImageFacts, max_image_px: int) -> DecodedLabel:
-    """Decode a ``_seg.png`` of the full release: class id = (R // 10) * 256 + G; B tells instances apart."""
+    """Decode a ``_seg.png`` of the full release: class id = (R // 10) * 256 + G; B distinguishes instances."""
     rgb = read_rgb_png(data, image, max_image_px=max_image_px)
     return DecodedLabel((rgb[..., 0] // 10).astype(np.uint16) << 8 | rgb[..., 1])
 

@@ -142,7 +142,7 @@ class CocoSource:
         return identity
 
     def found(self) -> Found:
-        """Return what lies there."""
+        """Return what is there."""
         pictures = [entry for entry in self._entries.values() if entry.file_name]
         there = len(pictures) - (0 if self._present_only else len(self._absent))
         passed_over, no_label_used, labels = [], "", 0
@@ -181,7 +181,7 @@ class CocoSource:
         )
 
     def scene(self, key: str) -> Scene:
-        """Read one scene; a kind of annotation that the image has not is left empty."""
+        """Read one scene; a kind of annotation that the image lacks is left empty."""
         entry = self._entries[key]
         image_id = str(entry.image_id) if entry.image_id is not None else key
         if entry.fault:
@@ -228,7 +228,7 @@ class CocoSource:
         self._files.append(file)
 
     def _hint(self, archive: str, otherwise: str) -> str:
-        """Say what to do about a missing file; where COCO's own lies only if the data set is COCO."""
+        """Return what to do about a missing file; where to get COCO's own only if the data set is COCO."""
         first = f"download {archive} from https://cocodataset.org" if self._is_cocos else "name yours by --annotations"
         return f"{first}, or {otherwise}"
 

@@ -134,7 +134,7 @@ class StuffLabels:
         return CocoLabel(self._table.label_map(values, png if grey else None), None)
 
     def _reason(self, value: int) -> str:
-        """Say what a value means that only files of the other kind hold."""
+        """Return what a value means that only files of the other kind hold."""
         if self._values == "official":
             return (
                 f"holds the value {value}, which official files never hold: its values seem to be indices 0..170; "
@@ -152,7 +152,7 @@ class PanopticLabels:
     """
 
     def __init__(self, root: DataRoot, file: str, document: Mapping[str, Any], annotations: CocoAnnotations) -> None:
-        """Read an annotation file into ``annotations``; its PNGs lie in the directory of the file's name.
+        """Read an annotation file into ``annotations``; its PNGs are in the directory of the file's name.
 
         Raises:
             LayoutError: If it is not what it should be, or the directory is not there.

@@ -9,16 +9,16 @@ FAULTS = {
     "path_impossible": "a path that no file can have: too long, or with characters that are no text",
     "path_outside_root": "the path leaves the data set's root: absolute, with '..', or by a link",
     "duplicate_key": "two image files differ in nothing but their ending",
-    "duplicate_image_id": "an image id stands for two files, or has two annotations where one is allowed",
+    "duplicate_image_id": "an image id is of two files, or has two annotations where one is allowed",
     "image_id_unknown": "an annotation names an image id that no image has",
     "duplicate_caption_id": "a caption id occurs twice",
     "caption_not_utf8": "a caption's bytes are not UTF-8",
-    "caption_malformed": "a caption is no text, or its line has not the columns of the header",
+    "caption_malformed": "a caption is no text, or its line does not have the columns of the header",
     "label_missing": "the data set promises a label for each image, this one has none",
     "label_unreadable": "the label file is broken",
     "label_mode_unsupported": "the label is not of the kind that the data set uses (an RGB picture, where indices are)",
     "label_size_mismatch": "image and label differ in size",
-    "label_outside_vocabulary": "the label holds a value that stands for no class",
+    "label_outside_vocabulary": "the label holds a value that is no class",
 }
 """Slug of each fault to its meaning."""
 

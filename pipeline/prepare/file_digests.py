@@ -4,7 +4,7 @@ Text and label files count by their contents: a label that was corrected in plac
 other scenes. Pictures are 19 GB of COCO, so they count by name and size, and by contents only once they were seen to
 change: a picture whose time of change is another one than at first, with the same size, is hashed from then on.
 
-What was found is kept with each file's size, times of change and inode, as git does for its index. The memory lies in
+What was found is kept with each file's size, times of change and inode, as git does for its index. The memory is in
 the runs directory, is of this machine only, and holds nothing that cannot be computed again, but for one thing: without
 it a picture that was replaced in place before is known by name and size again.
 """

@@ -71,7 +71,7 @@ class PairedSource:
         licence: Licence or terms of the data.
         decode_label: How label files are read.
         label_required: Whether each image should have a label file.
-        label_files: All label files that lie there, whatever their endings.
+        label_files: All label files, whatever their endings.
         text_files: Lists and tables that decided the pairs, for the identity.
         passed_over: Other files that belong to no scene.
     """
@@ -111,7 +111,7 @@ class PairedSource:
         }
 
     def found(self) -> Found:
-        """Return what lies there."""
+        """Return what is there."""
         listed = set(self.label_files)
         used = {pair.label_path for pair in self.pairs.values() if pair.label_path and pair.label_path in listed}
         no_label_used = ""
@@ -182,7 +182,7 @@ def pairs_of_files(
 
     Args:
         image_paths: Relative to the root.
-        image_directory: Directory that they lie in or below; empty for a layout that goes by file names alone.
+        image_directory: Directory that they are in or below; empty for a layout that goes by file names alone.
         label_of: Path of the label of a picture by its name, which is its whole path without ending where
             ``image_directory`` is empty; None for no label.
         captions: Captions of each image by its name.
@@ -215,11 +215,11 @@ def is_label(name: str) -> bool:
 
 
 def why_no_label(pictures: Sequence[str], label_files: Sequence[str]) -> str:
-    """Say why no label belongs to any picture, as far as their names show.
+    """Return why no label belongs to any picture, as far as their names show.
 
     Args:
         pictures: Paths of the pictures.
-        label_files: Paths of what lies where labels are expected.
+        label_files: Paths of what is where labels are expected.
     """
     if not label_files:
         return "no label file is there"
@@ -237,7 +237,7 @@ def why_no_label(pictures: Sequence[str], label_files: Sequence[str]) -> str:
             picture = stems[stem[:end]]
             if end < len(stem):
                 return f"labels end in '{stem[end:]}', pictures don't ({pngs[0]} beside {picture}); rename the labels"
-            return f"labels and pictures lie in different sub-folders ({pngs[0]}, {picture}); give both the same"
+            return f"labels and pictures are in different sub-folders ({pngs[0]}, {picture}); give both the same"
     for picture_stem, picture in stems.items():
         if picture_stem.endswith(stem):
             start = picture_stem.removesuffix(stem)

@@ -4,7 +4,7 @@ When a data set is read for the first time, all directories that were listed and
 the names in the directories; size, both times of change and inode of the files. As long as all of these are the same,
 the same settings have the same scenes, and neither lists nor annotations nor labels are read to plan them. What changed
 within the last seconds is not cached, since a further change in the same tick of the clock would leave no trace. The
-cache lies in the runs directory and is of this machine only; a lost or damaged one costs time alone.
+cache is in the runs directory and of this machine only; a lost or damaged one costs time alone.
 """
 
 import hashlib
@@ -39,7 +39,7 @@ class DataSetFacts:
         keys_digest: Digest of their keys.
         identity: What decides them besides the settings.
         attributes: What readers of the scenes need beside their rows, as JSON.
-        found: What lies there.
+        found: What is there.
     """
 
     scenes: int
@@ -159,7 +159,7 @@ def _file_state(top: Path, file: str, *, whole_directory: bool = False) -> _Path
         whole_directory: Let the traits of a directory count, too: they change with its entries.
     """
     if file.startswith("/") or ".." in file.split("/"):
-        return _PathState(file)  # no path below the root, so it is never read, whatever lies there
+        return _PathState(file)  # no path below the root, so it is never read, whatever is there
     path = top / file
     try:
         stat = path.stat()
@@ -176,7 +176,7 @@ class PlanCache:
 
     Args:
         settings: Which data set, and how it is prepared.
-        runs: Runs directory, in which the cache lies.
+        runs: Runs directory, which holds the cache.
     """
 
     # What this process has found, by the file that is to keep it; a dry run keeps nothing, but plans several times.

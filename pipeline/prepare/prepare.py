@@ -95,7 +95,7 @@ class PrepareJob:
 
 
 class PreparePlan(NamedTuple):
-    """Where the scenes lie or will lie, and what makes a shard of them."""
+    """The artifact of the scenes, made or not, and what makes a shard of them."""
 
     artifact: Artifact
     job: PrepareJob
@@ -137,7 +137,7 @@ class Prepare(Step):
         return self._planned
 
     def artifact(self, node: Node) -> Artifact:
-        """Return where the scenes lie or will lie.
+        """Return the artifact of the scenes, made or not.
 
         Raises:
             LayoutError: If the data set's directory is not in the expected layout.

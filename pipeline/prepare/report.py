@@ -189,7 +189,7 @@ class PrepareReport:
         return f"# Prepared: {self.data_set}\n\n```text\n{self.to_text()}```\n"
 
     def _summary_lines(self) -> Iterator[str]:
-        """Say what was found and used, and what was not and why."""
+        """Return in words what was found and used, and what was not and why."""
         share = f" ({self.scenes - self.usable} with a fault)" if self.usable < self.scenes else ""
         yield f"{self.data_set}: {self.usable} of {self.scenes} scenes can be used{share}, {self.captions} captions"
         counts = (

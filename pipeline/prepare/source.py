@@ -27,7 +27,7 @@ class PassedOver:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Found:
-    """What lies in a data set, as far as its lists and annotations say.
+    """What is in a data set, as far as its lists and annotations say.
 
     Attributes:
         pictures: Picture files.
@@ -89,7 +89,7 @@ class SceneSource(Protocol):
         ...
 
     def found(self) -> Found:
-        """Return what lies there; opens no picture."""
+        """Return what is there; opens no picture."""
         ...
 
     def scene(self, key: str) -> Scene:

@@ -1,6 +1,6 @@
 """Vocabularies: class names in index order, each marked as seen, unseen or uncertain with respect to COCO-Stuff.
 
-The built-in ones lie in ``vocabularies/`` as tab-separated files with the columns ``index``, ``source_id``, ``name``
+The built-in ones are in ``vocabularies/`` as tab-separated files with the columns ``index``, ``source_id``, ``name``
 and ``seen``; ``tools/make_vocabularies.py`` writes them.
 
 The paper splits the classes of its evaluation sets by their similarity to the names of COCO-Stuff, the proposal net's

@@ -16,7 +16,7 @@ FLAG = "--set"
 
 _SHOWN_CHARACTERS = 60
 
-# What pydantic says of these types speaks of Python, not of TOML.
+# Pydantic's messages about these types name types of Python, not of TOML.
 _TOML_TYPES = {
     "model_type": "should be a table",
     "dict_type": "should be a table",

@@ -24,7 +24,7 @@ _PLACE_IN_TOML = re.compile(r"^(?P<what>.*) \((?:at )?(?P<place>line \d+, column
 def load_settings(path: Path | None = None, overrides: Sequence[str] = ()) -> Settings:
     """Read the settings of a run: flags go before the TOML file, the file before the defaults.
 
-    Relative paths in the settings are relative to the current directory, wherever the file lies.
+    Relative paths in the settings are relative to the current directory, wherever the file is.
 
     Args:
         path: The TOML file; without one, defaults and flags make the settings.

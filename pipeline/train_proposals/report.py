@@ -1,4 +1,4 @@
-"""What a training run leaves for people to look at: its metrics, their curves, and a sheet of proposals."""
+"""The report of a training run: its metrics, their curves, and a sheet of proposals."""
 
 from collections.abc import Collection
 
@@ -25,7 +25,7 @@ def write_report(
     """Write ``report.metrics.jsonl``, ``report.curves.png`` and ``report.proposals.png`` as one unit.
 
     Args:
-        artifact: Held for writing; its metrics lie in ``_local``.
+        artifact: Held for writing; its metrics are in ``_local``.
         task: What was trained; the net is left in evaluation mode.
         trained_on: Scenes; the sheet shows those of the validation, if there are any.
         held_out_classes: Names of classes that it must not learn.

@@ -197,9 +197,9 @@ class Trainer:
     Args:
         task: What is trained.
         plan: How long and how.
-        artifact: Where checkpoints and metrics lie (``_local``); held for writing by the first process.
+        artifact: Where checkpoints and metrics are kept (``_local``); held for writing by the first process.
         processes: The processes that train together.
-        run: Name of the run where several, one after another, make one artifact; checkpoints and metrics then lie in
+        run: Name of the run where several, one after another, make one artifact; checkpoints and metrics are then in
             a directory of that name below ``_local``.
     """
 

@@ -20,7 +20,7 @@ class MetricsLog:
     """Appends one line per event to ``metrics.jsonl`` and to TensorBoard; no clock reading goes into the former.
 
     Args:
-        directory: Where ``metrics.jsonl`` and the folder ``tensorboard`` lie.
+        directory: Of ``metrics.jsonl`` and the folder ``tensorboard``.
         step: Step from which the run goes on; lines of later steps, written before a kill, are cut off.
     """
 

@@ -1,4 +1,4 @@
-"""What the commit protocol costs against plain writes of the same shards, and a look at 1,000 finished units."""
+"""What the commit protocol costs against plain writes of the same shards, and the status of 1,000 finished units."""
 
 import hashlib
 import statistics

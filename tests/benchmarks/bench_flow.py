@@ -84,7 +84,7 @@ def bare_task_runs(settings: Settings, runs: Path) -> str:
 
 
 def look(settings: Settings) -> float:
-    """Find out that all is done, as ``ovseg run`` does before it starts anything."""
+    """Check that all is done, as ``ovseg run`` does before it starts anything."""
     start = time.perf_counter()
     assert is_complete(pipeline.dataflow.dataflow(settings), "prepare")
     return seconds_since(start)

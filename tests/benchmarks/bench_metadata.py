@@ -147,7 +147,7 @@ def make_finished(folder: Path) -> None:
 
 
 def nothing_to_run(folder: Path) -> None:
-    """Find out that all stages are complete, as ``ovseg run`` does."""
+    """Check that all stages are complete, as ``ovseg run`` does."""
     graph = dataflow(paper_settings(folder))
     for stage in STAGE_NAMES:
         if not is_complete(graph, stage):

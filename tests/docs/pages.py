@@ -71,7 +71,7 @@ def blocks_of(page: Path) -> list[Block]:
 
 
 def _guessed_language(text: str) -> str:
-    """Tell commands from pictures."""
+    """Distinguish commands from pictures."""
     lines = [line for line in _PROMPT.sub("", text).replace("\\\n", " ").splitlines() if line.strip()]
     return "sh" if all(line.split()[0] in COMMANDS for line in lines) else "text"
 

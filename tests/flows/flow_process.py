@@ -1,4 +1,4 @@
-"""Runs the flow as a process, and tells how far it has come."""
+"""Runs the flow as a process, and reports how far it has come."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""Two small stages that stand for the real ones in tests of the flow: the second reads what the first wrote."""
+"""Two small stages in place of the real ones in tests of the flow: the second reads what the first wrote."""
 
 import os
 from dataclasses import dataclass, field
@@ -73,7 +73,7 @@ PNG = bytes.fromhex(
 
 @dataclass(frozen=True)
 class WriteReport(WriteFiles):
-    """Writes what people look at: a picture, a text and a page."""
+    """Writes reports: a picture, a text and a page."""
 
     def run(self, state: str, artifact: Artifact, unit: str) -> Sidecar:
         with artifact.write_unit(unit) as writer:

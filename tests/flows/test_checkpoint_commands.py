@@ -61,7 +61,7 @@ def test_a_part_is_completed_by_a_base(tmp_path, capsys):
     write_published_checkpoint(parts(with_net=False, seed=1), tmp_path / "epoch_5.pt")
     import_checkpoint(tmp_path / "model.pth", out=tmp_path / "base", heads=2, norm_groups=4, head_width=32)
     import_checkpoint(tmp_path / "epoch_5.pt", out=tmp_path / "alone", head_width=32)
-    assert "a proposal net is lacking; --base takes it from another segmenter" in capsys.readouterr().out
+    assert "the proposal net is missing; --base takes it from another segmenter" in capsys.readouterr().out
     import_checkpoint(tmp_path / "epoch_5.pt", out=tmp_path / "whole", base=tmp_path / "base", head_width=32)
     clip = Segmenter.load(tmp_path / "whole").clip
     assert torch.equal(clip.mask_prompts, parts(with_net=False, seed=1).clip.mask_prompts)

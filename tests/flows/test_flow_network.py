@@ -14,7 +14,7 @@ from tests.flows.outside_watch import OUTSIDE, WATCH
 
 
 def namespaces_are_permitted() -> bool:
-    """Tell whether a process may have a network of its own, and start its loopback."""
+    """Return whether a process may have a network of its own, and start its loopback."""
     if shutil.which("unshare") is None:
         return False
     command = ["unshare", "-rn", "bash", "-c", "ip link set lo up"]

@@ -152,7 +152,7 @@ def test_a_damaged_manifest_is_reported(tmp_path):
     (artifact.directory / "manifest.json").write_text("{}")
     report = state_of(artifact)
     assert report.state == "unfinished"
-    assert report.document_faults == ("manifest.json is not what the units and settings call for",)
+    assert report.document_faults == ("manifest.json is not what the units and settings require",)
     assert "    manifest.json is not what" in as_text([report], STATUS_COLUMNS, details=True)
 
 

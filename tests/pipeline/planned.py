@@ -15,12 +15,12 @@ def node_of(settings: Settings, kind: str, *, ablate: bool = False) -> Node:
 
 
 def artifact_of(settings: Settings, kind: str) -> Artifact:
-    """Return where the artifact of a kind lies or will lie."""
+    """Return the artifact of a kind, made or not."""
     return node_of(settings, kind).artifact
 
 
 def scenes_of(settings: Settings, name: str) -> Artifact:
-    """Return where the scenes of a data set lie or will lie."""
+    """Return the artifact of a data set's scenes, made or not."""
     return dataflow(settings).scenes(name).artifact
 
 

@@ -1,4 +1,4 @@
-"""The CLIP that settings name: shipped, from files, random, or not to be had."""
+"""The CLIP that settings name: shipped, from files, random, or not available."""
 
 import json
 from hashlib import sha256

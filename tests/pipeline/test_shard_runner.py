@@ -78,7 +78,7 @@ def test_a_sidecar_of_another_unit_is_found_out(tmp_path: Path, reference: dict[
     run_stage(WriteFiles(), artifact)
     (artifact.directory / f"{ODD}.json").write_bytes((artifact.directory / "shard-00003.json").read_bytes())
     (odd,) = artifact.status().of_state(UnitState.CORRUPT)
-    assert "speaks of" in odd.reason
+    assert "its sidecar is of unit" in odd.reason
     run_stage(WriteFiles(), artifact)
     assert snapshot(artifact.directory) == reference
 

@@ -56,7 +56,7 @@ def group_of(group: int) -> list[psutil.Process]:
 
 
 def eventually(holds: Callable[[], bool], limit_s: float = 200.0) -> bool:
-    """Wait until something holds; tell whether it came to."""
+    """Wait until something holds; return whether it came to hold in time."""
     end = time.monotonic() + limit_s
     while not holds():
         if time.monotonic() > end:

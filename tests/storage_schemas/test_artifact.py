@@ -1,4 +1,4 @@
-"""An artifact's directory: what may be written to it, what it tells of itself, and who may write."""
+"""An artifact's directory: what may be written to it, what it states of itself, and who may write."""
 
 import os
 import threading
@@ -91,7 +91,7 @@ def test_documents_of_other_settings_are_found_out(artifact: Artifact, tmp_path:
     with other.writing():
         other.finish(other.manifest_of({unit: written(other, unit) for unit in UNITS}))
     (artifact.directory / name).write_bytes((other.directory / name).read_bytes())
-    fault = f"{name} is not what the units and settings call for"
+    fault = f"{name} is not what the units and settings require"
     assert artifact.status().document_faults == (fault,)
     with pytest.raises(ArtifactError, match=rf"{fault}; run the stage again"):
         artifact.manifest()

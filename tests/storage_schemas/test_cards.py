@@ -1,4 +1,4 @@
-"""Cards: part of no manifest, current or made anew, found out when damaged."""
+"""Cards: part of no manifest, current or made anew, noticed when damaged."""
 
 from pathlib import Path
 

@@ -24,7 +24,7 @@ def sidecar(unit: str = "shard-00000", **changes: object) -> Sidecar:
 
 @pytest.mark.parametrize("changes", [{"kind": "../up"}, {"name": "a b"}, {"name": ""}])
 def test_names_that_could_not_name_a_directory_are_refused(changes: dict[str, str]) -> None:
-    with pytest.raises(ArtifactError, match=r"artifact (kind|name): .* will not do; use letters"):
+    with pytest.raises(ArtifactError, match=r"artifact (kind|name): .*; use letters"):
         identity(**changes)
 
 
@@ -44,7 +44,7 @@ def test_every_part_of_an_identity_is_in_its_digest(changes: dict[str, object]) 
 
 @pytest.mark.parametrize("unit", ["manifest", "artifact", "a.b", "", "-a"])
 def test_units_that_would_be_taken_for_other_files_are_refused(unit: str) -> None:
-    with pytest.raises(ArtifactError, match=r"unit name: .* will not do; use letters"):
+    with pytest.raises(ArtifactError, match=r"unit name: .*; use letters"):
         Description(identity=identity(), units=("shard-00000", unit))
 
 

@@ -107,7 +107,7 @@ def test_lengths_of_32_bits_are_kept(numbers: list[int]) -> None:
     [
         (b"", "cut off"),
         (b"l", "cut off"),
-        (b"0\xff", "characters that counts have not"),
+        (b"0\xff", "characters that counts do not have"),
         (b"PPPPPPPP0", "cut off"),
         (b"4", "other masks than 2 x 3 px"),
         (b"3N3N", "other masks than 2 x 3 px"),

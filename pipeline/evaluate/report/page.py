@@ -1,4 +1,4 @@
-"""The report as a page for people: one HTML file without any network, and the same numbers in Markdown."""
+"""The report as one HTML page that needs no network, and the same numbers in Markdown."""
 
 import html
 import json

@@ -112,7 +112,7 @@ class PictureBook:
         return self._read(self._by_key[key])
 
     def confusion(self, true_class: int, predicted_class: int) -> ConfusionExample | None:
-        """Draw the image with most pixels of one class that were taken for another; None if no image tells."""
+        """Draw the image with most pixels of one class predicted as another; None if no image has such pixels."""
         found = [
             (pixels, image)
             for image in self.images

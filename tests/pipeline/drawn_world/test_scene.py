@@ -24,7 +24,7 @@ HUE_RANGES = {
 
 
 def check_maps(scene):
-    """The maps, the list of things and their boxes tell one and the same truth."""
+    """The maps, the list of things and their boxes agree."""
     assert scene.image.shape == (*scene.label_map.shape, 3)
     assert scene.instance_map.shape == scene.label_map.shape
     assert {array.dtype for array in (scene.image, scene.label_map, scene.instance_map)} == {np.dtype(np.uint8)}

@@ -1,4 +1,4 @@
-"""Weights that are here, that will be downloaded, and that are not to be had; no test asks the network."""
+"""Weights that are here, that will be downloaded, and that are not available; no test asks the network."""
 
 import pytest
 
