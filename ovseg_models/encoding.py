@@ -86,11 +86,13 @@ class EncodedImage(Proposals):
         image: RGB, upright, at its own size.
         mask_threshold: With which hard masks are made.
         embed: Cuts and embeds the proposals' crops; see `regions`.
+        class_logits: Compares their embeddings with those of class names; see `MaskAdaptedClip.class_logits`.
     """
 
     image: Image.Image
     mask_threshold: float | int
     embed: Callable[[], Regions] = field(repr=False, compare=False)
+    class_logits: Callable[[Tensor, Tensor], Tensor] = field(repr=False, compare=False)
 
     @cached_property
     def regions(self) -> Regions:

@@ -25,7 +25,6 @@ from torch.nn import functional
 
 from ovseg_models.host_to_device import sent_together
 from ovseg_models.proposal_masks import MASK_STRIDE_PX, upsampled_mask_probs
-from ovseg_models.proposal_net import LOGIT_TEMPERATURE
 
 _TILE_PX = 16
 _TILE_LOGITS = _TILE_PX // MASK_STRIDE_PX
@@ -52,7 +51,7 @@ class ClassScores(NamedTuple):
 
 @torch.no_grad()
 def classify(
-    proposal_logits: Float[Tensor, "query columns"],
+    proposal_logits: Float[Tensor, "query columns"] | None,
     clip_logits: Float[Tensor, "valid class"] | None = None,
     valid: Bool[Tensor, "query"] | None = None,
     *,
@@ -61,15 +60,26 @@ def classify(
     """Name the proposals of a picture; the segmenter, evaluation and validation all call this.
 
     Args:
-        proposal_logits: Of `ProposalNet.class_logits`; no object is the last column.
-        clip_logits: Of `clip_class_logits`, for the valid proposals in order; not needed at weight 0.
+        proposal_logits: Of `ProposalNet.class_logits`; no object is the last column. None where nothing but CLIP can
+            name the proposals, at weight 1: masks from elsewhere, or of a net that was trained with another CLIP. All
+            classes are then as likely to the net.
+        clip_logits: Of `MaskAdaptedClip.class_logits`, for the valid proposals in order; not needed at weight 0.
         valid: Which proposals have a crop; not needed at weight 0.
         ensemble_weight: 0 = proposal net only, 1 = CLIP only.
 
     Raises:
-        ValueError: As `ensemble_scores`, or if the weight is not 0 and CLIP's logits are missing.
+        ValueError: As `ensemble_scores`, or if a branch is missing that the weight asks for.
     """
-    proposal_probs = proposal_logits.softmax(dim=-1)[:, :-1]
+    if proposal_logits is None:
+        if ensemble_weight != 1 or clip_logits is None or valid is None:
+            raise ValueError(
+                f"classify: ensemble_weight is {ensemble_weight}, and the proposal net's logits are missing; pass "
+                "them, or CLIP's and weight 1"
+            )
+        classes = clip_logits.shape[1]
+        proposal_probs = clip_logits.new_full((len(valid), classes), 1 / classes)
+    else:
+        proposal_probs = proposal_logits.softmax(dim=-1)[:, :-1]
     if ensemble_weight == 0:
         return ClassScores(proposal_probs, None, proposal_probs)
     if clip_logits is None or valid is None:
@@ -79,13 +89,6 @@ def classify(
         )
     clip_probs = clip_logits.softmax(dim=-1)
     return ClassScores(proposal_probs, clip_probs, ensemble_scores(proposal_probs, clip_probs, valid, ensemble_weight))
-
-
-def clip_class_logits(
-    image_embeddings: Float[Tensor, "valid dim"], text_embeddings: Float[Tensor, "class dim"]
-) -> Float[Tensor, "valid class"]:
-    """Compare embedded crops with a vocabulary: 100 times the cosine. Both are L2-normalised."""
-    return LOGIT_TEMPERATURE * image_embeddings @ text_embeddings.T
 
 
 def ensemble_scores(

@@ -11,22 +11,27 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import accumulate
-from typing import Literal, NamedTuple, TypeAlias, get_args
+from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from open_clip import CLIP, CustomTextCLIP
-from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
+from open_clip.transformer import PatchDropout
+from timm.layers.drop import DropPath
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from ovseg_models.host_to_device import sent
+from ovseg_models.image_towers import OpenClipTower, TokenTower, crop_side_px, token_tower, tower_name
 from ovseg_models.preprocessing import OPENAI, CropFormat, Preprocessing
+from ovseg_models.tokenizers import ModelTokenizer, Tokenize
 
 PROMPT_INIT_STD = 0.02
 MAX_LOGIT_SCALE = math.log(100)
+PUBLISHED_TEMPERATURE = 100.0
 
 GROUP_TOKENS_CPU, GROUP_TOKENS_GPU = 16, 1024
 """What one more group of crops costs in each layer, in tokens that could be computed instead; for a GPU estimated from
@@ -38,19 +43,26 @@ OpenClip: TypeAlias = CLIP | CustomTextCLIP
 BlankPatches: TypeAlias = Literal["kept", "dropped"]
 """What becomes of the tokens of blank patches: they stay, as in CLIP and OVSeg, or leave the sequence."""
 
+Temperature: TypeAlias = Literal["published", "model"]
+"""The factor on cosines when classes are named: 100 as in OVSeg's code, whatever CLIP has learned, or what it has."""
+
 
 FinetuningMode: TypeAlias = Literal["ft", "mpt", "ft+mpt"]
 """FT trains the whole image tower, MPT the mask prompts alone; no mode trains the text tower."""
 _PREFIXES = {"ft": ("clip.visual.",), "mpt": ("mask_prompts",), "ft+mpt": ("clip.visual.", "mask_prompts")}
+_WITHOUT_CHANCE = (_BatchNorm, nn.Dropout, DropPath, PatchDropout)
 
 
 class MaskAdaptedClip(nn.Module):
-    """An open_clip model and its mask prompts.
+    """What names crops: an open_clip model, its mask prompts, and what belongs to it but is no weight.
 
     Everything but the prompts is open_clip's own: its modules run, its names are those of ``clip.state_dict()``.
     Without prompts, or without a patch mask, this is stock open_clip. Where the embedding is the class token's, as in
     all of OpenAI's models, the last layer computes no other token: the same embedding to the last bits of single
     precision (7e-7 at most) for 7 % fewer operations in ViT-B/16.
+
+    Prompts need patch tokens (see `image_towers`). Other towers embed crops as a whole: they have no prompts, and masks
+    show them the fill colour alone.
 
     With ``blank_patches = "dropped"`` the tokens of blank patches leave the sequence, for which CLIP must be trained: a
     third of the names change otherwise. They leave after patch and positional embedding or, where prompts take their
@@ -59,21 +71,25 @@ class MaskAdaptedClip(nn.Module):
     class token stays always. Positional embeddings stay those of the places in the crop.
 
     Args:
-        clip: open_clip's CLIP or CustomTextCLIP with a vision transformer as image tower.
+        clip: open_clip's CLIP or CustomTextCLIP.
         prompt_depth: How many layers' inputs take prompts; 0 for a model without prompts.
         prompt_seed: Seed of prompts to be trained, drawn from N(0, 0.02²); None for zeros, to load prompts into.
         blank_patches: What becomes of the tokens of blank patches, in training and ever after.
         preprocessing: How CLIP's training images were normalised and resized.
+        temperature: The factor on cosines when classes are named; a sigmoid model always has its own.
+        tokenize: From texts to tokens; None for open_clip's own tokenizer.
 
     Attributes:
         clip: The open_clip model.
+        tower: Its image tower in steps; None if that has no patch tokens.
         mask_prompts: [depth patch width], one prompt per layer and position, or None if ``prompt_depth`` is 0.
+        tokenize: From texts to tokens.
         crop: What it takes as a crop.
         arguments: The plain arguments with which `build_mask_adapted_clip` builds a model of the same form; empty if
             this one was built by hand.
 
     Raises:
-        TypeError: If the image tower is no vision transformer of open_clip.
+        TypeError: If the image tower is none of open_clip's.
         ValueError: If it has a part that doesn't go with prompts or with the dropping of tokens, or fewer layers than
             ``prompt_depth``; or if ``blank_patches`` is unknown.
 
@@ -93,23 +109,44 @@ class MaskAdaptedClip(nn.Module):
         prompt_seed: int | None = None,
         blank_patches: BlankPatches = "kept",
         preprocessing: Preprocessing = OPENAI,
+        temperature: Temperature = "published",
+        tokenize: Tokenize | None = None,
     ) -> None:
         super().__init__()
-        visual = _adaptable_tower(clip, blank_patches)
-        layers = len(visual.transformer.resblocks)
-        if not 0 <= prompt_depth <= layers:
+        if blank_patches not in get_args(BlankPatches):
             raise ValueError(
-                f"MaskAdaptedClip: prompt_depth is {prompt_depth}, expected 0 to {layers} (the image tower's layers); "
+                f"MaskAdaptedClip: blank_patches is {blank_patches!r}, one of {get_args(BlankPatches)} is expected; "
                 "correct the setting"
             )
+        if temperature not in get_args(Temperature):
+            raise ValueError(
+                f"MaskAdaptedClip: temperature is {temperature!r}, one of {get_args(Temperature)} is expected"
+            )
         self.clip = clip
+        self.tower = token_tower(clip.visual)
         self.blank_patches = blank_patches
-        self.crop = CropFormat(visual.image_size[0], visual.patch_size[0], preprocessing)
-        shape = (prompt_depth, visual.grid_size[0] * visual.grid_size[1], visual.conv1.out_channels)
+        self.temperature = temperature
         self.arguments: dict[str, object] = {}
-        prompts = torch.zeros(shape)
-        if prompt_seed is not None:
-            prompts = torch.randn(shape, generator=torch.Generator().manual_seed(prompt_seed)) * PROMPT_INIT_STD
+        self.tokenize = tokenize or ModelTokenizer({"text_cfg": {"context_length": clip.context_length}})
+        prompts = torch.zeros(0)
+        if self.tower is None:
+            if prompt_depth or blank_patches == "dropped":
+                choice = f"prompt_depth is {prompt_depth}" if prompt_depth else "blank_patches is 'dropped'"
+                raise ValueError(
+                    f"MaskAdaptedClip: {choice}, and the image tower ({tower_name(clip.visual)}) has no patch tokens, "
+                    "so that mask prompts have no meaning in it; finetune it in mode 'ft', keep blank patches, or "
+                    "choose a vision transformer"
+                )
+            side_px = crop_side_px(clip.visual)
+            self.crop = CropFormat(side_px, side_px, preprocessing)
+        else:
+            _check_masks_fit(self.tower, prompt_depth, blank_patches)
+            self.crop = CropFormat(self.tower.side_px, self.tower.patch_px, preprocessing)
+            shape = (prompt_depth, self.crop.patches, self.tower.width)
+            if prompt_seed is None:
+                prompts = torch.zeros(shape)
+            else:
+                prompts = torch.randn(shape, generator=torch.Generator().manual_seed(prompt_seed)) * PROMPT_INIT_STD
         self.register_parameter("mask_prompts", nn.Parameter(prompts) if prompt_depth else None)
 
     @property
@@ -123,6 +160,11 @@ class MaskAdaptedClip(nn.Module):
         return self.crop.patch_px
 
     @property
+    def embedding_dim(self) -> int:
+        """Length of the embeddings."""
+        return embedding_dim(self.clip)
+
+    @property
     def prompt_depth(self) -> int:
         """How many layers' inputs take prompts."""
         return 0 if self.mask_prompts is None else self.mask_prompts.shape[0]
@@ -132,6 +174,36 @@ class MaskAdaptedClip(nn.Module):
         """The learned logarithm of the factor on cosine similarities."""
         logit_scale: Tensor = self.clip.logit_scale
         return logit_scale
+
+    @property
+    def logit_bias(self) -> Float[Tensor, "*scalar"] | None:
+        """The learned number that a sigmoid model adds to scaled similarities; None for a softmax model."""
+        logit_bias: Tensor | None = self.clip.logit_bias
+        return logit_bias
+
+    @property
+    def is_sigmoid(self) -> bool:
+        """Whether each image with each text is a case of its own to the model, as for SigLIP, and not one of many."""
+        return self.logit_bias is not None
+
+    def class_logits(
+        self, image_embeddings: Float[Tensor, "crop dim"], text_embeddings: Float[Tensor, "class dim"]
+    ) -> Float[Tensor, "crop class"]:
+        """Compare embedded crops with a vocabulary; the softmax over the classes gives their probabilities.
+
+        Of a softmax model these are cosines times the temperature. A sigmoid model gives each class a probability of
+        its own, sigmoid(scale * cosine + bias). Divided by their sum they are comparable with the proposal net's: this
+        is the softmax of their logarithms, which are returned. Where all are unlikely, the bias has no influence.
+
+        Args:
+            image_embeddings: L2-normalised.
+            text_embeddings: L2-normalised.
+        """
+        with torch.no_grad():
+            own_scale = self.is_sigmoid or self.temperature == "model"
+            scale = self.logit_scale.float().exp() if own_scale else PUBLISHED_TEMPERATURE
+            logits = scale * image_embeddings @ text_embeddings.T
+            return logits if self.logit_bias is None else functional.logsigmoid(logits + self.logit_bias.float())
 
     def needs_patch_masks(self, *, use_prompts: bool = True) -> bool:
         """Return whether embeddings depend on patch masks, so that `encode_image` must be given them."""
@@ -156,36 +228,47 @@ class MaskAdaptedClip(nn.Module):
         Returns:
             L2-normalised embeddings.
         """
-        visual = self.clip.visual
         masks = patch_mask if self.needs_patch_masks(use_prompts=use_prompts) else None
-        prompts = self.mask_prompts if use_prompts and masks is not None else None
-        patches = visual.conv1(crops).flatten(2).transpose(1, 2)  # [crop width grid grid] to [crop patch width]
-        # The class token is always kept, so that one choice over all the tokens serves at the deeper layers.
-        kept = None if masks is None else functional.pad(sent(masks, crops.device), (1, 0), value=True)
+        if len(crops) == 0 and not isinstance(self.tower, OpenClipTower):  # timm's attention takes no empty batch
+            embeddings = crops.new_zeros(0, self.embedding_dim)
+        elif self.tower is None:
+            embeddings = self.clip.visual(crops)
+        else:
+            prompts = self.mask_prompts if use_prompts and masks is not None else None
+            embeddings = self._embedded(self.tower, crops, masks, prompts)
+        # Half precision would leave the lengths off by a percent.
+        return functional.normalize(embeddings.to(torch.promote_types(embeddings.dtype, torch.float32)), dim=-1)
+
+    def _embedded(
+        self,
+        tower: TokenTower,
+        crops: Float[Tensor, "crop 3 side side"],
+        masks: Bool[Tensor, "crop patch"] | None,
+        prompts: Float[Tensor, "depth patch width"] | None,
+    ) -> Float[Tensor, "crop dim"]:
+        """Run a tower step by step; masks act between the steps."""
+        patches = tower.patches(crops)
+        # The prefix is always kept, so that one choice over all the tokens serves at the deeper layers.
+        kept = None if masks is None else functional.pad(sent(masks, crops.device), (tower.prefix, 0), value=True)
         if prompts is not None and kept is not None:
             # In mixed precision prompts stay in single precision, and so do all tokens between layers from here on, as
             # in the published code, whose mask of floats makes them so. Products within layers are in half precision.
-            patches = torch.where(kept[:, 1:, None], patches, prompts[0])
-        class_token = visual.class_embedding.to(patches.dtype).expand(len(crops), 1, -1)
-        tokens = torch.cat([class_token, patches], dim=1) + visual.positional_embedding.to(patches.dtype)
-        tokens = visual.ln_pre(tokens)
-        recompute = visual.transformer.grad_checkpointing and torch.is_grad_enabled()
-        blocks = list(visual.transformer.resblocks)
+            patches = torch.where(kept[:, tower.prefix :, None], patches, prompts[0])
+        states, rotations = tower.tokens(patches)
+        recompute = tower.recomputes and torch.is_grad_enabled()
+        count = len(tower.layers)
         prompted_layers = 0 if prompts is None else len(prompts)
-        whole_layers = prompted_layers if masks is not None and self.blank_patches == "dropped" else len(blocks)
-        for number, block in enumerate(blocks[:whole_layers]):
+        whole_layers = prompted_layers if masks is not None and self.blank_patches == "dropped" else count
+        for number in range(whole_layers):
             if prompts is not None and kept is not None and 0 < number < prompted_layers:
-                tokens = torch.where(kept[:, :, None], tokens, functional.pad(prompts[number], (0, 0, 1, 0)))
-            layer: Callable[[Tensor], Tensor] = block
-            if block is blocks[-1] and visual.pool_type == "tok" and type(block) is ResidualAttentionBlock:
-                layer = partial(_layer, block, class_token_only=True)
-            tokens = checkpoint(layer, tokens, use_reentrant=False) if recompute else layer(tokens)
-        if masks is not None and kept is not None and whole_layers < len(blocks):
-            tokens = _class_tokens_without_blanks(tokens, blocks[whole_layers:], kept, masks, recompute=recompute)
-        pooled: Tensor = visual._pool(tokens)[0]
-        embeddings = pooled if visual.proj is None else pooled @ visual.proj
-        # Half precision would leave the lengths off by a percent.
-        return functional.normalize(embeddings.to(torch.promote_types(embeddings.dtype, torch.float32)), dim=-1)
+                states = torch.where(kept[:, :, None], states, functional.pad(prompts[number], (0, 0, tower.prefix, 0)))
+            layer: Callable[[Tensor], Tensor] = partial(tower.run, number, rotations=rotations)
+            if number == count - 1 and isinstance(tower, OpenClipTower) and tower.is_plain:
+                layer = partial(_layer, tower.layers[number], class_token_only=True)
+            states = checkpoint(layer, states, use_reentrant=False) if recompute else layer(states)
+        if masks is not None and kept is not None and whole_layers < count:
+            states = _class_tokens_without_blanks(states, tower.layers[whole_layers:], kept, masks, recompute=recompute)
+        return tower.pool(states)
 
     def encode_text(self, tokens: Int[Tensor, "text context"]) -> Float[Tensor, "text dim"]:
         """Embed tokenised texts, L2-normalised."""
@@ -205,14 +288,61 @@ class MaskAdaptedClip(nn.Module):
         """
         return self.encode_image(crops, patch_mask), self.encode_text(tokens), self.logit_scale.exp()
 
+    def train(self, mode: bool = True) -> "MaskAdaptedClip":
+        """Switch to training, but for what depends on chance or on the other crops of a batch.
+
+        A few epochs at a low rate need no stochastic depth. Without it, and with batch norms at the statistics that
+        the model was published with, a crop's embedding is the same however a batch is cut or spread over processes.
+        """
+        super().train(mode)
+        for module in self.modules():
+            if isinstance(module, _WITHOUT_CHANCE):
+                module.eval()
+        return self
+
     @torch.no_grad()
     def clamp_logit_scale(self) -> None:
-        """Keep the logit scale in [0, ln 100], as CLIP's training does after each step."""
-        self.logit_scale.clamp_(0, MAX_LOGIT_SCALE)
+        """Keep the logit scale in [0, ln 100], as CLIP's training does after each step.
+
+        A sigmoid model has no upper bound: the published ones lie above it.
+        """
+        self.logit_scale.clamp_(0, None if self.is_sigmoid else MAX_LOGIT_SCALE)
 
     def set_grad_checkpointing(self, enabled: bool) -> None:
         """Choose whether the image tower's layers are computed again in the backward pass rather than kept."""
         self.clip.visual.set_grad_checkpointing(enabled)
+
+
+def embedding_dim(clip: OpenClip) -> int:
+    """Return the length of a model's embeddings, which the text tower's end shows in every model."""
+    if isinstance(clip, CustomTextCLIP):
+        return int(clip.text.output_dim or clip.text.width)
+    projection = clip.text_projection
+    if projection is None:
+        return int(clip.transformer.width)
+    return int(projection.out_features if isinstance(projection, nn.Linear) else projection.shape[1])
+
+
+def _check_masks_fit(tower: TokenTower, prompt_depth: int, blank_patches: BlankPatches) -> None:
+    """Refuse more prompts than layers, and the dropping of tokens where that changes more than the mask says.
+
+    Raises:
+        ValueError: If prompts or dropping don't fit the tower.
+    """
+    if not 0 <= prompt_depth <= len(tower.layers):
+        raise ValueError(
+            f"MaskAdaptedClip: prompt_depth is {prompt_depth}, expected 0 to {len(tower.layers)} (the image tower's "
+            "layers); correct the setting"
+        )
+    if blank_patches == "dropped" and not (isinstance(tower, OpenClipTower) and tower.is_plain):
+        found = tower_name(tower.visual)
+        if isinstance(tower, OpenClipTower):
+            pool_type = tower.visual.pool_type
+            found = f"pool_type {pool_type!r}" if pool_type != "tok" else "attention of another kind"
+        raise ValueError(
+            f"MaskAdaptedClip: blank_patches is 'dropped' and the image tower has {found}; the class token's "
+            "embedding and open_clip's plain layers are expected, as in ViT-B-16; set blank_patches to 'kept'"
+        )
 
 
 class LengthGroup(NamedTuple):
@@ -260,7 +390,7 @@ def length_groups(lengths: Sequence[int], group_tokens: int) -> list[LengthGroup
 
 def _class_tokens_without_blanks(
     tokens: Float[Tensor, "crop token width"],
-    blocks: Sequence[ResidualAttentionBlock],
+    blocks: Sequence[Any],
     kept: Bool[Tensor, "crop token"],
     patch_mask: Bool[Tensor, "crop patch"],
     *,
@@ -302,7 +432,7 @@ def _lengths_on_host(patch_mask: Bool[Tensor, "crop patch"]) -> list[int]:
 
 
 def _layer(
-    block: ResidualAttentionBlock,
+    block: Any,
     tokens: Float[Tensor, "crop token width"],
     *,
     padding: Bool[Tensor, "crop token"] | None = None,
@@ -324,49 +454,6 @@ def _layer(
     return result
 
 
-def _adaptable_tower(clip: OpenClip, blank_patches: str) -> VisionTransformer:
-    """Return a CLIP's image tower.
-
-    Raises:
-        TypeError: If it is no vision transformer of open_clip.
-        ValueError: If prompts have no meaning in it, or its tokens cannot be dropped, saying why.
-    """
-    if blank_patches not in get_args(BlankPatches):
-        raise ValueError(
-            f"MaskAdaptedClip: blank_patches is {blank_patches!r}, one of {get_args(BlankPatches)} is expected; "
-            "correct the setting"
-        )
-    visual = clip.visual
-    if not isinstance(visual, VisionTransformer):
-        raise TypeError(
-            f"MaskAdaptedClip: the image tower is {type(visual).__name__}, open_clip's VisionTransformer is expected; "
-            "choose a model such as ViT-B-16"
-        )
-    reasons = {
-        "an attentional pooler": visual.attn_pool is not None,
-        "tokens beside the embedding (output_tokens)": visual.output_tokens,
-        "no pooling (pool_type 'none')": visual.pool_type == "none",
-        "patch dropout": not isinstance(visual.patch_dropout, nn.Identity),
-        "tokens before crops (batch_first False)": not visual.transformer.batch_first,
-        f"an oblong image, {visual.image_size} px": len(set(visual.image_size)) != 1,
-        f"oblong patches, {visual.patch_size} px": len(set(visual.patch_size)) != 1,
-    }
-    found = [reason for reason, present in reasons.items() if present]
-    if found:
-        raise ValueError(
-            f"MaskAdaptedClip: the image tower has {', '.join(found)}; a plain vision transformer with one embedding "
-            "per square image is expected; change the model's vision_cfg"
-        )
-    own_kind = {type(block) for block in visual.transformer.resblocks} == {ResidualAttentionBlock}
-    if blank_patches == "dropped" and (visual.pool_type != "tok" or not own_kind):
-        found_kind = f"pool_type {visual.pool_type!r}" if visual.pool_type != "tok" else "attention of another kind"
-        raise ValueError(
-            f"MaskAdaptedClip: blank_patches is 'dropped' and the image tower has {found_kind}; the class token's "
-            "embedding and open_clip's plain layers are expected, as in ViT-B-16; set blank_patches to 'kept'"
-        )
-    return visual
-
-
 def select_trainable(
     model: MaskAdaptedClip, mode: FinetuningMode, *, train_logit_scale: bool = True
 ) -> dict[str, nn.Parameter]:
@@ -375,7 +462,7 @@ def select_trainable(
     Args:
         model: Is changed: each parameter's ``requires_grad`` is set.
         mode: What to train.
-        train_logit_scale: Whether the logit scale is trained too, in any mode.
+        train_logit_scale: Whether the logit scale, and a sigmoid model's bias, are trained too, in any mode.
 
     Returns:
         The trainable parameters by their names in the model, for the optimizer.
@@ -393,7 +480,8 @@ def select_trainable(
             f"select_trainable: mode {mode!r} trains mask prompts, the model has none (prompt_depth 0); "
             "build it with a prompt_depth of at least 1"
         )
-    prefixes = (*_PREFIXES[mode], "clip.logit_scale") if train_logit_scale else _PREFIXES[mode]
+    scale = ("clip.logit_scale", "clip.logit_bias") if train_logit_scale else ()
+    prefixes = (*_PREFIXES[mode], *scale)
     trainable = {name: parameter for name, parameter in model.named_parameters() if name.startswith(prefixes)}
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name in trainable)

@@ -132,9 +132,9 @@ def combine_parts(part: SegmenterParts, base: SegmenterParts) -> SegmenterParts:
         raise ValueError("import: the checkpoint holds a whole segmenter, a base has nothing to add; leave --base out")
     if part.clip is not None:
         settings = replace(base.settings, use_mask_prompts=part.clip.prompt_depth > 0)
-        return SegmenterParts(base.proposal_net, part.clip, None, settings)
+        return SegmenterParts(base.proposal_net, part.clip, None, settings, same_space=base.same_space)
     settings = replace(base.settings, ensemble_weight=part.settings.ensemble_weight)
-    return SegmenterParts(part.proposal_net, base.clip, base.tokenizer, settings)
+    return SegmenterParts(part.proposal_net, base.clip, base.tokenizer, settings, same_space=base.same_space)
 
 
 def write_published_checkpoint(parts: SegmenterParts, path: Path) -> None:

@@ -10,7 +10,6 @@ from PIL import Image
 from torch import Tensor
 
 from ovseg_models.encoding import EncodedImage
-from ovseg_models.fusion import clip_class_logits
 from ovseg_models.masked_crops import mask_boxes
 from ovseg_models.overlay import overlay_picture
 
@@ -27,7 +26,7 @@ class Branches:
         valid: Whether a proposal's hard mask has a pixel.
         crops: Of the valid proposals, as CLIP sees them.
         patch_mask: Whether a crop's patch sees a pixel of the mask.
-        clip_logits: CLIP's, 100 times a cosine.
+        clip_logits: CLIP's; see `MaskAdaptedClip.class_logits`.
     """
 
     proposal_logits: Float[Tensor, "query columns"]
@@ -101,7 +100,7 @@ class Segmentation:
 
         At ensemble weight 0 the segmenter does without them, and CLIP runs when they are first read.
         """
-        return clip_class_logits(self.encoded.image_embeddings, self.text_embeddings).softmax(dim=-1)
+        return self.encoded.class_logits(self.encoded.image_embeddings, self.text_embeddings).softmax(dim=-1)
 
     @cached_property
     def masks(self) -> tuple[MaskRow, ...]:

@@ -6,11 +6,11 @@ once per image by `Segmenter.encode`; naming other classes afterwards takes a sm
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import open_clip
 import torch
 from jaxtyping import Bool, Float, UInt8
 from PIL import Image
@@ -27,7 +27,7 @@ from ovseg_models.encoding import (
     net_pixels,
     propose,
 )
-from ovseg_models.fusion import ClassScores, classify, clip_class_logits, fused_labels, fused_scores
+from ovseg_models.fusion import ClassScores, classify, fused_labels, fused_scores
 from ovseg_models.host_to_device import sent
 from ovseg_models.image_input import ImageInput, rgb_image
 from ovseg_models.mask_adapted_clip import MaskAdaptedClip
@@ -38,7 +38,7 @@ from ovseg_models.query_mode import OTHERS, find_regions, with_others
 from ovseg_models.segmentation import Branches, Segmentation
 from ovseg_models.segmenter_folder import (
     SegmenterParts,
-    check_same_space,
+    have_same_dimension,
     read_segmenter_folder,
     write_segmenter_folder,
 )
@@ -62,8 +62,10 @@ class Segmenter:
     Attributes:
         proposal_net: In evaluation mode.
         clip: In evaluation mode.
-        tokenizer: The text tower's own word list, or None for open_clip's tokenizer.
+        tokenizer: The text tower's own word list, or None for the tokenizer that belongs to CLIP.
         settings: See `SegmenterSettings`.
+        same_space: Whether the proposal net's embeddings can be compared with CLIP's texts. If not, it finds masks and
+            CLIP alone names them.
 
     References:
         OVSeg, section 3; steps and their order are those of the published code.
@@ -76,26 +78,32 @@ class Segmenter:
         *,
         tokenizer: WordTokenizer | None = None,
         settings: SegmenterSettings | None = None,
+        same_space: bool = True,
     ) -> None:
         """Put the parts together; both nets are switched to evaluation mode.
 
         Args:
-            proposal_net: Its embeddings must lie in CLIP's space.
+            proposal_net: Finds masks, and names them too if it was trained with this CLIP.
             clip: With or without mask prompts.
-            tokenizer: For a text tower of few words; None for open_clip's own tokenizer.
-            settings: None for the defaults.
-
-        Raises:
-            ValueError: If the nets' embeddings have different dimensions.
+            tokenizer: For a text tower of few words; None for the tokenizer that belongs to CLIP.
+            settings: None for the defaults. The ensemble weight becomes 1 if CLIP alone can name.
+            same_space: Whether the net was trained with this CLIP's texts. Never true of embeddings of other lengths.
         """
-        check_same_space(proposal_net, clip)
+        settings = settings or SegmenterSettings()
+        self.same_space = same_space and have_same_dimension(proposal_net, clip)
+        if not self.same_space and settings.ensemble_weight != 1:
+            logger.warning(
+                "the proposal net was trained with another CLIP than the one that names: it finds the masks, and CLIP "
+                "alone names them (ensemble_weight 1 in place of %s)",
+                settings.ensemble_weight,
+            )
+            settings = replace(settings, ensemble_weight=1.0)
         self.proposal_net = proposal_net.eval()
         self.clip = clip.eval()
         self.tokenizer = tokenizer
-        self.settings = settings or SegmenterSettings()
+        self.settings = settings
         self._warnings: set[str] = set()
-        tokenize = tokenizer or open_clip.SimpleTokenizer(context_length=clip.clip.context_length)
-        self._classifier = TextClassifier(clip.clip, tokenize)
+        self._classifier = TextClassifier(clip.clip, tokenizer or clip.tokenize)
 
     @classmethod
     def load(cls, folder: str | Path, *, device: str | torch.device = "cpu", **settings: Any) -> "Segmenter":
@@ -117,7 +125,13 @@ class Segmenter:
                 f"{folder}: holds a {present} and no {absent}, both are expected; "
                 "import the other part with 'ovseg import-checkpoint FILE --base FOLDER --out NEW_FOLDER'"
             )
-        segmenter = cls(parts.proposal_net, parts.clip, tokenizer=parts.tokenizer, settings=parts.settings)
+        segmenter = cls(
+            parts.proposal_net,
+            parts.clip,
+            tokenizer=parts.tokenizer,
+            settings=parts.settings,
+            same_space=parts.same_space,
+        )
         return segmenter.to(device)
 
     def save(self, folder: str | Path) -> None:
@@ -127,9 +141,8 @@ class Segmenter:
             FileExistsError: If there is something in the folder already.
             ValueError: If a net was built by hand, so that it isn't known how to build it again.
         """
-        write_segmenter_folder(
-            Path(folder), SegmenterParts(self.proposal_net, self.clip, self.tokenizer, self.settings)
-        )
+        parts = SegmenterParts(self.proposal_net, self.clip, self.tokenizer, self.settings, same_space=self.same_space)
+        write_segmenter_folder(Path(folder), parts)
 
     def to(self, device: str | torch.device) -> "Segmenter":
         """Move both nets to a device and return the segmenter."""
@@ -209,6 +222,7 @@ class Segmenter:
                 image=image,
                 mask_threshold=settings.mask_threshold,
                 embed=partial(self._embedded, pixels, proposals),
+                class_logits=self.clip.class_logits,
             )
             for image, pixels, proposals in zip(own, pictures, found, strict=True)
         ]
@@ -253,13 +267,16 @@ class Segmenter:
             )
         regions, text_embeddings = cut.regions(embeddings), self.text_embeddings(class_names)
         rows = sent(torch.from_numpy(cut.crop_of_mask[cut.crop_of_mask >= 0]), self.device)
+        proposal_logits = self._proposal_logits(proposals, text_embeddings)
+        if proposal_logits is None:  # all classes and no object are as likely
+            proposal_logits = text_embeddings.new_zeros(len(proposals.mask_logits), len(text_embeddings) + 1)
         return Branches(
-            proposal_logits=self.proposal_net.class_logits(proposals.proposal_embeddings, text_embeddings),
+            proposal_logits=proposal_logits,
             mask_logits=proposals.mask_logits,
             valid=regions.valid,
             crops=cut.crops[rows],
             patch_mask=cut.patch_mask[rows],
-            clip_logits=clip_class_logits(regions.embeddings, text_embeddings),
+            clip_logits=clip.class_logits(regions.embeddings, text_embeddings),
         )
 
     @torch.no_grad()
@@ -285,7 +302,7 @@ class Segmenter:
         return self._classifier.text_embeddings(names, self.settings.prompt_templates)
 
     def check_names(self, class_names: Sequence[str]) -> str:
-        """Return a warning of words that CLIP does not know; empty for open_clip's tokenizer, which spells any word.
+        """Return a warning of words that CLIP does not know; empty for a published tokenizer, which spells any word.
 
         Raises:
             ValueError: If CLIP knows no word of a name ("others" of the query mode needs none).
@@ -319,15 +336,23 @@ class Segmenter:
                 at_once=settings.clip_chunk,
             )
 
+    def _proposal_logits(
+        self, proposals: Proposals, text_embeddings: Float[Tensor, "class dim"]
+    ) -> Float[Tensor, "query columns"] | None:
+        """Let the proposal net name its masks, if it can."""
+        if not self.same_space:
+            return None
+        return self.proposal_net.class_logits(proposals.proposal_embeddings, text_embeddings)
+
     def _named(self, encoded: EncodedImage, class_names: Sequence[str]) -> _Named:
         """Name the proposals; at ensemble weight 0 CLIP's embeddings are not asked for."""
         weight = self.settings.ensemble_weight
         text_embeddings = self.text_embeddings(class_names)
-        proposal_logits = self.proposal_net.class_logits(encoded.proposal_embeddings, text_embeddings)
+        proposal_logits = self._proposal_logits(encoded, text_embeddings)
         if weight == 0:
             return _Named(text_embeddings, classify(proposal_logits, ensemble_weight=weight))
         embeddings, valid = encoded.regions
-        clip_logits = clip_class_logits(embeddings, text_embeddings)
+        clip_logits = self.clip.class_logits(embeddings, text_embeddings)
         return _Named(text_embeddings, classify(proposal_logits, clip_logits, valid, ensemble_weight=weight))
 
 

@@ -1,8 +1,9 @@
-"""The folder of a segmenter: ``segmenter.json`` and the weights of both nets as safetensors, and nothing else.
+"""The folder of a segmenter: ``segmenter.json``, the weights of both nets as safetensors, and a tokenizer if need be.
 
 It is complete in itself: the JSON holds the arguments from which both nets are built, the settings and, for a small
-text tower, its word list. A folder may hold one net alone, as an imported CLIP does; the other is then null in the
-JSON. A folder is written under a temporary name and renamed, so that it is complete or not there.
+text tower, its word list; the files of a tokenizer that is no part of open_clip lie in ``tokenizer``. A folder may hold
+one net alone, as an imported CLIP does; the other is then null in the JSON. A folder is written under a temporary name
+and renamed, so that it is complete or not there.
 """
 
 import json
@@ -27,16 +28,21 @@ from ovseg_models.pretrained_clip import build_mask_adapted_clip
 from ovseg_models.proposal_net import ProposalNet
 from ovseg_models.proposal_presets import build_proposal_net
 from ovseg_models.segmenter_settings import SegmenterSettings, settings_from_json
+from ovseg_models.tokenizers import ModelTokenizer
 from ovseg_models.weights import build_for, require_finite
 from ovseg_models.word_tokenizer import WordTokenizer
 
 FORMAT = "ovseg-segmenter"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+"""Of folders with what version 1 has no place for: a proposal net of another CLIP, a CLIP that differs from OpenAI's in
+more than sizes. All others are still written as version 1, for older readers; both are read."""
 _JSON_NAME = "segmenter.json"
 _PROPOSAL_NET_NAME = "proposal_net.safetensors"
 _CLIP_NAME = "clip.safetensors"
 _PUBLISHED_NAME = "published_extras.safetensors"
+_TOKENIZER_NAME = "tokenizer"
 _KEYS = {"format", "schema_version", "proposal_net", "clip", "words", "context_length", "settings", "published"}
+_LATER_KEYS = {"same_space"}
 _ORIGIN_KEYS = {"layout", "wrapper", "prefix", "dtypes"}
 _JSON_BYTES_MAX = 4 * 2**20  # a list of 50,000 words has half a megabyte
 _MESSAGE_MAX = 400
@@ -71,9 +77,10 @@ class SegmenterParts:
     Attributes:
         proposal_net: None if there is none.
         clip: None if there is none.
-        tokenizer: None for open_clip's.
+        tokenizer: None for the one that belongs to CLIP.
         settings: How the segmenter works.
         published: Where the weights come from, if they were imported and not changed since.
+        same_space: Whether the proposal net was trained with this CLIP's texts.
     """
 
     proposal_net: ProposalNet | None
@@ -81,20 +88,12 @@ class SegmenterParts:
     tokenizer: WordTokenizer | None = None
     settings: SegmenterSettings = field(default_factory=SegmenterSettings)
     published: PublishedOrigin | None = None
+    same_space: bool = True
 
 
-def check_same_space(net: ProposalNet, clip: MaskAdaptedClip) -> None:
-    """Refuse nets whose embeddings lie in different spaces.
-
-    Raises:
-        ValueError: If their dimensions differ.
-    """
-    proposal_dim, clip_dim = net.no_object_embedding.shape[1], clip.clip.visual.output_dim
-    if proposal_dim != clip_dim:
-        raise ValueError(
-            f"segmenter: the proposal net's embeddings have {proposal_dim} dimensions and CLIP's {clip_dim}, "
-            "equal ones are expected; combine a proposal net with the CLIP that it was trained with"
-        )
+def have_same_dimension(net: ProposalNet, clip: MaskAdaptedClip) -> bool:
+    """Return whether the nets' embeddings are equally long, without which they lie in different spaces."""
+    return int(net.no_object_embedding.shape[1]) == clip.embedding_dim
 
 
 def write_segmenter_folder(folder: Path, parts: SegmenterParts) -> None:
@@ -102,12 +101,10 @@ def write_segmenter_folder(folder: Path, parts: SegmenterParts) -> None:
 
     Raises:
         FileExistsError: If there is something in the folder already.
-        ValueError: If a net doesn't know the arguments that it was built from, or the nets don't go together.
+        ValueError: If a net doesn't know the arguments that it was built from.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise FileExistsError(f"{folder}: is there already, a new folder is expected; choose another name or delete it")
-    if parts.proposal_net is not None and parts.clip is not None:
-        check_same_space(parts.proposal_net, parts.clip)
     content = _json_content(parts)
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = folder.parent / f".tmp-{folder.name}-{secrets.token_hex(4)}"
@@ -118,6 +115,8 @@ def write_segmenter_folder(folder: Path, parts: SegmenterParts) -> None:
                 _write_tensors(temporary / name, net.state_dict())
         if parts.published is not None and parts.published.extras:
             _write_tensors(temporary / _PUBLISHED_NAME, parts.published.extras)
+        if parts.clip is not None and parts.tokenizer is None and isinstance(parts.clip.tokenize, ModelTokenizer):
+            parts.clip.tokenize.save(temporary / _TOKENIZER_NAME)
         with (temporary / _JSON_NAME).open("w", encoding="utf-8") as file:
             json.dump(content, file, indent=2, ensure_ascii=False)
             file.flush()
@@ -148,7 +147,13 @@ def read_segmenter_folder(folder: Path, settings: Mapping[str, Any] | None = Non
             net = _filled(where, "proposal_net", folder / _PROPOSAL_NET_NAME, lambda: build_proposal_net(**arguments))
         if content["clip"] is not None:
             of_clip = _offline(where, "clip", content["clip"])
-            clip = _filled(where, "clip", folder / _CLIP_NAME, lambda: build_mask_adapted_clip(**of_clip))
+            files = folder / _TOKENIZER_NAME  # unused by a CLIP with open_clip's own tokenizer, or with a word list
+            clip = _filled(
+                where,
+                "clip",
+                folder / _CLIP_NAME,
+                lambda: build_mask_adapted_clip(**of_clip, tokenizer_folder=files),
+            )
     if content["words"] is not None:
         tokenizer = _checked(where, "words", lambda: WordTokenizer(content["words"], content["context_length"]))
         if clip is not None:
@@ -156,22 +161,33 @@ def read_segmenter_folder(folder: Path, settings: Mapping[str, Any] | None = Non
     overridden = {**content["settings"], **(settings or {})}
     origin = _read_origin(folder, content["published"])
     return SegmenterParts(
-        net, clip, tokenizer, _checked(where, "settings", lambda: settings_from_json(overridden)), origin
+        net,
+        clip,
+        tokenizer,
+        _checked(where, "settings", lambda: settings_from_json(overridden)),
+        origin,
+        same_space=content.get("same_space", True),
     )
 
 
 def _json_content(parts: SegmenterParts) -> dict[str, Any]:
     """Make what goes into the JSON."""
     tokenizer, origin = parts.tokenizer, parts.published
+    of_clip = _arguments(parts.clip, "CLIP", "build_mask_adapted_clip")
+    same_space = parts.same_space
+    if parts.proposal_net is not None and parts.clip is not None:
+        same_space = same_space and have_same_dimension(parts.proposal_net, parts.clip)
+    later = not same_space or not {"preprocessing", "temperature"}.isdisjoint(of_clip or {})
     return {
         "format": FORMAT,
-        "schema_version": SCHEMA_VERSION,
+        "schema_version": SCHEMA_VERSION if later else 1,
         "proposal_net": _arguments(parts.proposal_net, "the proposal net", "build_proposal_net"),
-        "clip": _arguments(parts.clip, "CLIP", "build_mask_adapted_clip"),
+        "clip": of_clip,
         "words": None if tokenizer is None else list(tokenizer.words),
         "context_length": None if tokenizer is None else tokenizer.context_length,
         "settings": parts.settings.to_json(),
         "published": None if origin is None else _origin_json(origin),
+        **({"same_space": same_space} if later else {}),
     }
 
 
@@ -222,14 +238,15 @@ def _read_json(path: Path) -> dict[str, Any]:
         raise ValueError(
             f"{path}: is no description of a segmenter, 'format': '{FORMAT}' is expected; check the folder"
         )
-    if content.get("schema_version") != SCHEMA_VERSION:
+    if content.get("schema_version") not in range(1, SCHEMA_VERSION + 1):
         raise ValueError(
-            f"{path}: schema_version is {content.get('schema_version')!r}, this version reads {SCHEMA_VERSION}; "
+            f"{path}: schema_version is {content.get('schema_version')!r}, this version reads 1 to {SCHEMA_VERSION}; "
             "write the folder again with this version"
         )
-    if content.keys() != _KEYS:
+    keys = _KEYS | (_LATER_KEYS if content["schema_version"] > 1 else set())
+    if content.keys() != keys:
         raise ValueError(
-            f"{path}: missing keys {sorted(_KEYS - content.keys())}, unknown keys {sorted(content.keys() - _KEYS)}; "
+            f"{path}: missing keys {sorted(keys - content.keys())}, unknown keys {sorted(content.keys() - keys)}; "
             "write the folder again"
         )
     types: dict[str, tuple[tuple[type, ...], str]] = {
@@ -239,10 +256,12 @@ def _read_json(path: Path) -> dict[str, Any]:
         "context_length": ((int, NoneType), "a number or null"),
         "settings": ((dict,), "a table of settings"),
         "published": ((dict, NoneType), "a table or null"),
+        "same_space": ((bool,), "true or false"),
     }
-    for key, (kinds, expected) in types.items():
-        if not isinstance(content[key], kinds) or isinstance(content[key], bool):
-            raise ValueError(f"{path}: {key} is {_short(content[key])}, {expected} is expected; correct the file")  # noqa: TRY004
+    for key in content.keys() & types.keys():
+        kinds, expected = types[key]
+        if not isinstance(content[key], kinds) or (isinstance(content[key], bool) and bool not in kinds):
+            raise ValueError(f"{path}: {key} is {_short(content[key])}, {expected} is expected; correct the file")
     _refuse_what_is_no_number(path, content)
     return content
 
@@ -310,7 +329,7 @@ def _filled(where: Path, key: str, path: Path, build: Callable[[], _Net]) -> _Ne
 def _require_tokens_of(where: Path, tokenizer: WordTokenizer, clip: MaskAdaptedClip) -> None:
     """Refuse a word list whose tokens or texts the text tower has no places for."""
     for key, found, places in (
-        ("words", tokenizer.vocab_size, clip.clip.token_embedding.num_embeddings),
+        ("words", tokenizer.vocab_size, clip.clip.vocab_size),
         ("context_length", tokenizer.context_length, clip.clip.context_length),
     ):
         if found > places:

@@ -1,8 +1,8 @@
 """Class names as unit vectors of CLIP's space: the text tower on short texts, and the weights of a classifier."""
 
 import re
-from collections.abc import Callable, Sequence
-from typing import TypeAlias, TypeGuard
+from collections.abc import Sequence
+from typing import TypeGuard
 
 import torch
 from jaxtyping import Float, Int
@@ -13,9 +13,9 @@ from torch.nn import functional
 
 from ovseg_models.mask_adapted_clip import OpenClip
 from ovseg_models.precision import full_precision
+from ovseg_models.tokenizers import Tokenize
 from ovseg_models.weights import text_tower_weights, weights_digest
 
-Tokenize: TypeAlias = Callable[[list[str]], Int[Tensor, "text context"]]
 _ROOT = -1
 
 
@@ -160,7 +160,7 @@ def encode_text(clip: OpenClip, tokens: Int[Tensor, "text context"]) -> Float[Te
         tokens: On the tower's device, padded to the context's length. There may be none.
     """
     if not _is_causal(clip) or len(tokens) == 0:
-        untrimmed: Tensor = clip.encode_text(tokens)
+        untrimmed: Tensor = clip.encode_text(tokens, normalize=False)  # said, as CoCa's default is another one
         return untrimmed
     ends = tokens.argmax(dim=-1)  # the end of text has the highest number
     length = int(ends.max()) + 1

@@ -56,7 +56,9 @@ def bundle(settings: Settings, folder: Path, *, ensemble_weight: float = 0.7, or
             prompt_templates=prompt_templates(section.prompt_templates),
         )
         net = load_proposal_net(net_node.artifact)
-        Segmenter(net, clip, tokenizer=base.words, settings=segmenter_settings).save(folder)
+        alone = settings.clip_names_alone
+        segmenter = Segmenter(net, clip, tokenizer=base.words, settings=segmenter_settings, same_space=not alone)
+        segmenter.save(folder)
     except (ValueError, OSError) as error:
         raise PipelineError(f"bundle: {error}") from error
 

@@ -2,22 +2,26 @@
 
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast
 
-import open_clip
-from torch import Tensor
+import torch
 
-from ovseg_models.mask_adapted_clip import OpenClip
-from ovseg_models.pretrained_clip import build_mask_adapted_clip
+from ovseg_models.mask_adapted_clip import BlankPatches, MaskAdaptedClip, OpenClip, Temperature
+from ovseg_models.open_clip_models import OWN, files_here, has_scheme
+from ovseg_models.preprocessing import OPENAI, Preprocessing
+from ovseg_models.pretrained_clip import build_mask_adapted_clip, mask_adapted_clip_of
+from ovseg_models.tokenizers import ModelTokenizer, Tokenize
 from ovseg_models.weights import weights_digest
 from ovseg_models.word_tokenizer import WordTokenizer
 from pipeline.drawn_world import small_clip
 from pipeline.drawn_world.small_clip import RANDOM, SHIPPED, SMALL
 from pipeline.errors import PipelineError
 from pipeline.settings import ClipSettings
+from storage_schemas.digests import sha256_of_json
 
 logger = logging.getLogger(__name__)
 
@@ -33,18 +37,43 @@ class LoadedClip:
     Attributes:
         clip: In evaluation mode, single precision, on the CPU.
         tokenize: From texts to tokens [text context].
-        words: The tokenizer's word list; None for open_clip's tokenizer.
-        digest: Of all weights.
+        words: The tokenizer's word list; None for the tokenizer that the configuration names.
+        digest: Of all weights, and of what else decides embeddings and is not as in OpenAI's CLIPs.
         config: open_clip's configuration of the model, from which it can be built again; empty if it isn't known.
         is_random: Whether its weights are random, as the settings say or because there was no download.
+        preprocessing: How its training images were normalised and resized.
+        temperature: The factor on cosines when classes are named.
     """
 
     clip: OpenClip
-    tokenize: Callable[[Sequence[str]], Tensor]
+    tokenize: Tokenize
     words: WordTokenizer | None
     digest: str
     config: Mapping[str, Any] = field(default_factory=dict)
     is_random: bool = False
+    preprocessing: Preprocessing = OPENAI
+    temperature: Temperature = "published"
+
+    def mask_adapted(
+        self, *, prompt_depth: int = 0, prompt_seed: int | None = None, blank_patches: BlankPatches = "kept"
+    ) -> MaskAdaptedClip:
+        """Put mask prompts beside this very CLIP, which is not copied.
+
+        Raises:
+            TypeError: As `MaskAdaptedClip`.
+            ValueError: As `MaskAdaptedClip`.
+        """
+        adapted = mask_adapted_clip_of(
+            self.clip,
+            self.config,
+            prompt_depth=prompt_depth,
+            prompt_seed=prompt_seed,
+            blank_patches=blank_patches,
+            preprocessing=self.preprocessing,
+            temperature=self.temperature,
+        )
+        adapted.tokenize = self.tokenize
+        return adapted
 
 
 def warn_of_unknown(settings: ClipSettings, names: Sequence[str], what: str) -> None:
@@ -74,34 +103,94 @@ def load_clip(settings: ClipSettings) -> LoadedClip:
     """
     model, words = architecture_of(settings.architecture)
     download = (settings.architecture, settings.pretrained)
-    weights: str | Path | None = settings.pretrained  # a file, or a tag of open_clip's
+    weights: str | Path | None = weights_of(settings)
     if settings.pretrained == RANDOM or (settings.random_if_unavailable and download in _UNAVAILABLE):
         weights = None
     elif settings.pretrained == SHIPPED:
         if settings.architecture != SMALL:
-            message = (
+            raise PipelineError(
                 f"clip.pretrained: {SHIPPED!r} weights are of {SMALL!r}, clip.architecture is "
                 f"{settings.architecture!r}; change one of them"
             )
-            raise PipelineError(message)
         weights = small_clip.WEIGHTS_FILE
     quick_gelu = {"auto": None, "on": True, "off": False}[settings.quick_gelu]
     try:
         built = build_mask_adapted_clip(model, weights, prompt_depth=0, quick_gelu=quick_gelu, seed=settings.seed)
     except ConnectionError as error:
-        if not settings.random_if_unavailable:
-            message = f"clip.pretrained: {error}; or set clip.random_if_unavailable to try the pipeline without"
-            raise PipelineError(message) from error
+        if not settings.random_if_unavailable or has_scheme(model):  # whose form lies with the weights
+            raise PipelineError(
+                f"clip.pretrained: {error}; or set clip.random_if_unavailable to try the pipeline without"
+            ) from error
         logger.warning("%s; random weights are used instead, as clip.random_if_unavailable says", error)
         _UNAVAILABLE.add(download)
         weights = None
         built = build_mask_adapted_clip(model, None, prompt_depth=0, quick_gelu=quick_gelu, seed=settings.seed)
     except (ValueError, OSError) as error:
-        message = f"clip: {error}"
-        raise PipelineError(message) from error
+        raise PipelineError(f"clip: {error}") from error
+    try:
+        if words is None and isinstance(built.tokenize, ModelTokenizer):
+            _ = built.tokenize.made  # what it lacks is reported here, and not after hours of work
+    except (ImportError, ConnectionError) as error:
+        raise PipelineError(f"clip.architecture: {error}") from error
     clip, config = built.clip, cast("Mapping[str, Any]", built.arguments["model"])
-    tokenize = words or open_clip.SimpleTokenizer(context_length=clip.context_length)
-    return LoadedClip(clip, tokenize, words, weights_digest(clip.state_dict()), config, weights is None)
+    return LoadedClip(
+        clip,
+        words or built.tokenize,
+        words,
+        _digest(built),
+        config,
+        weights is None,
+        built.crop.preprocessing,
+        built.temperature,
+    )
+
+
+@lru_cache(maxsize=8)
+def clip_without_numbers(settings: ClipSettings) -> MaskAdaptedClip:
+    """Build the CLIP that the settings name without a number in it, on torch's device ``meta``, to see its form.
+
+    Nothing is downloaded.
+
+    Raises:
+        PipelineError: If the architecture is not available on this machine.
+    """
+    model, _ = architecture_of(settings.architecture)
+    if isinstance(model, str) and model.startswith("hf-hub:") and not files_here(model, ""):
+        raise PipelineError(
+            f"clip.architecture: {model} is not in the hub's cache, so its form is unknown; download it first"
+        )
+    try:
+        with torch.device("meta"):
+            return build_mask_adapted_clip(model, None, prompt_depth=0)
+    except (ValueError, TypeError, OSError) as error:
+        raise PipelineError(f"clip.architecture: {error}") from error
+
+
+def weights_of(settings: ClipSettings) -> str:
+    """Return the tag or file that is meant: for a model that holds its weights, the default means these.
+
+    Raises:
+        PipelineError: If such a model is to take weights of a tag.
+    """
+    if not has_scheme(settings.architecture):
+        return settings.pretrained
+    if settings.pretrained in {OWN, type(settings).model_fields["pretrained"].default}:
+        return OWN
+    if settings.pretrained != RANDOM and not Path(settings.pretrained).suffix:
+        raise PipelineError(
+            f"clip.pretrained: {settings.pretrained!r} is a tag, and {settings.architecture} holds its own weights; "
+            "leave clip.pretrained out, or name a file"
+        )
+    return settings.pretrained
+
+
+def _digest(built: MaskAdaptedClip) -> str:
+    """Return the digest of weights, and of what else decides embeddings where it is not as in OpenAI's CLIPs."""
+    weights = weights_digest(built.clip.state_dict())
+    if built.temperature == "published":
+        return weights
+    model, preprocessing = cast("Any", built.arguments["model"]), built.crop.preprocessing.to_json()
+    return sha256_of_json({"weights": weights, "model": model, "preprocessing": preprocessing})
 
 
 def architecture_of(name: str) -> tuple[str | Mapping[str, Any], WordTokenizer | None]:
@@ -111,17 +200,18 @@ def architecture_of(name: str) -> tuple[str | Mapping[str, Any], WordTokenizer |
         PipelineError: If a file is named that is not there or is no JSON object, or its words cannot be used.
     """
     path = small_clip.ARCHITECTURE_FILE if name == SMALL else Path(name)
-    if path.suffix != ".json":
+    if path.suffix != ".json" or has_scheme(name):
         return name, None
     try:
         config = dict(json.loads(path.read_bytes()))
     except (OSError, ValueError, TypeError) as error:
-        message = f"clip.architecture: {path} cannot be read as a model's JSON ({error}); correct the path or the file"
-        raise PipelineError(message) from error
+        raise PipelineError(
+            f"clip.architecture: {path} cannot be read as a model's JSON ({error}); correct the path or the file"
+        ) from error
     words = config.pop("words", None)
     if words is None:
         return config, None
-    return config, _word_tokenizer(path, words, config.get("text_cfg"))
+    return config, _word_tokenizer(path, words, config.get("model_cfg", config).get("text_cfg"))
 
 
 def _word_tokenizer(path: Path, words: object, text_cfg: object) -> WordTokenizer:
@@ -133,23 +223,21 @@ def _word_tokenizer(path: Path, words: object, text_cfg: object) -> WordTokenize
     sizes = text_cfg if isinstance(text_cfg, dict) else {}
     for key in ("context_length", "vocab_size"):
         if not isinstance(sizes.get(key), int):
-            message = (
+            raise PipelineError(
                 f"clip.architecture: {path} lists words, and text_cfg.{key} is {sizes.get(key)!r}, expected a number; "
                 "complete the file"
             )
-            raise PipelineError(message)
     if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
-        message = f"clip.architecture: {path}: words is {words!r:.60}, a list of words is expected; correct the file"
-        raise PipelineError(message)
+        raise PipelineError(
+            f"clip.architecture: {path}: words is {words!r:.60}, a list of words is expected; correct the file"
+        )
     try:
         tokenizer = WordTokenizer(words, sizes["context_length"])
     except ValueError as error:
-        message = f"clip.architecture: {path}: {error}"
-        raise PipelineError(message) from error
+        raise PipelineError(f"clip.architecture: {path}: {error}") from error
     if tokenizer.vocab_size > sizes["vocab_size"]:
-        message = (
+        raise PipelineError(
             f"clip.architecture: {path}: text_cfg.vocab_size is {sizes['vocab_size']}, at least "
             f"{tokenizer.vocab_size} is expected for {len(words)} words and three signs; correct the file"
         )
-        raise PipelineError(message)
     return tokenizer

@@ -19,7 +19,7 @@ from storage_schemas.digests import sha256_of_json
 from storage_schemas.verification import SETTLED_AFTER_NS, Traits, keep, remembered, traits_of
 
 _DIRECTORY = ".models"
-_READERS = ("torch", "open_clip_torch", "safetensors")
+_READERS = ("torch", "open_clip_torch", "timm", "safetensors")
 _DIGEST = "digest"
 _VERSION = "1"  # raise it when the same files get another digest
 
@@ -42,6 +42,8 @@ class ClipWeights:
         # hub's cache, wherever that is.
         named = (Path(name) for name in (settings.architecture, settings.pretrained))
         where = [str(file.absolute()) for file in named if file.is_file()]
+        scheme, _, folder = settings.architecture.partition(":")
+        where += [str(Path(folder).absolute())] if scheme == "local-dir" else []
         cache = os.environ.get("HF_HUB_CACHE", os.environ.get("HF_HOME", ""))
         place = sha256_of_json({"settings": result_settings(settings), "files": where, "cache": cache})
         self._memory = runs / _DIRECTORY / f"clip-{place[:16]}.json"
@@ -98,17 +100,16 @@ def _traits(files: Iterable[Path]) -> dict[str, Traits]:
 
 def _loaded_facts(settings: ClipSettings) -> tuple[str, bool, tuple[Path, ...]]:
     """Load CLIP; returns its digest, whether it is random, and the files that decide it."""
-    from ovseg_models.pretrained_clip import downloaded_file  # imports torch
-    from pipeline.clip_loading import load_clip
+    from ovseg_models.open_clip_models import files_here  # imports torch
+    from pipeline.clip_loading import load_clip, weights_of
 
     loaded = load_clip(settings)
     architecture = small_clip.ARCHITECTURE_FILE if settings.architecture == SMALL else Path(settings.architecture)
     files = [architecture.absolute()] if architecture.suffix == ".json" else []
     if settings.pretrained == SHIPPED:
         files.append(small_clip.WEIGHTS_FILE)
-    elif Path(settings.pretrained).is_file():
-        files.append(Path(settings.pretrained).absolute())
-    elif (file := downloaded_file(settings.architecture, settings.pretrained)) is not None:
-        # The hub's cache holds a file per revision; this one says which of them counts.
-        files += [file, file.parents[2] / "refs" / "main"]
-    return loaded.digest, loaded.is_random, tuple(files)
+    else:
+        found = [file.absolute() for file in files_here(settings.architecture, weights_of(settings))]
+        # The hub's cache holds a file per revision; these say which of them counts.
+        files += [*found, *(file.parents[2] / "refs" / "main" for file in found if "snapshots" in file.parts)]
+    return loaded.digest, loaded.is_random, tuple(dict.fromkeys(files))

@@ -40,12 +40,14 @@ def dataflow(settings: Settings, *, ablate: bool = False) -> Graph:
         graph.add(Prepare(dataset), name=scenes_name(dataset), setting=setting)
 
     section = settings.proposal_net
+    # The CLIP whose texts the proposal net learns: that which names, unless the settings say otherwise.
+    net_clip = graph.clip if section.clip is None else ClipWeights(section.clip, settings.runs_dir)
     net = graph.add(
         TrainProposals(settings=section, compute=settings.compute),
         {
             "scenes": graph.scenes(section.dataset, "proposal_net.dataset"),
             "validation": graph.scenes_or_none(section.validation_dataset, "proposal_net.validation_dataset"),
-            "clip": graph.clip,
+            "clip": net_clip,
         },
         made_here=bool(section.dataset),
     )
@@ -91,7 +93,8 @@ def _mining(
             proposals = _imported(graph, settings, dataset, "mine.dataset", net_size(mining), captioned=captioned)
         else:
             propose = Propose(mining=mining, training=training, compute=compute)
-            proposals = graph.add(propose, {**read, "proposal_net": net}, made_here=made_here, command=command)
+            read_by_net = {"scenes": read["scenes"], "clip": net.sources["clip"], "proposal_net": net}
+            proposals = graph.add(propose, read_by_net, made_here=made_here, command=command)
         read["proposals"] = proposals
     embed = Embed(mining=mining, queries=training.architecture.queries, compute=compute)
     read["embeddings"] = graph.add(embed, read, made_here=made_here, command=command)
@@ -122,7 +125,8 @@ def _evaluation(graph: Graph, settings: Settings, net: Node, clips: Mapping[str,
     section, compute, suffix = settings.evaluate, settings.compute, "-ablation" if ablate else ""
     read: dict[str, Node] = {}
     for dataset in section.datasets:
-        score = Score(settings=section, dataset=dataset, compute=compute, ablate=ablate)
+        alone = settings.clip_names_alone
+        score = Score(settings=section, dataset=dataset, compute=compute, ablate=ablate, clip_names_alone=alone)
         name = f"{settings.name}-{dataset.dataset}{suffix}"
         nets = score.inputs_among({"proposal_net": net, **clips})
         read[name] = graph.add(

@@ -36,12 +36,18 @@ class MissingInputError(PipelineError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ParameterCounts:
-    """Numbers of parameters that sizes of artifacts follow from; embedding_dim is the length of CLIP's embeddings."""
+    """Numbers of parameters that sizes of artifacts follow from.
+
+    Attributes:
+        embedding_dim: Length of the embeddings of the CLIP that names.
+        proposal_dim: Length of the proposal net's embeddings.
+    """
 
     proposal_net: int
     image_tower: int
     mask_prompts: int
     embedding_dim: int
+    proposal_dim: int
 
 
 class Step:

@@ -3,14 +3,16 @@
 ``proposal_net`` has one unit, ``weights``: all tensors of the net, and the arguments to build it again as facts.
 
 ``adapted_clip`` holds only what training changed; the rest, such as the text tower, comes from the CLIP that was
-adapted. Unit ``image_tower`` holds ``clip.visual.*`` and ``clip.logit_scale``, unit ``mask_prompts`` holds
-``mask_prompts``, each only where a phase trained it; the logit scale is with the prompts where MPT alone trained it.
+adapted. Unit ``image_tower`` holds ``clip.visual.*``, ``clip.logit_scale`` and a sigmoid model's ``clip.logit_bias``,
+unit ``mask_prompts`` holds ``mask_prompts``, each only where a phase trained it; scale and bias are with the prompts
+where MPT alone trained them.
 
 Both may have other units, such as a report, which are passed over here.
 """
 
 import copy
 from collections.abc import Mapping
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any, cast
 
@@ -19,7 +21,6 @@ from torch import Tensor
 
 from ovseg_models.checkpoint_keys.key_report import take_tensors
 from ovseg_models.mask_adapted_clip import BlankPatches, MaskAdaptedClip
-from ovseg_models.pretrained_clip import blank_patches_argument
 from ovseg_models.proposal_net import ProposalNet
 from ovseg_models.proposal_presets import build_proposal_net
 from pipeline.clip_loading import LoadedClip
@@ -37,7 +38,7 @@ from storage_schemas.checkpoints import (
 from storage_schemas.digests import Json
 from storage_schemas.manifest import Manifest, Sidecar
 
-_TOWER_PREFIX, _LOGIT_SCALE = "clip.visual.", "clip.logit_scale"
+_TOWER_PREFIX, _OF_LOGITS = "clip.visual.", ("clip.logit_scale", "clip.logit_bias")
 
 
 def write_proposal_net(artifact: Artifact, net: ProposalNet, facts: Mapping[str, Json]) -> Sidecar:
@@ -100,15 +101,11 @@ def new_mask_adapted_clip(
         PipelineError: If prompts have no meaning in its image tower, it has fewer layers, or it cannot drop tokens.
     """
     try:
-        adapted = MaskAdaptedClip(
-            copy.deepcopy(base.clip), prompt_depth=prompt_depth, prompt_seed=prompt_seed, blank_patches=blank_patches
+        return replace(base, clip=copy.deepcopy(base.clip)).mask_adapted(
+            prompt_depth=prompt_depth, prompt_seed=prompt_seed, blank_patches=blank_patches
         )
     except (TypeError, ValueError) as error:
         raise PipelineError(f"finetune: {error}") from error
-    if base.config:
-        recorded = blank_patches_argument(blank_patches)
-        adapted.arguments = {"model": dict(base.config), "prompt_depth": prompt_depth, **recorded}
-    return adapted.eval()
 
 
 def stock_mask_adapted_clip(base: LoadedClip) -> MaskAdaptedClip:
@@ -141,7 +138,7 @@ def write_adapted_clip(
         "config": cast("Json", dict(base.config)),
         "prompt_depth": adapted.prompt_depth,
         # Only where it is not the default, so that artifacts from before it was a choice keep their bytes.
-        **cast("dict[str, Json]", blank_patches_argument(adapted.blank_patches)),
+        **({} if adapted.blank_patches == "kept" else {"blank_patches": adapted.blank_patches}),
         **facts,
     }
     sidecars = dict(written)
@@ -187,9 +184,8 @@ def load_adapted_clip(artifact: Artifact, base: LoadedClip) -> MaskAdaptedClip:
 def _tensors_by_unit(adapted: MaskAdaptedClip, units: tuple[str, ...]) -> dict[str, dict[str, Tensor]]:
     """Return the tensors of each unit by their names in the model."""
     state = adapted.state_dict()
-    tower = {name: tensor for name, tensor in state.items() if name.startswith((_TOWER_PREFIX, _LOGIT_SCALE))}
-    prompts = {name: tensor for name, tensor in state.items() if name == MASK_PROMPTS}
-    if IMAGE_TOWER not in units:
-        prompts[_LOGIT_SCALE] = state[_LOGIT_SCALE]
+    tower = {name: tensor for name, tensor in state.items() if name.startswith((_TOWER_PREFIX, *_OF_LOGITS))}
+    with_prompts = (MASK_PROMPTS,) if IMAGE_TOWER in units else (MASK_PROMPTS, *_OF_LOGITS)
+    prompts = {name: tensor for name, tensor in state.items() if name in with_prompts}
     tensors = {IMAGE_TOWER: tower, MASK_PROMPTS: prompts}
     return {unit: tensors[unit] for unit in units if unit in tensors}

@@ -8,9 +8,8 @@ from pathlib import Path
 
 import torch
 
-from ovseg_models.pretrained_clip import build_mask_adapted_clip
 from ovseg_models.proposal_presets import build_proposal_net
-from pipeline.clip_loading import architecture_of
+from pipeline.clip_loading import clip_without_numbers
 from pipeline.dataflow import dataflow
 from pipeline.dry_run.weights import Finding, clip_is_here, weights_findings
 from pipeline.errors import PipelineError
@@ -67,8 +66,9 @@ def dry_run(settings: Settings, stages: Iterable[StageName]) -> DryRun:
         PipelineError: If the file of an architecture cannot be read.
     """
     graph = dataflow(settings)
-    if not clip_is_here(settings.clip):
-        graph.clip.withheld = "CLIP's weights are not here, so what is done is unknown"
+    for clip in {node.clip for node in (*graph.nodes, *graph.others) if "clip" in node}:
+        if not clip_is_here(clip.settings):
+            clip.withheld = "CLIP's weights are not here, so what is done is unknown"
     with nothing_kept():
         chosen = [node for stage in stages for node in graph.of_stage(stage)]
         counts = parameter_counts(settings)
@@ -78,6 +78,7 @@ def dry_run(settings: Settings, stages: Iterable[StageName]) -> DryRun:
             *_data_findings(graph),
             *weights_findings(settings),
             *_setting_findings(graph, to_make),
+            *_naming_findings(settings),
             *_device_findings(settings, to_make),
         ]
     disk = existing_parent(settings.runs_dir)
@@ -140,6 +141,13 @@ def _setting_findings(graph: Graph, to_make: Iterable[Node]) -> Iterator[Finding
             yield _finding_of(error)
 
 
+def _naming_findings(settings: Settings) -> Iterator[Finding]:
+    """Say that the proposal net cannot name what it finds."""
+    if settings.clip_names_alone:
+        text = "is another CLIP than 'clip': the proposal net finds the masks, and 'clip' alone names them"
+        yield Finding("proposal_net.clip", f"{text} (ensemble weight 1)", is_missing=False)
+
+
 def _device_findings(settings: Settings, to_make: Iterable[Node]) -> Iterator[Finding]:
     """Say that the device is not here. Of a Dask cluster elsewhere nothing is known, but trainings stay here."""
     if any(node.step.trains or (node.step.computes and not settings.dask.address) for node in to_make):
@@ -168,18 +176,19 @@ def parameter_counts(settings: Settings) -> ParameterCounts:
     """Build both nets without any number in them, and count.
 
     Raises:
-        PipelineError: If an architecture's file cannot be read.
-        ValueError: If an architecture is unknown.
+        PipelineError: If an architecture is unknown, or its file is not here or cannot be read.
+        ValueError: If a backbone is unknown.
     """
+    clip = clip_without_numbers(settings.clip)
+    proposal_dim = clip_without_numbers(settings.proposal_net.clip or settings.clip).embedding_dim
     with torch.device("meta"):
-        model, _ = architecture_of(settings.clip.architecture)
-        clip = build_mask_adapted_clip(model, None, prompt_depth=settings.finetune.prompt_depth)
-        dim = int(clip.clip.visual.output_dim)
-        arguments = settings.proposal_net.architecture.arguments() | {"pretrained": False, "embedding_dim": dim}
-        net = build_proposal_net(**arguments)
+        sizes = {"pretrained": False, "embedding_dim": proposal_dim}
+        net = build_proposal_net(**settings.proposal_net.architecture.arguments() | sizes)
+    of_a_layer = 0 if clip.tower is None else clip.crop.patches * clip.tower.width
     return ParameterCounts(
         proposal_net=sum(each.numel() for each in net.parameters()),
         image_tower=sum(each.numel() for each in clip.clip.visual.parameters()),
-        mask_prompts=0 if clip.mask_prompts is None else clip.mask_prompts.numel(),
-        embedding_dim=dim,
+        mask_prompts=settings.finetune.prompt_depth * of_a_layer,
+        embedding_dim=clip.embedding_dim,
+        proposal_dim=proposal_dim,
     )

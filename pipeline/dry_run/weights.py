@@ -10,15 +10,19 @@ import timm
 import torch
 from huggingface_hub import try_to_load_from_cache
 
-from ovseg_models.pretrained_clip import hub_files
+from ovseg_models.open_clip_models import OWN, files_here, find_model, has_scheme, hub_files
+from ovseg_models.tokenizers import hub_tokenizer, is_package_missing
 from ovseg_models.weights_file import WEIGHTS_SUFFIXES
+from pipeline.clip_loading import architecture_of, weights_of
 from pipeline.drawn_world.small_clip import RANDOM, SHIPPED
+from pipeline.errors import PipelineError
 from pipeline.settings import ClipSettings, Settings
 from pipeline.settings.sections import NONE
 from pipeline.settings.sections import RANDOM as RANDOM_BACKBONE
 from pipeline.settings.sections import SHIPPED as SHIPPED_NET
 
 _TIMM_FILES = ("model.safetensors", "pytorch_model.bin")
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 _OFFLINE = {"1", "ON", "YES", "TRUE"}
 
 
@@ -40,6 +44,8 @@ class Finding:
 def weights_findings(settings: Settings) -> Iterator[Finding]:
     """List the weights that are not here, or not available at all."""
     yield from _clip_findings(settings.clip)
+    if settings.proposal_net.clip is not None:
+        yield from _clip_findings(settings.proposal_net.clip, "proposal_net.clip")
     if not settings.proposal_net.dataset:
         return
     yield from _backbone_findings(settings)
@@ -53,27 +59,71 @@ def clip_is_here(settings: ClipSettings) -> bool:
     return not any(_clip_findings(settings)) or (settings.random_if_unavailable and _offline())
 
 
-def _clip_findings(settings: ClipSettings) -> Iterator[Finding]:
-    """List what is amiss with CLIP's weights."""
+def _clip_findings(settings: ClipSettings, key: str = "clip") -> Iterator[Finding]:
+    """List what is amiss with CLIP's files: its form, its weights, its tokenizer.
+
+    Args:
+        key: Of the section.
+    """
     weights, name = settings.pretrained, settings.architecture
     architecture = Path(name)
-    if architecture.suffix == ".json" and not architecture.is_file():
-        yield _no_file("clip.architecture", name)
+    if has_scheme(name):
+        try:
+            found = files_here(name, weights_of(settings))
+        except PipelineError as error:
+            where, _, text = str(error).partition(": ")
+            yield Finding(where, text, is_missing=True)
+            return
+        expected = 1 if weights == RANDOM else 2  # the configuration, and the weights
+        if name.startswith("hf-hub:") and len(found) < expected:
+            yield _absent(f"{key}.architecture", name)
+            return
+        if weights_of(settings) == OWN and not any(file.suffix in WEIGHTS_SUFFIXES for file in found):
+            text = f"{name} holds no weights, or is not there; put them there, or correct the path"
+            yield Finding(f"{key}.architecture", text, is_missing=True)
+            return
+    elif architecture.suffix == ".json" and not architecture.is_file():
+        yield _no_file(f"{key}.architecture", name)
+    elif name in open_clip.list_models() or architecture.suffix == ".json":
+        yield from _tokenizer_findings(name, key)
+    yield from () if has_scheme(name) else _weights_findings(settings, key)
+
+
+def _tokenizer_findings(name: str, key: str) -> Iterator[Finding]:
+    """List what the tokenizer of an architecture lacks."""
+    model, words = architecture_of(name)
+    if words is not None:
+        return
+    try:
+        hub_name = hub_tokenizer(find_model(model, None).config)
+    except ValueError as error:
+        yield Finding(f"{key}.architecture", str(error), is_missing=True)
+        return
+    if is_package_missing(hub_name):
+        text = f"{name} reads texts by {hub_name!r}, for which the package transformers is not installed; install it"
+        yield Finding(f"{key}.architecture", f"{text} with 'pip install ovseg-pipeline[hf]'", is_missing=True)
+    elif hub_name and not _in_hub_cache(hub_name, _TOKENIZER_FILES):
+        yield _absent(f"{key}.architecture", f"the tokenizer {hub_name!r} of {name}")
+
+
+def _weights_findings(settings: ClipSettings, key: str) -> Iterator[Finding]:
+    """List what is amiss with the weights of a named architecture."""
+    weights, name = settings.pretrained, settings.architecture
     if weights in (RANDOM, SHIPPED) or Path(weights).is_file():
         return
     if Path(weights).suffix in WEIGHTS_SUFFIXES:
-        yield _no_file("clip.pretrained", weights)
+        yield _no_file(f"{key}.pretrained", weights)
         return
     entry = open_clip.get_pretrained_cfg(name, weights)
     if not entry:
         tags = ", ".join(open_clip.list_pretrained_tags_by_model(name)) or "none"
         text = f"{weights!r} is no file and no tag of {name}, whose tags are {tags}; choose one of them"
-        yield Finding("clip.pretrained", text, is_missing=True)
+        yield Finding(f"{key}.pretrained", text, is_missing=True)
         return
     repository, files = hub_files(entry)
     url_file = Path.home() / ".cache" / "clip" / Path(str(entry.get("url", ""))).name
     if not _in_hub_cache(repository, files) and not (not repository and url_file.is_file()):
-        yield _absent("clip.pretrained", f"{weights!r} of {name}", may_be_random=settings.random_if_unavailable)
+        yield _absent(f"{key}.pretrained", f"{weights!r} of {name}", may_be_random=settings.random_if_unavailable)
 
 
 def _backbone_findings(settings: Settings) -> Iterator[Finding]:

@@ -10,7 +10,6 @@ from PIL import Image
 from torch import Tensor
 
 from ovseg_models.encoding import embed_regions, net_pixels, propose
-from ovseg_models.fusion import clip_class_logits
 from ovseg_models.mask_adapted_clip import MaskAdaptedClip
 from ovseg_models.oracle import ground_truth_masks
 from ovseg_models.precision import autocast
@@ -37,6 +36,7 @@ class NetSources:
         max_side_px: Upper limit of its long side [px].
         precision: Arithmetic on CUDA.
         batch_crops: Crops that CLIP takes at a time; None for what the device is fastest with.
+        clip_names_alone: The proposal net was trained with another CLIP, and cannot name what it finds.
     """
 
     proposal_net: Artifact | None
@@ -49,6 +49,7 @@ class NetSources:
     precision: Precision = "fp32"
     batch_crops: int | None = None
     compute: WorkerCompute
+    clip_names_alone: bool = False
 
     def open(self) -> "Nets":
         """Set up this process; each net is loaded when it is first used."""
@@ -61,7 +62,8 @@ class ProposalBranch:
 
     Attributes:
         mask_logits: At stride 4 of the padded net input [query height width].
-        proposal_logits: 100 times the cosine with each class and with no-object, the last column [query column].
+        proposal_logits: 100 times the cosine with each class and with no-object, the last column [query column]; zeros
+            where the net cannot name.
     """
 
     mask_logits: Tensor
@@ -74,7 +76,7 @@ class ClipBranch:
 
     Attributes:
         regions: Queries with a pixel above the mask threshold, or classes of the label map; ascending [region].
-        clip_logits: 100 times the cosine with each class [region class].
+        clip_logits: Of `MaskAdaptedClip.class_logits` [region class].
     """
 
     regions: Tensor
@@ -137,7 +139,10 @@ class Nets:
         # Only the net runs in autocast: logits are 100 times a cosine, of which half precision keeps too few digits.
         with autocast(self.device, self.sources.precision):
             (found,) = propose(self.proposal_net, [self.resized(image)])
-        logits = self.proposal_net.class_logits(found.proposal_embeddings, self.text_embeddings)
+        if self.sources.clip_names_alone:
+            logits = self.text_embeddings.new_zeros(len(found.mask_logits), len(self.text_embeddings) + 1)
+        else:
+            logits = self.proposal_net.class_logits(found.proposal_embeddings, self.text_embeddings)
         return ProposalBranch(found.mask_logits, logits)
 
     @torch.no_grad()
@@ -178,7 +183,7 @@ class Nets:
                 at_once=self.crops_at_once,
             )
         # ``valid`` [region]: regions without a pixel have no crop, and no row in ``embeddings``
-        return ClipBranch(names[valid], clip_class_logits(embeddings, self.text_embeddings))
+        return ClipBranch(names[valid], clip.class_logits(embeddings, self.text_embeddings))
 
     @property
     def crops_at_once(self) -> int:

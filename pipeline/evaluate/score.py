@@ -3,6 +3,7 @@
 Reads ``scenes``, ``proposal_net`` and ``adapted_clip``; writes ``scores``, and for ablations ``branches`` before.
 """
 
+import logging
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
     from pipeline.evaluate.nets import NetSources
     from pipeline.evaluate.prediction import StoredSources
 
+logger = logging.getLogger(__name__)
+
 _OPTIONS = ("short_side_px", "max_side_px", "prompt_templates", "precision")
 _SCORE_BYTES = 12_000
 _PRODUCER_VERSION = 3  # of branches and scores alike: the nets' outputs
@@ -53,12 +56,14 @@ class Score(Step):
         settings: Of stage 4.
         dataset: The data set and its ensemble weight.
         ablate: Score the paper's ablations too, from stored branches.
+        clip_names_alone: The proposal net cannot name what it finds, as it was trained with another CLIP.
     """
 
     settings: EvaluateSettings
     dataset: EvaluatedDatasetSettings
     compute: ComputeSettings
     ablate: bool = False
+    clip_names_alone: bool = False
 
     kind = scores.KIND
     schema_version = scores.SCHEMA_VERSION
@@ -70,9 +75,13 @@ class Score(Step):
     @property
     def variants(self) -> tuple[Variant, ...]:
         """What is predicted how, the main variant first."""
-        if self.ablate:
-            return ablation_variants(self.settings, self.dataset.ensemble_weight)
-        return (main_variant(self.settings, self.dataset.ensemble_weight),)
+        weight = 1.0 if self.clip_names_alone else self.dataset.ensemble_weight
+        if not self.ablate:
+            return (main_variant(self.settings, weight),)
+        found = ablation_variants(self.settings, weight)
+        if self.clip_names_alone:
+            found = tuple(each for each in found if each.ensemble_weight == 1 or each.oracle_threshold is not None)
+        return found
 
     def inputs_among(self, nets: Mapping[str, Source]) -> dict[str, Source]:
         """Return the nets that a variant needs.
@@ -119,7 +128,10 @@ class Score(Step):
         return ScoreJob(
             scenes=labelled_scenes_of(node),
             variants=self.variants,
-            nets=net_sources(node, self.settings, self.compute, class_names_of(node)),
+            nets=replace(
+                net_sources(node, self.settings, self.compute, class_names_of(node)),
+                clip_names_alone=self.clip_names_alone,
+            ),
         )
 
     def make(self, node: Node, execution: Execution) -> StageReport:
@@ -130,6 +142,12 @@ class Score(Step):
         """
         if not node.status().finished:
             self.check(node)
+            if self.clip_names_alone and self.dataset.ensemble_weight != 1:
+                logger.warning(
+                    "%s: the proposal net was trained with another CLIP (proposal_net.clip) than the one that names: "
+                    "it finds the masks, and %s alone names them, with ensemble weight 1 in place of %s",
+                    *(node.label, node.clip.settings.architecture, self.dataset.ensemble_weight),
+                )
             if any(variant.oracle_threshold is None for variant in self.variants):
                 names, templates = class_names_of(node), self.settings.prompt_templates
                 what = f"class names of {self.dataset.dataset}"
@@ -151,7 +169,9 @@ class Score(Step):
             roles = ["scenes", "clip", *([] if of_labels else ["proposal_net"])]
             roles += [view.clip] if view is not None and view.clip != ORIGINAL else []
             sources = {role: node.sources[role] for role in roles}
-            step = StoreBranch(self.settings, self.compute, view, None if of_labels else proposals)
+            step = StoreBranch(
+                self.settings, self.compute, view, None if of_labels else proposals, self.clip_names_alone
+            )
             name = f"{node.name.removesuffix('-ablation')}-{'proposals' if view is None else view.slug}"
             made = Node(step, name, node.runs, sources)
             if not node.status().finished:
@@ -179,12 +199,14 @@ class StoreBranch(Step):
         settings: Of stage 4.
         view: How CLIP sees the regions; None for the proposal net's branch.
         proposals: The proposal net's branch, whose masks CLIP's regions are; None where they are the label map's.
+        clip_names_alone: The proposal net cannot name what it finds.
     """
 
     settings: EvaluateSettings
     compute: ComputeSettings
     view: ClipView | None
     proposals: Node | None
+    clip_names_alone: bool = False
 
     kind = branches.KIND
     schema_version = branches.SCHEMA_VERSION
@@ -195,7 +217,9 @@ class StoreBranch(Step):
     def fingerprint(self, node: Node) -> Mapping[str, Json]:
         """Return the view, and the settings that change the nets' outputs."""
         del node
-        return {**branch_options(self.settings), "view": None if self.view is None else asdict(self.view)}
+        view = None if self.view is None else asdict(self.view)
+        alone: dict[str, Json] = {"clip_names_alone": True} if self.clip_names_alone else {}
+        return {**branch_options(self.settings), "view": view, **alone}
 
     def job(self, node: Node) -> "BranchJob":
         """Return what stores a shard."""
@@ -203,7 +227,10 @@ class StoreBranch(Step):
 
         return BranchJob(
             scenes=labelled_scenes_of(node),
-            nets=net_sources(node, self.settings, self.compute, class_names_of(node)),
+            nets=replace(
+                net_sources(node, self.settings, self.compute, class_names_of(node)),
+                clip_names_alone=self.clip_names_alone,
+            ),
             view=self.view,
             proposals=None if self.proposals is None else self.proposals.artifact,
         )

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 
 from ovseg_models.encoding import embed_crops
-from ovseg_models.fusion import classify, clip_class_logits
+from ovseg_models.fusion import classify
 from ovseg_models.masked_crops import Fill, crops_of_regions, patch_mask
 from ovseg_models.precision import autocast
 from pipeline.errors import PipelineError
@@ -122,7 +122,7 @@ class WeightChoiceJob:
                 embedded = embed_crops(
                     clip, crops.to(nets.device), patches, use_mask_prompts=self.view.mask_prompts, at_once=at_once
                 )
-            clip_logits.append(clip_class_logits(embedded, texts))
+            clip_logits.append(clip.class_logits(embedded, texts))
         return proposal_logits.cpu(), torch.cat(clip_logits).cpu()
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.graph import Node, ParameterCounts, Step
-from pipeline.settings import ComputeSettings, FinetuneSettings, result_settings
+from pipeline.settings import ComputeSettings, FinetuneSettings, SettingsError, result_settings
 from pipeline.shard_runner import Execution, StageReport
 from pipeline.stage_names import StageName
 from storage_schemas.checkpoints import (
@@ -55,6 +55,27 @@ class Finetune(Step):
         """Return the units of the weights that a phase trains, and the report."""
         del node
         return (*units_of_phases(self.settings.phases), REPORT)
+
+    def check(self, node: Node) -> None:
+        """Check that prompts that are to be trained have a place in the image tower.
+
+        Raises:
+            SettingsError: If the tower has no patch tokens.
+            PipelineError: If CLIP's architecture is not available.
+        """
+        if MASK_PROMPTS in self.units(node):
+            from ovseg_models.image_towers import tower_name
+            from pipeline.clip_loading import clip_without_numbers
+
+            clip = clip_without_numbers(node.clip.settings)
+            if clip.tower is None:
+                raise SettingsError(
+                    [
+                        f"finetune.mode: {self.settings.mode!r} trains mask prompts, which have no meaning in "
+                        f"{node.clip.settings.architecture}: its image tower, a {tower_name(clip.clip.visual)}, has no "
+                        "patch tokens; set it to 'ft'"
+                    ]
+                )
 
     def make(self, node: Node, execution: Execution) -> StageReport:
         """Adapt CLIP; see `pipeline.finetune.training.train`."""

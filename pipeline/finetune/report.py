@@ -104,6 +104,11 @@ def _card(training: Training, node: Node, base: LoadedClip, adapted: MaskAdapted
         "clip_parameters": parameters,
         "prompt_parameters": prompts,
         "logit_scale": {"before": base.clip.logit_scale.item(), "after": adapted.logit_scale.item()},
+        **(
+            {"logit_bias": {"before": base.clip.logit_bias.item(), "after": adapted.logit_bias.item()}}
+            if adapted.logit_bias is not None
+            else {}
+        ),
         "towers": towers,
         "before": dict(training.before),
         "phases": phases,
@@ -135,6 +140,8 @@ def _markdown(card: Mapping[str, Any]) -> str:
         lines.append(f"| {name} | | `{digests['before'][:12]}` | {same} |")
     scale = card["logit_scale"]
     lines.append(f"| logit scale | 1 | {scale['before']:.4f} | {scale['after']:.4f} |")
+    if "logit_bias" in card:
+        lines.append(f"| logit bias | 1 | {card['logit_bias']['before']:.4f} | {card['logit_bias']['after']:.4f} |")
     if card["prompt_parameters"]:
         share = card["prompt_parameters"] / card["clip_parameters"]
         lines.append(f"| mask prompts | {card['prompt_parameters']:,} ({share:.2%} of CLIP) | none | trained |")

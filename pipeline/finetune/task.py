@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from ovseg_models.contrastive_loss import contrastive_loss, noun_contrastive_loss
+from ovseg_models.contrastive_loss import contrastive_loss, noun_contrastive_loss, sigmoid_loss
 from ovseg_models.mask_adapted_clip import MaskAdaptedClip, select_trainable
 from ovseg_models.masked_crops import normalised
 from ovseg_models.zero_shot import ZeroShotCounts
@@ -55,7 +55,7 @@ class FinetuneTask:
         samples: What it is trained on.
         noun_embeddings: One L2-normalised row per noun of the samples, on the model's device.
         loss: Whether equal nouns of a batch are negatives of each other.
-        train_logit_scale: Whether the logit scale is trained too.
+        train_logit_scale: Whether the logit scale, and a sigmoid model's bias, are trained too.
         validation: What it is measured on; None for nothing.
         processes: The processes that train together.
     """
@@ -107,19 +107,20 @@ class FinetuneTask:
                 parts = [self._embedded(model, rows(batch, start, start + part_size), step) for start in starts]
             embeddings = torch.cat(parts).requires_grad_()  # [pair dim], a leaf: the loss's graph ends here
             loss = self._loss(embeddings, nouns, step)
-            logit_scale = self.adapted.logit_scale
-            slopes, *scale_slope = torch.autograd.grad(loss, [embeddings, *([logit_scale] * self.train_logit_scale)])
+            of_logits = self._trained_of_logits
+            slopes, *slopes_of_logits = torch.autograd.grad(loss, [embeddings, *of_logits])
             for start in starts:
                 end = start + part_size
                 # Its gradient is the chain rule's: the slope of each embedding times the embedding's own gradient.
                 weighted = (self._embedded(model, rows(batch, start, end), step) * slopes[start:end]).sum()
-                if scale_slope and end >= size(batch):  # once, for all parts share the logit scale
-                    weighted = weighted + logit_scale * scale_slope[0]
+                if end >= size(batch):  # once, for all parts share the logit scale and the bias
+                    for parameter, slope in zip(of_logits, slopes_of_logits, strict=True):
+                        weighted = weighted + (parameter * slope).sum()
                 step.backward(weighted)
         # Every process has the loss of the whole batch; the loop sums over processes, so that each gives its share.
         return {
             "loss": loss.detach() / step.processes.count,
-            "logit_scale": self.adapted.logit_scale.detach() / step.processes.count,
+            "logit_scale": self.adapted.logit_scale.detach().sum() / step.processes.count,
         }
 
     def after_step(self) -> None:
@@ -144,21 +145,32 @@ class FinetuneTask:
             embeddings: Tensor = model(normalised(batch.crops, self.adapted.crop.preprocessing), batch.patch_masks)
         return embeddings
 
+    @property
+    def _trained_of_logits(self) -> list[Tensor]:
+        """The logit scale, and a sigmoid model's bias, if they are trained."""
+        of_logits = (self.adapted.logit_scale, self.adapted.logit_bias)
+        return [parameter for parameter in of_logits if parameter is not None] if self.train_logit_scale else []
+
     def _loss(self, own: Float[Tensor, "pair dim"], nouns: Int[Tensor, "all"], step: StepContext) -> Float[Tensor, ""]:
         """Compute the loss over all processes' pairs, as a function of this process's embeddings alone.
 
-        The gradients that the processes find add up to that of one process: each has the slopes of its own embeddings,
-        and its share of the logit scale's.
+        It is the loss that the model was trained with, softmax or sigmoid. The gradients that the processes find add up
+        to that of one process: each has the slopes of its own embeddings, and its share of the logit scale's and of the
+        bias's.
         """
         processes = step.processes
-        image_embeddings, logit_scale = own, self.adapted.logit_scale
+        image_embeddings, logit_scale, bias = own, self.adapted.logit_scale, self.adapted.logit_bias
         if processes.count > 1:
             first = processes.rank * len(own)
             everyone = step.gather(own)  # [all dim], without gradient
             image_embeddings = torch.cat([everyone[:first], own, everyone[first + len(own) :]])
-            # The value of the scale, and a share of its gradient: the processes' shares are summed.
+            # The values of scale and bias, and a share of their gradients: the processes' shares are summed.
             logit_scale = logit_scale.detach() + (logit_scale - logit_scale.detach()) / processes.count
+            if bias is not None:
+                bias = bias.detach() + (bias - bias.detach()) / processes.count
         texts, scale = self.noun_embeddings[nouns], logit_scale.exp()  # [all dim]
+        if bias is not None:
+            return sigmoid_loss(image_embeddings, texts, scale, bias, nouns if self.loss == "noun-aware" else None)
         if self.loss == "noun-aware":
             return noun_contrastive_loss(image_embeddings, texts, scale, nouns)
         return contrastive_loss(image_embeddings, texts, scale)

@@ -190,18 +190,17 @@ class Embedder:
         Raises:
             PipelineError: If it is to drop tokens and cannot.
         """
-        loaded = load_clip(clip).clip
+        loaded = load_clip(clip)
         try:
-            adapted = MaskAdaptedClip(loaded, prompt_depth=0, blank_patches=settings.blank_patches)
+            adapted = loaded.mask_adapted(blank_patches=settings.blank_patches)
         except ValueError as error:
             raise PipelineError(f"mine.embed: {error}") from error
-        return cls(adapted.eval().to(device), settings, size)
+        return cls(adapted.to(device), settings, size)
 
     @property
     def embedding_dim(self) -> int:
         """Length of the embeddings."""
-        dim: int = self._clip.clip.visual.output_dim
-        return dim
+        return self._clip.embedding_dim
 
     def embeddings(self, scenes: Iterator[SceneAndRegions]) -> Iterator[SceneEmbeddings]:
         """Embed every region of scenes, in their order; what could not be embedded is a row that says why."""

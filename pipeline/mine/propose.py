@@ -85,7 +85,7 @@ class Propose(Step):
 
     def size_bytes(self, counts: ParameterCounts, scenes: int) -> int:
         """Estimate from all queries of all scenes."""
-        return scenes * self.training.architecture.queries * (_PROPOSAL_BYTES + 4 * counts.embedding_dim)
+        return scenes * self.training.architecture.queries * (_PROPOSAL_BYTES + 4 * counts.proposal_dim)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -35,6 +35,7 @@ from pipeline.settings.model import (
     SideLength,
     all_settings,
     check_sides,
+    result_settings,
     section,
     with_inherited,
 )
@@ -248,24 +249,25 @@ class MasksSettings(SettingsModel):
 
 
 class ClipSettings(SettingsModel):
-    """The CLIP that scores proposals, is adapted, and gives the proposal net its text embeddings."""
+    """The CLIP that names regions: it scores proposals, is adapted, and gives the proposal net its text embeddings."""
 
     architecture: str = Field(
         default="ViT-B-16",
         min_length=1,
-        description="Name of an open_clip architecture, path of an open_clip model JSON, or 'drawn-world-small', the "
-        "small CLIP that this project ships.",
+        description="Name of an open_clip architecture, 'hf-hub:ORG/NAME', 'local-dir:PATH' (a folder that open_clip "
+        "wrote), path of an open_clip model JSON, or 'drawn-world-small', the small CLIP that this project ships.",
     )
     pretrained: str = Field(
         default="openai",
         min_length=1,
         description="Weights: an open_clip tag, the path of a weight file, 'shipped' (of 'drawn-world-small'), or "
-        "'random'. The digest covers the weights themselves, not this name alone.",
+        "'random'; to be left out for 'hf-hub:' and 'local-dir:', which hold their own. The digest covers the weights "
+        "themselves, not this name alone.",
     )
     quick_gelu: Literal["auto", "on", "off"] = Field(
         default="auto",
         description="Whether the activation is x * sigmoid(1.702 x), as OpenAI's weights expect; 'auto' = as the "
-        "weights say, else as the architecture says.",
+        "weights say, else as the architecture says. Of no matter to towers of timm.",
     )
     seed: int = Field(default=0, ge=0, description="Seed of random weights.")
     random_if_unavailable: bool = Field(
@@ -482,6 +484,13 @@ class ProposalNetSettings(SettingsModel):
         "file, 'shipped' (the small net of the drawn world, as demo.toml has it), or 'none'. The digest covers the "
         "file's bytes, not its path.",
     )
+    clip: ClipSettings | None = Field(
+        default=None,
+        description="The CLIP whose texts the net learns, if that is another one than [clip]; none = [clip]. With "
+        "another one the net finds masks, and [clip] alone names them (ensemble weight 1): so the CLIP that names can "
+        "be exchanged, and neither this stage nor the proposals are made again.",
+        json_schema_extra=CHANGES_NO_RESULT,  # its digest does
+    )
     training: ProposalTrainingSettings = section(ProposalTrainingSettings)
 
     _sides_fit = model_validator(mode="after")(check_sides)
@@ -697,12 +706,14 @@ class FinetuneSettings(SettingsModel):
         json_schema_extra=LATER_SETTING,
     )
     train_logit_scale: bool = Field(
-        default=True, description="Train the logit scale too, up to ln 100, as the reference does in FT and MPT."
+        default=True,
+        description="Train the logit scale too, up to ln 100, as the reference does in FT and MPT; of a sigmoid model "
+        "scale and bias, without limit.",
     )
     loss: Literal["contrastive", "noun-aware"] = Field(
         default="contrastive",
-        description="'contrastive' = CLIP's own, where equal nouns in a batch are negatives of each other; "
-        "'noun-aware' = equal nouns are positives.",
+        description="'contrastive' = the model's own (CLIP's softmax, or SigLIP's sigmoid with its bias), where equal "
+        "nouns in a batch are negatives of each other; 'noun-aware' = equal nouns are positives.",
     )
     prompt_templates: PromptTemplates = Field(
         default="bare", description="Sentences around nouns; 'bare' is the noun itself."
@@ -961,6 +972,21 @@ class Settings(SettingsModel):
             known = ", ".join(info.data["datasets"]) or "none"
             raise ValueError(f"{odd[0]!r} is no name under 'datasets'; there are {known}")
         return masks
+
+    @property
+    def clip_names_alone(self) -> bool:
+        """Whether the proposal net was trained with another CLIP than the one that names, and can name nothing."""
+        other = self.proposal_net.clip
+        return other is not None and result_settings(other) != result_settings(self.clip)
+
+    @model_validator(mode="after")
+    def _branches_to_weigh(self) -> Self:
+        if self.clip_names_alone and self.evaluate.sweep.validation_dataset:
+            raise ValueError(
+                "evaluate.sweep.validation_dataset should be empty where proposal_net.clip differs from clip: there is "
+                "one branch, and no weight to choose"
+            )
+        return self
 
     @model_validator(mode="before")
     @classmethod

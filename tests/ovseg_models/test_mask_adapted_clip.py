@@ -258,12 +258,10 @@ def test_prompts_of_the_published_models(name, shape, numbers, crop_px, patch_px
 @pytest.mark.parametrize(
     ("vision_cfg", "message"),
     [
-        ({"attentional_pool": True}, "an attentional pooler"),
         ({"output_tokens": True}, r"tokens beside the embedding \(output_tokens\)"),
         ({"pool_type": "none"}, r"no pooling \(pool_type 'none'\)"),
-        ({"patch_dropout": 0.5}, "patch dropout"),
         ({"image_size": (16, 32)}, r"an oblong image, \(16, 32\) px"),
-        ({"patch_size": (4, 8), "attentional_pool": True}, r"an attentional pooler, oblong patches, \(4, 8\) px"),
+        ({"patch_size": (4, 8), "pool_type": "none"}, r"no pooling \(pool_type 'none'\), oblong patches, \(4, 8\) px"),
     ],
 )
 def test_towers_that_do_not_go_with_prompts_are_refused(tiny_clip_config, vision_cfg, message):
@@ -279,12 +277,16 @@ def test_a_tower_with_tokens_first_is_refused(tiny_clip_config):
         MaskAdaptedClip(clip)
 
 
-def test_a_resnet_is_refused(tiny_clip_config):
+def test_prompts_in_a_resnet_are_refused(tiny_clip_config):
     tiny_clip_config["vision_cfg"] = {"image_size": 32, "layers": (1, 1, 1, 1), "width": 8}
-    with pytest.raises(
-        TypeError, match=r"the image tower is ModifiedResNet, open_clip's VisionTransformer is expected"
-    ):
-        MaskAdaptedClip(open_clip.CLIP(**tiny_clip_config))
+    clip = open_clip.CLIP(**tiny_clip_config)
+    with pytest.raises(ValueError, match=r"prompt_depth is 3, .*ModifiedResNet.* no patch tokens.*in mode 'ft'"):
+        MaskAdaptedClip(clip)
+    with pytest.raises(ValueError, match=r"blank_patches is 'dropped', .*ModifiedResNet.* no patch tokens"):
+        MaskAdaptedClip(clip, prompt_depth=0, blank_patches="dropped")
+    clip.visual = torch.nn.Identity()
+    with pytest.raises(TypeError, match=r"the image tower is Identity, one of open_clip's .* is expected"):
+        MaskAdaptedClip(clip, prompt_depth=0)
 
 
 @pytest.mark.parametrize("depth", [-1, 5])

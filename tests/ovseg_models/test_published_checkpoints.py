@@ -187,10 +187,16 @@ def test_parts_are_combined_with_a_base(tmp_path):
         combine_parts(whole_model(), base)
 
 
-def test_parts_of_different_spaces_are_refused(tmp_path):
+def test_of_parts_of_different_spaces_clip_alone_names(tmp_path, caplog):
     own = read_published_checkpoint(saved(maskformer_file(), tmp_path / "maskformer.pt"))
-    with pytest.raises(ValueError, match="embeddings have 512 dimensions and CLIP's 24"):
-        write_segmenter_folder(tmp_path / "combined", combine_parts(own, whole_model()))
+    assert own.proposal_net.no_object_embedding.shape[1] == 512
+    write_segmenter_folder(tmp_path / "combined", combine_parts(own, whole_model()))  # whose CLIP has 24
+    small = {"short_side_px": 64, "max_side_px": 64}
+    segmenter = Segmenter.load(tmp_path / "combined", ensemble_weight=0.7, **small)
+    assert not segmenter.same_space
+    assert segmenter.settings.ensemble_weight == 1
+    assert "trained with another CLIP" in caplog.text
+    assert segmenter.segment(picture(), ["cat", "dog"]).label_map.max() <= 1
 
 
 def test_every_key_that_does_not_fit_is_listed(tmp_path):

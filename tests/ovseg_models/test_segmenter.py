@@ -10,9 +10,10 @@ from PIL import Image
 from torch.nn import functional
 
 from ovseg_models.encoding import Regions
+from ovseg_models.proposal_presets import build_proposal_net
 from ovseg_models.segmenter import Segmenter
 from ovseg_models.word_tokenizer import WordTokenizer
-from tests.tiny_segmenter import CLASS_NAMES, picture, tiny_segmenter
+from tests.tiny_segmenter import CLASS_NAMES, PROPOSAL_NET, picture, tiny_segmenter
 
 CLIP_MEAN = 255 * torch.tensor([0.48145466, 0.4578275, 0.40821073])[:, None, None]
 CLIP_STD = 255 * torch.tensor([0.26862954, 0.26130258, 0.27577711])[:, None, None]
@@ -365,11 +366,29 @@ def test_one_string_of_names_no_name_and_one_name_twice_are_refused():
             method(picture(), ["cat", "cat "])
 
 
-def test_nets_of_different_spaces_are_refused():
-    segmenter = tiny_segmenter()
-    segmenter.proposal_net.no_object_embedding = torch.nn.Parameter(torch.zeros(1, 12))
-    with pytest.raises(ValueError, match="embeddings have 12 dimensions and CLIP's 16"):
-        Segmenter(segmenter.proposal_net, segmenter.clip)
+@pytest.mark.parametrize("length", ["equal", "other"])
+def test_a_net_of_another_space_proposes_and_clip_alone_names(length, tmp_path, caplog):
+    own = tiny_segmenter(ensemble_weight=1.0)
+    parts = {"clip": own.clip, "tokenizer": own.tokenizer}
+    net = own.proposal_net
+    if length == "other":
+        net = build_proposal_net(**{**PROPOSAL_NET, "embedding_dim": 12}).eval()
+        kept = {name: tensor for name, tensor in own.proposal_net.state_dict().items() if "embedding" not in name}
+        net.load_state_dict(kept, strict=False)
+    settings = replace(own.settings, ensemble_weight=0.7)
+    foreign = Segmenter(net, **parts, settings=settings, same_space=False)
+    assert "trained with another CLIP" in caplog.text
+    assert "1 in place of 0.7" in caplog.text
+    foreign.save(tmp_path / "foreign")
+    for segmenter in (foreign, Segmenter.load(tmp_path / "foreign", ensemble_weight=0.3)):
+        assert not segmenter.same_space
+        assert segmenter.settings.ensemble_weight == 1
+        found, expected = (each.segment(picture(), CLASS_NAMES, return_scores=True) for each in (segmenter, own))
+        assert torch.equal(found.scores, expected.scores)  # the masks are the same, and so is CLIP
+        assert torch.equal(found.proposal_probs, torch.full_like(found.proposal_probs, 1 / len(CLASS_NAMES)))
+        branches = segmenter.branches(picture(), CLASS_NAMES)
+        assert branches.proposal_logits.shape == (9, len(CLASS_NAMES) + 1)
+        assert not branches.proposal_logits.any()
 
 
 def test_the_api_refuses_a_name_without_a_known_word_everywhere():

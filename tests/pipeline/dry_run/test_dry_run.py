@@ -194,7 +194,7 @@ def test_sizes_of_the_papers_smaller_model_follow_from_its_parameters():
 
 def test_pairs_grow_with_the_captions(tmp_path):
     one, five = (settings_of(tmp_path, f"mine.source='proposals-{count}'") for count in ("1-caption", "5-captions"))
-    nets = ParameterCounts(proposal_net=1, image_tower=1, embedding_dim=1, mask_prompts=0)
+    nets = ParameterCounts(proposal_net=1, image_tower=1, embedding_dim=1, proposal_dim=1, mask_prompts=0)
     assert size_bytes(five, "pairs", nets, 100) == 5 * size_bytes(one, "pairs", nets, 100)
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from open_clip.loss import SigLipLoss
 from torch import Tensor
 
 from ovseg_models.contrastive_loss import contrastive_loss, noun_contrastive_loss
@@ -22,6 +23,7 @@ from pipeline.training.loop import StepContext
 from pipeline.training.processes import Processes
 from storage_schemas.artifact import Artifact
 from storage_schemas.pair_collection import PairCollection
+from tests import tiny_clips
 from tests.pipeline.finetune.made_pairs import made_pairs
 from tests.tiny_clip import tiny_loaded_clip
 
@@ -35,11 +37,18 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
 
 
 def task_of(
-    pairs: Artifact, mode: str, *, phase: int = -1, loss: str = "contrastive", train_logit_scale: bool = True
+    pairs: Artifact,
+    mode: str,
+    *,
+    phase: int = -1,
+    loss: str = "contrastive",
+    train_logit_scale: bool = True,
+    family: str = "",
 ) -> FinetuneTask:
     settings = FinetuneSettings(mode=mode)
-    base = tiny_loaded_clip()
-    adapted = new_mask_adapted_clip(base, prompt_depth=3, prompt_seed=0).train()
+    base = tiny_clips.loaded(family) if family else tiny_loaded_clip()
+    depth = 0 if family in tiny_clips.WITHOUT_TOKENS else 3
+    adapted = new_mask_adapted_clip(base, prompt_depth=depth, prompt_seed=0).train()
     collection = PairCollection(pairs)
     with torch.no_grad():
         texts = adapted.encode_text(base.tokenize(collection.nouns))
@@ -95,6 +104,37 @@ def test_a_batch_in_parts_stays_one_contrastive_batch(pairs: Artifact, mode: str
     assert cut.keys() == whole.keys()
     for name, gradient in whole.items():
         torch.testing.assert_close(cut[name], gradient, rtol=1e-4, atol=1e-6, msg=name)
+
+
+@pytest.mark.parametrize("loss", ["contrastive", "noun-aware"])
+def test_a_sigmoid_model_is_trained_by_its_own_loss(pairs: Artifact, loss: str) -> None:
+    task = task_of(pairs, "mpt", loss=loss, family="SigLIP2")
+    batch = batch_of(task)
+    crops = normalised(batch.crops, task.adapted.crop.preprocessing)
+    images, texts = task.adapted.encode_image(crops, batch.patch_masks), task.noun_embeddings[batch.nouns]
+    scale, bias = task.adapted.logit_scale.exp(), task.adapted.logit_bias
+    assert bias is not None
+    if loss == "contrastive":
+        expected = SigLipLoss()(images, texts, scale, bias)
+    else:
+        signs = 2.0 * (batch.nouns[:, None] == batch.nouns) - 1
+        expected = -torch.nn.functional.logsigmoid(signs * (scale * images @ texts.T + bias)).sum() / BATCH
+    found, named = gradients(task)
+    assert found == pytest.approx(expected.item(), rel=1e-5)
+    assert {"mask_prompts", "clip.logit_scale", "clip.logit_bias"} == named.keys()
+
+
+@pytest.mark.parametrize("mode", ["ft", "mpt"])
+@pytest.mark.parametrize("family", ["SigLIP2", "ResNet"])
+def test_a_batch_of_any_model_in_parts_stays_one_batch(pairs: Artifact, mode: str, family: str) -> None:
+    if family == "ResNet" and mode == "mpt":
+        pytest.skip("a ResNet has no prompts")
+    loss, whole = gradients(task_of(pairs, mode, family=family))
+    cut_loss, cut = gradients(task_of(pairs, mode, family=family), 5)
+    assert cut_loss == pytest.approx(loss, rel=1e-6)
+    assert cut.keys() == whole.keys()
+    for name, gradient in whole.items():
+        torch.testing.assert_close(cut[name], gradient, rtol=1e-3, atol=1e-5, msg=name)
 
 
 def test_a_logit_scale_that_is_not_trained_gets_no_gradient(pairs: Artifact) -> None:
