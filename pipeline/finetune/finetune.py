@@ -69,13 +69,12 @@ class Finetune(Step):
 
             clip = clip_without_numbers(node.clip.settings)
             if clip.tower is None:
-                raise SettingsError(
-                    [
-                        f"finetune.mode: {self.settings.mode!r} trains mask prompts, which have no meaning in "
-                        f"{node.clip.settings.architecture}: its image tower, a {tower_name(clip.clip.visual)}, has no "
-                        "patch tokens; set it to 'ft'"
-                    ]
+                tower, named = tower_name(clip.clip.visual), node.clip.settings.architecture
+                message = (
+                    f"finetune.mode: {self.settings.mode!r} trains mask prompts, which have no meaning in {named}: its "
+                    f"image tower, a {tower}, has no patch tokens; set it to 'ft'"
                 )
+                raise SettingsError([message])
 
     def make(self, node: Node, execution: Execution) -> StageReport:
         """Adapt CLIP; see `pipeline.finetune.training.train`."""
