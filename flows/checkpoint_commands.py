@@ -54,7 +54,7 @@ def import_checkpoint(
             norm_groups=norm_groups,
             head_width=head_width,
             quick_gelu=activation == "quick-gelu",
-            embedding_dim=None if clip is None else clip.clip.visual.output_dim,
+            embedding_dim=None if clip is None else clip.embedding_dim,
         )
         if base_parts is not None:
             parts = combine_parts(parts, base_parts)

@@ -185,7 +185,7 @@ def stage_3(settings: Settings, mode: str, pairs: int, *, checkpointing: bool) -
         empty = adapted.logit_scale.detach().new_empty
         crops = empty(pairs, 3, adapted.crop_px, adapted.crop_px, dtype=torch.uint8)
         patches = empty(pairs, (adapted.crop_px // adapted.patch_px) ** 2, dtype=torch.bool)
-        nouns = empty(pairs, adapted.clip.visual.output_dim)
+        nouns = empty(pairs, adapted.embedding_dim)
         with half_precision(enabled=settings.finetune.precision in {"fp16", "bf16"}):
             embeddings = side(normalised(crops), patches)
         return contrastive_loss(embeddings, nouns, adapted.logit_scale.exp())

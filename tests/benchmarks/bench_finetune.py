@@ -97,7 +97,7 @@ def task_of(adapted: MaskAdaptedClip, samples: PairSamples) -> TimedTask:
         adapted=adapted,
         phase=only,
         samples=samples,
-        noun_embeddings=functional.normalize(torch.randn(PAIRS, adapted.clip.visual.output_dim), dim=-1),
+        noun_embeddings=functional.normalize(torch.randn(PAIRS, adapted.embedding_dim), dim=-1),
         loss="contrastive",
         train_logit_scale=True,
         validation=None,

@@ -71,7 +71,7 @@ def finetune_task(settings, device):
     base = load_clip(settings.clip)
     (phase, *_) = phases_of(settings.finetune)
     adapted = new_mask_adapted_clip(base, prompt_depth=0, prompt_seed=0).to(device).train()
-    nouns = torch.nn.functional.normalize(torch.randn(100, adapted.clip.visual.output_dim), dim=1)
+    nouns = torch.nn.functional.normalize(torch.randn(100, adapted.embedding_dim), dim=1)
     return FinetuneTask(
         adapted=adapted,
         phase=phase,
