@@ -1,4 +1,6 @@
-"""Data cards: reports on a finished artifact, in its directory ``card/``.
+"""Data cards: reports on a finished artifact, in its directory ``card/``, with their ``README.md`` at its root.
+
+There the Hub and ``datasets.load_dataset`` look for it, and people do.
 
 A card is made from the artifact's rows and belongs to its manifest, of which it is no part: a better layout
 tomorrow must not change the digest on which later stages depend, and readers of units need not know of it.
@@ -8,12 +10,13 @@ tomorrow must not change the digest on which later stages depend, and readers of
 import hashlib
 import json
 from collections.abc import Mapping
+from pathlib import Path
 
 from storage_schemas.artifact import Artifact
 from storage_schemas.commit import make_directories, remove_temporaries, write_file
 from storage_schemas.digests import SEAL, Json, sealed_json, sha256_of_file
 from storage_schemas.manifest import Manifest
-from storage_schemas.status import CARD_DIRECTORY
+from storage_schemas.status import CARD_DIRECTORY, README_FILE
 
 FACTS_FILE = "card.json"
 
@@ -43,7 +46,9 @@ def write_card(artifact: Artifact, *, maker: str, facts: Mapping[str, Json], fil
         make_directories(directory, artifact.disk)
         remove_temporaries(directory, artifact.disk)
         for name, data in files.items():
-            write_file(directory / name, data, artifact.disk)
+            write_file(_path(artifact, name), data, artifact.disk)
+        if README_FILE in files:
+            (directory / README_FILE).unlink(missing_ok=True)  # where cards of before had it
         write_file(directory / FACTS_FILE, sealed_json(stated), artifact.disk)
 
 
@@ -57,10 +62,12 @@ def card_faults(artifact: Artifact) -> tuple[str, ...]:
         stated = json.loads(data)
         if sealed_json({key: value for key, value in stated.items() if key != SEAL}) != data:
             return (f"{CARD_DIRECTORY}/{FACTS_FILE} is damaged",)
-        names = [name for name, sha256 in stated["files"].items() if sha256_of_file(directory / name) != sha256]
+        names = [name for name, sha256 in stated["files"].items() if sha256_of_file(_path(artifact, name)) != sha256]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         return (f"{CARD_DIRECTORY} cannot be read: {error}",)
-    return tuple(f"{CARD_DIRECTORY}/{name} is not what its card states" for name in names)
+    return tuple(
+        f"{_path(artifact, name).relative_to(artifact.directory)} is not what its card states" for name in names
+    )
 
 
 def has_current_card(artifact: Artifact, *, maker: str, manifest: Manifest | None = None) -> bool:
@@ -80,6 +87,11 @@ def has_current_card(artifact: Artifact, *, maker: str, manifest: Manifest | Non
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return False
     return same and not card_faults(artifact)
+
+
+def _path(artifact: Artifact, name: str) -> Path:
+    """Return where a file of a card lies."""
+    return artifact.directory / (name if name == README_FILE else f"{CARD_DIRECTORY}/{name}")
 
 
 def card_facts(artifact: Artifact) -> Mapping[str, Json]:

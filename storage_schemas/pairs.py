@@ -67,10 +67,14 @@ SCHEMA = TableSchema(
     ),
 )
 
-_ORIGIN = (
-    *("key", "image_id", "noun", "noun_text", "noun_start", "noun_end", "caption_id", "caption", "region"),
-    *("score", "margin", "rank", "height_px", "width_px", "area_px", "box_xyxy"),
+ORIGIN: tuple[pa.Field, ...] = tuple(
+    SCHEMA.columns.field(name)
+    for name in (
+        *("key", "image_id", "noun", "noun_text", "noun_start", "noun_end", "caption_id", "caption", "region"),
+        *("score", "margin", "rank", "height_px", "width_px", "area_px", "box_xyxy"),
+    )
 )
+"""Columns that ``PAIR.json`` holds as well."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,7 +156,7 @@ class PairShardWriter:
         row["crop"], row["crop_mask"] = None, None
         if pair.status == OK:
             row["crop"] = self._unit.add_member(pair.pair, pair.crop_suffix, pair.crop)
-            origin = json.dumps({name: getattr(pair, name) for name in _ORIGIN}, ensure_ascii=False)
+            origin = json.dumps({field.name: getattr(pair, field.name) for field in ORIGIN}, ensure_ascii=False)
             self._unit.add_member(pair.pair, "json", origin.encode())
             row["crop_mask"] = self._unit.add_member(pair.pair, "mask.png", pair.crop_mask_png)
             self._unit.add_member(pair.pair, "txt", pair.noun.encode())

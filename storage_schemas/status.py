@@ -13,7 +13,8 @@ from storage_schemas.verification import VerifiedFiles
 
 LOCAL_DIRECTORY = "_local"
 CARD_DIRECTORY = "card"
-"""Reports on a finished artifact; see `storage_schemas.cards`."""
+README_FILE = "README.md"
+"""Reports on a finished artifact, and the one that tools look for at its root; see `storage_schemas.cards`."""
 
 
 class UnitState(enum.StrEnum):
@@ -131,7 +132,9 @@ def _foreign_files(directory: Path, statuses: tuple[UnitStatus, ...]) -> tuple[s
     """Return the names of files that are neither the artifact's own nor about to be written over."""
     units = {status.unit for status in statuses}
     unfinished = {status.unit for status in statuses if status.sidecar is None}
-    known = {ARTIFACT_FILE, MANIFEST_FILE, LOCAL_DIRECTORY, CARD_DIRECTORY} | {f"{unit}.json" for unit in units}
+    known = {ARTIFACT_FILE, MANIFEST_FILE, LOCAL_DIRECTORY, CARD_DIRECTORY, README_FILE} | {
+        f"{unit}.json" for unit in units
+    }
     for status in statuses:
         if status.sidecar is not None:
             known.update(record.name for record in status.sidecar.files)

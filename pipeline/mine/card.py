@@ -1,6 +1,7 @@
 """The data card of pairs: what there is, how often, how good, shown on a sheet; made from the pairs alone."""
 
 import json
+import math
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -17,9 +18,10 @@ from storage_schemas.artifact import Artifact
 from storage_schemas.cards import has_current_card, write_card
 from storage_schemas.columns import OK
 from storage_schemas.digests import Json
-from storage_schemas.pairs import read_index
+from storage_schemas.pairs import ORIGIN, read_index
+from storage_schemas.status import README_FILE
 
-MAKER = "ovseg pairs card 3"
+MAKER = "ovseg pairs card 4"
 """Raise the number when text or layout of the card change."""
 
 _COLUMNS = ("key", "status", "noun", "caption_id", "score", "margin", "area_px", "height_px", "width_px")
@@ -28,6 +30,14 @@ Masked regions with the nouns that name them, mined as in OVSeg (Liang et al., C
 them: docs/using_pairs.md of the project. Nobody has checked the pairs by hand."""
 _NOUNS_LISTED = 30
 _BINS = 20
+_SIZE_CATEGORIES = (
+    (1_000, "n<1K"),
+    (10_000, "1K<n<10K"),
+    (100_000, "10K<n<100K"),
+    (1_000_000, "100K<n<1M"),
+    (math.inf, "1M<n<10M"),
+)
+"""The Hub's words for how many pairs there are, each with the number that it ends below."""
 _QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 _BAR_CHARACTERS = 40
 
@@ -101,7 +111,8 @@ def make_card(artifact: Artifact) -> bool:
     if has_current_card(artifact, maker=MAKER):
         return False
     facts = pair_facts(artifact)
-    files = {"README.md": markdown(artifact, facts).encode(), "contact_sheet.png": contact_sheet(artifact)}
+    readme = f"---\n{hub_metadata(artifact, facts)}\n---\n\n{markdown(artifact, facts)}"
+    files = {README_FILE: readme.encode(), "contact_sheet.png": contact_sheet(artifact)}
     write_card(artifact, maker=MAKER, facts=facts.to_json(), files=files)
     return True
 
@@ -132,6 +143,48 @@ def pair_facts(artifact: Artifact) -> PairFacts:
     )
 
 
+def hub_metadata(artifact: Artifact, facts: PairFacts) -> str:
+    """Return what the Hub and ``datasets.load_dataset`` read at the head of ``README.md``, as YAML.
+
+    Files are named, since ``load_dataset`` would else take the many JSON files for the data. Types are declared, since
+    it would else take those of the first five pairs, of which a field that may be missing can be missing in all.
+    """
+    from huggingface_hub import DatasetCardData  # half a second
+
+    (suffix,) = _crop_suffixes(artifact) or {"png"}
+    members = [("__key__", "string"), (suffix, "image"), ("mask.png", "image"), ("txt", "string")]
+    licence = str(artifact.description.attributes.get("licence", ""))
+    size = next(name for most, name in _SIZE_CATEGORIES if facts.pairs < most)
+    metadata = DatasetCardData(
+        pretty_name=f"Pairs of masked regions and nouns: {artifact.identity.name}",
+        license="apache-2.0" if licence.endswith("Apache-2.0") else "other",
+        task_categories=["image-segmentation", "zero-shot-image-classification"],
+        size_categories=[size],
+        tags=["open-vocabulary-segmentation", "region-text-pairs", "webdataset"],
+        configs=[{"config_name": "default", "data_files": [{"split": "train", "path": "shard-*.tar"}]}],
+        dataset_info={
+            "features": [
+                *({"name": name, "dtype": kind} for name, kind in members),
+                {"name": "json", "struct": [_feature(field) for field in ORIGIN]},
+            ]
+        },
+    )
+    return metadata.to_yaml()
+
+
+def _crop_suffixes(artifact: Artifact) -> set[str]:
+    """Return the suffixes of stored crops: one, by the setting that made them."""
+    columns = (read_index(artifact, unit, columns=("crop_suffix",)) for unit in artifact.description.units)
+    return {suffix for table in columns for suffix in pc.unique(table["crop_suffix"]).to_pylist() if suffix}
+
+
+def _feature(field: pa.Field) -> dict[str, str]:
+    """Describe a field of the JSON members as ``datasets`` does."""
+    of_list = pa.types.is_list(field.type) or pa.types.is_fixed_size_list(field.type)
+    kind = str(field.type.value_type if of_list else field.type)
+    return {"name": field.name, "list" if of_list else "dtype": "float32" if kind == "float" else kind}
+
+
 def markdown(artifact: Artifact, facts: PairFacts) -> str:
     """Write the card as Markdown."""
     attributes = artifact.description.attributes
@@ -139,7 +192,7 @@ def markdown(artifact: Artifact, facts: PairFacts) -> str:
     parts = [
         f"# Pairs: {artifact.identity.name}",
         _INTRODUCTION,
-        "![pairs, drawn by lot, the nearest first](contact_sheet.png)",
+        "![pairs, drawn by lot, the nearest first](card/contact_sheet.png)",
         "Each is shown as it is stored and as CLIP sees it; below, its noun, its share of the picture, and its score.",
         _table(
             ("", ""),

@@ -1,6 +1,7 @@
 """Each snippet of docs/using_pairs.md reads pairs that were just mined; open_clip's own script trains on them."""
 
 import json
+import os
 import subprocess
 import sys
 import tarfile
@@ -14,6 +15,7 @@ from pipeline.stages import run
 from tests.docs.pages import ROOT, blocks_of, words_of
 from tests.pipeline.mine.mining_world import mining_settings, pair_rows
 
+pytest.importorskip("datasets", reason="the environment is older than pyproject.toml; run make install")
 duckdb = pytest.importorskip("duckdb", reason="the environment is older than pyproject.toml; run make install")
 pandas = pytest.importorskip("pandas", reason="the environment is older than pyproject.toml; run make install")
 
@@ -40,7 +42,8 @@ def reader(tmp_path_factory):
 def run_python(folder, program: str, *arguments: str) -> str:
     """Run Python in the reader's directory, in a process of its own: webdataset leaves files open."""
     command = [sys.executable, "-c", program, *arguments]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=240, check=False)
+    alone = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(folder / "cache")}
+    done = subprocess.run(command, cwd=folder, env=alone, capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
 

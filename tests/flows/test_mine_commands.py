@@ -47,10 +47,10 @@ def test_mine_tells_where_the_pairs_are_and_filter_makes_fewer(mined, tmp_path, 
 def test_a_card_that_is_gone_is_made_again(mined, capsys):
     assert mine(mined) == 0
     directory = Path(capsys.readouterr().out.strip())
-    (directory / "card" / "README.md").unlink()
+    (directory / "README.md").unlink()
     assert main(["pairs", "card", str(directory)]) == 0
     assert Path(capsys.readouterr().out.strip()) == directory / "card"
-    assert (directory / "card" / "README.md").is_file()
+    assert (directory / "README.md").is_file()
 
 
 @pytest.mark.parametrize(

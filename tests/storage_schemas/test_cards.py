@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from storage_schemas.artifact import Artifact
-from storage_schemas.cards import card_facts, has_current_card, write_card
+from storage_schemas.cards import card_facts, card_faults, has_current_card, write_card
 from storage_schemas.errors import ArtifactError
 from storage_schemas.manifest import Description, Identity
 
@@ -43,11 +43,23 @@ def test_another_maker_makes_another_card(finished):
 @pytest.mark.parametrize("name", ["card.json", "README.md", "sheet.png"])
 def test_a_damaged_card_is_not_current(finished, damage, name):
     write_card(finished, maker="card 1", facts=FACTS, files=FILES)
-    (finished.directory / "card" / name).write_bytes(damage)
+    path = finished.directory / (name if name == "README.md" else f"card/{name}")
+    path.write_bytes(damage)
     assert not has_current_card(finished, maker="card 1")
     write_card(finished, maker="card 1", facts=FACTS, files=FILES)
-    (finished.directory / "card" / name).unlink()
+    path.unlink()
     assert not has_current_card(finished, maker="card 1")
+
+
+def test_the_readme_lies_at_the_root_and_no_older_one_beside_the_card(finished):
+    (finished.directory / "card").mkdir()
+    (finished.directory / "card" / "README.md").write_bytes(b"as cards of before had it")
+    write_card(finished, maker="card 1", facts=FACTS, files=FILES)
+    assert (finished.directory / "README.md").read_bytes() == FILES["README.md"]
+    assert sorted(path.name for path in (finished.directory / "card").iterdir()) == ["card.json", "sheet.png"]
+    assert card_faults(finished) == ()
+    (finished.directory / "README.md").write_bytes(b"")
+    assert card_faults(finished) == ("README.md is not what its card states",)
 
 
 def test_what_is_not_finished_gets_no_card(finished):

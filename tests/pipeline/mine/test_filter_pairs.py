@@ -92,7 +92,7 @@ def test_a_subset_has_the_very_rows_and_pictures(drawn_pairs, tmp_path):
                 pictures.setdefault(name, of_pair)
                 assert pictures[name] == of_pair
     assert (tmp_path / "subset" / "card" / "contact_sheet.png").is_file()
-    assert '"max_per_noun": 1' in (tmp_path / "subset" / "card" / "README.md").read_text()
+    assert '"max_per_noun": 1' in (tmp_path / "subset" / "README.md").read_text()
 
 
 def test_the_same_subset_twice_is_no_work_and_elsewhere_the_same_bytes(drawn_pairs, tmp_path):
