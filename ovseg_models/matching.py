@@ -109,23 +109,25 @@ def matching_costs(
 ) -> Float[Tensor, "batch query slot"]:
     """Compute what it costs to let each query answer for each target of its image.
 
-    The sum of the negative class probability, the focal loss per pixel and the dice loss; pixels that don't count in
-    the losses don't count here. Slots past an image's
-    count hold costs without meaning.
+    The weighted sum of the negative class probability, the focal loss per pixel and the dice loss. Pixels that don't
+    count in the losses don't count here. Slots past an image's count hold costs without meaning.
     """
-    logits = mask_logits.flatten(2)
-    masks = targets.mask_slots.flatten(2).transpose(1, 2)  # [batch pixel slot]
+    logits = mask_logits.flatten(2)  # [batch query pixel]
+    masks = targets.mask_slots.flatten(2).transpose(1, 2)  # [batch pixel slot], 0 or 1
     probs = logits.sigmoid()
+    # What a pixel costs if it is inside the target, and if it is outside. -log p is softplus - logit, and -log(1 - p)
+    # is softplus: finite for any logit.
     softplus = F.softplus(logits)
     outside = (1 - FOCAL_ALPHA) * probs.square() * softplus
     if targets.counted_small is not None:
         counted = targets.counted_small.flatten(1)[:, None]
         outside, probs = outside * counted, probs * counted
-    inside = FOCAL_ALPHA * (1 - probs).square() * (softplus - logits)
-    # sum(inside * t + outside * (1 - t)) with one product instead of two
+    inside = FOCAL_ALPHA * (1 - probs).square() * (softplus - logits)  # not times counted: no such pixel is in a target
+    # The sum over pixels of inside * t + outside * (1 - t), for all pairs of query and target, with one product.
     focal = ((inside - outside) @ masks + outside.sum(-1, keepdim=True)) / logits.shape[-1]
     areas = probs.sum(-1, keepdim=True) + masks.sum(1, keepdim=True)
     dice = 1 - (2 * (probs @ masks) + DICE_SMOOTHING) / (areas + DICE_SMOOTHING)
+    # The probability itself, whose range is that of the dice term; its logarithm has none.
     columns = targets.class_slots[:, None].expand(-1, logits.shape[1], -1)
     class_probs = class_logits.softmax(-1).gather(2, columns)
     return weights.focal * focal + weights.dice * dice - weights.classification * class_probs

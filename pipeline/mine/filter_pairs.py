@@ -7,7 +7,6 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -130,7 +129,9 @@ class FilterJob:
             writer = PairShardWriter(unit_writer)
             members = read_members(self.pairs, unit, index, rows)
             for values, pictures in zip(index.take(pa.array(rows, pa.int64())).to_pylist(), members, strict=True):
-                writer.add(_pair(values, pictures.crop, pictures.crop_mask_png))
+                own = {name: value for name, value in values.items() if name not in _MEMBERS}
+                own["box_xyxy"] = tuple(values["box_xyxy"])
+                writer.add(Pair(crop=pictures.crop, crop_mask_png=pictures.crop_mask_png, **own))
             return writer.commit()
 
 
@@ -217,10 +218,3 @@ def _planned(pairs: Artifact, rule: PairRule, directory: Path) -> Artifact:
             f"{directory}: holds something else than this subset; choose another directory, or delete this one"
         )
     return subset
-
-
-def _pair(values: dict[str, Any], crop: bytes, crop_mask_png: bytes) -> Pair:
-    """Make a pair of a row and its pictures."""
-    own = {name: value for name, value in values.items() if name not in _MEMBERS}
-    own["box_xyxy"] = tuple(values["box_xyxy"])
-    return Pair(crop=crop, crop_mask_png=crop_mask_png, **own)

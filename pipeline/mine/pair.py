@@ -375,19 +375,20 @@ class Pairer:
         if embeddings.scene_status != OK:
             status, reason = embeddings.scene_status, embeddings.scene_reason
             return [_row(scene, noun, status=status, reason=reason) for noun in found.nouns or (None,)]
-        rows = [
-            self._judged(embedded, *paired)
-            for paired in zip(found.nouns, self._best(embedded, found.nouns), strict=True)
-        ]
-        return self._with_members(embedded, rows)
-
-    def _best(self, embedded: EmbeddedScene, nouns: Sequence[SceneNoun]) -> list[BestRegion | None]:
-        """Find the region of each noun."""
-        texts = np.stack([self._vectors[noun.noun] for noun in nouns])
-        usable = np.array([status == OK for status in embedded.embeddings.statuses])
-        indices = embedded.regions.indices.tolist()
-        given = [None if noun.region is None else indices.index(noun.region) for noun in nouns]
-        return best_regions(cosine_scores(texts, embedded.embeddings.embeddings), usable, given)
+        texts = np.stack([self._vectors[noun.noun] for noun in found.nouns])
+        usable = np.array([status == OK for status in embeddings.statuses])
+        indices = regions.indices.tolist()
+        given = [None if noun.region is None else indices.index(noun.region) for noun in found.nouns]
+        best = best_regions(cosine_scores(texts, embeddings.embeddings), usable, given)
+        rows = [self._judged(embedded, noun, region) for noun, region in zip(found.nouns, best, strict=True)]
+        if all(row.status != OK for row in rows):
+            return rows
+        try:
+            cutter = RegionCutter.of(scene, self._size, self._settings)
+        except UndecodableError as error:
+            reason = f"the picture of {scene.key} {error}"
+            return [replace(row, status=UNDECODABLE, reason=reason) if row.status == OK else row for row in rows]
+        return [cutter.completed(row) if row.status == OK else row for row in rows]
 
     def _judged(self, embedded: EmbeddedScene, noun: SceneNoun, best: BestRegion | None) -> Pair:
         """Make the row of one noun, without crop and mask."""
@@ -396,7 +397,12 @@ class Pairer:
             reason = "no region of the scene has a finite score for the noun"
             return _row(scene, noun, status=SCORE_NOT_FINITE, reason=reason)
         area = int(regions.areas_px[best.place])
-        status, reason = self._verdict(best.score, area / (regions.height_px * regions.width_px))
+        share, status, reason = area / (regions.height_px * regions.width_px), OK, ""
+        if best.score < self._settings.min_score:
+            status, reason = SCORE_BELOW_MIN, f"the score {best.score:.4f} is below {self._settings.min_score}"
+        elif share < self._settings.min_area_share:
+            status = AREA_BELOW_MIN
+            reason = f"the mask fills {share:.4%} of the picture, below {self._settings.min_area_share:.4%}"
         left, top, right, bottom = regions.boxes_xyxy[best.place].tolist()
         return replace(
             _row(scene, noun, status=status, reason=reason),
@@ -410,28 +416,6 @@ class Pairer:
             area_px=area,
             box_xyxy=(left, top, right, bottom),
         )
-
-    def _verdict(self, score: float, area_share: float) -> tuple[str, str]:
-        """Compare a pair with the thresholds."""
-        if score < self._settings.min_score:
-            return SCORE_BELOW_MIN, f"the score {score:.4f} is below {self._settings.min_score}"
-        if area_share < self._settings.min_area_share:
-            return (
-                AREA_BELOW_MIN,
-                f"the mask fills {area_share:.4%} of the picture, below {self._settings.min_area_share:.4%}",
-            )
-        return OK, ""
-
-    def _with_members(self, embedded: EmbeddedScene, rows: list[Pair]) -> list[Pair]:
-        """Cut out the boxes and masks of those rows that are pairs."""
-        if all(row.status != OK for row in rows):
-            return rows
-        try:
-            cutter = RegionCutter.of(embedded.scene, self._size, self._settings)
-        except UndecodableError as error:
-            reason = f"the picture of {embedded.scene.key} {error}"
-            return [replace(row, status=UNDECODABLE, reason=reason) if row.status == OK else row for row in rows]
-        return [cutter.completed(row) if row.status == OK else row for row in rows]
 
 
 def _row(scene: Scene, noun: SceneNoun | None = None, *, status: str, reason: str) -> Pair:

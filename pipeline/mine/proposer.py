@@ -90,12 +90,13 @@ class Proposer:
             with autocast(self._text_embeddings.device, self._settings.precision):
                 found = iter(propose(self._net, pixels, at_once=at_once))
             for picture in some:
-                yield picture if picture.pixels is None else self._output(picture.key, next(found))
-
-    def _output(self, key: str, proposals: Proposals) -> _NetOutput:
-        """Add how likely each proposal shows anything that the net learned."""
-        logits = self._net.class_logits(proposals.proposal_embeddings, self._text_embeddings)
-        return _NetOutput(key, proposals, logits.softmax(dim=-1)[:, :-1].sum(dim=-1))
+                if picture.pixels is None:
+                    yield picture
+                    continue
+                proposals = next(found)
+                logits = self._net.class_logits(proposals.proposal_embeddings, self._text_embeddings)
+                objectness = logits.softmax(dim=-1)[:, :-1].sum(dim=-1)  # of any class; the last column is no object
+                yield _NetOutput(picture.key, proposals, objectness)
 
     @torch.inference_mode()
     def _encoded(self, output: _Picture | _NetOutput) -> SceneProposals:

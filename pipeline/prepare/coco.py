@@ -186,16 +186,16 @@ class CocoSource:
         image_id = str(entry.image_id) if entry.image_id is not None else key
         if entry.fault:
             return failed_scene(key, image_id, self._source_path(entry), entry.fault)
-        return self._root.scene(key, image_id, self._source_path(entry), lambda facts: self._annotate(entry, facts))
-
-    def _annotate(self, entry: _Entry, facts: ImageFacts) -> Annotations:
-        """Read an image's captions and label."""
         captions = self._captions.get(entry.image_id, ()) if entry.image_id is not None else ()
-        found = self._labels.read(entry.image_id, _stem(entry.file_name), facts) if self._labels else None
-        if found is None:
-            return Annotations(captions=captions)
-        label = found.label
-        return Annotations(label.png, found.instances_png, label.classes, captions, label.ignored_values)
+
+        def annotated(facts: ImageFacts) -> Annotations:
+            found = self._labels.read(entry.image_id, _stem(entry.file_name), facts) if self._labels else None
+            if found is None:
+                return Annotations(captions=captions)
+            label = found.label
+            return Annotations(label.png, found.instances_png, label.classes, captions, label.ignored_values)
+
+        return self._root.scene(key, image_id, self._source_path(entry), annotated)
 
     def _source_path(self, entry: _Entry) -> str:
         return f"{self._images}/{entry.file_name}" if entry.file_name else ""

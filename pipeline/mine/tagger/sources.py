@@ -74,7 +74,9 @@ class SpacyWordTagger:
         """Return one Penn Treebank tag per word of each sentence."""
         from spacy.tokens import Doc
 
-        documents = [Doc(self._language.vocab, words=[_encodable(word) for word in words]) for words in sentences]
+        # spaCy cannot store lone surrogates.
+        encodable = [[word.encode("utf-8", errors="replace").decode("utf-8") for word in words] for words in sentences]
+        documents = [Doc(self._language.vocab, words=words) for words in encodable]
         return [[token.tag_ for token in document] for document in self._language.pipe(documents)]
 
 
@@ -87,7 +89,7 @@ def load_tagger(name: TaggerName) -> WordTagger:
         TaggerMissingError: If what the tagger needs is not installed.
     """
     loaders: dict[str, Callable[[], WordTagger]] = {
-        "embedded": _load_embedded,
+        "embedded": lambda: unpacked(_embedded_weights()),
         "nltk": _load_nltk,
         "spacy": _load_spacy,
     }
@@ -113,11 +115,6 @@ def tagger_identity(name: TaggerName) -> str:
 
     folder = Path(str(nltk.data.find(f"taggers/{NLTK_RESOURCE}")))
     return hashlib.sha256(b"".join(path.read_bytes() for path in sorted(folder.glob("*.json")))).hexdigest()
-
-
-def _load_embedded() -> WordTagger:
-    """Read the weights beside this module."""
-    return unpacked(_embedded_weights())
 
 
 def _embedded_weights() -> bytes:
@@ -163,8 +160,3 @@ def _load_spacy() -> WordTagger:
             f"mine.nouns.tagger: tagger 'spacy' needs spaCy and its model '{SPACY_MODEL}', which are not installed; "
             "run 'pip install ovseg-pipeline[spacy]' or set the tagger to 'embedded'."
         ) from error
-
-
-def _encodable(word: str) -> str:
-    """Replace lone surrogates, which spaCy cannot store."""
-    return word.encode("utf-8", errors="replace").decode("utf-8")
