@@ -150,7 +150,7 @@ def _read(path: Path) -> Any:
 
 
 def _reason(error: Exception) -> str:
-    """Say in one line what a reader found, without its advice to read the file unsafely."""
+    """Return in one line what a reader found, without its advice to read the file unsafely."""
     text = str(error)
     if named := re.search(r"GLOBAL (\S+)", text):
         return f"it names the code {named[1]}"

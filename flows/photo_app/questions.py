@@ -56,7 +56,7 @@ def uploaded_file(sent: object, *, uploads: Path, examples: Collection[Path] = (
     try:
         real = Path(path).resolve(strict=True)
         offered = {example.resolve() for example in examples}
-        # Neither links nor pipes: the one may lead anywhere, opening the other would wait for ever.
+        # Neither links nor pipes: the one may lead anywhere, opening the other would wait forever.
         if not (real.is_relative_to(uploads.resolve()) or real in offered) or not real.is_file():
             raise refused
     except (OSError, ValueError, RuntimeError):

@@ -149,7 +149,7 @@ def _naming_findings(settings: Settings) -> Iterator[Finding]:
 
 
 def _device_findings(settings: Settings, to_make: Iterable[Node]) -> Iterator[Finding]:
-    """Say that the device is not here. Of a Dask cluster elsewhere nothing is known, but trainings stay here."""
+    """Report a device that is not here. Of a Dask cluster elsewhere nothing is known, but trainings stay here."""
     if any(node.step.trains or (node.step.computes and not settings.dask.address) for node in to_make):
         try:
             chosen_device(settings.compute.device)
@@ -163,7 +163,7 @@ def _finding_of(error: PipelineError) -> Finding:
 
 
 def _disk_findings(settings: Settings, found: DryRun) -> Iterator[Finding]:
-    """Say that the disk is too small or cannot be written to."""
+    """Report a disk that is too small or cannot be written to."""
     if not found.disk.is_dir() or not os.access(found.disk, os.W_OK):
         text = f"{settings.runs_dir} cannot be made or written to; choose another directory"
         yield Finding("runs_dir", text, is_missing=True)

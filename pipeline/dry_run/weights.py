@@ -170,5 +170,5 @@ def _absent(key: str, what: str, *, may_be_random: bool = False) -> Finding:
 
 
 def _no_file(key: str, path: str) -> Finding:
-    """Say that a file is not there."""
+    """Report a file that is not there."""
     return Finding(key, f"there is no file {path}; put it there or correct the path", is_missing=True)

@@ -110,7 +110,7 @@ class DataRoot:
         limit = self.max_image_px * _BYTES_PER_PIXEL + _HEADER_ROOM_BYTES
         unreadable = "label_unreadable" if missing.startswith("label") else "image_unreadable"
         try:
-            # Opening a pipe would wait for a writer for ever, opening a device may do anything: check first.
+            # Opening a pipe would wait for a writer forever, opening a device may do anything: check first.
             mode = path.stat().st_mode
             if not stat.S_ISREG(mode):
                 kinds = {stat.S_IFIFO: "a pipe", stat.S_IFDIR: "a directory", stat.S_IFSOCK: "a socket"}

@@ -18,7 +18,7 @@ Batch = TypeVar("Batch", bound=tuple[Tensor, ...])
 Batch_co = TypeVar("Batch_co", bound=tuple[Tensor, ...], covariant=True)
 
 _AHEAD = 4  # batches that each worker prepares before they are asked for
-_LIMIT_S = 900  # no batch takes as long: a worker that is stuck ends the run instead of holding it for ever
+_LIMIT_S = 900  # no batch takes as long: a worker that is stuck ends the run instead of holding it forever
 
 
 class BatchSource(Protocol[Batch_co]):

@@ -91,7 +91,7 @@ class SummedGradients:
     """The gradients of one step, which become their sum over all processes in one exchange at its end.
 
     DistributedDataParallel exchanges them while the backward pass runs. A process whose memory runs out in that pass
-    would leave the others waiting for ever; here it can say so first.
+    would leave the others waiting forever; here it can say so first.
 
     Args:
         parameters: What is trained, in the same order in all processes, of one type.
