@@ -20,6 +20,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Float32, Int64
+from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 from torch.nn import functional
 
@@ -31,6 +32,7 @@ _TILE_LOGITS = _TILE_PX // MASK_STRIDE_PX
 _WINDOW = _TILE_LOGITS + 2  # bilinear interpolation reads one logit beyond the tile on each side
 _LINES = _TILE_PX + 1
 _ROUNDING = 1e-4  # far above what the sums of some hundred products are rounded by
+_MASK_PIXELS_AT_ONCE = 1 << 16
 _CPU_WORK_BYTES = 4 * 2**20  # more leaves the cache, and its pages come new from the system each time
 _GPU_WORK_BYTES = 2 * 2**30  # few and large steps, so that a GPU is not idle between them
 
@@ -236,6 +238,43 @@ def fused_scores(
             0
         ]
     return fused
+
+
+@torch.no_grad()
+def fused_mask_labels(
+    scores: Float[Tensor, "mask class"], masks: Bool[Tensor, "mask height width"], *, size: tuple[int, int]
+) -> Int64[Tensor, "out_height out_width"]:
+    """Give each pixel the class with the highest sum over hard masks of their scores, where there are no soft masks.
+
+    A pixel in no mask that has a score takes the class of the nearest pixel that is in one: masks from elsewhere,
+    unlike a proposal net's soft ones, need not cover a picture. Where no mask has a score, all pixels get the first
+    class.
+
+    Args:
+        scores: Not negative.
+        masks: On the scores' device; there may be none.
+        size: Height and width of the result [px]; labels are resized to it by the nearest pixels.
+
+    Raises:
+        ValueError: If there is no class, or the numbers of masks differ.
+    """
+    _check_rows(scores, masks)
+    pixels = masks.flatten(1)
+    classes, best = [], []
+    # As numbers that can be multiplied, masks take four times their memory: some pixels at a time.
+    for some in pixels.split(_MASK_PIXELS_AT_ONCE, dim=1):
+        top = (scores.T.float() @ some.float()).max(dim=0)  # [class pixel] to [pixel]; the first of equal ones wins
+        classes.append(top.indices)
+        best.append(top.values)
+    labels = torch.cat(classes).view(masks.shape[1:])
+    known = torch.cat(best).view(masks.shape[1:]) > 0
+    if known.any() and not known.all():
+        # of two pixels that are as near, scipy's first
+        rows, columns = distance_transform_edt(~known.cpu().numpy(), return_distances=False, return_indices=True)
+        nearest = sent_together((rows.astype(np.int64), columns.astype(np.int64)), labels.device)
+        labels = labels[nearest[0], nearest[1]]
+    resized = functional.interpolate(labels[None, None].double(), size=size, mode="nearest")[0, 0]
+    return resized.long()
 
 
 def _check_rows(scores: Tensor, mask_logits: Tensor) -> None:

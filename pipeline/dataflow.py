@@ -128,16 +128,21 @@ def _evaluation(graph: Graph, settings: Settings, net: Node, clips: Mapping[str,
         alone = settings.clip_names_alone
         score = Score(settings=section, dataset=dataset, compute=compute, ablate=ablate, clip_names_alone=alone)
         name = f"{settings.name}-{dataset.dataset}{suffix}"
-        nets = score.inputs_among({"proposal_net": net, **clips})
+        found: dict[str, Node] = {"proposal_net": net}
+        if section.proposals == "imported":
+            size = NetSize(section.short_side_px, section.max_side_px)
+            found = {"proposals": _imported(graph, settings, dataset.dataset, "evaluate.datasets", size)}
+        nets = score.inputs_among({**found, **clips})
         read[name] = graph.add(
             score, {"scenes": graph.scenes(dataset.dataset, "evaluate.datasets"), "clip": graph.clip, **nets}, name=name
         )
     chosen_on = section.sweep.validation_dataset
-    if ablate and chosen_on:
+    if ablate and chosen_on and section.proposals != "imported":  # whose ensemble is CLIP alone
         command = f"ovseg mine --set mine.dataset={chosen_on}"
         proposals, pairs = _mining(graph, settings, net, chosen_on, made_here=False, command=command)
         adapted = clips["adapted"] if section.clip == "adapted" else None
-        choose = ChooseWeight(settings=section, compute=compute, mined_from=settings.mine.source)
+        imported = settings.mine.proposals == "imported"
+        choose = ChooseWeight(settings=section, compute=compute, mined_from=settings.mine.source, imported=imported)
         mined = {"proposals": proposals, "pairs": pairs}
         read["weight_choice"] = graph.add(
             choose, {**mined, "proposal_net": net, "adapted": adapted, "clip": graph.clip}

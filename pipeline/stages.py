@@ -82,7 +82,9 @@ def run_imports(settings: Settings) -> StageRun:
     """
     nodes = [node for node in dataflow(settings).nodes if isinstance(node.step, ImportMasks)]
     if not nodes:
-        raise SettingsError(["masks: no imported masks are used; set mine.proposals to 'imported'"])
+        raise SettingsError(
+            ["masks: no imported masks are used; set mine.proposals or evaluate.proposals to 'imported'"]
+        )
     execution = Execution.of(settings)
     for node in nodes:
         node.step.check(node)

@@ -11,7 +11,7 @@ import torch
 
 from ovseg_models.label_counts import count_labels
 from pipeline.evaluate.labelled_images import FailedImage, LabelledImage, images_ahead
-from pipeline.evaluate.nets import Nets, NetSources
+from pipeline.evaluate.nets import Nets, NetSources, ProposalBranch
 from pipeline.evaluate.prediction import Branches, Predictor, StoredSources
 from pipeline.evaluate.variants import ClipView, Variant
 from pipeline.prepare.label_maps import encode_png, index_dtype
@@ -68,8 +68,9 @@ class BranchJob:
                         said = vars(state.proposals(scene.image))
                     else:
                         tensors = {} if stored is None else stored.tensors(scene.key)
-                        logits = torch.from_numpy(tensors["mask_logits"]) if tensors else None
-                        said = vars(state.regions(scene, self.view, logits, self.scenes.ignore_label))
+                        parts = {name: torch.from_numpy(array).to(state.device) for name, array in tensors.items()}
+                        proposals = ProposalBranch(**parts) if parts else None
+                        said = vars(state.regions(scene, self.view, proposals, self.scenes.ignore_label))
                     writer.add(scene.key, {name: tensor.cpu().contiguous().numpy() for name, tensor in said.items()})
             return writer.commit()
 

@@ -5,11 +5,13 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, Int64, UInt8
 from PIL import Image
 from torch import Tensor
 
 from ovseg_models.encoding import embed_regions, net_pixels, propose
+from ovseg_models.fusion import fused_labels, fused_mask_labels
+from ovseg_models.image_input import resized_size
 from ovseg_models.mask_adapted_clip import MaskAdaptedClip
 from ovseg_models.oracle import ground_truth_masks
 from ovseg_models.precision import autocast
@@ -31,6 +33,7 @@ class NetSources:
 
     Attributes:
         proposal_net: Finished; None where no variant needs it.
+        imported: Masks of others in its place, finished; None where it finds them.
         adapted: Adapted CLIPs by the names that views have for them, finished.
         short_side_px: Short side of the proposal net's input [px].
         max_side_px: Upper limit of its long side [px].
@@ -40,6 +43,7 @@ class NetSources:
     """
 
     proposal_net: Artifact | None
+    imported: Artifact | None = None
     clip: ClipSettings
     adapted: Mapping[str, Artifact] = field(default_factory=dict)
     class_names: tuple[str, ...]
@@ -68,6 +72,41 @@ class ProposalBranch:
 
     mask_logits: Tensor
     proposal_logits: Tensor
+
+    def hard_masks(self, net_size: tuple[int, int], threshold: float) -> Bool[Tensor, "query height width"]:
+        """Return the hard masks at net size."""
+        return hard_masks(self.mask_logits, net_size, threshold)
+
+    def fused_labels(
+        self, scores: Float[Tensor, "query class"], *, net_size: tuple[int, int], size: tuple[int, int]
+    ) -> Int64[Tensor, "height width"]:
+        """Give each pixel of the picture a class; see `ovseg_models.fusion.fused_labels`."""
+        return fused_labels(scores, self.mask_logits, net_size=net_size, size=size)
+
+
+@dataclass(frozen=True)
+class ImportedBranch:
+    """Masks of others in the proposal net's place.
+
+    Attributes:
+        masks: At net size [query height width].
+        proposal_logits: Zeros [query column]: nothing but CLIP names them.
+    """
+
+    masks: Tensor
+    proposal_logits: Tensor
+
+    def hard_masks(self, net_size: tuple[int, int], threshold: float) -> Bool[Tensor, "query height width"]:
+        """Return the masks; no threshold has a say."""
+        del net_size, threshold
+        return self.masks
+
+    def fused_labels(
+        self, scores: Float[Tensor, "query class"], *, net_size: tuple[int, int], size: tuple[int, int]
+    ) -> Int64[Tensor, "height width"]:
+        """Give each pixel of the picture a class; see `ovseg_models.fusion.fused_mask_labels`."""
+        del net_size
+        return fused_mask_labels(scores, self.masks, size=size)
 
 
 @dataclass(frozen=True)
@@ -129,6 +168,11 @@ class Nets:
             self._clips[name] = loaded.to(self.device).eval()
         return self._clips[name]
 
+    def net_size(self, image: Image.Image) -> tuple[int, int]:
+        """Return the height and width at which the nets see an image [px]."""
+        sides = {"short_side_px": self.sources.short_side_px, "max_side_px": self.sources.max_side_px}
+        return resized_size(image.height, image.width, **sides)
+
     def resized(self, image: Image.Image) -> UInt8[Tensor, "3 height width"]:
         """Resize an image to net size."""
         return net_pixels(image, short_side_px=self.sources.short_side_px, max_side_px=self.sources.max_side_px)
@@ -147,18 +191,22 @@ class Nets:
 
     @torch.no_grad()
     def regions(
-        self, scene: LabelledImage, view: ClipView, mask_logits: Tensor | None, ignore_label: int
+        self,
+        scene: LabelledImage,
+        view: ClipView,
+        proposals: ProposalBranch | ImportedBranch | None,
+        ignore_label: int,
     ) -> ClipBranch:
         """Run CLIP on an image's regions.
 
         Args:
             scene: Image and label map.
             view: Which regions CLIP sees, and how.
-            mask_logits: The proposal net's; None where regions are those of the label map.
+            proposals: Of the image; None where regions are those of the label map.
             ignore_label: Value of pixels without a class.
 
         Raises:
-            ValueError: If the regions are proposals and there are no mask logits.
+            ValueError: If the regions are proposals and there are none.
         """
         pixels = self.resized(scene.image)
         size = (pixels.shape[1], pixels.shape[2])
@@ -166,11 +214,11 @@ class Nets:
             # [class] and [class height width]: one mask per class that the label map holds
             classes, masks = ground_truth_masks(scene.labels, size, ignore_label)
             names, masks = torch.from_numpy(classes), masks.to(self.device)
-        elif mask_logits is None:
-            raise ValueError(f"scene {scene.key}: proposals have mask logits, None is given; pass the proposal net's")
+        elif proposals is None:
+            raise ValueError(f"scene {scene.key}: regions are proposals, None is given; pass the proposal net's")
         else:
-            # logits [query height/4 width/4] to masks [query height width] at net size, where crops are cut
-            masks = hard_masks(mask_logits.to(self.device), size, view.mask_threshold)
+            # masks [query height width] at net size, where crops are cut
+            masks = proposals.hard_masks(size, view.mask_threshold).to(self.device)
             names = torch.arange(len(masks))
         clip = self.clip(view.clip)
         with autocast(self.device, self.sources.precision):

@@ -5,21 +5,23 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ovseg_models.fusion import classify, fused_labels
+from ovseg_models.fusion import classify
 from ovseg_models.image_input import resized_size
 from ovseg_models.oracle import ground_truth_masks, labels_of_regions, oracle_scores, resized_labels
-from ovseg_models.proposal_masks import hard_masks
 from pipeline.evaluate.labelled_images import LabelledImage
-from pipeline.evaluate.nets import ClipBranch, Nets, ProposalBranch
+from pipeline.evaluate.nets import ClipBranch, ImportedBranch, Nets, ProposalBranch
 from pipeline.evaluate.variants import GROUND_TRUTH, ClipView, Variant
 from storage_schemas.artifact import Artifact
 from storage_schemas.branches import BranchShard
+from storage_schemas.proposals import SceneProposals, read_proposals
+from storage_schemas.rle import decode_masks
 
 LabelArray = npt.NDArray[np.uint16]
 
@@ -54,15 +56,28 @@ class Branches:
         self._ignore_label = ignore_label
         self._stored_proposals = BranchShard(stored.proposals, unit) if stored.proposals is not None else None
         self._stored_regions = {view: BranchShard(artifact, unit) for view, artifact in stored.regions.items()}
+        self._unit = unit
         self._key: str | None = None
-        self._proposals: ProposalBranch | None = None
+        self._proposals: ProposalBranch | ImportedBranch | None = None
         self._regions: dict[ClipView, ClipBranch] = {}
 
-    def proposals(self, scene: LabelledImage) -> ProposalBranch:
-        """Return the outputs of the proposal net."""
+    @cached_property
+    def _imported(self) -> dict[str, SceneProposals] | None:
+        """Masks of others by their scenes; None where the proposal net finds them. Run lengths: 1 kB a mask."""
+        artifact = self._nets.sources.imported
+        return None if artifact is None else {scene.key: scene for scene in read_proposals(artifact, self._unit)}
+
+    def proposals(self, scene: LabelledImage) -> ProposalBranch | ImportedBranch:
+        """Return the outputs of the proposal net, or masks of others."""
         self._turn_to(scene)
         if self._proposals is None:
-            if self._stored_proposals is None:
+            if self._imported is not None:
+                found = self._imported[scene.key]
+                height, width = self._nets.net_size(scene.image)
+                masks = torch.from_numpy(decode_masks(found.mask_counts, height, width)).to(self._nets.device)
+                columns = len(self._nets.sources.class_names) + 1
+                self._proposals = ImportedBranch(masks, torch.zeros(len(masks), columns, device=masks.device))
+            elif self._stored_proposals is None:
                 self._proposals = self._nets.proposals(scene.image)
             else:
                 tensors = self._read(self._stored_proposals, scene)
@@ -77,8 +92,8 @@ class Branches:
                 tensors = self._read(self._stored_regions[view], scene)
                 self._regions[view] = ClipBranch(tensors["regions"].cpu(), tensors["clip_logits"])
             else:
-                logits = None if view.regions == GROUND_TRUTH else self.proposals(scene).mask_logits
-                self._regions[view] = self._nets.regions(scene, view, logits, self._ignore_label)
+                proposals = None if view.regions == GROUND_TRUTH else self.proposals(scene)
+                self._regions[view] = self._nets.regions(scene, view, proposals, self._ignore_label)
         return self._regions[view]
 
     def _turn_to(self, scene: LabelledImage) -> None:
@@ -133,8 +148,8 @@ class Predictor:
             clip = self._branches.regions(self._scene, variant.view)
             return labels_of_regions(self._scene.labels, clip.regions.cpu().numpy(), clip.clip_logits)
         size = (self._scene.image.height, self._scene.image.width)
-        mask_logits = self._branches.proposals(self._scene).mask_logits
-        predicted = fused_labels(self._scores(variant), mask_logits, net_size=self._net_size, size=size)
+        proposals = self._branches.proposals(self._scene)
+        predicted = proposals.fused_labels(self._scores(variant), net_size=self._net_size, size=size)
         labels: LabelArray = predicted.cpu().numpy().astype(np.uint16)
         return labels
 
@@ -142,7 +157,7 @@ class Predictor:
         """Return each proposal's scores [query class]."""
         proposals = self._branches.proposals(self._scene)
         if variant.oracle_threshold is not None:
-            masks = hard_masks(proposals.mask_logits, self._net_size, variant.oracle_threshold)
+            masks = proposals.hard_masks(self._net_size, variant.oracle_threshold)
             labels = resized_labels(self._scene.labels, self._net_size)
             return oracle_scores(masks, labels, self._class_count, self._ignore_label)
         logits = proposals.proposal_logits

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from pipeline.evaluate.labelled_images import NO_LABEL
 from pipeline.evaluate.variants import (
     GROUND_TRUTH,
+    IMPORTED,
     ORIGINAL,
     ClipView,
     Variant,
@@ -87,11 +88,12 @@ class Score(Step):
         """Return the nets that a variant needs.
 
         Args:
-            nets: ``"proposal_net"``, and adapted CLIPs by the names that views have for them.
+            nets: ``"proposal_net"`` or, in its place, ``"proposals"``, and adapted CLIPs by the names that views have.
         """
         clips = {view.clip for view in views_of(self.variants)} - {ORIGINAL}
         proposes = any(variant.needs_proposals for variant in self.variants)
-        return {role: nets[role] for role in (*(["proposal_net"] if proposes else []), *sorted(clips))}
+        found = "proposals" if self.settings.proposals == IMPORTED else "proposal_net"
+        return {role: nets[role] for role in (*([found] if proposes else []), *sorted(clips))}
 
     def check(self, node: Node) -> None:
         """Check that there are labels, as soon as that is known.
@@ -160,7 +162,7 @@ class Score(Step):
 
         For ablations that is every branch, so that another ensemble weight makes none of them again, and another mask
         threshold CLIP's alone. Where the settings share proposals it is the proposal net's alone, which evaluations of
-        other CLIPs then read.
+        other CLIPs then read. Imported masks are read where they lie.
         """
         from pipeline.evaluate.prediction import StoredSources
 
@@ -179,7 +181,7 @@ class Score(Step):
             return made
 
         shared = self.settings.share_proposals and any(variant.needs_proposals for variant in self.variants)
-        if not (self.ablate or shared):
+        if not (self.ablate or shared) or self.settings.proposals == IMPORTED:
             return StoredSources()
         proposals = branch(None, None)
         views = {view: branch(view, proposals).artifact for view in views_of(self.variants)} if self.ablate else {}
@@ -258,6 +260,7 @@ def net_sources(
 
     return NetSources(
         proposal_net=node["proposal_net"].artifact if "proposal_net" in node else None,
+        imported=node["proposals"].artifact if settings.proposals == IMPORTED and "proposals" in node else None,
         clip=node.clip.settings,
         adapted={
             role: source.artifact

@@ -10,6 +10,7 @@ from storage_schemas.digests import Json
 ORIGINAL: Final = "original"
 PROPOSALS: Final = "proposals"
 GROUND_TRUTH: Final = "ground-truth"
+IMPORTED: Final = "imported"
 
 Section = Literal["main", "branches", "bottleneck", "adaptation", "weights", "thresholds"]
 
@@ -77,7 +78,8 @@ class Variant:
 
 
 def main_variant(settings: EvaluateSettings, ensemble_weight: float) -> Variant:
-    """Return the variant that the settings ask for."""
+    """Return the variant that the settings ask for; nothing but CLIP names imported masks."""
+    ensemble_weight = 1.0 if settings.proposals == IMPORTED else ensemble_weight
     if settings.oracle_labels and settings.proposals == GROUND_TRUTH:
         # No net has a say. The view says whose regions are named, and the original CLIP in it is no input to wait for.
         regions = ClipView(clip=ORIGINAL, regions=GROUND_TRUTH, mask_prompts=False)
@@ -93,8 +95,11 @@ def main_variant(settings: EvaluateSettings, ensemble_weight: float) -> Variant:
 def ablation_variants(settings: EvaluateSettings, ensemble_weight: float) -> tuple[Variant, ...]:
     """Return the main variant and the paper's ablations, in the report's order.
 
-    What cannot differ is left out: a sweep's value that is the main variant's stays, so that its curve is whole.
+    What cannot differ is left out: a sweep's value that is the main variant's stays, so that its curve is whole. Of
+    imported masks neither another branch nor an ensemble weight or mask threshold says anything.
     """
+    imported = settings.proposals == IMPORTED
+    ensemble_weight = 1.0 if imported else ensemble_weight
     main = main_variant(settings, ensemble_weight)
     clips = [settings.clip, *(clip for clip in (*settings.sweep.finetune_modes, ORIGINAL) if clip != settings.clip)]
     found = [main, *_branch_variants(settings, ensemble_weight), *_bottleneck_variants(settings, clips)]
@@ -120,7 +125,11 @@ def ablation_variants(settings: EvaluateSettings, ensemble_weight: float) -> tup
     by_name: dict[str, Variant] = {}
     for variant in found:
         by_name.setdefault(variant.name, variant)  # of several with one name the first, in its place
-    return tuple(by_name.values())
+    return tuple(
+        variant
+        for variant in by_name.values()
+        if not imported or (variant.section not in {"weights", "thresholds"} and variant.name != "proposal-net-only")
+    )
 
 
 def views_of(variants: Sequence[Variant]) -> tuple[ClipView, ...]:

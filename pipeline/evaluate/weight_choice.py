@@ -30,11 +30,13 @@ class ChooseWeight(Step):
     Attributes:
         settings: Of stage 4.
         mined_from: Source of the pairs, ``mine.source``.
+        imported: Whether their masks are of others, which the proposal net's branch cannot name.
     """
 
     settings: EvaluateSettings
     compute: ComputeSettings
     mined_from: str
+    imported: bool = False
 
     kind = KIND
     schema_version = SCHEMA_VERSION
@@ -76,6 +78,9 @@ class ChooseWeight(Step):
         if self.mined_from.startswith("masks"):
             message = "pairs of proposals are expected for evaluate.sweep.validation_dataset; choose such a source"
             raise SettingsError([f"mine.source: {message} (got {self.mined_from!r})"])
+        if self.imported:
+            message = "masks of the proposal net are expected for evaluate.sweep.validation_dataset; leave it empty"
+            raise SettingsError([f"mine.proposals: {message} (got 'imported')"])
 
     def job(self, node: Node) -> "WeightChoiceJob":
         """Return what tries the weights."""

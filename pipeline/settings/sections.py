@@ -805,8 +805,10 @@ class EvaluateSettings(SettingsModel):
     precision: Precision = _inherited("precision", "Arithmetic on CUDA.")
     use_mask_prompts: bool = Field(default=True, description="Give masked patches their prompt tokens (Table 3).")
     masked_crops: bool = Field(default=True, description="Fill crops outside the mask; off = the box as it is.")
-    proposals: Literal["net", "ground-truth"] = Field(
-        default="net", description="'ground-truth' = masks of the labels with CLIP as the classifier (Figure 1(c))."
+    proposals: Literal["net", "ground-truth", "imported"] = Field(
+        default="net",
+        description="'ground-truth' = masks of the labels with CLIP as the classifier (Figure 1(c)); 'imported' = the "
+        "masks that the section 'masks' names for each data set, named by CLIP alone.",
     )
     oracle_labels: bool = Field(
         default=False, description="Give each proposal the class of the ground truth that it covers best (Figure 1(c))."

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch.nn import functional
 
 from ovseg_models import fusion
-from ovseg_models.fusion import ensemble_scores, fused_labels, fused_scores
+from ovseg_models.fusion import ensemble_scores, fused_labels, fused_mask_labels, fused_scores
 from ovseg_models.proposal_masks import upsampled_mask_probs
 from tests import forked
 from tests.fake_cuda import CUDA, FakeCuda
@@ -225,3 +225,31 @@ def test_rows_that_do_not_fit_the_valid_proposals_are_refused():
     probs, clip_probs, _ = ensemble_inputs()
     with pytest.raises(ValueError, match=r"clip_probs has 2 rows, 3 \(one per valid proposal\)"):
         ensemble_scores(probs, clip_probs, torch.ones(3, dtype=torch.bool), 0.5)
+
+
+@given(st.integers(0, 2**31), st.integers(0, 5), st.integers(1, 4))
+@settings(max_examples=30)
+def test_labels_of_hard_masks_equal_a_loop_over_pixels(seed, masks_count, classes):
+    """The nearest pixel with a class is looked for one by one; where several are as near, any of them will do."""
+    generator = torch.Generator().manual_seed(seed)
+    masks = torch.rand(masks_count, 6, 9, generator=generator) > 0.8
+    scores = torch.rand(masks_count, classes, generator=generator)
+    labels = fused_mask_labels(scores, masks, size=(6, 9))
+    sums = torch.einsum("qc,qhw->chw", scores, masks.float())
+    known = [(row, column) for row in range(6) for column in range(9) if sums[:, row, column].max() > 0]
+    for row in range(6):
+        for column in range(9):
+            if not known:
+                assert labels[row, column] == 0
+                continue
+            near = min((one - row) ** 2 + (other - column) ** 2 for one, other in known)
+            nearest = [(one, other) for one, other in known if (one - row) ** 2 + (other - column) ** 2 == near]
+            assert int(labels[row, column]) in {int(sums[:, one, other].argmax()) for one, other in nearest}
+    larger = fused_mask_labels(scores, masks, size=(12, 18))
+    torch.testing.assert_close(larger, labels.repeat_interleave(2, 0).repeat_interleave(2, 1))
+
+
+@pytest.mark.usefixtures("without_shape_checks")
+def test_labels_of_hard_masks_need_scores_of_each():
+    with pytest.raises(ValueError, match="one row per mask and at least one class"):
+        fused_mask_labels(torch.ones(2, 3), torch.ones(3, 4, 4, dtype=torch.bool), size=(4, 4))

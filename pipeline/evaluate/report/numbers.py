@@ -61,7 +61,11 @@ def report_numbers(
         "adaptation": adaptation,
         "models": {
             "clip": f"{settings.clip.architecture} ({settings.clip.pretrained})",
-            "proposal_net": settings.proposal_net.architecture.backbone.name,
+            "proposal_net": (
+                "imported masks"
+                if settings.evaluate.proposals == "imported"
+                else settings.proposal_net.architecture.backbone.name
+            ),
         },
         "bootstrap_rounds": settings.evaluate.bootstrap_rounds,
         "datasets": [dataset_numbers(settings, node) for node in evaluations],

@@ -144,7 +144,7 @@ def paper_setting(settings: Settings) -> str | None:
 def paper_miou(settings: Settings, vocabulary: str, variant: Variant) -> float | None:
     """Return the paper's mIoU [%] of a variant on a data set, or None where it reports none."""
     setting = paper_setting(settings)
-    if setting is None or variant.section in {"weights", "thresholds"}:
+    if setting is None or variant.section in {"weights", "thresholds"} or settings.evaluate.proposals == "imported":
         return None
     adaptation = None if variant.view is None else _adaptation(settings, variant.view)
     if variant.view is not None and adaptation is None:

@@ -212,7 +212,7 @@ def test_an_image_all_of_whose_masks_are_empty_is_named_by_the_proposal_net(tmp_
     (scene, *_) = images_of(plan["scenes"].artifact)
     opened = job_of(plan).open()
     branch = ProposalBranch(torch.full((9, 16, 16), -9.0), torch.eye(9, 55))
-    clip = opened.regions(scene, job_of(plan).variants[0].view, branch.mask_logits, 255)
+    clip = opened.regions(scene, job_of(plan).variants[0].view, branch, 255)
     assert (clip.regions.tolist(), clip.clip_logits.shape) == ([], (0, 54))
     live = Branches(opened, 255)
     live.proposals = lambda scene: branch
@@ -223,7 +223,7 @@ def test_an_image_all_of_whose_masks_are_empty_is_named_by_the_proposal_net(tmp_
 def test_clip_names_no_proposals_that_it_is_not_given(tmp_path):
     plan = scores_of(settings_of(tmp_path))
     (scene, *_) = images_of(plan["scenes"].artifact)
-    with pytest.raises(ValueError, match="mask logits, None is given; pass"):
+    with pytest.raises(ValueError, match="regions are proposals, None is given; pass"):
         job_of(plan).open().regions(scene, job_of(plan).variants[0].view, None, 255)
 
 
