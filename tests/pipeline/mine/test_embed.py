@@ -80,37 +80,34 @@ def test_embeddings_equal_one_crop_at_a_time(clip, batch, together):
         np.testing.assert_allclose(one.embeddings, one_at_a_time(clip, of), atol=6e-4)  # half precision
 
 
-def test_forward_passes_are_full_across_images(clip, monkeypatch):
-    sizes = []
-    original = clip.encode_image
-    monkeypatch.setattr(
-        clip, "encode_image", lambda crops, *rest, **how: sizes.append(len(crops)) or original(crops, *rest)
-    )
-    scenes = [scene_with_regions("a" * (1 + number), 3) for number in range(4)]
-    assert len(list(Embedder(clip, EmbedSettings(batch_crops=5), SIZE).embeddings(iter(scenes)))) == 4
-    assert sizes == [5, 5, 2]
-
-
-def test_equal_masks_go_through_clip_once(clip, monkeypatch):
+@pytest.fixture
+def batch_sizes(clip, monkeypatch):
+    """Note how many crops go through CLIP at once."""
     sizes, original = [], clip.encode_image
     monkeypatch.setattr(
         clip, "encode_image", lambda crops, *rest, **how: sizes.append(len(crops)) or original(crops, *rest)
     )
+    return sizes
+
+
+def test_forward_passes_are_full_across_images(clip, batch_sizes):
+    scenes = [scene_with_regions("a" * (1 + number), 3) for number in range(4)]
+    assert len(list(Embedder(clip, EmbedSettings(batch_crops=5), SIZE).embeddings(iter(scenes)))) == 4
+    assert batch_sizes == [5, 5, 2]
+
+
+def test_equal_masks_go_through_clip_once(clip, batch_sizes):
     of = scene_with_regions("a", 4)
     first, *others = of.regions.mask_counts
     doubled = of._replace(regions=replace(of.regions, mask_counts=[first, others[0], first, first]))
     (found,) = Embedder(clip, EmbedSettings(), SIZE).embeddings(iter([doubled]))
-    assert sizes == [2]
+    assert batch_sizes == [2]
     assert set(found.statuses) == {"ok"}
     assert np.array_equal(found.embeddings[0], found.embeddings[2])
     np.testing.assert_allclose(found.embeddings, one_at_a_time(clip, doubled), atol=6e-4)
 
 
-def test_masks_that_overlap_share_the_embedding_of_the_first(clip, monkeypatch):
-    sizes, original = [], clip.encode_image
-    monkeypatch.setattr(
-        clip, "encode_image", lambda crops, *rest, **how: sizes.append(len(crops)) or original(crops, *rest)
-    )
+def test_masks_that_overlap_share_the_embedding_of_the_first(clip, batch_sizes):
     of = scene_with_regions("a", 4)
     masks = decode_masks(of.regions.mask_counts, 48, 64)
     masks[2] = masks[0]
@@ -119,7 +116,7 @@ def test_masks_that_overlap_share_the_embedding_of_the_first(clip, monkeypatch):
     exact, shared = (
         next(Embedder(clip, EmbedSettings(share_above_iou=iou), SIZE).embeddings(iter([alike]))) for iou in (1.0, 0.9)
     )
-    assert sizes == [4, 3]
+    assert batch_sizes == [4, 3]
     assert not np.array_equal(exact.embeddings[0], exact.embeddings[2])
     assert np.array_equal(shared.embeddings[0], shared.embeddings[2])
     np.testing.assert_allclose(shared.embeddings[[0, 1, 3]], exact.embeddings[[0, 1, 3]], atol=6e-4)
@@ -154,9 +151,9 @@ def with_corners(of: SceneAndRegions) -> SceneAndRegions:
 
 def test_pictures_are_cut_one_by_one_when_memory_does_not_suffice_for_several(clip, monkeypatch):
     """Only a GPU cuts several at once."""
-    one = Embedder(clip, EmbedSettings(), SIZE)
-    group = [one._decoded(scene_with_regions(name, 3)) for name in ("a", "bb")]
-    together, at_once, cut = one._cut(group), [], embedder.cut_regions_of_pictures
+    embed = Embedder(clip, EmbedSettings(), SIZE, pictures_together=2).embeddings
+    scenes = [scene_with_regions(name, 3) for name in ("a", "bb")]
+    together, at_once, cut = list(embed(iter(scenes))), [], embedder.cut_regions_of_pictures
 
     def short_of_memory(pictures, *rest, **options):
         at_once.append(len(pictures))
@@ -165,14 +162,13 @@ def test_pictures_are_cut_one_by_one_when_memory_does_not_suffice_for_several(cl
         return cut(pictures, *rest, **options)
 
     monkeypatch.setattr(embedder, "cut_regions_of_pictures", short_of_memory)
-    alone = one._cut(group)
+    alone = list(embed(iter(scenes)))
     assert at_once == [2, 1, 1]
-    for (scene, (crops,)), (expected_scene, (expected,)) in zip(alone, together, strict=True):
-        assert np.array_equal(scene.crop_of_region, expected_scene.crop_of_region)
-        assert torch.equal(crops, expected)
+    for found, expected in zip(alone, together, strict=True):
+        assert np.array_equal(found.embeddings, expected.embeddings)
     monkeypatch.setattr(embedder, "cut_regions_of_pictures", lambda *_, **__: short_of_memory([1, 2]))
     with pytest.raises(torch.OutOfMemoryError):
-        one._cut(group)
+        list(embed(iter(scenes)))
 
 
 def test_the_batch_is_halved_when_memory_runs_out(clip, monkeypatch):
