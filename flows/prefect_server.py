@@ -156,7 +156,6 @@ def announced_server(home: Path, *, wait_s: float) -> str | None:
     """Return the API's address of the server that ``ovseg ui`` runs on this home, if there is one and it answers.
 
     Args:
-        home: Prefect's directory.
         wait_s: How long to wait for one that is starting [s].
     """
     try:

@@ -77,7 +77,6 @@ class _Bar:
         ended: Units of these that ended, well or not.
         begun_s: When the first began, on the monotonic clock [s].
         updated_s: When it was last shown [s].
-        failed: Units that failed.
     """
 
     shown: UUID | None
@@ -108,7 +107,6 @@ class StageBoard:
     """Shows one run of a stage.
 
     Args:
-        graph: The dataflow.
         stage: Whose artifacts are made.
         variant: Of the run, such as ``"FT"``; keys carry it, so that variants don't overwrite each other's pages.
     """

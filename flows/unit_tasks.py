@@ -37,7 +37,6 @@ class TaskRunExecutor:
     """Runs units by another executor, each as a task run whose name says kind, artifact and unit.
 
     Args:
-        inner: What runs units.
         artifact: Whose units they are.
         settings: How often to try a unit again, and when.
         board: Where progress is shown.

@@ -73,7 +73,6 @@ def bootstrap(counts: ClassCounts, marks: Sequence[str], *, rounds: int, seed: i
     Args:
         counts: Per image and class [image class].
         marks: As `metrics_of` takes them.
-        rounds: Number of resamplings.
         seed: Decides which; the result doesn't depend on anything else.
 
     Raises:
@@ -93,7 +92,6 @@ def compare(
         first: Per image and class [image class].
         second: Of the same images in the same order.
         marks: As `metrics_of` takes them.
-        rounds: Number of resamplings.
         seed: Decides which.
 
     Returns:

@@ -1,5 +1,8 @@
 """Masked crops: how CLIP sees the proposals of an image, or the pairs mined from many.
 
+A mask becomes a crop in `masked_crops_of_pictures`; segmenter, mining and evaluation call it by
+`encoding.cut_regions`.
+
 One rule serves both: the tight box of a mask is cut out, the pixels outside the mask take the fill colour, the crop is
 normalised and then resized to a square, whatever its aspect (OVSeg, section 3.1).
 """

@@ -66,8 +66,6 @@ def match_queries(
     Args:
         mask_logits: One per output, at least one; all of one shape.
         class_logits: Likewise.
-        targets: Of the batch.
-        weights: Of the costs.
 
     Raises:
         FloatingPointError: If a cost is NaN or infinite.

@@ -50,7 +50,6 @@ def oracle_scores(
     Args:
         masks: Hard masks of the proposals.
         labels: At the same size.
-        class_count: Number of classes.
         ignore_label: Value of pixels without a class.
 
     Returns:
@@ -74,7 +73,6 @@ def labels_of_regions(
     """Give all pixels of each ground-truth region the class that CLIP finds likeliest for it.
 
     Args:
-        labels: The label map.
         regions: Its classes.
         clip_logits: Of their masked crops.
 

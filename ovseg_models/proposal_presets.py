@@ -42,7 +42,6 @@ class ProposalNetArguments:
         hidden_dim: Width of the queries and of the pixel decoder.
         mask_dim: Channels of the mask features.
         norm_groups: Groups of the pixel decoder's norms.
-        heads: Attention heads.
         feedforward_dim: Hidden width of the decoder's feed-forward nets.
         encoder_layers: Self-attention layers among the pixels of res5.
         decoder_layers: Each is supervised.

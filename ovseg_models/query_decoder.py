@@ -95,7 +95,6 @@ class QueryDecoder(nn.Module):
             channels: Of the feature map that it reads.
             queries: How many proposals it makes.
             width: Of each query; a multiple of 4 (sine and cosine of two coordinates) and of heads.
-            heads: Attention heads.
             feedforward_width: Hidden width of each feed-forward net.
             encoder_layers: Layers of self-attention among pixels before the decoder; 0 in OVSeg.
             decoder_layers: At least 1.

@@ -67,7 +67,6 @@ def masks_of_runs(
     Args:
         found: Of each mask; they add up to its pixels.
         frame: Height and width of the result [px].
-        device: Where.
         sizes: As of `run_lengths`; the rest of a frame is False.
 
     Raises:

@@ -52,7 +52,6 @@ class MaskRow:
     Attributes:
         query: Index of the proposal.
         class_index: Of the class with the highest score.
-        class_name: Its name.
         score: Of both branches together; see `ensemble_scores`.
         proposal_prob: The proposal net's probability of this class.
         clip_prob: CLIP's probability of this class; None if no pixel is above the threshold, so that there is no crop.

@@ -74,7 +74,6 @@ class WordTokenizer:
         """Refuse class names without a known word, and warn of those that are known in part.
 
         Args:
-            names: Class names.
             no_names: Words that name nothing alone, such as those of the sentences around class names.
 
         Returns:

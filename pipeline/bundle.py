@@ -67,7 +67,6 @@ def export_open_clip(settings: Settings, file: Path) -> Path:
     """Write the adapted CLIP as a plain open_clip file, which has no place for mask prompts.
 
     Args:
-        settings: Of the run.
         file: To be written, ending in .safetensors; must not exist.
 
     Returns:

@@ -32,7 +32,6 @@ def dataflow(settings: Settings, *, ablate: bool = False) -> Graph:
     """Return the artifacts that settings imply, each after those that it is made of; nothing is read yet.
 
     Args:
-        settings: Of all stages.
         ablate: Score the paper's ablations too, and what they need besides.
     """
     graph = Graph(settings.runs_dir, settings.name, ClipWeights(settings.clip, settings.runs_dir))

@@ -224,7 +224,6 @@ def executor_for(
     """Start, or connect to, the workers that the settings name, and stop what was started.
 
     Args:
-        compute: Where units run.
         waiting: Surrounds the wait for workers. It sees a Ctrl-C before what was started is stopped, which takes as
             long as the start.
 

@@ -56,7 +56,6 @@ class Step:
     Its module must import no model: jobs do that when a worker opens them, so that planning takes no time.
 
     Attributes:
-        kind: Of the artifact.
         schema_version: Of the kind's columns and files.
         producer_version: Raise it when the code gives another result for the same settings and inputs.
         stage: The stage to which it belongs.
@@ -202,9 +201,6 @@ class Node:
     Artifact, status and manifest are read once and kept, as every node downstream asks for them. `make` renews them.
 
     Args:
-        step: What makes it.
-        name: Of the artifact.
-        runs: Runs directory.
         sources: What it is made of, by role.
         setting: Key of its data set in the settings; empty where it is no data set.
         command: What the user types to make it; by default that of its stage.
@@ -371,7 +367,6 @@ class Finished(Step):
     """An artifact that was made elsewhere, in a directory that the settings name.
 
     Args:
-        kind: Of the artifact.
         directory: As the settings have it.
         setting: That names it.
     """
@@ -441,7 +436,6 @@ class Graph:
     """All artifacts that settings imply, each after those that it is made of.
 
     Args:
-        runs: Runs directory.
         name: Of artifacts that have no other.
         clip: The CLIP of all stages.
 
@@ -470,7 +464,6 @@ class Graph:
         """Add an artifact.
 
         Args:
-            step: What makes it.
             sources: What it is made of, by role; None is left out.
             name: Of the artifact; that of the run by default.
             made_here: Whether this run makes it; otherwise it is an input that another command makes.
@@ -500,7 +493,6 @@ class Graph:
         A name that they don't describe gives a node that raises a `SettingsError` when it is needed.
 
         Args:
-            setting: The name.
             key: Of the setting that names it.
         """
         known = {node.setting: node for node in self.nodes if node.setting}

@@ -54,7 +54,6 @@ class Progress:
         """Report one unit that ended, well or not.
 
         Args:
-            unit: Its name.
             state: ``"done"`` or ``"failed"``.
             **numbers: Seconds on its worker, counts, or the error, as JSON values.
         """

@@ -68,7 +68,6 @@ class StageReport:
     """What a run did.
 
     Attributes:
-        artifact: The finished artifact.
         manifest: What it states of itself.
         units_done: Units made by this run.
         units_skipped: Units that were done before.
@@ -87,7 +86,6 @@ class Execution:
     """How the stages of one command run; passed from node to node.
 
     Attributes:
-        compute: Where units run.
         limits: When to give up.
         hook: Wraps the executor of each artifact.
         reports: What was made so far, in order.
@@ -157,11 +155,8 @@ def run_stage(
     saved before the ``KeyboardInterrupt`` goes on (`pipeline.interrupts` has all that happens then).
 
     Args:
-        job: Makes a unit.
-        artifact: What to make.
         compute: Where the units run.
         limits: When to give up.
-        hook: Wraps the executor.
 
     Raises:
         StageError: If units failed, or too many rows did; what is done stays done.

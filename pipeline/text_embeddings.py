@@ -102,8 +102,6 @@ def embed_names(
         node: The artifact; the result is named after its scenes.
         names: At least one, in any order, any number of times.
         templates: Name of the sentences around them.
-        compute: Device and threads.
-        execution: How stages run.
         what: What the names are, for a warning of those that CLIP does not know.
 
     Returns:

@@ -125,7 +125,6 @@ def write_adapted_clip(
 
     Args:
         artifact: Held for writing; its description names its units of weights.
-        adapted: What was trained.
         base: The CLIP that it was trained from.
         facts: What else to record, such as the mode.
         written: Sidecars of its other units, which were written before.

@@ -161,9 +161,6 @@ class Artifact:
     def manifest_of(self, sidecars: Mapping[str, Sidecar]) -> Manifest:
         """Put the sidecars of all units together.
 
-        Args:
-            sidecars: Sidecar by unit.
-
         Raises:
             ArtifactError: If one is missing.
         """

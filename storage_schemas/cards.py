@@ -25,9 +25,7 @@ def write_card(artifact: Artifact, *, maker: str, facts: Mapping[str, Json], fil
     """Write the card of a finished artifact.
 
     Args:
-        artifact: A finished one.
         maker: Name and version of what makes the card; another one makes it anew.
-        facts: The numbers.
         files: The other files by name: texts and pictures.
 
     Raises:
@@ -74,7 +72,6 @@ def has_current_card(artifact: Artifact, *, maker: str, manifest: Manifest | Non
     """Return whether a finished artifact has a whole card of this maker.
 
     Args:
-        artifact: Which.
         maker: Name and version of what makes the card.
         manifest: Of the artifact, if it is known; by default its files are checked now.
 

@@ -22,7 +22,6 @@ def column(name: str, kind: pa.DataType, what: str, *, null: bool = False) -> pa
 
     Args:
         name: Name of the column.
-        kind: Its Arrow type.
         what: What it holds, one sentence.
         null: Whether a row may leave it empty.
     """

@@ -196,8 +196,6 @@ def read_members(artifact: Artifact, unit: str, index: pa.Table, rows: Sequence[
     """Read the pictures of some pairs of one shard.
 
     Args:
-        artifact: The pairs.
-        unit: Shard.
         index: Its table, with the columns ``crop`` and ``crop_mask``.
         rows: Row numbers of pairs whose status is ``"ok"``, in the order of the result.
 

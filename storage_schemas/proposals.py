@@ -191,8 +191,6 @@ def read_proposals(artifact: Artifact, unit: str, *, embedding_dim: int | None =
     """Read the proposals of one shard, scene by scene in key order.
 
     Args:
-        artifact: Of proposals.
-        unit: Shard.
         embedding_dim: Length of the embeddings that is expected, 0 for imported masks; None takes the
             file's.
 

@@ -171,7 +171,6 @@ class ScoreShardWriter:
 
     Args:
         unit: From ``artifact.write_unit``, in whose ``with`` block the writer is used.
-        class_count: Number of classes.
     """
 
     def __init__(self, unit: UnitWriter, class_count: int) -> None:
@@ -265,10 +264,6 @@ def read_scores(artifact: Artifact, unit: str, table: str) -> pa.Table:
 def merged_confusions(tables: list[pa.Table], class_count: int) -> dict[str, Confusion]:
     """Add up confusion tables of any shards in any order.
 
-    Args:
-        tables: Confusion tables.
-        class_count: Number of classes.
-
     Returns:
         Per variant the pixels [true_class predicted_class], 64-bit.
     """
@@ -286,8 +281,6 @@ def read_predictions(artifact: Artifact, unit: str, members: Sequence[Member]) -
     """Read predictions of the main variant from one shard, as PNG files.
 
     Args:
-        artifact: The scores.
-        unit: Shard.
         members: Their places, from the column ``prediction`` of the images table.
 
     Raises:

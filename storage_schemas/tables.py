@@ -26,7 +26,6 @@ class TableSchema:
     """Columns of a table, with the kind and version that its files carry.
 
     Attributes:
-        kind: Artifact kind.
         version: Schema version; a reader refuses any other.
         columns: Arrow fields in order.
     """
@@ -123,7 +122,6 @@ class UnitTable:
 
     Args:
         unit: From ``artifact.write_unit``, in whose ``with`` block the table is used.
-        schema: Of the table.
     """
 
     def __init__(self, unit: UnitWriter, schema: TableSchema) -> None:
@@ -158,7 +156,6 @@ def read_table(path: Path, schema: TableSchema, *, columns: Sequence[str] | None
     """Read a table, or some of its columns, after checking that it is of this schema.
 
     Args:
-        path: Parquet file.
         schema: What the file has to be.
         columns: Names of the columns to read; all by default.
 
@@ -184,7 +181,6 @@ def vector_length(path: Path, column: str, *, if_missing: int | None = None) -> 
     """Return the length of the vectors in a column of a Parquet file, from its footer.
 
     Args:
-        path: Parquet file.
         column: Name of the column.
         if_missing: Length to return for a file without that column; None makes it an error.
 

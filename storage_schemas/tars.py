@@ -28,7 +28,6 @@ class Member(NamedTuple):
 
     Attributes:
         offset: Position of the first byte.
-        size_bytes: Number of bytes.
     """
 
     offset: int
@@ -77,7 +76,6 @@ class IndexedTar:
 
     Args:
         unit: From ``artifact.write_unit``, in whose ``with`` block it is used.
-        schema: Of the index.
     """
 
     def __init__(self, unit: UnitWriter, schema: TableSchema) -> None:

@@ -45,7 +45,6 @@ class VerifiedFiles:
     """Checks the files of one directory and remembers what it found.
 
     Args:
-        directory: The artifact's directory.
         memory: File that keeps what was found between runs; it is of this machine only, and losing it costs time alone.
         deep: Hash every file, whatever is remembered.
     """

@@ -29,7 +29,6 @@ class EncodedImages:
     the nets' memory is needed only once.
 
     Args:
-        segmenter: Encodes.
         limit_bytes: What all kept photographs may take together. The latest one is kept even if it alone takes more.
     """
 

@@ -49,7 +49,6 @@ def build_page(
     From then on Gradio fetches no address in this process.
 
     Args:
-        segmenter: Answers.
         images: Encodes photographs and remembers the latest.
         title: Of the browser's tab.
         examples: Photographs to choose from.

@@ -68,7 +68,6 @@ def backbone_from_published(found: Mapping[str, Tensor], expected: Mapping[str, 
     from sizes are ignored, and the four new norms of a Swin backbone may be missing.
 
     Args:
-        found: The file's tensors.
         expected: The state dict of our backbone.
     """
     if found and all(key.startswith("backbone.") for key in found):

@@ -73,7 +73,6 @@ def take_tensors(
     """Pick the expected tensors out of a file.
 
     Args:
-        found: The file's tensors.
         expected: The module's state dict; only its keys and shapes matter, and its tensors where the file has none.
         names: The file's key of each expected key; an expected key that is not in here is left alone.
         ignored: Keys of the file that are of no use and no fault.

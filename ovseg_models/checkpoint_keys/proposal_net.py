@@ -136,7 +136,6 @@ def arguments_from_published(
     """Work out the arguments of `build_proposal_net` from a published OVSeg or MaskFormer checkpoint.
 
     Args:
-        published: The checkpoint's tensors.
         heads: Attention heads, which no shape shows; 8 in all published nets.
         norm_groups: Groups of the pixel decoder's norms, which no shape shows; 32 in all published nets.
 

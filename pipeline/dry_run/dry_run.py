@@ -58,7 +58,6 @@ def dry_run(settings: Settings, stages: Iterable[StageName]) -> DryRun:
     """Estimate what a run would do; nothing is downloaded, made or written.
 
     Args:
-        settings: Of the run.
         stages: That it would go through.
 
     Raises:

@@ -64,7 +64,6 @@ def compare_runs(
         first: Directory of an artifact of scores or of reports.
         second: Likewise.
         variants: Which variant of each; the main one where empty.
-        rounds: Number of resamplings.
 
     Raises:
         PipelineError: If a directory holds neither, or the two share no scenes.

@@ -28,7 +28,6 @@ class LabelledScenes:
 
     Attributes:
         artifact: Finished.
-        class_count: Number of classes.
         ignore_label: Value of pixels without a class.
     """
 

@@ -52,8 +52,6 @@ def images_ahead(shard: SceneShard, *, class_count: int, ignore_label: int) -> I
     """Yield the scenes of a shard in key order, a few of them decoded ahead of the current one.
 
     Args:
-        shard: Of the scenes.
-        class_count: Number of classes.
         ignore_label: Value of pixels without a class.
     """
     return in_threads(lambda scene: decoded(scene, class_count, ignore_label), shard.scenes())

@@ -37,7 +37,6 @@ class NetSources:
         adapted: Adapted CLIPs by the names that views have for them, finished.
         short_side_px: Short side of the proposal net's input [px].
         max_side_px: Upper limit of its long side [px].
-        precision: Arithmetic on CUDA.
         batch_crops: Crops that CLIP takes at a time; None for what the device is fastest with.
         clip_names_alone: The proposal net was trained with another CLIP, and cannot name what it finds.
     """

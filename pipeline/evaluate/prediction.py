@@ -46,7 +46,6 @@ class Branches:
         nets: Of the evaluation; one whose branches are all stored is never loaded.
         ignore_label: Value of pixels without a class.
         stored: What is read instead.
-        unit: The current shard.
     """
 
     def __init__(

@@ -54,7 +54,6 @@ class Score(Step):
     """Scores predictions on one data set.
 
     Attributes:
-        settings: Of stage 4.
         dataset: The data set and its ensemble weight.
         ablate: Score the paper's ablations too, from stored branches.
         clip_names_alone: The proposal net cannot name what it finds, as it was trained with another CLIP.
@@ -198,7 +197,6 @@ class StoreBranch(Step):
     """Stores the outputs of one branch for each scene.
 
     Attributes:
-        settings: Of stage 4.
         view: How CLIP sees the regions; None for the proposal net's branch.
         proposals: The proposal net's branch, whose masks CLIP's regions are; None where they are the label map's.
         clip_names_alone: The proposal net cannot name what it finds.

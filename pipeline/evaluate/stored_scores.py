@@ -29,7 +29,6 @@ class ScoredImage:
     """One image of the main variant.
 
     Attributes:
-        unit: Its shard.
         key: Key of the scene.
         labelled_px: Pixels with a class.
         correct_px: Those predicted correctly.

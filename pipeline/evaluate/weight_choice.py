@@ -28,7 +28,6 @@ class ChooseWeight(Step):
     """Chooses an ensemble weight on pairs that were mined from the sweep's validation data set.
 
     Attributes:
-        settings: Of stage 4.
         mined_from: Source of the pairs, ``mine.source``.
         imported: Whether their masks are of others, which the proposal net's branch cannot name.
     """

@@ -194,8 +194,6 @@ def shrink_image(image: npt.NDArray[np.uint8], width_px: int, height_px: int) ->
 
     Args:
         image: [height width 3].
-        width_px: New width.
-        height_px: New height.
     """
     if image.shape[:2] == (height_px, width_px):
         return image
@@ -210,8 +208,6 @@ def shrink_label(label: npt.NDArray[np.uint16], width_px: int, height_px: int) -
 
     Args:
         label: [height width].
-        width_px: New width.
-        height_px: New height.
     """
     rows = np.arange(height_px) * label.shape[0] // height_px
     columns = np.arange(width_px) * label.shape[1] // width_px

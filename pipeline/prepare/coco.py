@@ -67,7 +67,6 @@ class CocoSource:
         The large ones take seconds and memory (instances of train2017: about 2 GB while they are read).
 
         Args:
-            root: The data set.
             split: Of the official layout; any name, or none, where ``annotation_files`` are given.
             labels: Which of COCO's labels; "none" for none. Files that are given say themselves what they hold.
             captions: Whether captions are taken.

@@ -178,7 +178,6 @@ def read_categories(document: Mapping[str, Any], used: Set[int | None], file: st
     project's name so, as id 0.
 
     Args:
-        document: The file.
         used: Category ids that its annotations use.
         file: Its name, for messages.
 

@@ -85,7 +85,6 @@ class StuffLabels:
         """List the label files, and search some of them for values that only the other kind has.
 
         Args:
-            root: The data set.
             directory: Of the label files.
             values: What their values mean.
             hint: What to do if they are not there.
@@ -301,7 +300,6 @@ def own_classes(document: Mapping[str, Any], cocos: Vocabulary, used: Set[int | 
     COCO's table is taken where the file's names equal it, and where the file lists no category at all.
 
     Args:
-        document: The file.
         cocos: COCO's classes of this kind.
         used: Category ids that its annotations use.
         file: Its name, for messages and as the source of the vocabulary.

@@ -58,7 +58,6 @@ class DataRoot:
 
     Attributes:
         name: The data set's name, for messages.
-        directory: The root.
         max_image_px: Width times height that an image or label may have at most [px].
         accessed: By all methods but ``path``, ``read`` and ``scene``.
     """
@@ -100,7 +99,6 @@ class DataRoot:
         """Read a whole file.
 
         Args:
-            relative: Its path.
             missing: Slug of the fault if it is not there.
 
         Raises:
@@ -131,7 +129,6 @@ class DataRoot:
         """Return the path of a file or directory without which nothing can be done.
 
         Args:
-            relative: Its path.
             hint: What to do if it is not there.
 
         Raises:

@@ -36,7 +36,6 @@ class DrawnWorldSource:
     Attributes:
         seed: Chooses the world.
         first_index: Index of the first scene; ``split_indices`` gives ranges that do not overlap.
-        scenes: Number of scenes.
         size_px: Side of the pictures [px].
         context: Share of things placed on their home stuff.
         captions_per_scene: 0 to 5; a scene has fewer where two of its captions would be the same.

@@ -38,7 +38,6 @@ def folder(root: DataRoot, split: str) -> PairedSource:
     absent for any image.
 
     Args:
-        root: The folder.
         split: Name of a sub-folder that holds ``images`` and the rest, or empty.
 
     Raises:

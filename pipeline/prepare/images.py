@@ -70,7 +70,6 @@ def stored_image(data: bytes, *, max_image_px: int) -> tuple[bytes, ImageFacts]:
     """Return the bytes to store of an image file, and what is recorded of them.
 
     Args:
-        data: The whole file.
         max_image_px: Width times height that is allowed at most [px].
 
     Raises:
@@ -85,7 +84,6 @@ def inspect_image(data: bytes, *, max_image_px: int) -> ImageFacts:
     """Check the bytes of a JPEG, PNG or WebP file from end to end and read its header.
 
     Args:
-        data: The whole file.
         max_image_px: Width times height that is allowed at most [px].
 
     Raises:

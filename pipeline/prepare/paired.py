@@ -147,7 +147,6 @@ def pairs_of_list(root: DataRoot, list_file: str, hint: str, image: str, label: 
     """Make the pairs of a list file with one image id a line; empty lines don't count.
 
     Args:
-        root: The data set.
         list_file: Path of the list.
         hint: What to do if the list is not there.
         image: Path of an image with ``{}`` for the id.

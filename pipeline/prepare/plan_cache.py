@@ -217,8 +217,6 @@ class PlanCache:
         """Note facts, unless a file changed since a moment before the data set was opened.
 
         Args:
-            facts: What was found.
-            accessed: Where.
             begun_ns: When the data set was opened [ns since 1970].
         """
         self._noted.pop(self._file, None)

@@ -210,7 +210,6 @@ def prepare(
 
     Args:
         settings: Which data set, and how.
-        runs: Runs directory.
         execution: Where shards are made, and when to give up; by default in this process.
         plan: What `plan_prepare` returned; by default the data set is planned now.
 

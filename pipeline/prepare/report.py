@@ -46,7 +46,6 @@ class Findings:
     """How many scenes have something, and the first few of them.
 
     Attributes:
-        scenes: Number of scenes.
         examples: Key and words of the first ones.
     """
 
@@ -230,7 +229,6 @@ def report_of_artifact(artifact: Artifact, found: Found) -> PrepareReport:
     """Count what a finished artifact of scenes holds, from its indexes and sidecars alone.
 
     Args:
-        artifact: The scenes.
         found: What lay there when they were made.
     """
     labels = ScenesAttributes.of(artifact)
@@ -261,7 +259,6 @@ def check_source(source: SceneSource, keys: Sequence[str], *, data_set: str, max
     """Read every scene of a source and report what is missing or odd.
 
     Args:
-        source: The data set.
         keys: The scenes to read.
         data_set: What to call it.
         max_image_px: Width times height that is allowed at most [px].

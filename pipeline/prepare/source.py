@@ -30,7 +30,6 @@ class Found:
     """What is in a data set, as far as its lists and annotations say.
 
     Attributes:
-        pictures: Picture files.
         labels: Label files, or pictures with an annotation that gives a label.
         captions: Captions; None if their number is known only when scenes are made.
         passed_over: Files that belong to no scene.

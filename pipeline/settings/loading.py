@@ -51,7 +51,6 @@ def load_section(section: type[Section], values: Mapping[str, Any], overrides: S
     """Make one section of settings of a command's own values and ``key=value`` flags; flags go before.
 
     Args:
-        section: Its model.
         values: By their names.
         overrides: As of `load_settings`, with keys within the section.
         source: Name of the command, for messages.

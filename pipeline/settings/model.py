@@ -150,7 +150,6 @@ def with_inherited(model: type[BaseModel], document: Any, shared: Mapping[tuple[
     Sections that are items of lists or tables inherit nothing.
 
     Args:
-        model: The section's model.
         document: What was given: a table, or an instance of the model; anything else is returned for validation to
             refuse.
         shared: Values by the keys that fields name with ``inherits``.

@@ -37,7 +37,6 @@ def proposal_sheet(
 
     Args:
         net: In evaluation mode.
-        scenes: Labelled scenes.
         numbers: Which of them to show; at least one.
         class_names: Of the label maps.
         held_out: Class indices whose names are written in red: the net has not learned them.

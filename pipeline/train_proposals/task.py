@@ -183,7 +183,6 @@ def learning_rates(
     not decay; the no-object embedding, a plain parameter, does.
 
     Args:
-        net: A proposal net.
         learning_rate: Of all but the backbone.
         backbone_rate_factor: The backbone's rate in units of that.
         weight_decay: Of all that decays.

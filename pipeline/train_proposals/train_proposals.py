@@ -19,11 +19,7 @@ from storage_schemas.scenes import ScenesAttributes
 
 @dataclass(frozen=True, kw_only=True)
 class TrainProposals(Step):
-    """Trains the proposal net.
-
-    Attributes:
-        settings: Of stage 1.
-    """
+    """Trains the proposal net."""
 
     settings: ProposalNetSettings
     compute: ComputeSettings

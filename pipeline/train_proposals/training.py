@@ -167,7 +167,6 @@ def initial_net(settings: ProposalNetSettings, *, embedding_dim: int, text_width
     """Build the net as training finds it: random but for what the settings name.
 
     Args:
-        settings: Of stage 1.
         embedding_dim: Of CLIP's space.
         text_width: Of CLIP's text transformer.
 

@@ -83,7 +83,6 @@ class Validation:
     """What a net is measured on.
 
     Attributes:
-        scenes: Labelled scenes.
         text_embeddings: Of their class names, all of them [class dim].
         ignore_label: Value of pixels without a class.
         short_side_px: At which the net sees them [px].
@@ -102,7 +101,6 @@ class Validation:
 
         Args:
             net: In evaluation mode.
-            numbers: Of the scenes.
         """
         classes = len(self.text_embeddings)
         total = Counts.none(classes)

@@ -50,7 +50,6 @@ class Plan:
         compile: Whether to compile the model.
         loader_workers: Processes that read samples for each training process; 0 reads in the training process.
         checkpoint_every: Steps from one checkpoint to the next.
-        keep_last: Checkpoints to keep.
         validate_every: Steps from one validation to the next; 0 for none.
         best_by: Name of the validation value whose greatest marks the best checkpoint; empty for none.
         section: Section of the settings that has ``accumulation_steps``, for messages.
@@ -195,7 +194,6 @@ class Trainer:
     """Runs a task to its last step, from the newest checkpoint if there is one.
 
     Args:
-        task: What is trained.
         plan: How long and how.
         artifact: Where checkpoints and metrics are kept (``_local``); held for writing by the first process.
         processes: The processes that train together.

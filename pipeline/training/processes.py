@@ -32,7 +32,6 @@ class Processes:
 
     Attributes:
         rank: Number of this process, from 0; 0 writes files.
-        count: Number of processes.
         device: Where this process computes.
         patient: The same processes as a group whose members wait for hours; None where there is one process.
     """

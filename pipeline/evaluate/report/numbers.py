@@ -42,7 +42,6 @@ def report_numbers(
     """Compute the numbers of a report.
 
     Args:
-        settings: Of all stages.
         evaluations: Scores, one node per data set, each finished.
         choices: How well ensemble weights name mined validation pairs; None if that was not tried.
         clip_is_random: Whether CLIP's weights are random though the settings name others, as none could be
@@ -105,7 +104,6 @@ def training_overlap(settings: Settings, node: Node) -> str:
     """Return a sentence on what training knew of a data set: its very scenes, some of its classes, or nothing.
 
     Args:
-        settings: Of all stages.
         node: Scores of the data set; its inputs lead back to all that the nets were trained on.
     """
     own, class_names = node["scenes"].artifact, ScenesAttributes.of(node["scenes"].artifact).class_names

@@ -19,11 +19,7 @@ _REPORT_BYTES = 5_000_000
 
 @dataclass(frozen=True)
 class Report(Step):
-    """Writes the report.
-
-    Attributes:
-        settings: Of all stages.
-    """
+    """Writes the report."""
 
     settings: Settings
 
@@ -72,7 +68,6 @@ class ReportJob:
     """Writes the report; runs in the process that planned it.
 
     Attributes:
-        settings: Of all stages.
         node: The report, whose inputs are finished.
     """
 
