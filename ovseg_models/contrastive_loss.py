@@ -1,8 +1,11 @@
 """Contrastive losses of (masked crop, noun) pairs, on the features of a whole batch.
 
 All take the features of all processes: gather them first (the reference does without gradient to the others' features)
-and give every process the whole batch. Letters: B pairs; s_ij = scale * <image i, text j>.
+and give every process the whole batch. Letters: B pairs; s_ij = scale * <image i, text j>; H(i): the hard negatives of
+image i, nouns that no pair of the batch need have. They are negatives of images alone: no image of theirs is at hand.
 """
+
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -12,19 +15,35 @@ from torch.nn import functional
 from ovseg_models.precision import full_precision
 
 
+class HardNegatives(NamedTuple):
+    """Texts that each image is told from beside those of the batch.
+
+    Attributes:
+        text_features: L2-normalised, as those of the pairs.
+        present: False in the places of an image that has fewer.
+    """
+
+    text_features: Float[Tensor, "pair negative dim"]
+    present: Bool[Tensor, "pair negative"]
+
+
 def contrastive_loss(
     image_features: Float[Tensor, "pair dim"],
     text_features: Float[Tensor, "pair dim"],
     scale: Float[Tensor, "*scalar"],
+    *,
+    hard_negatives: HardNegatives | None = None,
 ) -> Float[Tensor, ""]:
     """Compute CLIP's loss, in which every other pair of the batch is a negative, one of the same noun too.
 
-    L = -1/2B sum_i [ log softmax_j(s_ij) at j = i + log softmax_j(s_ji) at j = i ].
+    L = -1/2B sum_i [ log softmax_j(s_ij) at j = i + log softmax_j(s_ji) at j = i ]; the first softmax is over the texts
+    of the batch and H(i).
 
     Args:
         image_features: L2-normalised.
         text_features: L2-normalised, row i belongs to image i.
         scale: exp(logit_scale).
+        hard_negatives: H(i); None for none.
 
     Raises:
         ValueError: If the numbers of images and texts differ, or are zero.
@@ -33,8 +52,9 @@ def contrastive_loss(
         OVSeg trains with this form; Radford et al., 2021.
     """
     logits = _similarities(image_features, text_features, scale)
+    to_texts = torch.cat([logits, *_hard_logits(image_features, scale, hard_negatives)], dim=1)
     labels = torch.arange(len(logits), device=logits.device)
-    return (functional.cross_entropy(logits, labels) + functional.cross_entropy(logits.T, labels)) / 2
+    return (functional.cross_entropy(to_texts, labels) + functional.cross_entropy(logits.T, labels)) / 2
 
 
 def noun_contrastive_loss(
@@ -42,6 +62,8 @@ def noun_contrastive_loss(
     text_features: Float[Tensor, "pair dim"],
     scale: Float[Tensor, "*scalar"],
     nouns: Int[Tensor, "pair"],
+    *,
+    hard_negatives: HardNegatives | None = None,
 ) -> Float[Tensor, ""]:
     """Compute the loss in which pairs of equal nouns are positives of each other, and never negatives.
 
@@ -50,12 +72,14 @@ def noun_contrastive_loss(
     If all the nouns differ, this is ``contrastive_loss``. Positives do not compete with each other, so that the least
     value is zero whatever repeats. (The better known form with 1/|P(i)| as soft targets of one softmax would be no
     choice here: if equal nouns have equal text features, it has the same value and gradient as ``contrastive_loss``.)
+    The first N of image i has H(i) too.
 
     Args:
         image_features: L2-normalised.
         text_features: L2-normalised, row i belongs to image i.
         scale: exp(logit_scale).
         nouns: One number per noun; equal numbers for equal nouns.
+        hard_negatives: H(i); None for none.
 
     Raises:
         ValueError: If the numbers of images, texts and nouns differ, or are zero.
@@ -69,7 +93,10 @@ def noun_contrastive_loss(
             f"noun_contrastive_loss: {len(nouns)} nouns, {len(logits)} are expected, one per pair; gather them"
         )
     equal = nouns[:, None] == nouns
-    return (_against_other_nouns(logits, equal) + _against_other_nouns(logits.T, equal)) / 2
+    hard = _hard_logits(image_features, scale, hard_negatives)
+    to_texts = torch.cat([logits, *hard], dim=1)
+    equal_texts = torch.cat([equal, *(torch.zeros_like(more, dtype=torch.bool) for more in hard)], dim=1)
+    return (_against_other_nouns(to_texts, equal_texts) + _against_other_nouns(logits.T, equal)) / 2
 
 
 def sigmoid_loss(
@@ -78,10 +105,12 @@ def sigmoid_loss(
     scale: Float[Tensor, "*scalar"],
     bias: Float[Tensor, "*scalar"],
     nouns: Int[Tensor, "pair"] | None = None,
+    *,
+    hard_negatives: HardNegatives | None = None,
 ) -> Float[Tensor, ""]:
     """Compute the loss of SigLIP, in which each image with each text is a case of its own: do they belong together?
 
-    L = -1/B sum_ij log sigmoid(z_ij (s_ij + bias)), z_ij = 1 where they do, else -1.
+    L = -1/B sum_ij log sigmoid(z_ij (s_ij + bias)), z_ij = 1 where they do, else -1; j runs over the batch and H(i).
 
     Args:
         image_features: L2-normalised.
@@ -90,6 +119,7 @@ def sigmoid_loss(
         bias: Far below zero, as nearly all cases are negatives; -10 at the start of SigLIP's training.
         nouns: One number per noun; equal numbers for equal nouns, which are then positives of each other. None: every
             other pair is a negative, as in open_clip.
+        hard_negatives: H(i); None for none.
 
     Raises:
         ValueError: If the numbers of images, texts and nouns differ, or are zero.
@@ -103,7 +133,10 @@ def sigmoid_loss(
     if len(nouns) != len(logits):
         raise ValueError(f"sigmoid_loss: {len(nouns)} nouns, {len(logits)} are expected, one per pair; gather them")
     signs = torch.where(nouns[:, None] == nouns, 1.0, -1.0).to(logits.dtype)
-    return -functional.logsigmoid(signs * (logits + bias)).sum() / len(logits)
+    total = -functional.logsigmoid(signs * (logits + bias)).sum()
+    for hard in _hard_logits(image_features, scale, hard_negatives):
+        total = total - functional.logsigmoid(-(hard + bias)).sum()
+    return total / len(logits)
 
 
 def _against_other_nouns(
@@ -113,6 +146,18 @@ def _against_other_nouns(
     negatives = logits.masked_fill(equal, -torch.inf).logsumexp(dim=1, keepdim=True)
     terms = functional.softplus(negatives - logits).masked_fill(~equal, 0)
     return (terms.sum(dim=1) / equal.sum(dim=1)).mean()
+
+
+def _hard_logits(
+    image_features: Tensor, scale: Tensor, negatives: HardNegatives | None
+) -> list[Float[Tensor, "pair negative"]]:
+    """Return s_in in a list, -infinity in empty places, which no loss sees; an empty list for None."""
+    if negatives is None:
+        return []
+    with full_precision(image_features.device):
+        features = image_features if image_features.dtype == torch.float64 else image_features.float()
+        logits = scale * torch.einsum("pd,pnd->pn", features, negatives.text_features.to(features.dtype))
+    return [logits.masked_fill(~negatives.present, -torch.inf)]
 
 
 def _similarities(image_features: Tensor, text_features: Tensor, scale: Tensor) -> Float[Tensor, "pair pair"]:

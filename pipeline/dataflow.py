@@ -16,6 +16,7 @@ from pipeline.clip_weights import ClipWeights
 from pipeline.evaluate.report.report import Report
 from pipeline.evaluate.score import Score
 from pipeline.evaluate.weight_choice import ChooseWeight
+from pipeline.finetune.average import AverageWeights
 from pipeline.finetune.finetune import Finetune
 from pipeline.graph import Finished, Graph, Node, Refused, Source
 from pipeline.import_masks.import_masks import ImportMasks, imported_name
@@ -24,7 +25,7 @@ from pipeline.mine.pair import PairNouns
 from pipeline.mine.propose import Propose
 from pipeline.mine.regions import NetSize, net_size
 from pipeline.prepare.prepare import Prepare, scenes_name
-from pipeline.settings import Settings, SettingsError
+from pipeline.settings import MineSettings, Settings, SettingsError
 from pipeline.train_proposals.train_proposals import TrainProposals
 
 
@@ -52,7 +53,10 @@ def dataflow(settings: Settings, *, ablate: bool = False) -> Graph:
     )
 
     mined = settings.mine.dataset
-    _, pairs = _mining(graph, settings, net, mined, made_here=bool(mined))
+    labelled = settings.mine.model_copy(update={"source": "masks-classes"})
+    source = settings.finetune.pair_source
+    mining = labelled if source == "ground-truth" else settings.mine
+    _, pairs = _mining(graph, settings, mining, net, mined, made_here=bool(mined))
     if not mined and not settings.finetune.pairs_dir:
         message = (
             "finetune.pairs_dir: is empty, and so is mine.dataset; name an artifact of pairs, or a data set to mine"
@@ -60,30 +64,43 @@ def dataflow(settings: Settings, *, ablate: bool = False) -> Graph:
         pairs = graph.add(Refused(SettingsError([message])), made_here=False)
     if settings.finetune.pairs_dir:  # mined elsewhere, by these or other settings
         pairs = graph.add(Finished("pairs", settings.finetune.pairs_dir, "finetune.pairs_dir"), made_here=False)
+    made_of = {"pairs": pairs}
+    if source == "both":
+        _, made_of["ground_truth"] = _mining(graph, settings, labelled, net, mined, made_here=bool(mined))
 
     validation = graph.scenes_or_none(settings.finetune.validation_dataset, "finetune.validation_dataset")
-    made_of = {"pairs": pairs, "validation": validation, "clip": graph.clip}
-    finetune = Finetune(settings=settings.finetune, compute=settings.compute)
+    read: dict[str, Source | None] = {**made_of, "validation": validation, "clip": graph.clip}
+    left_out = settings.proposal_net.held_out_classes
+    finetune = Finetune(settings=settings.finetune, compute=settings.compute, left_out=left_out)
     has_pairs = bool(mined or settings.finetune.pairs_dir)
-    clips: dict[str, Node] = {"adapted": graph.add(finetune, made_of, made_here=has_pairs)}
+    clips: dict[str, Node] = {"adapted": graph.add(finetune, read, made_here=has_pairs)}
+    if settings.finetune.tuned_share < 1:
+        average = AverageWeights(share=settings.finetune.tuned_share)
+        tuned: dict[str, Source | None] = {"tuned": clips["adapted"], "clip": graph.clip}
+        clips["adapted"] = graph.add(average, tuned, made_here=has_pairs)
     for mode in settings.evaluate.sweep.finetune_modes if ablate else ():  # each is made by a command of its own
-        finetune = Finetune(settings=settings.finetune.in_mode(mode), compute=settings.compute)
-        clips[mode] = graph.add(
-            finetune, made_of, made_here=False, command=f"ovseg finetune --set finetune.mode={mode}"
-        )
+        finetune = Finetune(settings=settings.finetune.in_mode(mode), compute=settings.compute, left_out=left_out)
+        clips[mode] = graph.add(finetune, read, made_here=False, command=f"ovseg finetune --set finetune.mode={mode}")
 
     _evaluation(graph, settings, net, clips, ablate=ablate)
     return graph
 
 
 def _mining(
-    graph: Graph, settings: Settings, net: Node, dataset: str, *, made_here: bool, command: str = ""
+    graph: Graph,
+    settings: Settings,
+    mining: MineSettings,
+    net: Node,
+    dataset: str,
+    *,
+    made_here: bool,
+    command: str = "",
 ) -> tuple[Node | None, Node]:
     """Add proposals, unless masks are those of the labels, embeddings, and pairs; returns proposals and pairs.
 
     Proposals are those of the proposal net, or masks of others.
     """
-    mining, training, compute = settings.mine, settings.proposal_net, settings.compute
+    training, compute = settings.proposal_net, settings.compute
     read: dict[str, Source | None] = {"scenes": graph.scenes(dataset, "mine.dataset"), "clip": graph.clip}
     proposals = None
     if not mining.uses_ground_truth_masks:
@@ -138,7 +155,7 @@ def _evaluation(graph: Graph, settings: Settings, net: Node, clips: Mapping[str,
     chosen_on = section.sweep.validation_dataset
     if ablate and chosen_on and section.proposals != "imported":  # whose ensemble is CLIP alone
         command = f"ovseg mine --set mine.dataset={chosen_on}"
-        proposals, pairs = _mining(graph, settings, net, chosen_on, made_here=False, command=command)
+        proposals, pairs = _mining(graph, settings, settings.mine, net, chosen_on, made_here=False, command=command)
         adapted = clips["adapted"] if section.clip == "adapted" else None
         imported = settings.mine.proposals == "imported"
         choose = ChooseWeight(settings=section, compute=compute, mined_from=settings.mine.source, imported=imported)

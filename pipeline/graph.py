@@ -484,8 +484,12 @@ class Graph:
         return [node for node in self.nodes if node.step.kind == kind]
 
     def only(self, kind: str) -> Node:
-        """Return the artifact of a kind of which there is one, whether this run makes it or not."""
-        return (self.of_kind(kind) or [node for node in self.others if node.step.kind == kind])[0]
+        """Return the artifact of a kind that the run is about, whether it makes it or not.
+
+        Of several that it makes that is the last: an average of weights comes after the weights.
+        """
+        made = self.of_kind(kind)
+        return made[-1] if made else next(node for node in self.others if node.step.kind == kind)
 
     def scenes(self, setting: str, key: str = "datasets") -> Node:
         """Return the scenes of a data set by the name that the settings give it.

@@ -5,12 +5,14 @@
 ``adapted_clip`` holds only what training changed; the rest, such as the text tower, comes from the CLIP that was
 adapted. Unit ``image_tower`` holds ``clip.visual.*``, ``clip.logit_scale`` and a sigmoid model's ``clip.logit_bias``,
 unit ``mask_prompts`` holds ``mask_prompts``, each only where a phase trained it; scale and bias are with the prompts
-where MPT alone trained them.
+where MPT alone trained them. Unit ``template_weights`` holds weights of sentences (see `pipeline.template_weights`),
+where these were trained.
 
 Both may have other units, such as a report, which are passed over here.
 """
 
 import copy
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from types import MappingProxyType
@@ -25,12 +27,14 @@ from ovseg_models.proposal_net import ProposalNet
 from ovseg_models.proposal_presets import build_proposal_net
 from pipeline.clip_loading import LoadedClip
 from pipeline.errors import PipelineError
+from pipeline.template_weights import TemplateWeights
 from storage_schemas.artifact import Artifact
 from storage_schemas.checkpoints import (
     ADAPTED_CLIP,
     IMAGE_TOWER,
     MASK_PROMPTS,
     PROPOSAL_NET,
+    TEMPLATE_WEIGHTS,
     WEIGHTS,
     read_weights,
     write_weights,
@@ -119,6 +123,7 @@ def write_adapted_clip(
     base: LoadedClip,
     facts: Mapping[str, Json],
     *,
+    template_weights: TemplateWeights | None = None,
     written: Mapping[str, Sidecar] = MappingProxyType({}),
 ) -> Manifest:
     """Write the units of weights that the artifact names, and finish it.
@@ -127,6 +132,7 @@ def write_adapted_clip(
         artifact: Held for writing; its description names its units of weights.
         base: The CLIP that it was trained from.
         facts: What else to record, such as the mode.
+        template_weights: Of sentences, where these were trained.
         written: Sidecars of its other units, which were written before.
 
     Raises:
@@ -144,6 +150,9 @@ def write_adapted_clip(
     for unit, tensors in _tensors_by_unit(adapted, artifact.description.units).items():
         arrays = {name: tensor.detach().cpu().contiguous().numpy() for name, tensor in tensors.items()}
         sidecars[unit] = write_weights(artifact, unit, arrays, recorded)
+    if template_weights is not None:
+        arrays, own = {"template_weights": template_weights.weights}, {**recorded, **template_weights.facts()}
+        sidecars[TEMPLATE_WEIGHTS] = write_weights(artifact, TEMPLATE_WEIGHTS, arrays, own)
     manifest = artifact.manifest_of(sidecars)
     artifact.finish(manifest)
     return manifest
@@ -167,6 +176,15 @@ def load_adapted_clip(artifact: Artifact, base: LoadedClip) -> MaskAdaptedClip:
             f"{artifact.directory}: was trained from CLIP {facts['base_digest'][:12]}, the settings' CLIP is "
             f"{base.digest[:12]}; set 'clip' as it was then, or run 'ovseg finetune' again"
         )
+    weights = TemplateWeights.of(artifact)
+    temperature = None if weights is None else weights.temperature
+    if temperature is not None:  # of one sentence: a factor on cosines, as the model's own is
+        if temperature <= 0:
+            raise PipelineError(
+                f"{artifact.directory}: the trained weight of its sentence makes a factor of {temperature:.4g}, one "
+                "above 0 is expected; lower finetune.psm.learning_rate and train again"
+            )
+        base = replace(base, temperature="model")
     blank_patches = facts.get("blank_patches", "kept")
     adapted = new_mask_adapted_clip(base, prompt_depth=facts["prompt_depth"], blank_patches=blank_patches)
     for unit, expected in _tensors_by_unit(adapted, artifact.description.units).items():
@@ -177,6 +195,8 @@ def load_adapted_clip(artifact: Artifact, base: LoadedClip) -> MaskAdaptedClip:
         except ValueError as error:
             raise PipelineError(str(error)) from error
         adapted.load_state_dict(conversion.tensors, strict=False)
+    if temperature is not None:
+        adapted.logit_scale.data.fill_(math.log(temperature))
     return adapted
 
 

@@ -30,7 +30,7 @@ PROPOSAL_NET = "proposal_net"
 ADAPTED_CLIP = "adapted_clip"
 SCHEMA_VERSION = 1
 
-WEIGHTS, IMAGE_TOWER, MASK_PROMPTS = "weights", "image_tower", "mask_prompts"
+WEIGHTS, IMAGE_TOWER, MASK_PROMPTS, TEMPLATE_WEIGHTS = "weights", "image_tower", "mask_prompts", "template_weights"
 """Units that hold tensors: of a proposal net; of an adapted CLIP, each where a phase trained it."""
 
 REPORT = "report"

@@ -1,7 +1,9 @@
-"""All usable pairs of an artifact as one numbered list, each of them one seek away."""
+"""All usable pairs of an artifact, or of several, as one numbered list, each of them one seek away."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +14,7 @@ from storage_schemas.columns import OK
 from storage_schemas.errors import ArtifactError
 from storage_schemas.pairs import KIND, SCHEMA_VERSION, PairMembers, read_index, read_members
 
-_COLUMNS = ("pair", "status", "noun", "crop", "crop_mask")
+_COLUMNS = ("pair", "key", "status", "noun", "crop", "crop_mask")
 
 
 class PairPlace(NamedTuple):
@@ -34,18 +36,20 @@ class PairCollection:
 
     Args:
         artifact: A finished artifact of pairs.
+        without_nouns: Nouns whose pairs are left out.
 
     Raises:
         ArtifactError: If the artifact is of another kind.
         SchemaError: If its pairs are of another schema.
     """
 
-    def __init__(self, artifact: Artifact) -> None:
+    def __init__(self, artifact: Artifact, without_nouns: Sequence[str] = ()) -> None:
         artifact.require(KIND, SCHEMA_VERSION)
         self.artifact = artifact
+        self._without_nouns = frozenset(without_nouns)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return PairCollection, (self.artifact,)
+        return PairCollection, (self.artifact, tuple(self._without_nouns))
 
     def __len__(self) -> int:
         return len(self._places)
@@ -77,6 +81,12 @@ class PairCollection:
         return PairPlace(self.artifact.description.units[shard], self._indexes[shard]["pair"][int(row)].as_py())
 
     @cached_property
+    def pictures(self) -> list[str]:
+        """Key of the picture of each pair."""
+        columns = [index["key"].to_pylist() for index in self._indexes]
+        return [columns[shard][row] for shard, row in self._places.tolist()]
+
+    @cached_property
     def _indexes(self) -> list[pa.Table]:
         units = self.artifact.description.units  # in one piece each: a row is then found without going through chunks
         return [read_index(self.artifact, unit, columns=_COLUMNS).combine_chunks() for unit in units]
@@ -90,7 +100,9 @@ class PairCollection:
         """
         places = []
         for number, index in enumerate(self._indexes):
-            rows = np.flatnonzero(np.array(index["status"].to_pylist()) == OK)
+            listed = zip(index["status"].to_pylist(), index["noun"].to_pylist(), strict=True)
+            usable = [status == OK and noun not in self._without_nouns for status, noun in listed]
+            rows = np.flatnonzero(np.array(usable, bool))
             places.append(np.stack([np.full(len(rows), number), rows], axis=1))
         joined = np.concatenate(places or [np.zeros((0, 2))]).astype(np.int64)
         if len(joined) == 0:
@@ -104,3 +116,60 @@ class PairCollection:
     def _noun_of_each(self) -> list[str]:
         columns = [index["noun"].to_pylist() for index in self._indexes]
         return [columns[shard][row] for shard, row in self._places.tolist()]
+
+
+@dataclass(frozen=True)
+class JoinedPairs:
+    """The pairs of several collections, one after the other.
+
+    Attributes:
+        parts: At least one.
+    """
+
+    parts: tuple[PairCollection, ...]
+
+    def __len__(self) -> int:
+        return sum(map(len, self.parts))
+
+    @cached_property
+    def nouns(self) -> tuple[str, ...]:
+        """Each noun once, sorted."""
+        return tuple(sorted({noun for part in self.parts for noun in part.nouns}))
+
+    @cached_property
+    def noun_numbers(self) -> npt.NDArray[np.int64]:
+        """Place in ``nouns`` of each pair's noun [pair]."""
+        numbers = {noun: number for number, noun in enumerate(self.nouns)}
+        of_parts = [np.array([numbers[noun] for noun in part.nouns], np.int64) for part in self.parts]
+        return np.concatenate([own[part.noun_numbers] for own, part in zip(of_parts, self.parts, strict=True)])
+
+    @cached_property
+    def pictures(self) -> list[str]:
+        """Key of the picture of each pair."""
+        return [key for part in self.parts for key in part.pictures]
+
+    def read(self, number: int) -> PairMembers:
+        """Read the stored pictures of one pair.
+
+        Raises:
+            CorruptUnitError: If the shard is shorter than its index says.
+        """
+        part, own = self._part(number)
+        return part.read(own)
+
+    def place(self, number: int) -> PairPlace:
+        """Return where a pair lies."""
+        part, own = self._part(number)
+        return part.place(own)
+
+    def _part(self, number: int) -> tuple[PairCollection, int]:
+        """Return the collection that holds a pair, and its number there."""
+        own = number
+        for part in self.parts:
+            if own < len(part):
+                return part, own
+            own -= len(part)
+        raise IndexError(f"pair {number}: is beyond the {len(self)} pairs of {len(self.parts)} collections")
+
+
+Pairs: TypeAlias = PairCollection | JoinedPairs

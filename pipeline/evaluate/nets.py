@@ -12,15 +12,17 @@ from torch import Tensor
 from ovseg_models.encoding import embed_regions, net_pixels, propose
 from ovseg_models.fusion import fused_labels, fused_mask_labels
 from ovseg_models.image_input import resized_size
-from ovseg_models.mask_adapted_clip import MaskAdaptedClip
+from ovseg_models.mask_adapted_clip import PUBLISHED_TEMPERATURE, MaskAdaptedClip
 from ovseg_models.oracle import ground_truth_masks
 from ovseg_models.precision import autocast
+from ovseg_models.prompt_templates import prompt_templates
 from ovseg_models.proposal_masks import hard_masks
 from ovseg_models.proposal_net import ProposalNet
 from pipeline.clip_loading import LoadedClip, load_clip
 from pipeline.evaluate.labelled_images import LabelledImage
 from pipeline.evaluate.variants import GROUND_TRUTH, ORIGINAL, ClipView
 from pipeline.settings import ClipSettings, Precision
+from pipeline.template_weights import TemplateWeights
 from pipeline.text_embeddings import TextSource
 from pipeline.trained_nets import load_adapted_clip, load_proposal_net, stock_mask_adapted_clip
 from pipeline.worker_device import WorkerCompute, crops_at_once
@@ -128,6 +130,7 @@ class Nets:
         self.sources = sources
         self.device = device
         self._clips: dict[str, MaskAdaptedClip] = {}
+        self._class_vectors: dict[str, Tensor] = {}
         self._texts = sources.texts.open(device)
 
     @cached_property
@@ -166,6 +169,24 @@ class Nets:
             )
             self._clips[name] = loaded.to(self.device).eval()
         return self._clips[name]
+
+    def class_vectors(self, name: str) -> Float[Tensor, "class dim"]:
+        """Return what the embeddings of a CLIP's crops are compared with: class names, or weighted sentences of them.
+
+        Raises:
+            PipelineError: If weights were trained for other sentences.
+        """
+        if name not in self._class_vectors:
+            clip = self.clip(name)
+            weights = None if name == ORIGINAL else TemplateWeights.of(self.sources.adapted[name])
+            vectors = self.text_embeddings
+            if weights is not None and weights.temperature is None:  # else it is the CLIP's own
+                names, templates = self.sources.class_names, prompt_templates(self.sources.texts.templates)
+                own_scale = clip.is_sigmoid or clip.temperature == "model"
+                factor = weights.scale if own_scale else PUBLISHED_TEMPERATURE
+                vectors = weights.class_vectors(self.base, names, templates, self.device) * (weights.scale / factor)
+            self._class_vectors[name] = vectors
+        return self._class_vectors[name]
 
     def net_size(self, image: Image.Image) -> tuple[int, int]:
         """Return the height and width at which the nets see an image [px]."""
@@ -230,7 +251,7 @@ class Nets:
                 at_once=self.crops_at_once,
             )
         # ``valid`` [region]: regions without a pixel have no crop, and no row in ``embeddings``
-        return ClipBranch(names[valid], clip.class_logits(embeddings, self.text_embeddings))
+        return ClipBranch(names[valid], clip.class_logits(embeddings, self.class_vectors(view.clip)))
 
     @property
     def crops_at_once(self) -> int:

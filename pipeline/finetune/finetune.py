@@ -17,6 +17,7 @@ from storage_schemas.checkpoints import (
     MASK_PROMPTS,
     REPORT,
     SCHEMA_VERSION,
+    TEMPLATE_WEIGHTS,
     checkpoint_bytes,
 )
 from storage_schemas.digests import Json
@@ -28,10 +29,12 @@ class Finetune(Step):
 
     Attributes:
         settings: Of stage 3.
+        left_out: Classes that ground truth makes no pairs of: those that stage 1 is not shown.
     """
 
     settings: FinetuneSettings
     compute: ComputeSettings
+    left_out: tuple[str, ...] = ()
 
     kind = ADAPTED_CLIP
     schema_version = SCHEMA_VERSION
@@ -49,6 +52,11 @@ class Finetune(Step):
             del options["mpt"], options["prompt_depth"]
         if IMAGE_TOWER not in trained:
             del options["ft"]
+        if TEMPLATE_WEIGHTS not in trained:
+            options.pop("psm", None)
+        options.pop("tuned_share", None)  # an average of what is trained here
+        if self.settings.pair_source != "mined":
+            options["ground_truth_without"] = sorted(self.left_out)
         return {"options": options}
 
     def units(self, node: Node) -> tuple[str, ...]:
@@ -80,7 +88,7 @@ class Finetune(Step):
         """Adapt CLIP; see `pipeline.finetune.training.train`."""
         from pipeline.finetune.training import train
 
-        return train(self.settings, self.compute, node, execution)
+        return train(self.settings, self.compute, node, execution, left_out=self.left_out)
 
     def unit_count(self, node: Node) -> int:
         """Return the number of units, which no input decides."""
@@ -93,6 +101,7 @@ class Finetune(Step):
 
 
 def units_of_phases(phases: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the units of weights from what is trained, each phase ``"ft"``, ``"mpt"`` or ``"ft+mpt"``."""
+    """Return the units of weights from what is trained, each phase ``"ft"``, ``"mpt"``, ``"psm"``, or with ``+``."""
     parts = {part for phase in phases for part in phase.split("+")}
-    return tuple(unit for unit, part in ((IMAGE_TOWER, "ft"), (MASK_PROMPTS, "mpt")) if part in parts)
+    units = ((IMAGE_TOWER, "ft"), (MASK_PROMPTS, "mpt"), (TEMPLATE_WEIGHTS, "psm"))
+    return tuple(unit for unit, part in units if part in parts)

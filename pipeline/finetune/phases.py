@@ -2,9 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import cast
 
-from ovseg_models.mask_adapted_clip import FinetuningMode
 from pipeline.settings import FinetuneSettings, PhaseSettings
 from pipeline.training.data_order import DataOrder, torch_seed
 from pipeline.training.learning_rates import Rate, Schedule, warmup_cosine
@@ -17,23 +15,30 @@ class Phase:
     Attributes:
         number: Its place among the phases, from 1.
         run: Name of the run's directory: what was trained up to here, so that no two orders of phases share one.
-        mode: What it trains.
+        mode: What it trains, parts with ``+`` between.
         uses_prompts: Whether CLIP sees prompts in place of masked patches: once a phase trains them, it does in that
             phase and in all later ones.
         settings: Batch, epochs and warm-up.
         tower: How image tower and logit scale learn.
         prompts: How the prompts learn.
+        psm: How the weights of sentences learn.
         seed: What decides data order and augmentation.
     """
 
     number: int
     run: str
-    mode: FinetuningMode
+    mode: str
     uses_prompts: bool
     settings: PhaseSettings
     tower: Rate
     prompts: Rate
+    psm: Rate
     seed: int
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """What it trains: ``"ft"`` for the image tower, ``"mpt"`` for prompts, ``"psm"`` for weights of sentences."""
+        return tuple(self.mode.split("+"))
 
     def order(self, pairs: int) -> DataOrder:
         """Return which pairs a step sees; an epoch leaves out those that don't fill a batch.
@@ -62,16 +67,17 @@ def phases_of(settings: FinetuneSettings, modes: Sequence[str] | None = None) ->
     names = settings.phases if modes is None else tuple(modes)
     phases = []
     for number, name in enumerate(names, start=1):
-        section = settings.mpt if name == "mpt" else settings.ft
+        section = {"mpt": settings.mpt, "psm": settings.psm}.get(name, settings.ft)
         phases.append(
             Phase(
                 number=number,
                 run="-then-".join(names[:number]),
-                mode=cast("FinetuningMode", name),
+                mode=name,
                 uses_prompts=any("mpt" in earlier for earlier in names[:number]),
                 settings=section,
                 tower=Rate(section.learning_rate, section.weight_decay),
                 prompts=Rate(settings.mpt.learning_rate, settings.mpt.weight_decay),
+                psm=Rate(settings.psm.learning_rate, settings.psm.weight_decay),
                 seed=torch_seed(settings.seed, "phase", number),
             )
         )

@@ -17,7 +17,7 @@ from storage_schemas.checkpoints import REPORT
 from storage_schemas.columns import OK
 from storage_schemas.digests import Json, canonical_json
 from storage_schemas.manifest import Sidecar
-from storage_schemas.pair_collection import PairCollection
+from storage_schemas.pair_collection import Pairs
 
 _TAIL_STEPS, _TAIL_SHARE = 20, 4  # the last loss is averaged over so many steps, but at most a quarter of them
 
@@ -35,7 +35,7 @@ class Training:
 
     artifact: Artifact
     phases: tuple[Phase, ...]
-    pairs: PairCollection
+    pairs: Pairs
     before: Mapping[str, float]
 
     def metrics(self, phase: Phase, group: str) -> list[dict[str, Any]]:

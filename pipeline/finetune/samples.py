@@ -13,9 +13,10 @@ from torch import Tensor
 from ovseg_models.masked_crops import crops_of_regions, patch_mask, without_normalisation
 from ovseg_models.preprocessing import CropFormat
 from pipeline.errors import StageError
+from pipeline.finetune.hard_negatives import HardNouns
 from pipeline.stored_pictures import UndecodableError, pair_pictures
 from pipeline.training.data_order import Draw, generator
-from storage_schemas.pair_collection import PairCollection
+from storage_schemas.pair_collection import Pairs
 
 
 class PairBatch(NamedTuple):
@@ -26,12 +27,16 @@ class PairBatch(NamedTuple):
         nouns: Places of their nouns in the collection's list [pair], int64.
         crops: RGB, 0..255, CLIP's mean colour outside the mask [pair 3 side side], uint8.
         patch_masks: True for patches with a pixel of the mask [pair patch].
+        unmasked: As ``crops``, but the picture outside the mask; [pair 0] where nobody asks for it.
+        hard_nouns: Places of hard negatives in the collection's list, ``NO_NOUN`` for none [pair negative], int64.
     """
 
     numbers: Tensor
     nouns: Tensor
     crops: Tensor
     patch_masks: Tensor
+    unmasked: Tensor
+    hard_nouns: Tensor
 
 
 @dataclass(frozen=True)
@@ -39,18 +44,22 @@ class PairSamples:
     """Makes batches of pairs; picklable.
 
     Attributes:
-        pairs: A collection of pairs.
+        pairs: To make crops of.
         min_scale: Smallest share of a crop's area in the window that is cut out of it, 0..1.
         max_aspect: Largest aspect of the window in units of the crop's; the smallest is its inverse. At least 1.
         seed: What decides all chance.
         crop: What CLIP takes as a crop.
+        with_unmasked: Whether crops are made without their masks, too.
+        hard_nouns: What pairs are told from beside the nouns of their batch; None for nothing.
     """
 
-    pairs: PairCollection
+    pairs: Pairs
     min_scale: float
     max_aspect: float
     seed: int
     crop: CropFormat
+    with_unmasked: bool = False
+    hard_nouns: HardNouns | None = None
 
     def batch(self, draws: Sequence[Draw]) -> PairBatch:
         """Read pairs, cut a window out of crop and mask of each, mask and resize it.
@@ -64,6 +73,7 @@ class PairSamples:
         side, preprocessing = self.crop.side_px, self.crop.preprocessing
         crops = torch.empty(len(draws), 3, side, side, dtype=torch.uint8)
         crop_masks = torch.empty(len(draws), side, side, dtype=torch.bool)
+        unmasked = torch.empty(crops.shape if self.with_unmasked else (len(draws), 0), dtype=torch.uint8)
         for row, draw in enumerate(draws):
             place = self.pairs.place(draw.sample)
             try:
@@ -82,9 +92,22 @@ class PairSamples:
             region = torch.from_numpy(pixels[window]).permute(2, 0, 1), torch.from_numpy(mask[window])
             crop, crop_mask = crops_of_regions([region], crop_px=side, preprocessing=preprocessing)
             crops[row], crop_masks[row] = without_normalisation(crop[0], preprocessing), crop_mask[0]
+            if self.with_unmasked:
+                crop, _ = crops_of_regions([region], crop_px=side, preprocessing=preprocessing, fill="unmasked")
+                unmasked[row] = without_normalisation(crop[0], preprocessing)
         numbers = [draw.sample for draw in draws]
-        nouns = torch.from_numpy(self.pairs.noun_numbers[numbers])
-        return PairBatch(torch.tensor(numbers), nouns, crops, patch_mask(crop_masks, self.crop.patch_px))
+        nouns = self.pairs.noun_numbers[numbers]
+        hard: list[list[int]] = [[] for _ in draws]
+        if self.hard_nouns is not None:
+            hard = [self.hard_nouns.of_pair(*pair) for pair in zip(numbers, nouns.tolist(), strict=True)]
+        return PairBatch(
+            numbers=torch.tensor(numbers),
+            nouns=torch.from_numpy(nouns),
+            crops=crops,
+            patch_masks=patch_mask(crop_masks, self.crop.patch_px),
+            unmasked=unmasked,
+            hard_nouns=torch.tensor(hard, dtype=torch.int64),
+        )
 
 
 def random_window(

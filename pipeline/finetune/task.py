@@ -4,24 +4,30 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from torch.nn import functional
 
-from ovseg_models.contrastive_loss import contrastive_loss, noun_contrastive_loss, sigmoid_loss
-from ovseg_models.mask_adapted_clip import MaskAdaptedClip, select_trainable
+from ovseg_models.contrastive_loss import HardNegatives, contrastive_loss, noun_contrastive_loss, sigmoid_loss
+from ovseg_models.holding_loss import embedding_holding_loss, similarity_holding_loss
+from ovseg_models.mask_adapted_clip import FinetuningMode, MaskAdaptedClip, select_trainable
 from ovseg_models.masked_crops import normalised
 from ovseg_models.zero_shot import ZeroShotCounts
+from pipeline.finetune.hard_negatives import NO_NOUN
 from pipeline.finetune.phases import Phase
 from pipeline.finetune.samples import PairBatch, PairSamples
 from pipeline.finetune.validation import Embed, Validation
+from pipeline.settings import HoldingSettings
 from pipeline.training.data_order import DataOrder
 from pipeline.training.learning_rates import Rate, parameter_groups
 from pipeline.training.loader import on_device, rows, size
 from pipeline.training.loop import StepContext
 from pipeline.training.processes import Processes
+
+_MOST_PAIRS_OF_FIRST_BIAS = 256
 
 
 class ImageSide(nn.Module):
@@ -31,17 +37,34 @@ class ImageSide(nn.Module):
         adapted: The whole model.
         uses_prompts: Whether prompts take the place of patches outside the mask; whether these are dropped, the model
             knows.
+        sentences: Number of sentences around each noun that are weighted; 0 if none is.
+        own_bias: Whether a sigmoid loss adds a number of its own to similarities, for a CLIP that has none.
+
+    Attributes:
+        template_weights: Factors on the similarities with each sentence, whose sum is compared; None if these are not
+            trained. At first their mean.
+        bias: What a sigmoid loss adds; None if it has none, or CLIP has its own. It orders no classes: it has no place
+            in a softmax over them, and is not kept when the training has ended.
     """
 
-    def __init__(self, adapted: MaskAdaptedClip, *, uses_prompts: bool) -> None:
+    template_weights: nn.Parameter | None
+    bias: nn.Parameter | None
+
+    def __init__(
+        self, adapted: MaskAdaptedClip, *, uses_prompts: bool, sentences: int = 0, own_bias: bool = False
+    ) -> None:
         super().__init__()
         self.adapted = adapted
         self.uses_prompts = uses_prompts
+        device = adapted.logit_scale.device
+        weights = nn.Parameter(torch.full((sentences,), 1 / max(1, sentences), device=device)) if sentences else None
+        self.register_parameter("template_weights", weights)
+        self.register_parameter("bias", nn.Parameter(torch.zeros((), device=device)) if own_bias else None)
 
     def forward(
-        self, crops: Float[Tensor, "crop 3 side side"], patch_masks: Bool[Tensor, "crop patch"]
+        self, crops: Float[Tensor, "crop 3 side side"], patch_masks: Bool[Tensor, "crop patch"] | None
     ) -> Float[Tensor, "crop dim"]:
-        """Embed crops, L2-normalised, in single precision."""
+        """Embed crops, L2-normalised, in single precision; without masks every patch is seen as it is."""
         return self.adapted.encode_image(crops, patch_masks, use_prompts=self.uses_prompts).float()
 
 
@@ -53,8 +76,11 @@ class FinetuneTask:
         adapted: What is trained, on its device; which of its parameters take gradients is set here.
         phase: How.
         samples: What it is trained on.
-        noun_embeddings: One L2-normalised row per noun of the samples, on the model's device.
-        loss: Whether equal nouns of a batch are negatives of each other.
+        noun_embeddings: L2-normalised, of the samples' nouns, on the model's device; where weights of sentences are
+            trained one per sentence.
+        loss: Whether equal nouns of a batch are negatives of each other, and whether nouns compete.
+        holding: What keeps the image tower near the original CLIP; None for nothing.
+        original: That CLIP, on the device; None as ``holding``.
         train_logit_scale: Whether the logit scale, and a sigmoid model's bias, are trained too.
         validation: What it is measured on; None for nothing.
         processes: The processes that train together.
@@ -63,16 +89,24 @@ class FinetuneTask:
     adapted: MaskAdaptedClip
     phase: Phase
     samples: PairSamples
-    noun_embeddings: Float[Tensor, "noun dim"]
-    loss: Literal["contrastive", "noun-aware"]
+    noun_embeddings: Float[Tensor, "noun dim"] | Float[Tensor, "noun sentence dim"]
+    loss: Literal["contrastive", "noun-aware", "sigmoid"]
+    holding: HoldingSettings | None = None
+    original: MaskAdaptedClip | None = None
     train_logit_scale: bool
     validation: Validation | None
     processes: Processes
 
     @cached_property
-    def model(self) -> nn.Module:
-        """CLIP's image side."""
-        return ImageSide(self.adapted, uses_prompts=self.phase.uses_prompts)
+    def model(self) -> ImageSide:
+        """CLIP's image side, and what the loss has of its own."""
+        weighted = "psm" in self.phase.parts
+        return ImageSide(
+            self.adapted,
+            uses_prompts=self.phase.uses_prompts,
+            sentences=self.noun_embeddings.shape[1] if weighted else 0,
+            own_bias=self.loss == "sigmoid" and self.adapted.logit_bias is None,
+        )
 
     @property
     def order(self) -> DataOrder:
@@ -81,8 +115,20 @@ class FinetuneTask:
 
     def optimizer(self) -> torch.optim.Optimizer:
         """Choose what is trained; return AdamW with the moments that open_clip has for vision transformers."""
-        trainable = select_trainable(self.adapted, self.phase.mode, train_logit_scale=self.train_logit_scale)
-        rates = learning_rates(trainable, tower=self.phase.tower, prompts=self.phase.prompts)
+        of_clip = "+".join(part for part in self.phase.parts if part != "psm")
+        self.adapted.requires_grad_(False)
+        trainable: dict[str, nn.Parameter] = {}
+        if of_clip:
+            # Weights of sentences scale similarities as the logit scale does: they take its place.
+            scale = self.train_logit_scale and "psm" not in self.phase.parts
+            mode = cast("FinetuningMode", of_clip)
+            trainable |= select_trainable(self.adapted, mode, train_logit_scale=scale)
+        if self.model.template_weights is not None:
+            trainable["template_weights"] = self.model.template_weights
+        if self.model.bias is not None:
+            trainable["bias"] = self.model.bias
+            self._set_first_bias(self.model.bias)
+        rates = learning_rates(trainable, tower=self.phase.tower, prompts=self.phase.prompts, psm=self.phase.psm)
         return torch.optim.AdamW(parameter_groups(rates), betas=(0.9, 0.98), eps=1e-6)
 
     def backward(self, model: nn.Module, batch: PairBatch, step: StepContext) -> Mapping[str, Tensor]:
@@ -96,32 +142,41 @@ class FinetuneTask:
         """
         # [all]: numbers, 8 bytes a pair, are exchanged rather than rows of text embeddings
         nouns = step.gather(batch.nouns).to(step.processes.device, non_blocking=True)
+        hard = None
+        if batch.hard_nouns.shape[1]:
+            hard = step.gather(batch.hard_nouns).to(step.processes.device, non_blocking=True)  # [all negative]
         batch = on_device(batch, step.processes.device)
         if step.parts == 1:
-            loss = self._loss(self._embedded(model, batch, step), nouns, step)
-            step.backward(loss)
+            before = self._original_embeddings(batch, step)
+            contrast, held = self._losses(self._embedded(model, batch, step), before, nouns, hard, step)
+            step.backward(contrast + held)
         else:
             part_size = math.ceil(size(batch) / step.parts)
             starts = range(0, size(batch), part_size)
+            cut = [rows(batch, start, start + part_size) for start in starts]
             with torch.no_grad():
-                parts = [self._embedded(model, rows(batch, start, start + part_size), step) for start in starts]
-            embeddings = torch.cat(parts).requires_grad_()  # [pair dim], a leaf: the loss's graph ends here
-            loss = self._loss(embeddings, nouns, step)
-            of_logits = self._trained_of_logits
-            slopes, *slopes_of_logits = torch.autograd.grad(loss, [embeddings, *of_logits])
-            for start in starts:
-                end = start + part_size
+                parts = [self._embedded(model, part, step) for part in cut]
+            before = torch.cat([self._original_embeddings(part, step) for part in cut])
+            embeddings = torch.cat(parts).requires_grad_()  # [pair view dim], a leaf: the loss's graph ends here
+            contrast, held = self._losses(embeddings, before, nouns, hard, step)
+            # What the loss has of its own, and all parts share: the logit scale, weights of sentences, a bias.
+            candidates = (self.adapted.logit_scale, self._bias, self.model.template_weights)
+            shared = [one for one in candidates if one is not None and one.requires_grad]
+            slopes, *shared_slopes = torch.autograd.grad(contrast + held, [embeddings, *shared])
+            for start, part in zip(starts, cut, strict=True):
                 # Its gradient is the chain rule's: the slope of each embedding times the embedding's own gradient.
-                weighted = (self._embedded(model, rows(batch, start, end), step) * slopes[start:end]).sum()
-                if end >= size(batch):  # once, for all parts share the logit scale and the bias
-                    for parameter, slope in zip(of_logits, slopes_of_logits, strict=True):
-                        weighted = weighted + (parameter * slope).sum()
-                step.backward(weighted)
+                weighted = (self._embedded(model, part, step) * slopes[start : start + part_size]).sum()
+                if start == starts[-1]:  # once
+                    for one, slope in zip(shared, shared_slopes, strict=True):
+                        weighted = weighted + (one * slope).sum()
+                if weighted.requires_grad:  # not where weights of sentences alone are trained
+                    step.backward(weighted)
         # Every process has the loss of the whole batch; the loop sums over processes, so that each gives its share.
-        return {
-            "loss": loss.detach() / step.processes.count,
-            "logit_scale": self.adapted.logit_scale.detach().sum() / step.processes.count,
-        }
+        count = step.processes.count
+        terms = {"loss": contrast.detach() / count + held.detach()}
+        if self._holding is not None:
+            terms["holding"] = held.detach()
+        return {**terms, "logit_scale": self.adapted.logit_scale.detach().sum() / count}
 
     def after_step(self) -> None:
         """Keep the logit scale in its bounds, if it is trained."""
@@ -139,41 +194,105 @@ class FinetuneTask:
         places = [self.samples.pairs.place(number) for number in batch.numbers.tolist()]
         return "pairs " + ", ".join(f"{place.pair} ({place.unit})" for place in places)
 
-    def _embedded(self, model: nn.Module, batch: PairBatch, step: StepContext) -> Float[Tensor, "pair dim"]:
-        """Embed crops that are on the device."""
-        with step.autocast():
-            embeddings: Tensor = model(normalised(batch.crops, self.adapted.crop.preprocessing), batch.patch_masks)
-        return embeddings
+    @property
+    def _bias(self) -> Tensor | None:
+        """What a sigmoid loss adds to similarities: CLIP's own number if it has one."""
+        return self.model.bias if self.adapted.logit_bias is None else self.adapted.logit_bias
 
     @property
-    def _trained_of_logits(self) -> list[Tensor]:
-        """The logit scale, and a sigmoid model's bias, if they are trained."""
-        of_logits = (self.adapted.logit_scale, self.adapted.logit_bias)
-        return [parameter for parameter in of_logits if parameter is not None] if self.train_logit_scale else []
+    def _holding(self) -> HoldingSettings | None:
+        """What holds this phase to the original CLIP: nothing where no image tower is trained, which could leave it."""
+        return self.holding if "ft" in self.phase.parts else None
 
-    def _loss(self, own: Float[Tensor, "pair dim"], nouns: Int[Tensor, "all"], step: StepContext) -> Float[Tensor, ""]:
+    @torch.no_grad()
+    def _set_first_bias(self, bias: nn.Parameter) -> None:
+        """Choose the bias with which the loss begins; a run that goes on reads its own from the checkpoint.
+
+        With -10, as SigLIP begins, a CLIP whose cosines are 0.2 to 0.3 at a scale of 100 would take every pair for a
+        positive. So the mean similarity of the first batch gets the probability that a pair has of being right, 1/n.
+        """
+        draws = self.order.batch_of(0)[:_MOST_PAIRS_OF_FIRST_BIAS]
+        batch = on_device(self.samples.batch(draws), self.processes.device)
+        context = StepContext(self.processes, 1, torch.amp.GradScaler("cpu", enabled=False), None)
+        texts = self._texts(batch.nouns)
+        similarities = self.adapted.logit_scale.exp() * self._embedded(self.model, batch, context)[:, 0] @ texts.T
+        bias.copy_(-similarities.mean() - math.log(len(draws) - 1))
+
+    def _embedded(self, model: nn.Module, batch: PairBatch, step: StepContext) -> Float[Tensor, "pair view dim"]:
+        """Embed crops that are on the device, masked, and where their similarities are held unmasked, too."""
+        preprocessing = self.adapted.crop.preprocessing
+        with step.autocast():
+            views = [model(normalised(batch.crops, preprocessing), batch.patch_masks)]
+            if self._holding is not None and self._holding.form == "similarities":
+                views.append(model(normalised(batch.unmasked, preprocessing), None))
+        return torch.stack(views, dim=1)
+
+    @torch.no_grad()
+    def _original_embeddings(self, batch: PairBatch, step: StepContext) -> Float[Tensor, "pair dim"]:
+        """Embed unmasked crops by the original CLIP; nothing where nothing is held."""
+        if self._holding is None or self.original is None:
+            return self.noun_embeddings.new_zeros(size(batch), 0)
+        with step.autocast():
+            embeddings = self.original.encode_image(normalised(batch.unmasked, self.adapted.crop.preprocessing))
+        return embeddings.float()
+
+    def _texts(self, nouns: Int[Tensor, "*shape"]) -> Float[Tensor, "*shape dim"]:
+        """Return what embeddings are compared with: of a noun, or the weighted sum of its sentences.
+
+        The latter's gradient is this process's share.
+        """
+        found, weights = self.noun_embeddings[nouns], self.model.template_weights
+        if weights is None:
+            return found
+        return torch.einsum("...sd,s->...d", found, _own_share(weights, self.processes.count))
+
+    def _losses(
+        self,
+        own: Float[Tensor, "pair view dim"],
+        original: Float[Tensor, "pair _dim"],
+        nouns: Int[Tensor, "all"],
+        hard_nouns: Int[Tensor, "all negative"] | None,
+        step: StepContext,
+    ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
         """Compute the loss over all processes' pairs, as a function of this process's embeddings alone.
 
-        It is the loss that the model was trained with, softmax or sigmoid. The gradients that the processes find add up
-        to that of one process: each has the slopes of its own embeddings, and its share of the logit scale's and of the
-        bias's.
+        The gradients that the processes find add up to that of one process: each has the slopes of its own embeddings,
+        and its share of those of what all share, such as the logit scale.
+
+        Returns:
+            The contrastive loss of all pairs, and this process's share of what holds CLIP to the original.
         """
         processes = step.processes
-        image_embeddings, logit_scale, bias = own, self.adapted.logit_scale, self.adapted.logit_bias
+        image_embeddings = own[:, 0]
         if processes.count > 1:
             first = processes.rank * len(own)
-            everyone = step.gather(own)  # [all dim], without gradient
-            image_embeddings = torch.cat([everyone[:first], own, everyone[first + len(own) :]])
-            # The values of scale and bias, and a share of their gradients: the processes' shares are summed.
-            logit_scale = logit_scale.detach() + (logit_scale - logit_scale.detach()) / processes.count
-            if bias is not None:
-                bias = bias.detach() + (bias - bias.detach()) / processes.count
-        texts, scale = self.noun_embeddings[nouns], logit_scale.exp()  # [all dim]
-        if bias is not None:
-            return sigmoid_loss(image_embeddings, texts, scale, bias, nouns if self.loss == "noun-aware" else None)
-        if self.loss == "noun-aware":
-            return noun_contrastive_loss(image_embeddings, texts, scale, nouns)
-        return contrastive_loss(image_embeddings, texts, scale)
+            everyone = step.gather(own[:, 0])  # [all dim], without gradient
+            image_embeddings = torch.cat([everyone[:first], own[:, 0], everyone[first + len(own) :]])
+        scale = _own_share(self.adapted.logit_scale, processes.count).exp()
+        texts = self._texts(nouns)  # [all dim]
+        hard = None
+        if hard_nouns is not None:
+            hard = HardNegatives(self._texts(hard_nouns.clamp(min=0)), hard_nouns != NO_NOUN)
+        if self._bias is not None:
+            bias, alike = _own_share(self._bias, processes.count), None if self.loss == "contrastive" else nouns
+            contrast = sigmoid_loss(image_embeddings, texts, scale, bias, alike, hard_negatives=hard)
+        elif self.loss == "noun-aware":
+            contrast = noun_contrastive_loss(image_embeddings, texts, scale, nouns, hard_negatives=hard)
+        else:
+            contrast = contrastive_loss(image_embeddings, texts, scale, hard_negatives=hard)
+        if self._holding is None:
+            return contrast, torch.zeros_like(contrast)
+        if self._holding.form == "similarities":
+            names = functional.normalize(self._texts(nouns.unique()).detach(), dim=-1)
+            held = similarity_holding_loss(own[:, 1], original, names)
+        else:
+            held = embedding_holding_loss(own[:, 0], original)
+        return contrast, self._holding.weight * held / processes.count
+
+
+def _own_share(parameter: Tensor, processes: int) -> Tensor:
+    """Return the value of what all processes share with one process's part of its gradient: they are summed."""
+    return parameter if processes == 1 else parameter.detach() + (parameter - parameter.detach()) / processes
 
 
 def accuracies(validation: Validation, model: Embed, processes: Processes) -> dict[str, float]:
@@ -184,7 +303,7 @@ def accuracies(validation: Validation, model: Embed, processes: Processes) -> di
 
 
 def learning_rates(
-    trainable: Mapping[str, nn.Parameter], *, tower: Rate, prompts: Rate
+    trainable: Mapping[str, nn.Parameter], *, tower: Rate, prompts: Rate, psm: Rate
 ) -> Iterator[tuple[nn.Parameter, Rate]]:
     """Yield each parameter with its rate.
 
@@ -194,10 +313,12 @@ def learning_rates(
         trainable: As ``select_trainable`` returns them.
         tower: Of the image tower and the logit scale.
         prompts: Of the mask prompts.
+        psm: Of the weights of sentences.
 
     References:
         OVSeg's published script, whose names without decay (bn, ln, bias, logit_scale) are those of fewer dimensions.
     """
     for name, parameter in trainable.items():
-        rate = prompts if name == "mask_prompts" else tower
-        yield parameter, rate if parameter.ndim >= 2 else rate._replace(weight_decay=0.0)
+        rate = {"mask_prompts": prompts, "template_weights": psm}.get(name, tower)
+        decays = parameter.ndim >= 2 or name == "template_weights"
+        yield parameter, rate if decays else rate._replace(weight_decay=0.0)

@@ -1,20 +1,22 @@
 """The training of stage 3: its phases, what they share, and what is written at their end."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from ovseg_models.encoding import embed_crops
 from ovseg_models.mask_adapted_clip import MaskAdaptedClip
 from ovseg_models.precision import single_precision
-from ovseg_models.prompt_templates import VILD
+from ovseg_models.prompt_templates import VILD, prompt_templates
 from ovseg_models.text_classifier import TextClassifier
 from pipeline.clip_loading import LoadedClip, load_clip
 from pipeline.errors import PipelineError
+from pipeline.finetune.hard_negatives import HardNouns
 from pipeline.finetune.phases import Phase, phases_of
 from pipeline.finetune.report import Training, write_report
 from pipeline.finetune.samples import PairSamples
@@ -23,14 +25,15 @@ from pipeline.finetune.validation import Validation, seen_groups
 from pipeline.graph import Node
 from pipeline.settings import ComputeSettings, FinetuneSettings
 from pipeline.shard_runner import Execution, StageReport
+from pipeline.template_weights import TemplateWeights, sentence_embeddings
 from pipeline.text_embeddings import TextSource
-from pipeline.trained_nets import new_mask_adapted_clip, write_adapted_clip
+from pipeline.trained_nets import new_mask_adapted_clip, stock_mask_adapted_clip, write_adapted_clip
 from pipeline.training.loop import Plan, Trainer
 from pipeline.training.processes import Processes
 from pipeline.training.stage import run_training
 from storage_schemas.artifact import Artifact
 from storage_schemas.checkpoints import MASK_PROMPTS, Checkpoint, CheckpointStore
-from storage_schemas.pair_collection import PairCollection
+from storage_schemas.pair_collection import JoinedPairs, PairCollection, Pairs
 from storage_schemas.scene_collection import SceneCollection
 from storage_schemas.scenes import ScenesAttributes
 
@@ -40,7 +43,14 @@ _START = "start"
 _NOUN_EMBEDDINGS = "noun_embeddings"
 
 
-def train(settings: FinetuneSettings, compute: ComputeSettings, node: Node, execution: Execution) -> StageReport:
+def train(
+    settings: FinetuneSettings,
+    compute: ComputeSettings,
+    node: Node,
+    execution: Execution,
+    *,
+    left_out: Sequence[str] = (),
+) -> StageReport:
     """Adapt CLIP, as far as that is not done.
 
     Validation scenes that are missing are prepared first. Started by ``torchrun``, all its processes train together;
@@ -49,6 +59,7 @@ def train(settings: FinetuneSettings, compute: ComputeSettings, node: Node, exec
     Args:
         node: What, and from what.
         execution: How missing scenes are prepared.
+        left_out: Classes of the labels that make no pairs.
 
     Raises:
         MissingInputError: If the pairs are not finished.
@@ -60,14 +71,15 @@ def train(settings: FinetuneSettings, compute: ComputeSettings, node: Node, exec
 
     def train_phases(processes: Processes) -> None:
         artifact = node.artifact
-        inputs = gather_inputs(settings, node, processes)
+        inputs = gather_inputs(settings, node, processes, left_out=left_out)
         phases = phases_of(settings)
-        run_phases(phases, inputs, settings, compute, artifact, processes)
+        weights = run_phases(phases, inputs, settings, compute, artifact, processes)
         if processes.is_first:
             training = Training(artifact=artifact, phases=phases, pairs=inputs.pairs, before=inputs.before)
             report = write_report(training, node, inputs.base, inputs.adapted)
             facts = {"mode": settings.mode}
-            write_adapted_clip(artifact, inputs.adapted, inputs.base, facts, written={report.unit: report})
+            written = {report.unit: report}
+            write_adapted_clip(artifact, inputs.adapted, inputs.base, facts, template_weights=weights, written=written)
 
     return run_training(node, compute, execution, train_phases)
 
@@ -80,13 +92,14 @@ class Inputs(NamedTuple):
         adapted: What is trained, on its device.
         pairs: To train on.
         validation: To measure on; None for nothing.
-        noun_embeddings: One L2-normalised row per noun of the pairs [noun dim], on the device.
+        noun_embeddings: L2-normalised, of the pairs' nouns [noun dim], on the device; one per sentence where these are
+            weighted [noun sentence dim].
         before: Accuracies of stock CLIP on the validation scenes; empty without.
     """
 
     base: LoadedClip
     adapted: MaskAdaptedClip
-    pairs: PairCollection
+    pairs: Pairs
     validation: Validation | None
     noun_embeddings: Tensor
     before: Mapping[str, float]
@@ -99,17 +112,27 @@ def run_phases(
     compute: ComputeSettings,
     artifact: Artifact,
     processes: Processes,
-) -> None:
+) -> TemplateWeights | None:
     """Train one phase after another; those that are done only have their weights loaded.
 
     A phase ends with a checkpoint of all that it trained, and the next one begins with these weights and a new
     optimizer, so that a stop at the switch is a stop like any other.
 
+    Returns:
+        The weights of sentences, where a phase trains them.
+
     Raises:
         PipelineError: If the pairs don't fill a batch.
         StageError: If the loss is not finite, or the device's memory runs out.
     """
-    adapted = inputs.adapted
+    adapted, weights, original, hard_nouns = inputs.adapted, None, None, None
+    if settings.holding.form != "none":
+        original = stock_mask_adapted_clip(inputs.base).to(processes.device).requires_grad_(False)
+    if settings.hard_negatives.count:
+        of_nouns = inputs.noun_embeddings
+        if of_nouns.ndim == 3:  # one embedding per sentence
+            of_nouns = functional.normalize(of_nouns.sum(dim=1), dim=-1)
+        hard_nouns = HardNouns.of(inputs.pairs, of_nouns.cpu().numpy(), **settings.hard_negatives.model_dump())
     for phase in phases:
         task = FinetuneTask(
             adapted=adapted,
@@ -120,9 +143,13 @@ def run_phases(
                 max_aspect=settings.augmentation.max_aspect,
                 seed=phase.seed,
                 crop=adapted.crop,
+                with_unmasked=original is not None,
+                hard_nouns=hard_nouns,
             ),
             noun_embeddings=inputs.noun_embeddings,
             loss=settings.loss,
+            holding=settings.holding if original is not None else None,
+            original=original,
             train_logit_scale=settings.train_logit_scale,
             validation=inputs.validation,
             processes=processes,
@@ -131,10 +158,22 @@ def run_phases(
         if processes.is_first:
             logger.info("phase %d of %d: %s, %d steps", phase.number, len(phases), phase.mode, plan.steps)
         Trainer(task, plan, artifact, processes, run=phase.run).run()
+        if task.model.template_weights is not None:
+            weights = TemplateWeights.trained(
+                prompt_templates(settings.prompt_templates), task.model.template_weights, adapted.logit_scale
+            )
+    return weights
 
 
-def gather_inputs(settings: FinetuneSettings, node: Node, processes: Processes) -> Inputs:
+def gather_inputs(
+    settings: FinetuneSettings, node: Node, processes: Processes, *, left_out: Sequence[str] = ()
+) -> Inputs:
     """Load CLIP and the pairs, and embed their nouns once; a run that goes on reads these embeddings back.
+
+    Args:
+        node: What, and from what.
+        processes: The processes that train together.
+        left_out: Classes of the labels that make no pairs.
 
     Raises:
         PipelineError: If CLIP is not available, or cannot take the prompts.
@@ -145,7 +184,10 @@ def gather_inputs(settings: FinetuneSettings, node: Node, processes: Processes) 
         base, prompt_depth=depth, prompt_seed=settings.seed, blank_patches=settings.blank_patches
     ).to(processes.device)
     adapted.set_grad_checkpointing(settings.gradient_checkpointing)
-    pairs = PairCollection(node["pairs"].artifact)
+    of_node = PairCollection(node["pairs"].artifact, left_out if settings.pair_source == "ground-truth" else ())
+    pairs: Pairs = of_node
+    if "ground_truth" in node:
+        pairs = JoinedPairs((of_node, PairCollection(node["ground_truth"].artifact, left_out)))
     validation = None
     if "validation" in node:
         scenes = node["validation"].artifact
@@ -170,8 +212,12 @@ def gather_inputs(settings: FinetuneSettings, node: Node, processes: Processes) 
                 )
         if processes.is_first:
             clip = replace(base, clip=adapted.clip)  # the copy on the device; its text tower is never trained
-            texts = TextSource.of(node, settings.prompt_templates).open(processes.device, clip)
-            embeddings = texts.vectors(pairs.nouns)  # known ones, as from mining with the same sentences, are copied
+            if any("psm" in phase for phase in settings.phases):
+                sentences = prompt_templates(settings.prompt_templates)
+                embeddings = sentence_embeddings(clip, pairs.nouns, sentences, processes.device)
+            else:
+                texts = TextSource.of(node, settings.prompt_templates).open(processes.device, clip)
+                embeddings = texts.vectors(pairs.nouns)  # known ones, as mining had with these sentences, are copied
             store.prepare()
             store.save(Checkpoint(step=0, tensors={_NOUN_EMBEDDINGS: embeddings}, facts={"validation": before}))
             listed = ", ".join(f"{name} {value:.4f}" for name, value in before.items())

@@ -71,13 +71,13 @@ class SettingsModel(BaseModel):
         return json_schema
 
 
-def section(model: type[SettingsModel]) -> Any:
-    """Declare a section, which the docstring of its model describes.
+def section(model: type[SettingsModel], mark: JsonDict | None = None) -> Any:
+    """Declare a section, which the docstring of its model describes; with a mark such as ``LATER_SETTING``.
 
     Its default is a factory, which no JSON schema shows: a form would fill in and send all that the section holds, and
     nothing would be inherited.
     """
-    return Field(default_factory=model, description=model.__doc__)
+    return Field(default_factory=model, description=model.__doc__, json_schema_extra=mark)
 
 
 def check_sides(given: Section) -> Section:
@@ -178,13 +178,18 @@ def _pruned(value: object, dumped: Any) -> Any:
             for name, field in type(value).model_fields.items()
             if changes_result(field)
             and (not isinstance(item := getattr(value, name), BaseModel) or changes_result(type(item)))
-            and not (_extra(field).get("in_digest_at_default") is False and item == field.default)
+            and not (_extra(field).get("in_digest_at_default") is False and item == _default(field))
         }
     if isinstance(value, Mapping):
         return {key: _pruned(item, dumped[str(key)]) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_pruned(item, dumped_item) for item, dumped_item in zip(value, dumped, strict=True)]
     return dumped
+
+
+def _default(field: FieldInfo) -> object:
+    """Return the default of a setting or section."""
+    return field.get_default(call_default_factory=True, validated_data={})
 
 
 def _extra(marked: FieldInfo | type[BaseModel]) -> Mapping[str, Any]:

@@ -650,7 +650,7 @@ class MineSettings(SettingsModel):
 # Stage 3: CLIP's adaptation (OVSeg, sections 3.2 and 3.3)
 
 
-Mode = Literal["ft", "mpt", "ft-then-mpt", "mpt-then-ft", "ft+mpt"]
+Mode = Literal["ft", "mpt", "ft-then-mpt", "mpt-then-ft", "ft+mpt", "psm", "ft+psm"]
 
 
 class PhaseSettings(SettingsModel):
@@ -672,6 +672,35 @@ class PromptPhaseSettings(PhaseSettings):
     weight_decay: float = Field(default=0.0, ge=0, description="Decay of the prompt tokens.")
 
 
+class SimilarityPhaseSettings(PhaseSettings):
+    """As for 'ft', for the parameters on similarities; MaskCLIP++ has this rate, and a tower a hundredth of it."""
+
+    learning_rate: float = Field(default=2e-4, gt=0, description="Learning rate after the warm-up.")
+    weight_decay: float = Field(default=0.0, ge=0, description="Decay of the weights of sentences.")
+
+
+class HoldingSettings(SettingsModel):
+    """Keeps the image tower near the original CLIP while it is trained."""
+
+    form: Literal["none", "similarities", "embeddings"] = Field(
+        default="none",
+        description="'similarities' = what both say of unmasked crops, among the nouns of the batch (MAFT); "
+        "'embeddings' = the cosine of a masked crop with the original's embedding of the unmasked one (CLIPSelf).",
+    )
+    weight: float = Field(default=0.1, ge=0, description="Weight of this loss beside the contrastive one.")
+
+
+class HardNegativeSettings(SettingsModel):
+    """Nouns of other pictures that each crop is told from, beside those of its batch."""
+
+    count: int = Field(
+        default=0, ge=0, description="Nouns of a pair: the nearest to its own in CLIP's space, of other pictures."
+    )
+    max_cosine: float = Field(
+        default=0.9, ge=-1, le=1, description="A noun nearer than this to the pair's own counts as the same thing."
+    )
+
+
 class CropAugmentationSettings(SettingsModel):
     """A random window of each crop, resized to CLIP's input size."""
 
@@ -689,7 +718,15 @@ class FinetuneSettings(SettingsModel):
     mode: Mode = Field(
         default="ft-then-mpt",
         description="FT trains the image tower, MPT the mask prompt tokens alone; 'ft+mpt' trains both at once with "
-        "batch, epochs and warm-up of 'ft', and learning rate and decay of 'mpt' for the prompts.",
+        "batch, epochs and warm-up of 'ft', and learning rate and decay of 'mpt' for the prompts. 'psm' trains a "
+        "weight for each sentence of prompt_templates on the similarities alone, as MaskCLIP++ does; 'ft+psm' the "
+        "image tower too, which there learns slowly.",
+    )
+    pair_source: Literal["mined", "ground-truth", "both"] = Field(
+        default="mined",
+        description="'mined' = the pairs that 'mine' describes; 'ground-truth' = the labels' masks of mine.dataset "
+        "with their class names, but for proposal_net.held_out_classes; 'both' = all of these.",
+        json_schema_extra=LATER_SETTING,
     )
     pairs_dir: str = Field(
         default="",
@@ -710,16 +747,26 @@ class FinetuneSettings(SettingsModel):
         description="Train the logit scale too, up to ln 100, as the reference does in FT and MPT; of a sigmoid model "
         "scale and bias, without limit.",
     )
-    loss: Literal["contrastive", "noun-aware"] = Field(
+    loss: Literal["contrastive", "noun-aware", "sigmoid"] = Field(
         default="contrastive",
         description="'contrastive' = the model's own (CLIP's softmax, or SigLIP's sigmoid with its bias), where equal "
-        "nouns in a batch are negatives of each other; 'noun-aware' = equal nouns are positives.",
+        "nouns in a batch are negatives of each other; 'noun-aware' = equal nouns are positives; 'sigmoid' = SigLIP's "
+        "for any model, where they are positives too.",
+    )
+    holding: HoldingSettings = section(HoldingSettings, LATER_SETTING)
+    hard_negatives: HardNegativeSettings = section(HardNegativeSettings, LATER_SETTING)
+    tuned_share: Share = Field(
+        default=1.0,
+        description="Share of the tuned weights in an average with the original ones (WiSE-FT); only mode 'ft'. "
+        "Another share trains nothing again.",
+        json_schema_extra=LATER_SETTING,
     )
     prompt_templates: PromptTemplates = Field(
         default="bare", description="Sentences around nouns; 'bare' is the noun itself."
     )
     ft: PhaseSettings = section(PhaseSettings)
     mpt: PromptPhaseSettings = section(PromptPhaseSettings)
+    psm: SimilarityPhaseSettings = section(SimilarityPhaseSettings, LATER_SETTING)
     augmentation: CropAugmentationSettings = section(CropAugmentationSettings)
     precision: Precision = _inherited("precision", "Arithmetic on CUDA; fp16 scales the loss.")
     accumulation_steps: int = Field(
@@ -740,9 +787,19 @@ class FinetuneSettings(SettingsModel):
     )
     checkpoints: CheckpointSettings = section(CheckpointSettings)
 
+    @model_validator(mode="after")
+    def _averages_the_tower_alone(self) -> Self:
+        if self.tuned_share < 1 and self.mode != "ft":
+            message = (
+                f"tuned_share {self.tuned_share} should be 1 in mode {self.mode!r}: the original CLIP has nothing to "
+                "average with but its image tower, which mode 'ft' trains"
+            )
+            raise ValueError(message)
+        return self
+
     @property
     def phases(self) -> tuple[str, ...]:
-        """What is trained after what: each is 'ft', 'mpt' or 'ft+mpt'."""
+        """What is trained after what: each is 'ft', 'mpt', 'psm', or two of them with '+' between."""
         return tuple(self.mode.split("-then-"))
 
     def in_mode(self, mode: Mode) -> "FinetuneSettings":

@@ -1,5 +1,6 @@
 """The losses against loops over pairs, and their gradients."""
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -7,7 +8,7 @@ from hypothesis import strategies as st
 from open_clip.loss import SigLipLoss
 from torch.nn import functional
 
-from ovseg_models.contrastive_loss import contrastive_loss, noun_contrastive_loss, sigmoid_loss
+from ovseg_models.contrastive_loss import HardNegatives, contrastive_loss, noun_contrastive_loss, sigmoid_loss
 
 
 def features(pairs, seed=0, dim=5, dtype=torch.float64):
@@ -94,6 +95,57 @@ def test_gradients_by_finite_differences():
     assert torch.autograd.gradcheck(lambda *given: noun_contrastive_loss(*given, nouns), inputs)
     bias = torch.tensor(-3.0, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(lambda *given: sigmoid_loss(*given, nouns), (*inputs, bias))
+
+
+def numpy_loss(form, image, text, scale, bias, nouns, negatives):
+    """The stated formulas with NumPy, pair by pair; ``negatives`` are each image's own texts."""
+    image, text, scale = image.numpy(), text.numpy(), scale.item()
+    total = 0.0
+    for i in range(len(nouns)):
+        hard = [scale * image[i] @ one for one in negatives[i]]
+        to_texts, to_images = [scale * image[i] @ one for one in text], [scale * one @ text[i] for one in image]
+        if form == "sigmoid":
+            signs = [1 if noun == nouns[i] else -1 for noun in nouns] + [-1] * len(hard)
+            total += sum(
+                np.log1p(np.exp(-sign * (logit + bias))) for sign, logit in zip(signs, to_texts + hard, strict=True)
+            )
+            continue
+        same = [j for j in range(len(nouns)) if (nouns[j] == nouns[i] if form == "noun-aware" else j == i)]
+        for logits, more in ((to_texts, hard), (to_images, [])):
+            others = [logits[j] for j in range(len(nouns)) if j not in same] + more
+            for p in same:
+                total -= (logits[p] - np.log(np.exp([logits[p], *others]).sum())) / len(same) / 2
+    return total / len(nouns)
+
+
+@pytest.mark.parametrize("form", ["contrastive", "noun-aware", "sigmoid"])
+def test_hard_negatives_equal_the_numpy_twin(form):
+    image, text, scale = features(6)
+    nouns = torch.tensor([0, 1, 0, 2, 1, 3])
+    more = features(6 * 4, seed=3)[1].reshape(6, 4, -1)
+    present = torch.arange(4) < torch.tensor([4, 0, 1, 2, 3, 4])[:, None]
+    negatives = [more[i][present[i]].numpy() for i in range(6)]
+    bias = torch.tensor(-3.0, dtype=torch.float64, requires_grad=True)
+
+    def loss(image, scale):
+        hard = HardNegatives(more, present)
+        if form == "contrastive":
+            return contrastive_loss(image, text, scale, hard_negatives=hard)
+        if form == "noun-aware":
+            return noun_contrastive_loss(image, text, scale, nouns, hard_negatives=hard)
+        return sigmoid_loss(image, text, scale, bias, nouns, hard_negatives=hard)
+
+    expected = numpy_loss(form, image, text, scale, bias.item(), nouns.tolist(), negatives)
+    assert loss(image, scale).item() == pytest.approx(expected, abs=1e-6, rel=1e-6)
+    assert torch.autograd.gradcheck(loss, (image.requires_grad_(), scale.requires_grad_()))
+
+
+@pytest.mark.parametrize("form", [contrastive_loss, noun_contrastive_loss])
+def test_places_without_a_hard_negative_change_no_bit(form):
+    image, text, scale = features(5, dtype=torch.float32)
+    nouns = (torch.tensor([0, 1, 0, 2, 3]),) if form is noun_contrastive_loss else ()
+    nothing = HardNegatives(torch.ones(5, 3, image.shape[1]), torch.zeros(5, 3, dtype=torch.bool))
+    assert torch.equal(form(image, text, scale, *nouns, hard_negatives=nothing), form(image, text, scale, *nouns))
 
 
 def test_a_permuted_batch_has_the_same_loss():

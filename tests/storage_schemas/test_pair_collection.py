@@ -9,7 +9,7 @@ import pytest
 from storage_schemas.artifact import Artifact
 from storage_schemas.errors import ArtifactError, CorruptUnitError, SchemaError
 from storage_schemas.manifest import Description, Identity
-from storage_schemas.pair_collection import PairCollection
+from storage_schemas.pair_collection import JoinedPairs, PairCollection
 from storage_schemas.pairs import KIND, SCHEMA_VERSION, Pair, PairShardWriter
 
 NOUNS = {"shard-00000": ["boat", "", "tree"], "shard-00001": ["", "boat"]}
@@ -40,6 +40,32 @@ def test_rows_that_are_no_pairs_are_passed_over(tmp_path: Path) -> None:
     assert pairs.place(2).unit == "shard-00001"
     assert [pairs.read(number).crop for number in (2, 0, 1)] == [b"crop 1-1", b"crop 0-0", b"crop 0-2"]
     assert pairs.read(1).crop_mask_png == b"0-2"
+
+
+def test_nouns_are_left_out(tmp_path: Path) -> None:
+    pairs = pickle.loads(pickle.dumps(PairCollection(written(tmp_path, NOUNS), ["boat", "car"])))
+    assert (len(pairs), pairs.nouns, pairs.place(0).pair) == (1, ("tree",), "0-2")
+    with pytest.raises(ArtifactError, match=r"none of 5 rows is a pair"):
+        len(PairCollection(written(tmp_path, NOUNS), ["boat", "tree"]))
+
+
+def test_joined_collections_are_one_list(tmp_path: Path) -> None:
+    first = PairCollection(written(tmp_path, NOUNS))
+    second = PairCollection(written(tmp_path / "more", {"shard-00000": ["car", "tree"]}))
+    joined = pickle.loads(pickle.dumps(JoinedPairs((first, second))))
+    assert len(joined) == 5
+    assert joined.nouns == ("boat", "car", "tree")
+    assert [joined.nouns[number] for number in joined.noun_numbers] == ["boat", "tree", "boat", "car", "tree"]
+    assert [joined.read(number) for number in (0, 2, 3, 4)] == [
+        first.read(0),
+        first.read(2),
+        second.read(0),
+        second.read(1),
+    ]
+    assert joined.place(4) == second.place(1)
+    assert joined.pictures == ["a"] * 5
+    with pytest.raises(IndexError, match=r"pair 5: is beyond the 5 pairs of 2 collections"):
+        joined.read(5)
 
 
 def test_another_process_reads_the_same(tmp_path: Path) -> None:

@@ -118,12 +118,14 @@ def training_overlap(settings: Settings, node: Node) -> str:
             whose = f"of its {len(class_names)} classes {known} have the name of one that the proposal net learned"
             parts.append(f"no label of these scenes was used in training; {whose} (on {settings.proposal_net.dataset})")
     if "adapted" in node:
-        pairs = node["adapted"]["pairs"]
+        adapted = node["adapted"]
+        pairs = (adapted.get("tuned") or adapted)["pairs"]  # weights may be averaged
         if "scenes" not in pairs:
             parts.append("what CLIP's pairs were mined from is not in these settings")
         elif pairs["scenes"].artifact.directory == own.directory:
             parts.append("CLIP was adapted to pairs that were mined from these very scenes")
-        if "scenes" in pairs and settings.mine.source == "masks-classes":
+        of_labels = settings.mine.source == "masks-classes" or settings.finetune.pair_source != "mined"
+        if "scenes" in pairs and of_labels:
             parts.append(f"CLIP was adapted to the labelled classes of {settings.mine.dataset}")
     sentence = "; ".join(parts) or "no trained net takes part"
     return f"{sentence[0].upper()}{sentence[1:]}."

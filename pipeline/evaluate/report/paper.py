@@ -160,7 +160,18 @@ def _adaptation(settings: Settings, view: ClipView) -> Adaptation | None:
     mode = settings.finetune.mode if view.clip == "adapted" else view.clip
     if mode == ORIGINAL:
         return Adaptation(ORIGINAL)
-    if settings.finetune.pairs_dir or settings.finetune.blank_patches == "dropped" or not view.masked:
+    recipe = settings.finetune
+    others = (
+        recipe.pairs_dir,
+        recipe.blank_patches == "dropped",
+        recipe.pair_source != "mined",
+        recipe.loss != "contrastive",
+        recipe.holding.form != "none",
+        recipe.hard_negatives.count,
+        recipe.tuned_share < 1,
+        not view.masked,
+    )
+    if any(others):
         return None
     if mode == "ft":
         return Adaptation(mode, settings.mine.source)

@@ -14,7 +14,7 @@ TOWER, PROMPTS = Rate(1e-3, 0.2), Rate(1e-2, 0.0)
 def rates_by_name(mode: str) -> dict[str, tuple[float, float]]:
     adapted = new_mask_adapted_clip(tiny_loaded_clip(), prompt_depth=2)
     names = {id(parameter): name for name, parameter in adapted.named_parameters()}
-    rates = learning_rates(select_trainable(adapted, mode), tower=TOWER, prompts=PROMPTS)
+    rates = learning_rates(select_trainable(adapted, mode), tower=TOWER, prompts=PROMPTS, psm=PROMPTS)
     return {
         names[id(parameter)]: (group["lr"], group["weight_decay"])
         for group in parameter_groups(rates)

@@ -165,7 +165,10 @@ def test_wrong_type(write, line, what):
         ("compute.workers = -1", "compute.workers: should be greater than or equal to 0 (got -1)"),
         ("finetune.prompt_depth = 0", "finetune.prompt_depth: should be greater than or equal to 1 (got 0)"),
         ("mine.pair.min_score = 1.5", "mine.pair.min_score: should be less than or equal to 1 (got 1.5)"),
-        ("finetune.mode = 'tune'", "finetune.mode: should be 'ft', 'mpt', 'ft-then-mpt', 'mpt-then-ft' or 'ft+mpt'"),
+        (
+            "finetune.mode = 'tune'",
+            "finetune.mode: should be 'ft', 'mpt', 'ft-then-mpt', 'mpt-then-ft', 'ft+mpt', 'psm' or 'ft+psm'",
+        ),
         (
             "name = 'two words'",
             "name: does not fit, it is: Name of the run's artifacts; letters, digits, '_' and '-'. (got \"two words\")",

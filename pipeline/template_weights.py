@@ -1,0 +1,96 @@
+"""Weights of the sentences around a noun, which stage 3 trains on similarities alone, and classes named with them.
+
+CLIP's image and text embeddings stay as they are, or the image tower learns slowly beside; what is trained are T
+numbers for T sentences: S = scale * sum_t a_t <image, sentence t of the noun>. With one sentence that is a temperature.
+
+References:
+    MaskCLIP++ (arXiv 2412.11464), whose affine map of similarities has a number for each sentence, and a bias; a bias
+    has no place in a softmax over classes.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from ovseg_models.text_classifier import TextClassifier
+from pipeline.clip_loading import LoadedClip
+from pipeline.errors import PipelineError
+from storage_schemas.artifact import Artifact
+from storage_schemas.checkpoints import TEMPLATE_WEIGHTS, read_weights
+from storage_schemas.digests import Json
+
+Vectors = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class TemplateWeights:
+    """What was trained.
+
+    Attributes:
+        templates: The sentences.
+        weights: A factor for each [sentence].
+        scale: The model's factor on cosines, exp(logit_scale).
+    """
+
+    templates: tuple[str, ...]
+    weights: Vectors
+    scale: float
+
+    @classmethod
+    def trained(cls, templates: tuple[str, ...], weights: Tensor, logit_scale: Tensor) -> "TemplateWeights":
+        """Take the weights at the end of a training."""
+        return cls(templates, weights.detach().cpu().numpy().copy(), float(logit_scale.detach().exp()))
+
+    @classmethod
+    def of(cls, artifact: Artifact) -> "TemplateWeights | None":
+        """Read those of a finished ``adapted_clip``; None if it was trained without."""
+        if TEMPLATE_WEIGHTS not in artifact.description.units:
+            return None
+        (facts,) = (unit.facts for unit in artifact.manifest().units if unit.unit == TEMPLATE_WEIGHTS)
+        stored: Any = facts
+        tensors = read_weights(artifact, TEMPLATE_WEIGHTS)
+        return cls(tuple(stored["templates"]), tensors["template_weights"], float(stored["scale"]))
+
+    def facts(self) -> dict[str, Json]:
+        """Return what `of` reads beside the weights."""
+        return {"templates": list(self.templates), "scale": self.scale}
+
+    @property
+    def temperature(self) -> float | None:
+        """The factor on cosines that one sentence's weight is; None of several, which are no factor on them."""
+        return self.scale * float(self.weights[0]) if len(self.templates) == 1 else None
+
+    def class_vectors(
+        self, base: LoadedClip, names: Sequence[str], templates: Sequence[str], device: torch.device
+    ) -> Tensor:
+        """Return the weighted sums of the sentences of each name; S is scale times their products [class dim].
+
+        Args:
+            base: The CLIP, whose text tower no stage trains.
+            names: Of the classes.
+            templates: Sentences that classes are named by; the weighted ones are expected.
+            device: Where names are embedded.
+
+        Raises:
+            PipelineError: If classes are named by other sentences.
+        """
+        if tuple(templates) != self.templates:
+            raise PipelineError(
+                f"evaluate.prompt_templates: CLIP was finetuned with a weight for each of {len(self.templates)} "
+                f"sentences, and classes are named by {len(templates)} others; set it to finetune.prompt_templates"
+            )
+        sentences = torch.from_numpy(sentence_embeddings(base, names, self.templates, device)).to(device)
+        return torch.einsum("nsd,s->nd", sentences, torch.from_numpy(self.weights).to(device))
+
+
+def sentence_embeddings(
+    clip: LoadedClip, names: Sequence[str], templates: Sequence[str], device: torch.device
+) -> Vectors:
+    """Embed names in each sentence by itself, L2-normalised [name sentence dim]."""
+    classifier = TextClassifier(clip.clip.to(device), clip.tokenize, name_by_name=device.type == "cpu")
+    return torch.stack([classifier.text_embeddings(names, (one,)) for one in templates], dim=1).cpu().numpy()
