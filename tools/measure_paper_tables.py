@@ -37,7 +37,7 @@ from storage_schemas.reports import KIND as REPORTS
 from storage_schemas.reports import read_numbers
 from tools.measure_mining import tally_of
 from tools.paper_tables_page import in_short, page
-from tools.seed_results import append_result, read_results, write_into
+from tools.seed_results import append_result, read_lines, read_results, write_into
 
 ROOT = Path(__file__).parents[1]
 CONFIG, README = ROOT / "flows" / "configs" / "demo.toml", ROOT / "README.md"
@@ -203,7 +203,8 @@ def main() -> None:
         if others := outdated(results, options.scale):
             what = f"{len(others)} of {len(results)} lines were made by other settings, versions or weights"
             parser.error(f"{options.out / 'results.jsonl'}: {what} ({others[0]}); measure them again, without --write")
-        options.write.write_text(page(results), encoding="utf-8")
+        recipes = read_lines(options.write.with_name("recipe_results.jsonl"))
+        options.write.write_text(page(results, recipes), encoding="utf-8")
         write_into(README, f"\n{in_short(results)}\n", name="paper tables")
         return
     logging.basicConfig(level=logging.WARNING)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from pipeline.adaptations import GROUPS
+from tools.recipes_page import section
 from tools.seed_results import half_width, with_interval
 
 Results = Sequence[dict[str, Any]]
@@ -236,8 +237,13 @@ def summary(results: Results) -> str:
     )
 
 
-def page(results: Results) -> str:
-    """Write the whole page."""
+def page(results: Results, recipes: Results = ()) -> str:
+    """Write the whole page.
+
+    Args:
+        results: Of `tools.measure_paper_tables`.
+        recipes: Of `tools.measure_recipes`.
+    """
     sections = [f"### {title}\n\n{table(results, lines)}\n" for title, lines in TABLES.items()]
     return f"""{_INTRODUCTION}
 ## Which of the paper's orders appear
@@ -259,4 +265,4 @@ same: MPT changes no weight of CLIP.
 ### The pairs
 
 {pairs_table(results)}
-"""
+{section(recipes)}"""

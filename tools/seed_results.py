@@ -11,7 +11,12 @@ from scipy import stats
 
 def read_results(out: Path) -> list[dict[str, Any]]:
     """Read what was measured before; a line that a kill cut short is left out."""
-    return [json.loads(line) for line in _whole_lines(out / "results.jsonl")]
+    return read_lines(out / "results.jsonl")
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """Read the results of a file; none if there is no file."""
+    return [json.loads(line) for line in _whole_lines(path)]
 
 
 def append_result(out: Path, line: dict[str, Any], *, alike: Sequence[str] = ()) -> None:

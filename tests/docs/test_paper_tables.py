@@ -23,7 +23,7 @@ from tools.paper_tables_page import (
     table,
     verdict,
 )
-from tools.seed_results import between_marks, read_results
+from tools.seed_results import between_marks, read_lines, read_results
 
 
 def test_every_row_that_is_reported_of_is_measured():
@@ -149,5 +149,7 @@ def test_the_pages_show_their_results(tmp_path):
     results = read_results(tmp_path)
     assert {(line["seed"], line["row"]) for line in results} == {(seed, row.name) for seed in SEEDS for row in ROWS}
     assert all(re.fullmatch("[0-9a-f]{16}", line["made_by"]) for line in results)
-    assert (docs / "drawn_world_results.md").read_text(encoding="utf-8") == page(results)
+    assert (docs / "drawn_world_results.md").read_text(encoding="utf-8") == page(
+        results, read_lines(docs / "recipe_results.jsonl")
+    )
     assert between_marks(ROOT / "README.md", name="paper tables") == f"\n{in_short(results)}\n"
