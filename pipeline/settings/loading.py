@@ -22,7 +22,7 @@ _PLACE_IN_TOML = re.compile(r"^(?P<what>.*) \((?:at )?(?P<place>line \d+, column
 
 
 def load_settings(path: Path | None = None, overrides: Sequence[str] = ()) -> Settings:
-    """Read the settings of a run: flags go before the TOML file, the file before the defaults.
+    """Read the settings of a run: flags override the TOML file, the file overrides the defaults.
 
     Relative paths in the settings are relative to the current directory, wherever the file is.
 
@@ -33,33 +33,25 @@ def load_settings(path: Path | None = None, overrides: Sequence[str] = ()) -> Se
     Raises:
         SettingsError: If anything is wrong, with one line per fault.
     """
-    flags, faults = parse_overrides(overrides)
-    document = with_overrides({} if path is None else _read_toml(path), flags)
-    source = FLAG if path is None else str(path)
-    faults += reference_faults(Settings, document, source=source, overrides=flags)
-    try:
-        settings = Settings.model_validate(document)
-    except ValidationError as error:
-        faults += fault_lines(error, Settings, document, source=source, overrides=flags)
-        raise SettingsError(faults) from error
-    if faults:
-        raise SettingsError(faults)
-    return settings
+    if path is None:
+        return load_section(Settings, {}, overrides, source=FLAG)
+    return load_section(Settings, _read_toml(path), overrides, source=str(path))
 
 
 def load_section(section: type[Section], values: Mapping[str, Any], overrides: Sequence[str], source: str) -> Section:
-    """Make one section of settings of a command's own values and ``key=value`` flags; flags go before.
+    """Make one section of settings of a command's own values and ``key=value`` flags, which override them.
 
     Args:
         values: By their names.
         overrides: As of `load_settings`, with keys within the section.
-        source: Name of the command, for messages.
+        source: Name of the command or file, for messages.
 
     Raises:
         SettingsError: If anything is wrong, with one line per fault.
     """
     flags, faults = parse_overrides(overrides)
     document = with_overrides(dict(values), flags)
+    faults += reference_faults(section, document, source=source, overrides=flags)
     try:
         made = section.model_validate(document)
     except ValidationError as error:
