@@ -53,7 +53,9 @@ class Preprocessing:
         """
         given = {key: value for key, value in preprocess_cfg.items() if value is not None}
         mean, std = (
-            tuple(value) if isinstance(value, list | tuple) else value
+            tuple(float(part) if isinstance(part, int) else part for part in value)
+            if isinstance(value, list | tuple)
+            else value
             for value in (given.get("mean", CLIP_MEAN_RGB), given.get("std", CLIP_STD_RGB))
         )
         return cls(mean, std, given.get("interpolation", "bicubic"))

@@ -161,7 +161,7 @@ def clip_without_numbers(settings: ClipSettings) -> MaskAdaptedClip:
         )
     try:
         with torch.device("meta"):
-            return build_mask_adapted_clip(model, None, prompt_depth=0)
+            return build_mask_adapted_clip(model, None, prompt_depth=0).requires_grad_(False)
     except (ValueError, TypeError, OSError) as error:
         raise PipelineError(f"clip.architecture: {error}") from error
 

@@ -10,7 +10,6 @@ kernel. Not counted are CUDA itself, workspaces of its libraries, and gaps of th
 
 import math
 import sys
-import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -18,12 +17,8 @@ from typing import Any
 from unittest import mock
 
 import torch
-import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
-from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from ovseg_models import proposal_losses
 from ovseg_models.contrastive_loss import contrastive_loss
@@ -34,6 +29,7 @@ from ovseg_models.pretrained_clip import build_clip
 from ovseg_models.proposal_net import ProposalNet
 from ovseg_models.proposal_presets import build_proposal_net
 from ovseg_models.targets import TargetBatch, Targets
+from pipeline.dry_run.crop_cost import EfficientAttention, LiveBytes
 from pipeline.finetune.task import ImageSide
 from pipeline.settings import Settings, load_settings
 from tools.count_paper_work import CONFIGS, RUNS
@@ -41,61 +37,6 @@ from tools.count_paper_work import CONFIGS, RUNS
 CLASSES = 171  # of COCO-Stuff
 CLASSES_OF_AN_IMAGE = 8
 GPU_GIB = 78  # what a GPU of 80 GB has for torch
-
-
-class LiveBytes(TorchDispatchMode):
-    """A context that adds up the memory of all tensors made in it and still alive.
-
-    Attributes:
-        now: Bytes that are alive.
-        peak: The most that ever were.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.now = self.peak = 0
-        self._known: set[int] = set()
-
-    def __torch_dispatch__(
-        self, operation: Any, types: Any, arguments: tuple[Any, ...] = (), named: dict[str, Any] | None = None
-    ) -> Any:
-        result = operation(*arguments, **(named or {}))
-        for tensor in tree_leaves(result):
-            if isinstance(tensor, FakeTensor):
-                self.add(tensor)
-        return result
-
-    def add(self, tensor: Tensor) -> None:
-        """Count a tensor's memory until its last view is gone."""
-        storage = tensor.untyped_storage()
-        key, size = storage._cdata, storage.nbytes()
-        if key not in self._known:
-            self._known.add(key)
-            self.now += size
-            self.peak = max(self.peak, self.now)
-            weakref.finalize(storage, self._gone, key, size)
-
-    def _gone(self, key: int, size: int) -> None:
-        self._known.discard(key)
-        self.now -= size
-
-
-class EfficientAttention(TorchFunctionMode):
-    """A context in which attention keeps no weights, as on CUDA; without a device torch takes the plain form."""
-
-    def __torch_function__(
-        self, function: Any, types: Any, arguments: tuple[Any, ...] = (), named: dict[str, Any] | None = None
-    ) -> Any:
-        named = named or {}
-        if function is F.scaled_dot_product_attention:
-            query, key, value, *others = arguments
-            mask = named.get("attn_mask", others[0] if others else None)
-            if mask is not None:
-                mask = mask.expand(*query.shape[:-1], key.shape[-2])
-            return torch.ops.aten._scaled_dot_product_efficient_attention(
-                query, key, value, mask, True, named.get("dropout_p", 0.0)
-            )[0]
-        return function(*arguments, **named)
 
 
 def peak_gib(build: Callable[[], nn.Module], step: Callable[[Any], Tensor]) -> float:

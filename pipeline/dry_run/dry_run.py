@@ -11,6 +11,7 @@ import torch
 from ovseg_models.proposal_presets import build_proposal_net
 from pipeline.clip_loading import clip_without_numbers
 from pipeline.dataflow import dataflow
+from pipeline.dry_run.crop_cost import CropCost
 from pipeline.dry_run.weights import Finding, clip_is_here, weights_findings
 from pipeline.errors import PipelineError
 from pipeline.graph import Finished, Graph, Node, ParameterCounts
@@ -31,12 +32,18 @@ class DryRun:
         findings: What is missing, or will have to be fetched.
         disk: The existing directory whose disk is written to.
         free_bytes: What is free there.
+        architecture: Of the CLIP that names.
+        device: Where it would run; the CPU, if the settings' device is not here.
+        crop: What a crop costs it; None where nothing is to be made with CLIP.
     """
 
     states: tuple[ArtifactState, ...]
     findings: tuple[Finding, ...]
     disk: Path
     free_bytes: int
+    architecture: str = ""
+    device: str = "cpu"
+    crop: CropCost | None = None
 
     @property
     def new_bytes(self) -> int:
@@ -82,6 +89,13 @@ def dry_run(settings: Settings, stages: Iterable[StageName]) -> DryRun:
         ]
     disk = existing_parent(settings.runs_dir)
     found = DryRun(states=states, findings=(), disk=disk, free_bytes=shutil.disk_usage(disk).free)
+    if any("clip" in node for node in to_make):
+        try:
+            device = chosen_device(settings.compute.device)
+        except PipelineError:  # is among the findings
+            device = torch.device("cpu")
+        crop = CropCost.of(clip_without_numbers(settings.clip), device, settings.mine.embed.precision)
+        found = replace(found, architecture=settings.clip.architecture, device=str(device), crop=crop)
     return replace(found, findings=(*findings, *_disk_findings(settings, found)))
 
 
