@@ -52,6 +52,8 @@ class Preprocessing:
             ValueError: If a value cannot be used.
         """
         given = {key: value for key, value in preprocess_cfg.items() if value is not None}
+        mean: Any
+        std: Any
         mean, std = (
             tuple(float(part) if isinstance(part, int) else part for part in value)
             if isinstance(value, list | tuple)

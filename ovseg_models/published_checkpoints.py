@@ -35,6 +35,7 @@ from ovseg_models.checkpoint_keys.proposal_net import (
     published_names,
     with_pixel_decoder_level,
 )
+from ovseg_models.image_towers import OpenClipTower, tower_name
 from ovseg_models.mask_adapted_clip import MaskAdaptedClip
 from ovseg_models.preprocessing import CLIP_MEAN_RGB, CLIP_STD_RGB
 from ovseg_models.pretrained_clip import build_mask_adapted_clip
@@ -178,6 +179,11 @@ def published_weights(net: ProposalNet | None, clip: MaskAdaptedClip | None, lay
         raise ValueError(
             "export: CLIP was trained without the tokens of patches outside the mask, and the published code keeps "
             "them: its classes would be others; export a CLIP that was finetuned with blank_patches 'kept'"
+        )
+    if clip is not None and layout != "clip" and not isinstance(clip.tower, OpenClipTower):
+        raise ValueError(
+            f"export: CLIP's image tower is a {tower_name(clip.clip.visual)}, the published layout holds open_clip's "
+            "VisionTransformer alone; keep the segmenter's folder, or export CLIP alone by 'ovseg export-clip'"
         )
     weights: dict[str, Tensor] = {}
     if net is not None:

@@ -8,6 +8,7 @@ from typing import Any
 import safetensors.torch
 
 from ovseg_models.mask_adapted_clip import MaskAdaptedClip
+from ovseg_models.preprocessing import OPENAI
 from ovseg_models.prompt_templates import prompt_templates
 from ovseg_models.segmenter import Segmenter
 from ovseg_models.segmenter_settings import SegmenterSettings
@@ -104,6 +105,12 @@ def export_open_clip(settings: Settings, file: Path) -> Path:
             "%s: this CLIP was trained without the tokens of patches outside the mask, which open_clip keeps: it "
             "names regions otherwise there; to mine with it, set mine.embed.blank_patches to 'dropped'",
             file,
+        )
+    if (pixels := adapted.crop.preprocessing) != OPENAI:
+        logger.warning(
+            "%s: this CLIP was trained on pixels of mean %s and standard deviation %s, resized %s; open_clip takes "
+            "OpenAI's for a file: give its image transform these",
+            *(file, list(pixels.mean_rgb), list(pixels.std_rgb), pixels.interpolation),
         )
     write_open_clip(adapted, file, config_file)
     return config_file
