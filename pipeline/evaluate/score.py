@@ -143,7 +143,7 @@ class Score(Step):
         """
         if not node.status().finished:
             self.check(node)
-            if self.clip_names_alone and self.dataset.ensemble_weight != 1:
+            if self.clip_names_alone and self.settings.proposals == "net" and self.dataset.ensemble_weight != 1:
                 logger.warning(
                     "%s: the proposal net was trained with another CLIP (proposal_net.clip) than the one that names: "
                     "it finds the masks, and %s alone names them, with ensemble weight 1 in place of %s",
