@@ -212,8 +212,8 @@ class Segmenter:
     def encode_batch(self, images: Sequence[ImageInput]) -> list[EncodedImage]:
         """Run both nets on several images, in order."""
         settings = self.settings
-        own = [rgb_image(image) for image in images]
-        pictures = [self._net_pixels(image) for image in own]
+        own = [rgb_image(image) for image in images]  # at their own sizes, which label maps will have
+        pictures = [self._net_pixels(image) for image in own]  # at net size, at which both nets see them
         with autocast(self.device, settings.precision):
             found = propose(self.proposal_net, pictures)
         encoded = [
@@ -221,7 +221,7 @@ class Segmenter:
                 **vars(proposals),
                 image=image,
                 mask_threshold=settings.mask_threshold,
-                embed=partial(self._embedded, pixels, proposals),
+                embed=partial(self._embedded, pixels, proposals),  # called when regions are first asked for
                 class_logits=self.clip.class_logits,
             )
             for image, pixels, proposals in zip(own, pictures, found, strict=True)
@@ -245,7 +245,7 @@ class Segmenter:
             )
         named = self._named(encoded, names)
         sizes = {"net_size": encoded.net_size, "size": encoded.size}
-        if return_scores:
+        if return_scores:  # else no array of classes by pixels is made, which takes gigabytes for many classes
             scores = fused_scores(named.classes.scores, encoded.mask_logits, **sizes).cpu()
             return _segmentation(encoded, names, named, scores.argmax(dim=0), scores=scores)
         return _segmentation(encoded, names, named, fused_labels(named.classes.scores, encoded.mask_logits, **sizes))
@@ -266,6 +266,7 @@ class Segmenter:
                 at_once=settings.clip_chunk,
             )
         regions, text_embeddings = cut.regions(embeddings), self.text_embeddings(class_names)
+        # Equal masks share a crop, and a mask without a pixel has none (-1): one crop again for each valid proposal.
         rows = sent(torch.from_numpy(cut.crop_of_mask[cut.crop_of_mask >= 0]), self.device)
         proposal_logits = self._proposal_logits(proposals, text_embeddings)
         if proposal_logits is None:  # all classes and no object are as likely
