@@ -114,7 +114,12 @@ def _run(given: list[str]) -> int:
         raise _UsageError("no command given; 'ovseg --help' lists them")
     configure_logging(log_level)
     by_name = {subcommand.name: subcommand for subcommand in SUBCOMMANDS}
+    if " ".join(rest[:2]) in by_name:  # such as "pairs filter"
+        rest[:2] = [" ".join(rest[:2])]
     if rest[0] not in by_name:
+        seconds = [name.partition(" ")[2] for name in by_name if name.startswith(f"{rest[0]} ")]
+        if seconds:
+            raise _UsageError(f"{rest[0]}: should be followed by one of {', '.join(seconds)}; see 'ovseg --help'")
         close = difflib.get_close_matches(rest[0], by_name, n=1)
         meant = f", did you mean '{close[0]}'?" if close else ";"
         raise _UsageError(f"unknown command {rest[0]!r}{meant} 'ovseg --help' lists all")

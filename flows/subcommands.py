@@ -13,7 +13,7 @@ from flows.checkpoint_commands import bundle, export_checkpoint, export_clip, im
 from flows.compare_command import compare
 from flows.flow_commands import demo, run, serve, ui
 from flows.masks_commands import export_masks, import_masks
-from flows.pairs_command import pairs
+from flows.pairs_command import export_pairs, filter_pairs, import_pairs, pairs_card
 from flows.prepare_command import prepare
 from flows.segment_command import segment
 from flows.stage_commands import evaluate, finetune, mine, train_proposals
@@ -204,14 +204,38 @@ _LISTED = (
         examples=("ovseg export-checkpoint models/ovseg-swin-b --out ovseg.pth",),
     ),
     Subcommand(
-        name="pairs",
-        group="results",
-        summary="make a subset of mined pairs, or their data card, without any model",
-        function=pairs,
+        name="pairs filter",
+        group="pairs",
+        summary="choose a subset of mined pairs, without any model",
+        function=filter_pairs,
         examples=(
             "ovseg pairs filter runs/pairs/demo-0123456789ab --out fewer --min-score 0.25 --max-per-noun 500",
             "ovseg pairs filter runs/pairs/demo-0123456789ab --out birds --nouns bird penguin owl",
         ),
+    ),
+    Subcommand(
+        name="pairs card",
+        group="pairs",
+        summary="make the data card of pairs",
+        function=pairs_card,
+        examples=("ovseg pairs card runs/pairs/demo-0123456789ab",),
+    ),
+    Subcommand(
+        name="pairs export",
+        group="pairs",
+        summary="write pairs as COCO or LVIS instances, a folder for the Hub, or CSV",
+        function=export_pairs,
+        examples=(
+            "ovseg pairs export runs/pairs/demo-0123456789ab --to coco --out pairs-coco",
+            "ovseg pairs export runs/pairs/demo-0123456789ab --to hub --out tables --without-pictures",
+        ),
+    ),
+    Subcommand(
+        name="pairs import",
+        group="pairs",
+        summary="make pairs of a COCO file with masks",
+        function=import_pairs,
+        examples=("ovseg pairs import pairs-coco/annotations/instances_pairs.json --out pairs",),
     ),
     Subcommand(
         name="status",

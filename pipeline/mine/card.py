@@ -21,13 +21,23 @@ from storage_schemas.digests import Json
 from storage_schemas.pairs import ORIGIN, read_index
 from storage_schemas.status import README_FILE
 
+SHEET_FILE = "contact_sheet.png"
+IMPORTED_SOURCE = "COCO file"
+"""The attribute ``source`` of pairs that were not mined."""
 MAKER = "ovseg pairs card 4"
 """Raise the number when text or layout of the card change."""
 
 _COLUMNS = ("key", "status", "noun", "caption_id", "score", "margin", "area_px", "height_px", "width_px")
-_INTRODUCTION = """\
+_MINED = """\
 Masked regions with the nouns that name them, mined as in OVSeg (Liang et al., CVPR 2023), section 3.2. How to read
 them: docs/using_pairs.md of the project. Nobody has checked the pairs by hand."""
+_IMPORTED = """\
+Masked regions with the nouns that name them, imported from a COCO file. How to read them: docs/using_pairs.md of the
+project."""
+_SHEET = (
+    f"![pairs, drawn by lot, the nearest first](card/{SHEET_FILE})",
+    "Each is shown as it is stored and as CLIP sees it; below, its noun, its share of the picture, and its score.",
+)
 _NOUNS_LISTED = 30
 _BINS = 20
 _SIZE_CATEGORIES = (
@@ -111,10 +121,24 @@ def make_card(artifact: Artifact) -> bool:
     if has_current_card(artifact, maker=MAKER):
         return False
     facts = pair_facts(artifact)
-    readme = f"---\n{hub_metadata(artifact, facts)}\n---\n\n{markdown(artifact, facts)}"
-    files = {README_FILE: readme.encode(), "contact_sheet.png": contact_sheet(artifact)}
+    files = {README_FILE: readme_of(artifact, facts=facts).encode(), SHEET_FILE: contact_sheet(artifact)}
     write_card(artifact, maker=MAKER, facts=facts.to_json(), files=files)
     return True
+
+
+def readme_of(
+    artifact: Artifact, data_files: str = "shard-*.tar", *, facts: PairFacts | None = None, has_sheet: bool = True
+) -> str:
+    """Write the card for people, with what the Hub and ``datasets.load_dataset`` read at its head.
+
+    Args:
+        artifact: Finished pairs.
+        data_files: Pattern of the files that are loaded, from where the card lies.
+        facts: Of the pairs, if they are known.
+        has_sheet: Whether the sheet of pairs lies beside it.
+    """
+    facts = facts or pair_facts(artifact)
+    return f"---\n{_hub_metadata(artifact, facts, data_files)}\n---\n\n{markdown(artifact, facts, has_sheet=has_sheet)}"
 
 
 def pair_facts(artifact: Artifact) -> PairFacts:
@@ -143,7 +167,7 @@ def pair_facts(artifact: Artifact) -> PairFacts:
     )
 
 
-def hub_metadata(artifact: Artifact, facts: PairFacts) -> str:
+def _hub_metadata(artifact: Artifact, facts: PairFacts, data_files: str) -> str:
     """Return what the Hub and ``datasets.load_dataset`` read at the head of ``README.md``, as YAML.
 
     Files are named, since ``load_dataset`` would else take the many JSON files for the data. Types are declared, since
@@ -153,6 +177,8 @@ def hub_metadata(artifact: Artifact, facts: PairFacts) -> str:
 
     (suffix,) = _crop_suffixes(artifact) or {"png"}
     members = [("__key__", "string"), (suffix, "image"), ("mask.png", "image"), ("txt", "string")]
+    features: list[dict[str, object]] = [{"name": name, "dtype": kind} for name, kind in members]
+    features.append({"name": "json", "struct": [_feature(field) for field in ORIGIN]})
     licence = str(artifact.description.attributes.get("licence", ""))
     size = next(name for most, name in _SIZE_CATEGORIES if facts.pairs < most)
     metadata = DatasetCardData(
@@ -161,13 +187,8 @@ def hub_metadata(artifact: Artifact, facts: PairFacts) -> str:
         task_categories=["image-segmentation", "zero-shot-image-classification"],
         size_categories=[size],
         tags=["open-vocabulary-segmentation", "region-text-pairs", "webdataset"],
-        configs=[{"config_name": "default", "data_files": [{"split": "train", "path": "shard-*.tar"}]}],
-        dataset_info={
-            "features": [
-                *({"name": name, "dtype": kind} for name, kind in members),
-                {"name": "json", "struct": [_feature(field) for field in ORIGIN]},
-            ]
-        },
+        configs=[{"config_name": "default", "data_files": [{"split": "train", "path": data_files}]}],
+        dataset_info={"features": features} if data_files.endswith(".tar") else None,  # Parquet has types of its own
     )
     return metadata.to_yaml()
 
@@ -185,15 +206,14 @@ def _feature(field: pa.Field) -> dict[str, str]:
     return {"name": field.name, "list" if of_list else "dtype": "float32" if kind == "float" else kind}
 
 
-def markdown(artifact: Artifact, facts: PairFacts) -> str:
+def markdown(artifact: Artifact, facts: PairFacts, *, has_sheet: bool = True) -> str:
     """Write the card as Markdown."""
     attributes = artifact.description.attributes
     per_image = facts.pairs / max(1, facts.images)
     parts = [
         f"# Pairs: {artifact.identity.name}",
-        _INTRODUCTION,
-        "![pairs, drawn by lot, the nearest first](card/contact_sheet.png)",
-        "Each is shown as it is stored and as CLIP sees it; below, its noun, its share of the picture, and its score.",
+        _IMPORTED if attributes.get("source") == IMPORTED_SOURCE else _MINED,
+        *(_SHEET if has_sheet else ()),
         _table(
             ("", ""),
             [

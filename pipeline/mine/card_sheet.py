@@ -21,7 +21,7 @@ class _Drawn(NamedTuple):
     """A pair that was drawn."""
 
     noun: str
-    score: float
+    score: float | None
     area_share: float
     members: PairMembers
 
@@ -36,11 +36,12 @@ def contact_sheet(artifact: Artifact) -> bytes:
 
     fill = np.array([round(255 * part) for part in CLIP_MEAN_RGB], np.uint8)
     cells = []
-    for pair in sorted(_drawn(artifact, COLUMNS * ROWS), key=lambda pair: (-pair.score, pair.noun)):
+    for pair in sorted(_drawn(artifact, COLUMNS * ROWS), key=lambda pair: (-(pair.score or 0), pair.noun)):
         crop, inside = pair_pictures(pair.members)
         share = "<0.1%" if pair.area_share < 0.001 else f"{pair.area_share:.1%}"
         as_seen = np.where(inside[..., None], crop, fill)
-        cells.append(Cell((crop, as_seen), pair.noun, f"{share}  {pair.score:.3f}"))
+        score = "" if pair.score is None else f"  {pair.score:.3f}"
+        cells.append(Cell((crop, as_seen), pair.noun, f"{share}{score}"))
     sheet = picture_sheet(
         in_rows(cells, COLUMNS),
         title="Pairs, the highest scores first: noun, share of the picture that the mask covers, score by CLIP",

@@ -97,7 +97,8 @@ def check_ovseg(arguments: list[str], monkeypatch: pytest.MonkeyPatch, *, is_who
 def _check_names(arguments: list[str]) -> None:
     """Check the names of subcommand and options, whatever the values."""
     with contextlib.redirect_stdout(io.StringIO()) as shown:
-        assert command.main([arguments[0], "--help"]) == 0, f"ovseg {arguments[0]}: there is no such command"
+        words = 2 if " ".join(arguments[:2]) in {subcommand.name for subcommand in SUBCOMMANDS} else 1
+        assert command.main([*arguments[:words], "--help"]) == 0, f"ovseg {arguments[0]}: there is no such command"
     for option in (word for word in arguments if word.startswith("--")):
         assert option in shown.getvalue(), f"ovseg {' '.join(arguments)}: there is no {option}"
 

@@ -49,17 +49,18 @@ def test_a_card_that_is_gone_is_made_again(mined, capsys):
     directory = Path(capsys.readouterr().out.strip())
     (directory / "README.md").unlink()
     assert main(["pairs", "card", str(directory)]) == 0
-    assert Path(capsys.readouterr().out.strip()) == directory / "card"
+    assert Path(capsys.readouterr().out.strip()) == directory / "README.md"
     assert (directory / "README.md").is_file()
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["filter"], "pairs filter: --out is missing; name a directory for the subset"),
+        (["filter"], "--out"),
         (["filter", "--out", "x", "--min-score", "2"], "rows fulfils {'min_score': 2.0}; ask for less"),
-        (["card", "--out", "x"], "pairs card: takes no option; leave them out, or write 'pairs filter'"),
-        (["card", "--max-per-noun", "1"], "pairs card: takes no option"),
+        (["card", "--out", "x"], "Unrecognized options: --out"),
+        (["export", "--out", "x"], "--to"),
+        (["export", "--out", "x", "--to", "yaml"], "--to"),
     ],
 )
 def test_wrong_calls_of_pairs_are_reported(mined, capsys, arguments, message):
@@ -67,6 +68,24 @@ def test_wrong_calls_of_pairs_are_reported(mined, capsys, arguments, message):
     directory = capsys.readouterr().out.strip()
     assert main(["pairs", arguments[0], directory, *arguments[1:]]) != 0
     assert message in capsys.readouterr().err
+
+
+def test_pairs_go_to_a_coco_file_and_back(mined, tmp_path, capsys):
+    assert mine(mined) == 0
+    directory = capsys.readouterr().out.strip()
+    assert main(["pairs", "export", directory, "--to", "coco", "--out", str(tmp_path / "coco")]) == 0
+    rows = Artifact.open(Path(directory)).manifest().counts["ok"]
+    assert f"{tmp_path / 'coco'}: {rows} pairs" in capsys.readouterr().out
+    file = tmp_path / "coco" / "annotations" / "instances_pairs.json"
+    assert main(["pairs", "import", str(file), "--out", str(tmp_path / "again")]) == 0
+    assert Path(capsys.readouterr().out.strip()) == tmp_path / "again"
+    assert Artifact.open(tmp_path / "again").manifest().counts == {"ok": rows}
+
+
+@pytest.mark.parametrize("words", [["pairs"], ["pairs", "sort"], ["pairs", "--help"]])
+def test_commands_of_two_words_are_listed(words, capsys):
+    assert main(words) == 2
+    assert "pairs: should be followed by one of filter, card, export, import" in capsys.readouterr().err
 
 
 def test_without_a_proposal_net_mine_says_what_to_run(mined, capsys):

@@ -1,0 +1,1 @@
+"""Pairs in the files of other tools, and back."""

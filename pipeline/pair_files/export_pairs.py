@@ -1,0 +1,302 @@
+"""Pairs for other tools: COCO and LVIS instances, the layout of the Hub with a folder for tables, CSV.
+
+Masks lie on pictures of ``height_px`` x ``width_px``, as the proposal net saw them, and stay the very run lengths;
+pictures that are written beside them have this size. No file holds an absolute path.
+"""
+
+import csv
+import io
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from PIL import Image
+
+from pipeline.errors import PipelineError
+from pipeline.mine.card import SHEET_FILE, make_card, readme_of
+from pipeline.ordered_threads import in_threads
+from pipeline.stored_pictures import UndecodableError, upright_picture
+from storage_schemas.artifact import Artifact, artifacts_below
+from storage_schemas.columns import OK
+from storage_schemas.commit import Disk, StagedFile, make_directories, write_file
+from storage_schemas.pairs import KIND, read_index
+from storage_schemas.scenes import KIND as SCENES
+from storage_schemas.scenes import Scene, SceneShard
+from storage_schemas.status import CARD_DIRECTORY, README_FILE
+
+Format: TypeAlias = Literal["coco", "lvis", "hub", "csv"]
+
+COCO_FILE, LVIS_FILE, CSV_FILE = "annotations/instances_pairs.json", "annotations/lvis_pairs.json", "pairs.csv"
+IMAGES = "images"
+
+_IN_ATTRIBUTES = (
+    *("pair", "image_id", "noun_text", "noun_start", "noun_end", "caption_id", "caption"),
+    *("region", "score", "margin", "rank"),
+)
+"""Columns that COCO has no place of its own for, and that do not follow from others."""
+_OF_SCENES = ("key", "source_path")
+_RARE, _COMMON = 10, 100
+"""Images of a category at most by which LVIS calls it rare, and common."""
+
+
+def export_pairs(
+    pairs: Artifact, to: Format, out: Path, *, scenes: Artifact | None = None, pictures: bool = True
+) -> int:
+    """Write pairs in the files of other tools.
+
+    Args:
+        pairs: Finished.
+        to: ``"coco"`` and ``"lvis"``: instances with compressed run lengths, their pictures in ``images``; ``"hub"``:
+            ``shards`` and ``table`` with a ``README.md``; ``"csv"``: one table.
+        out: Directory, new or empty.
+        scenes: Those that the pairs were mined from; None to look for them beside the pairs. For pictures of COCO and
+            LVIS alone, and for their names.
+        pictures: Whether pictures are written; without them the files take some percent of the space, and go with the
+            data set's own pictures, resized.
+
+    Returns:
+        The number of pairs.
+
+    Raises:
+        PipelineError: If something is in the directory, the scenes are not found, or are other ones.
+        WriteError: If the operating system refuses.
+    """
+    pairs.require(KIND)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise PipelineError(f"{out}: is not empty; give a new directory, or delete what is in it")
+    if to == "hub":
+        return _hub(pairs, out, pictures=pictures)
+    if to == "csv":
+        return _csv(pairs, out)
+    found = _scenes_of(pairs, scenes)
+    if pictures:
+        _write_pictures(pairs, found, out / IMAGES)
+    return _instances(pairs, found, out, lvis=to == "lvis", pictures=pictures)
+
+
+def _scenes_of(pairs: Artifact, scenes: Artifact | None) -> Artifact:
+    """Return the scenes that pairs were mined from, checked by their digest.
+
+    A subset of pairs knows the pairs that it was chosen from, which know their scenes.
+
+    Raises:
+        PipelineError: If they are not found, or those given are other ones.
+    """
+    inputs, runs = pairs.identity.inputs, pairs.directory.parent.parent
+    while "scenes" not in inputs and "pairs" in inputs:
+        whole = _with_digest(runs, KIND, inputs["pairs"])
+        inputs = whole.identity.inputs if whole is not None else {}
+    expected = inputs.get("scenes")
+    if scenes is None and expected is not None:
+        scenes = _with_digest(runs, SCENES, expected)
+    if scenes is None:
+        raise PipelineError(f"{pairs.directory}: its scenes are not below {runs}; name them by --scenes")
+    scenes.require(SCENES)
+    if expected is not None and scenes.manifest().digest() != expected:
+        raise PipelineError(
+            f"{scenes.directory}: has the digest {scenes.manifest().digest()[:12]}, the pairs are of scenes "
+            f"{expected[:12]}; give these"
+        )
+    return scenes
+
+
+def _with_digest(runs: Path, kind: str, digest: str) -> Artifact | None:
+    """Return the finished artifact whose manifest has a digest, if it is below a runs directory."""
+    found = (artifact for artifact in artifacts_below(runs, kind) if artifact.status().finished)
+    return next((artifact for artifact in found if artifact.manifest().digest() == digest), None)
+
+
+def _write_pictures(pairs: Artifact, scenes: Artifact, directory: Path) -> None:
+    """Write the picture of each scene with a pair, upright, at the size on which its masks lie, as PNG.
+
+    Raises:
+        PipelineError: If a picture cannot be decoded, or a scene is missing.
+    """
+    sizes: dict[str, tuple[int, int]] = {}
+    for unit in pairs.description.units:
+        for row in _rows(read_index(pairs, unit, columns=("key", "status", "width_px", "height_px"))):
+            sizes[row["key"]] = row["width_px"], row["height_px"]
+    make_directories(directory, Disk())
+
+    def encoded(scene: Scene) -> tuple[str, bytes]:
+        try:
+            picture = upright_picture(scene)
+        except UndecodableError as error:
+            raise PipelineError(f"{scenes.directory}: scene {scene.key} {error}; prepare the scenes again") from error
+        buffer = io.BytesIO()
+        resized = picture.resize(sizes[scene.key], Image.Resampling.BILINEAR)  # as it was mined
+        resized.save(buffer, format="PNG", compress_level=1)
+        return scene.key, buffer.getvalue()
+
+    written = 0
+    for unit in scenes.description.units:
+        shard = SceneShard(scenes, unit)
+        numbers = [number for number, key in enumerate(shard.index["key"].to_pylist()) if key in sizes]
+        for key, data in in_threads(encoded, shard.scenes(numbers, labels=False)):
+            write_file(directory / f"{key}.png", data, Disk())
+            written += 1
+    if written < len(sizes):
+        raise PipelineError(f"{scenes.directory}: {len(sizes) - written} scenes of the pairs are not in it")
+
+
+def _instances(pairs: Artifact, scenes: Artifact, out: Path, *, lvis: bool, pictures: bool) -> int:
+    """Write the JSON file of COCO or LVIS; annotations go to the file as they are read."""
+    tables = {
+        unit: _usable(read_index(pairs, unit, columns=("key", "status", "noun", "width_px", "height_px")))
+        for unit in pairs.description.units
+    }
+    whole = pa.concat_tables(tables.values())
+    categories = {noun: number for number, noun in enumerate(sorted(set(whole["noun"].to_pylist())), start=1)}
+    nouns_of: dict[str, set[int]] = {}
+    sizes: dict[str, tuple[int, int]] = {}
+    for row in whole.to_pylist():
+        nouns_of.setdefault(row["key"], set()).add(categories[row["noun"]])
+        sizes[row["key"]] = row["height_px"], row["width_px"]
+    names = {key: f"{key}.png" for key in sizes} if pictures else _source_paths(scenes)
+    image_ids = {key: number for number, key in enumerate(sizes, start=1)}
+    images = [
+        {"id": image_ids[key], "file_name": names[key], "height": height, "width": width, "scene": key}
+        | (_federated(names[key], nouns) if lvis else {})
+        for (key, (height, width)), nouns in zip(sizes.items(), nouns_of.values(), strict=True)
+    ]
+    head = {
+        "info": {"description": f"Mined pairs {pairs.identity.name}, manifest {pairs.manifest().digest()}"},
+        "licenses": [],
+        "images": images,
+        "categories": _categories(categories, whole, nouns_of)
+        if lvis
+        else [{"id": number, "name": noun, "supercategory": ""} for noun, number in categories.items()],
+    }
+    count = 0
+    make_directories(out / "annotations", Disk())
+    with _published(out / (LVIS_FILE if lvis else COCO_FILE)) as file:
+        file.write(json.dumps(head, ensure_ascii=False).encode()[:-1] + b', "annotations": [')
+        for unit in pairs.description.units:
+            for row in _rows(read_index(pairs, unit)):
+                count += 1
+                document = _annotation(row, count, image_ids[row["key"]], categories[row["noun"]], lvis=lvis)
+                file.write(b",\n" if count > 1 else b"\n")
+                file.write(json.dumps(document, ensure_ascii=False).encode())
+        file.write(b"\n]}\n")
+    return count
+
+
+def _federated(name: str, nouns: set[int]) -> dict[str, Any]:
+    """Return what LVIS asks of an image: a caption's nouns are not exhaustive, and none is known to be absent."""
+    return {
+        "coco_url": f"{IMAGES}/{name}",
+        "neg_category_ids": [],
+        "not_exhaustive_category_ids": sorted(nouns),
+    }
+
+
+def _annotation(row: Mapping[str, Any], number: int, image: int, category: int, *, lvis: bool) -> dict[str, Any]:
+    """Return the annotation of a pair; what COCO has no place for is in ``attributes``, which tools keep."""
+    left, top, right, bottom = row["box_xyxy"]
+    return {
+        "id": number,
+        "image_id": image,
+        "category_id": category,
+        "segmentation": {"size": [row["height_px"], row["width_px"]], "counts": row["mask_counts"].decode("ascii")},
+        "bbox": [left, top, right - left, bottom - top],
+        "area": row["area_px"],
+        **({} if lvis else {"iscrowd": 0}),
+        "attributes": {name: row[name] for name in _IN_ATTRIBUTES},
+    }
+
+
+def _categories(
+    categories: Mapping[str, int], rows: pa.Table, nouns_of: Mapping[str, set[int]]
+) -> list[dict[str, Any]]:
+    """Return LVIS's categories. Synsets are left empty: a noun of a caption has none that anybody chose."""
+    images = Counter(number for numbers in nouns_of.values() for number in numbers)
+    instances = Counter(rows["noun"].to_pylist())
+    return [
+        {
+            "id": number,
+            "name": noun,
+            "synset": "",
+            "synonyms": [noun],
+            "def": "",
+            "image_count": images[number],
+            "instance_count": instances[noun],
+            "frequency": "r" if images[number] <= _RARE else "c" if images[number] <= _COMMON else "f",
+        }
+        for noun, number in categories.items()
+    ]
+
+
+def _source_paths(scenes: Artifact) -> dict[str, str]:
+    """Return by scene where the data set has its picture, relative to its own root."""
+    tables = (SceneShard(scenes, unit).index.select(_OF_SCENES) for unit in scenes.description.units)
+    return {row["key"]: row["source_path"] or row["key"] for table in tables for row in table.to_pylist()}
+
+
+def _hub(pairs: Artifact, out: Path, *, pictures: bool) -> int:
+    """Copy shards and tables into folders of their own, with a README that names the ones to load first."""
+    folders = {"parquet": "table", **({"tar": "shards"} if pictures else {})}
+    for suffix, folder in folders.items():
+        make_directories(out / folder, Disk())
+        for unit in pairs.description.units:
+            with (
+                _published(out / folder / f"{unit}.{suffix}") as file,
+                (pairs.directory / f"{unit}.{suffix}").open("rb") as source,
+            ):
+                while data := source.read(1 << 20):
+                    file.write(data)
+    if pictures:
+        make_card(pairs)
+        make_directories(out / CARD_DIRECTORY, Disk())
+        sheet = f"{CARD_DIRECTORY}/{SHEET_FILE}"
+        write_file(out / sheet, (pairs.directory / sheet).read_bytes(), Disk())
+    readme = readme_of(pairs, "shards/shard-*.tar" if pictures else "table/shard-*.parquet", has_sheet=pictures)
+    write_file(out / README_FILE, readme.encode(), Disk())
+    return pairs.manifest().counts.get(OK, 0)
+
+
+def _csv(pairs: Artifact, out: Path) -> int:
+    """Write one table of pairs as CSV; run lengths as text, boxes as four columns."""
+    make_directories(out, Disk())
+    count = 0
+    with _published(out / CSV_FILE) as file:
+        for unit in pairs.description.units:
+            text = io.StringIO(newline="")
+            for row in _rows(read_index(pairs, unit)):
+                box = dict(zip(("left_px", "top_px", "right_px", "bottom_px"), row["box_xyxy"], strict=True))
+                kept = {name: value for name, value in row.items() if name not in {"box_xyxy", "crop", "crop_mask"}}
+                flat = {**kept, "mask_counts": row["mask_counts"].decode("ascii"), **box}
+                writer = csv.DictWriter(text, list(flat))
+                if not count:
+                    writer.writeheader()
+                writer.writerow(flat)
+                count += 1
+            file.write(text.getvalue().encode())
+    return count
+
+
+def _usable(table: pa.Table) -> pa.Table:
+    return table.filter(pc.equal(table["status"], OK))
+
+
+def _rows(table: pa.Table) -> list[dict[str, Any]]:
+    """Return the pairs of a table; rows that say why there is none are left out."""
+    rows: list[dict[str, Any]] = _usable(table).to_pylist()
+    return rows
+
+
+@contextmanager
+def _published(path: Path) -> Iterator[StagedFile]:
+    """Write a file that is there as a whole or not at all."""
+    staged = StagedFile(path.absolute(), Disk())
+    try:
+        yield staged
+        staged.seal()
+        staged.publish()
+    except BaseException:
+        staged.discard()
+        raise
