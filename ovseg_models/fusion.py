@@ -58,6 +58,7 @@ def classify(
     valid: Bool[Tensor, "query"] | None = None,
     *,
     ensemble_weight: float | int,
+    seen: Bool[Tensor, "class"] | None = None,
 ) -> ClassScores:
     """Name the proposals of a picture; the segmenter, evaluation and validation all call this.
 
@@ -68,6 +69,7 @@ def classify(
         clip_logits: Of `MaskAdaptedClip.class_logits`, for the valid proposals in order; not needed at weight 0.
         valid: Which proposals have a crop; not needed at weight 0.
         ensemble_weight: 0 = proposal net only, 1 = CLIP only.
+        seen: Classes among which CLIP has no say, see `unseen_ensemble_scores`; None: it has one on all classes.
 
     Raises:
         ValueError: As `ensemble_scores`, or if a branch is missing that the weight asks for.
@@ -90,6 +92,9 @@ def classify(
             "pass both, or weight 0"
         )
     clip_probs = clip_logits.softmax(dim=-1)
+    if seen is not None:
+        scores = unseen_ensemble_scores(proposal_probs, clip_probs, valid, ensemble_weight, seen)
+        return ClassScores(proposal_probs, clip_probs, scores)
     return ClassScores(proposal_probs, clip_probs, ensemble_scores(proposal_probs, clip_probs, valid, ensemble_weight))
 
 
@@ -141,6 +146,34 @@ def ensemble_scores(
     clip_factors = torch.ones_like(proposal_probs)
     clip_factors[valid] = clip_probs**ensemble_weight
     return proposal_probs ** (1 - ensemble_weight) * clip_factors
+
+
+def unseen_ensemble_scores(
+    proposal_probs: Float[Tensor, "query class"],
+    clip_probs: Float[Tensor, "valid class"],
+    valid: Bool[Tensor, "query"],
+    ensemble_weight: float | int,
+    seen: Bool[Tensor, "class"],
+) -> Float[Tensor, "query class"]:
+    """Combine the branches so that CLIP decides among unseen classes alone: ZegFormer's ensemble.
+
+    Unseen classes get ``p^(1 - weight) * p_clip^weight``, as all do in `ensemble_scores`. Seen ones get
+    ``p^weight * m^(1 - weight)`` with m the mean of p_clip over the seen classes: CLIP says how likely a seen class is,
+    and the proposal net which. A proposal without a crop keeps p.
+
+    Args:
+        proposal_probs: As for `ensemble_scores`, like ``clip_probs``, ``valid`` and ``ensemble_weight``.
+        seen: True for classes that the proposal net was taught.
+
+    References:
+        Ding et al., 2022 (ZegFormer), weight 2/3 in the published code, which takes no-object into CLIP's softmax, too,
+        and subtracts 0.1 from the fused scores of seen classes; both are left out here.
+    """
+    scores = proposal_probs.clone()
+    net, of_seen = proposal_probs[valid], clip_probs[:, seen].mean(dim=1, keepdim=True)
+    unseen = net ** (1 - ensemble_weight) * clip_probs**ensemble_weight
+    scores[valid] = torch.where(seen, net**ensemble_weight * of_seen ** (1 - ensemble_weight), unseen)
+    return scores
 
 
 @torch.no_grad()

@@ -29,11 +29,13 @@ class LabelledScenes:
     Attributes:
         artifact: Finished.
         ignore_label: Value of pixels without a class.
+        seen: Whether each class is marked as seen.
     """
 
     artifact: Artifact
     class_count: int
     ignore_label: int
+    seen: tuple[bool, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,6 +116,7 @@ class ScoreJob:
             class_count=class_count,
             ignore_label=ignore_label,
             net_sides_px=(self.nets.short_side_px, self.nets.max_side_px),
+            seen=self.scenes.seen,
         )
         counted: dict[object, ImageCounts] = {}
         for number, variant in enumerate(self.variants):

@@ -3,7 +3,7 @@
 `Branches` gives the outputs, live from the nets or as they were stored; `Predictor` makes labels of them.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -111,6 +111,7 @@ class Predictor:
     Args:
         ignore_label: Value of pixels without a class.
         net_sides_px: Short side, and upper limit of the long side, of the proposal net's input.
+        seen: Whether each class is marked as seen; of use to variants in which CLIP decides among the others alone.
     """
 
     def __init__(
@@ -121,7 +122,9 @@ class Predictor:
         class_count: int,
         ignore_label: int,
         net_sides_px: tuple[int, int],
+        seen: Sequence[bool] = (),
     ) -> None:
+        self._seen = torch.tensor(seen)
         self._scene = scene
         self._branches = branches
         self._class_count = class_count
@@ -166,4 +169,5 @@ class Predictor:
         # CLIP's logits [region class] are of the queries that have a crop; the others keep the proposal net's alone.
         valid = torch.zeros(len(logits), dtype=torch.bool)
         valid[clip.regions] = True
-        return classify(logits, clip.clip_logits, valid, ensemble_weight=variant.ensemble_weight).scores
+        seen = self._seen.to(logits.device) if variant.unseen_only else None
+        return classify(logits, clip.clip_logits, valid, ensemble_weight=variant.ensemble_weight, seen=seen).scores

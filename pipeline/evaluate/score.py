@@ -76,9 +76,10 @@ class Score(Step):
     def variants(self) -> tuple[Variant, ...]:
         """What is predicted how, the main variant first."""
         weight = 1.0 if self.clip_names_alone else self.dataset.ensemble_weight
+        unseen_only = self.dataset.ensemble_on == "unseen" and not self.clip_names_alone
         if not self.ablate:
-            return (main_variant(self.settings, weight),)
-        found = ablation_variants(self.settings, weight)
+            return (main_variant(self.settings, weight, unseen_only=unseen_only),)
+        found = ablation_variants(self.settings, weight, unseen_only=unseen_only)
         if self.clip_names_alone:
             found = tuple(each for each in found if each.ensemble_weight == 1 or each.oracle_threshold is not None)
         return found
@@ -104,6 +105,11 @@ class Score(Step):
         if scenes.is_complete() and not labelled_scenes(scenes.artifact):
             message = "no scene has a labelled pixel; 'ovseg prepare ... --check' reports what the data set holds"
             raise SettingsError([f"evaluate.datasets: {self.dataset.dataset}: {message}"])
+        if self.dataset.ensemble_on == "unseen" and scenes.is_complete():
+            marks = set(ScenesAttributes.of(scenes.artifact).seen)
+            if not marks >= {"seen", "unseen"}:
+                message = "has no classes marked as seen and as unseen, which ensemble_on 'unseen' tells apart"
+                raise SettingsError([f"evaluate.datasets: {self.dataset.dataset}: {message}; set it to 'all'"])
 
     def fingerprint(self, node: Node) -> Mapping[str, Json]:
         """Return the variants, and the settings that change the nets' outputs."""
@@ -242,7 +248,12 @@ def labelled_scenes_of(node: Node) -> "LabelledScenes":
 
     scenes = node["scenes"].artifact
     labels = ScenesAttributes.of(scenes)
-    return LabelledScenes(artifact=scenes, class_count=len(labels.class_names), ignore_label=labels.ignore_label)
+    return LabelledScenes(
+        artifact=scenes,
+        class_count=len(labels.class_names),
+        ignore_label=labels.ignore_label,
+        seen=tuple(mark == "seen" for mark in labels.seen),
+    )
 
 
 def class_names_of(node: Node) -> tuple[str, ...]:

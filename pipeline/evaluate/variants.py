@@ -1,7 +1,7 @@
 """Variants: what an evaluation predicts how, and the paper's ablations made of them."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Final, Literal
 
 from pipeline.settings import EvaluateSettings
@@ -55,6 +55,7 @@ class Variant:
         oracle_threshold: If given, each proposal takes the class of the label map that it covers most, at this mask
             threshold, and no model classifies. With a view of the ground truth the label map's regions at its own size
             take their own classes: all metrics are 100 %, or the label maps are damaged.
+        unseen_only: Whether CLIP decides among unseen classes alone.
     """
 
     name: str
@@ -62,22 +63,26 @@ class Variant:
     ensemble_weight: float = 0.0
     view: ClipView | None = None
     oracle_threshold: float | None = None
+    unseen_only: bool = False
 
     @property
     def needs_proposals(self) -> bool:
         """Whether the proposal net has to run."""
         return self.view is None or self.view.regions == PROPOSALS
 
-    def prediction_key(self) -> tuple[float, ClipView | None, float | None]:
+    def prediction_key(self) -> tuple[float, ClipView | None, float | None, bool]:
         """Return what decides the prediction; variants with equal keys predict the same."""
-        return self.ensemble_weight, self.view, self.oracle_threshold
+        return self.ensemble_weight, self.view, self.oracle_threshold, self.unseen_only
 
     def to_json(self) -> dict[str, Json]:
         """Return the variant's parts, for identities and attributes."""
-        return asdict(self)
+        parts = asdict(self)
+        if not self.unseen_only:  # so that identities from before it was a choice stay
+            del parts["unseen_only"]
+        return parts
 
 
-def main_variant(settings: EvaluateSettings, ensemble_weight: float) -> Variant:
+def main_variant(settings: EvaluateSettings, ensemble_weight: float, *, unseen_only: bool = False) -> Variant:
     """Return the variant that the settings ask for; nothing but CLIP names imported masks."""
     ensemble_weight = 1.0 if settings.proposals == IMPORTED else ensemble_weight
     if settings.oracle_labels and settings.proposals == GROUND_TRUTH:
@@ -89,10 +94,13 @@ def main_variant(settings: EvaluateSettings, ensemble_weight: float) -> Variant:
     view = view_of(settings, settings.clip)
     if settings.proposals == GROUND_TRUTH:
         return Variant(name="ground-truth-masks", section="main", ensemble_weight=1.0, view=_of_ground_truth(view))
-    return _weighted("main", view, ensemble_weight)
+    variant = _weighted("main", view, ensemble_weight)
+    return replace(variant, name="unseen-ensemble", unseen_only=True) if unseen_only else variant
 
 
-def ablation_variants(settings: EvaluateSettings, ensemble_weight: float) -> tuple[Variant, ...]:
+def ablation_variants(
+    settings: EvaluateSettings, ensemble_weight: float, *, unseen_only: bool = False
+) -> tuple[Variant, ...]:
     """Return the main variant and the paper's ablations, in the report's order.
 
     What cannot differ is left out: a sweep's value that is the main variant's stays, so that its curve is whole. Of
@@ -100,7 +108,7 @@ def ablation_variants(settings: EvaluateSettings, ensemble_weight: float) -> tup
     """
     imported = settings.proposals == IMPORTED
     ensemble_weight = 1.0 if imported else ensemble_weight
-    main = main_variant(settings, ensemble_weight)
+    main = main_variant(settings, ensemble_weight, unseen_only=unseen_only)
     clips = [settings.clip, *(clip for clip in (*settings.sweep.finetune_modes, ORIGINAL) if clip != settings.clip)]
     found = [main, *_branch_variants(settings, ensemble_weight), *_bottleneck_variants(settings, clips)]
     found += [

@@ -817,6 +817,12 @@ class EvaluatedDatasetSettings(SettingsModel):
     ensemble_weight: Share = Field(
         default=0.7, description="Lambda in p^(1-lambda) p_hat^lambda: 0 = proposal net only, 1 = CLIP only."
     )
+    ensemble_on: Literal["all", "unseen"] = Field(
+        default="all",
+        description="'unseen' = CLIP decides among unseen classes alone, as in ZegFormer; of scores alone, the "
+        "segmenter knows no seen classes.",
+        json_schema_extra=LATER_SETTING,
+    )
 
 
 class SweepSettings(SettingsModel):

@@ -5,6 +5,7 @@ import resource
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from torch.nn import functional
 
 from ovseg_models import fusion
-from ovseg_models.fusion import ensemble_scores, fused_labels, fused_mask_labels, fused_scores
+from ovseg_models.fusion import classify, ensemble_scores, fused_labels, fused_mask_labels, fused_scores
 from ovseg_models.proposal_masks import upsampled_mask_probs
 from tests import forked
 from tests.fake_cuda import CUDA, FakeCuda
@@ -253,3 +254,27 @@ def test_labels_of_hard_masks_equal_a_loop_over_pixels(seed, masks_count, classe
 def test_labels_of_hard_masks_need_scores_of_each():
     with pytest.raises(ValueError, match="one row per mask and at least one class"):
         fused_mask_labels(torch.ones(2, 3), torch.ones(3, 4, 4, dtype=torch.bool), size=(4, 4))
+
+
+def test_zegformers_ensemble_equals_the_numpy_twin():
+    generator = torch.Generator().manual_seed(0)
+    proposal_logits = 3 * torch.randn(5, 5, generator=generator)
+    clip_logits, valid = 3 * torch.randn(3, 4, generator=generator), torch.tensor([True, False, True, True, False])
+    seen, weight = torch.tensor([True, False, True, False]), 2 / 3
+    found = classify(proposal_logits, clip_logits, valid, ensemble_weight=weight, seen=seen).scores.numpy()
+    net = proposal_logits.double().softmax(dim=1)[:, :4].numpy()
+    clip = clip_logits.double().softmax(dim=1).numpy()
+    rows = iter(clip)
+    for query in range(5):
+        if not valid[query]:
+            np.testing.assert_allclose(found[query], net[query], atol=1e-6)
+            continue
+        row = next(rows)
+        mean = (row[0] + row[2]) / 2
+        expected = [
+            net[query, 0] ** weight * mean ** (1 - weight),
+            net[query, 1] ** (1 - weight) * row[1] ** weight,
+            net[query, 2] ** weight * mean ** (1 - weight),
+            net[query, 3] ** (1 - weight) * row[3] ** weight,
+        ]
+        np.testing.assert_allclose(found[query], expected, atol=1e-6)

@@ -63,3 +63,11 @@ def test_the_original_clip_alone_has_no_prompts_to_be_switched_off():
     names = [variant.name for variant in ablation_variants(EvaluateSettings(clip="original"), 0.7)]
     assert "no-mask-prompts" not in names
     assert names.count("original-ensemble") == 1
+
+
+def test_zegformers_ensemble_is_a_variant_of_its_own_and_leaves_others_their_identity():
+    plain, unseen = (main_variant(EvaluateSettings(), 0.7, unseen_only=only) for only in (False, True))
+    assert "unseen_only" not in plain.to_json()
+    assert unseen.to_json() == {**plain.to_json(), "name": "unseen-ensemble", "unseen_only": True}
+    assert plain.prediction_key() != unseen.prediction_key()
+    assert ablation_variants(EvaluateSettings(), 0.7, unseen_only=True)[0] == unseen
