@@ -207,6 +207,56 @@ def encode_related_texts(clip: OpenClip, tokens: Int[Tensor, "text context"]) ->
     return _projected(clip, clip.ln_final(states[torch.tensor(ends, device=device)]))
 
 
+def encode_prompted_texts(
+    clip: OpenClip, tokens: Int[Tensor, "text context"], prompts: Float[Tensor, "prompt width"]
+) -> Float[Tensor, "text dim"]:
+    """Embed texts with learned tokens between their start and their words, L2-normalised; prompts take gradients.
+
+    Args:
+        clip: Its text tower is used.
+        tokens: Of the bare names, on the tower's device, padded to the context's length.
+        prompts: In the space of token embeddings.
+
+    Raises:
+        TypeError: If the text tower is no causal one of open_clip, as OpenAI's are.
+        ValueError: If names and prompts are longer than the context.
+
+    References:
+        Zhou et al., 2022 (CoOp); Xu et al., 2022 (SimBaseline).
+    """
+    causal, length = causal_with_room(clip, tokens, len(prompts))
+    ends = tokens.argmax(dim=-1)
+    dtype = causal.transformer.get_cast_dtype()
+    words = causal.token_embedding(tokens[:, : length - len(prompts)]).to(dtype)
+    learned = prompts.to(dtype).expand(len(tokens), -1, -1)
+    # [text token width]: the start, prompts, the words and the end
+    states = torch.cat([words[:, :1], learned, words[:, 1:]], dim=1) + causal.positional_embedding[:length].to(dtype)
+    states = causal.transformer(states, attn_mask=causal.attn_mask[:length, :length])
+    of_ends = causal.ln_final(states)[torch.arange(len(tokens), device=tokens.device), ends + len(prompts)]
+    return functional.normalize(_projected(causal, of_ends).float(), dim=-1)
+
+
+def causal_with_room(clip: OpenClip, tokens: Int[Tensor, "text context"], prompts: int) -> tuple[CLIP, int]:
+    """Return a CLIP whose texts take prompts, and the length of the longest of them with its prompts.
+
+    Raises:
+        TypeError: If the text tower is no causal one of open_clip, as OpenAI's are.
+        ValueError: If names and prompts are longer than the context.
+    """
+    if not _is_causal(clip):
+        raise TypeError(
+            f"text prompts: the text tower is that of a {type(clip).__name__}, a causal one of open_clip is expected; "
+            "choose a model such as ViT-B-16"
+        )
+    length = int(tokens.argmax(dim=-1).max()) + 1 + prompts
+    if length > clip.context_length:
+        raise ValueError(
+            f"text prompts: {prompts} prompts and the longest name take {length} tokens, at most "
+            f"{clip.context_length} are expected; lower finetune.text.length"
+        )
+    return clip, length
+
+
 def _is_causal(clip: OpenClip) -> TypeGuard[CLIP]:
     """Return whether a token sees only those before it, and an embedding is the state of a text's end."""
     return isinstance(clip, CLIP) and clip.attn_mask is not None and clip.text_pool_type == "argmax"

@@ -16,9 +16,9 @@ from pipeline.clip_loading import load_clip
 from pipeline.dataflow import dataflow
 from pipeline.errors import PipelineError
 from pipeline.settings import Settings
-from pipeline.template_weights import TemplateWeights
+from pipeline.text_side import text_side_of
 from pipeline.trained_nets import load_adapted_clip, load_proposal_net, stock_mask_adapted_clip
-from storage_schemas.checkpoints import IMAGE_TOWER, TEMPLATE_WEIGHTS
+from storage_schemas.checkpoints import IMAGE_TOWER
 from storage_schemas.commit import Disk, write_file
 
 logger = logging.getLogger(__name__)
@@ -45,12 +45,12 @@ def bundle(settings: Settings, folder: Path, *, ensemble_weight: float = 0.7, or
         clip = stock_mask_adapted_clip(base)
     else:
         clip_node.manifest()
-        weights = TemplateWeights.of(clip_node.artifact)
-        if weights is not None and weights.temperature is None:
+        text_side = text_side_of(clip_node.artifact)
+        if text_side is not None and text_side.temperature is None:
             raise PipelineError(
-                f"bundle: {clip_node.artifact.directory} has weights of {len(weights.templates)} sentences, for which "
-                "a segmenter's folder has no place; finetune with prompt_templates 'bare', or use it in "
-                "'ovseg evaluate' alone"
+                f"bundle: {clip_node.artifact.directory} has {text_side.unit} of {len(text_side.weights)} rows, for "
+                "which a segmenter's folder has no place; finetune in another mode ('psm' with prompt_templates "
+                "'bare' has one), or use it in 'ovseg evaluate' alone"
             )
         clip = load_adapted_clip(clip_node.artifact, base)
     section = settings.evaluate
@@ -94,7 +94,7 @@ def export_open_clip(settings: Settings, file: Path) -> Path:
     node.manifest()
     artifact = node.artifact
     if IMAGE_TOWER not in artifact.description.units:
-        held = "weights of sentences" if TEMPLATE_WEIGHTS in artifact.description.units else "mask prompts"
+        held = "mask prompts" if text_side_of(artifact) is None else "what names are compared by"
         raise PipelineError(
             f"{artifact.directory}: holds {held} alone, without them it is the original CLIP; "
             "finetune in a mode that trains the image tower, or use 'ovseg bundle'"

@@ -5,8 +5,8 @@
 ``adapted_clip`` holds only what training changed; the rest, such as the text tower, comes from the CLIP that was
 adapted. Unit ``image_tower`` holds ``clip.visual.*``, ``clip.logit_scale`` and a sigmoid model's ``clip.logit_bias``,
 unit ``mask_prompts`` holds ``mask_prompts``, each only where a phase trained it; scale and bias are with the prompts
-where MPT alone trained them. Unit ``template_weights`` holds weights of sentences (see `pipeline.template_weights`),
-where these were trained.
+where MPT alone trained them. Unit ``template_weights`` or ``text_prompts`` holds what
+was trained of the text side (see `pipeline.text_side`).
 
 Both may have other units, such as a report, which are passed over here.
 """
@@ -27,14 +27,13 @@ from ovseg_models.proposal_net import ProposalNet
 from ovseg_models.proposal_presets import build_proposal_net
 from pipeline.clip_loading import LoadedClip
 from pipeline.errors import PipelineError
-from pipeline.template_weights import TemplateWeights
+from pipeline.text_side import TemplateWeights, TextSide
 from storage_schemas.artifact import Artifact
 from storage_schemas.checkpoints import (
     ADAPTED_CLIP,
     IMAGE_TOWER,
     MASK_PROMPTS,
     PROPOSAL_NET,
-    TEMPLATE_WEIGHTS,
     WEIGHTS,
     read_weights,
     write_weights,
@@ -123,7 +122,7 @@ def write_adapted_clip(
     base: LoadedClip,
     facts: Mapping[str, Json],
     *,
-    template_weights: TemplateWeights | None = None,
+    text_side: TextSide | None = None,
     written: Mapping[str, Sidecar] = MappingProxyType({}),
 ) -> Manifest:
     """Write the units of weights that the artifact names, and finish it.
@@ -132,7 +131,7 @@ def write_adapted_clip(
         artifact: Held for writing; its description names its units of weights.
         base: The CLIP that it was trained from.
         facts: What else to record, such as the mode.
-        template_weights: Of sentences, where these were trained.
+        text_side: What was trained of what crops are compared with.
         written: Sidecars of its other units, which were written before.
 
     Raises:
@@ -150,9 +149,9 @@ def write_adapted_clip(
     for unit, tensors in _tensors_by_unit(adapted, artifact.description.units).items():
         arrays = {name: tensor.detach().cpu().contiguous().numpy() for name, tensor in tensors.items()}
         sidecars[unit] = write_weights(artifact, unit, arrays, recorded)
-    if template_weights is not None:
-        arrays, own = {"template_weights": template_weights.weights}, {**recorded, **template_weights.facts()}
-        sidecars[TEMPLATE_WEIGHTS] = write_weights(artifact, TEMPLATE_WEIGHTS, arrays, own)
+    if text_side is not None:
+        own = {**recorded, **text_side.facts()}
+        sidecars[text_side.unit] = write_weights(artifact, text_side.unit, {text_side.unit: text_side.weights}, own)
     manifest = artifact.manifest_of(sidecars)
     artifact.finish(manifest)
     return manifest

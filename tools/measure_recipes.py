@@ -35,6 +35,12 @@ FT = "finetune.mode='ft'"
 PSM_RATE = "finetune.psm={ epochs = 2, batch_pairs = 64, learning_rate = 1e-2, warmup_steps = 10 }"
 UNTRAINED_PSM = "finetune.psm={ epochs = 1, batch_pairs = 64, learning_rate = 1e-12, warmup_steps = 0 }"
 SLOW_TOWER = "finetune.ft.learning_rate=1e-4"  # a hundredth of that, as in MaskCLIP++
+SIMBASELINE = (
+    "finetune.mode='text'",
+    "finetune.loss='noun-aware'",
+    "finetune.text={ epochs = 2, batch_pairs = 64, learning_rate = 1e-2, warmup_steps = 10, length = 8 }",
+    f"{DATASET}.ensemble_weight=0.8",
+)
 ZEGFORMER = (f"{DATASET}.ensemble_on='unseen'", f"{DATASET}.ensemble_weight=0.6666666666666666")
 RECIPES = {
     "FT": (FT,),
@@ -60,6 +66,7 @@ def rows() -> Iterator[Row]:
     """Yield all rows in the order in which they are measured."""
     yield Row("original CLIP", (ORIGINAL,))
     yield Row("ZegFormer's ensemble, original CLIP", (ORIGINAL, *ZEGFORMER))
+    yield Row("SimBaseline's prompts, original CLIP | ground-truth", (*SIMBASELINE, *SOURCES["ground-truth"]))
     yield Row("original CLIP at its own temperature", ("finetune.mode='psm'", UNTRAINED_PSM))
     for recipe, overrides in RECIPES.items():
         for source, of_source in SOURCES.items():

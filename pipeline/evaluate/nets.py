@@ -22,8 +22,8 @@ from pipeline.clip_loading import LoadedClip, load_clip
 from pipeline.evaluate.labelled_images import LabelledImage
 from pipeline.evaluate.variants import GROUND_TRUTH, ORIGINAL, ClipView
 from pipeline.settings import ClipSettings, Precision
-from pipeline.template_weights import TemplateWeights
 from pipeline.text_embeddings import TextSource
+from pipeline.text_side import TextPrompts, text_side_of
 from pipeline.trained_nets import load_adapted_clip, load_proposal_net, stock_mask_adapted_clip
 from pipeline.worker_device import WorkerCompute, crops_at_once
 from storage_schemas.artifact import Artifact
@@ -171,20 +171,22 @@ class Nets:
         return self._clips[name]
 
     def class_vectors(self, name: str) -> Float[Tensor, "class dim"]:
-        """Return what the embeddings of a CLIP's crops are compared with: class names, or weighted sentences of them.
+        """Return what the embeddings of a CLIP's crops are compared with: class names, or what was trained of them.
 
         Raises:
             PipelineError: If weights were trained for other sentences.
         """
         if name not in self._class_vectors:
             clip = self.clip(name)
-            weights = None if name == ORIGINAL else TemplateWeights.of(self.sources.adapted[name])
+            text_side = None if name == ORIGINAL else text_side_of(self.sources.adapted[name])
             vectors = self.text_embeddings
-            if weights is not None and weights.temperature is None:  # else it is the CLIP's own
-                names, templates = self.sources.class_names, prompt_templates(self.sources.texts.templates)
+            names, templates = self.sources.class_names, prompt_templates(self.sources.texts.templates)
+            if isinstance(text_side, TextPrompts):
+                vectors = text_side.class_vectors(self.base, names, self.device)
+            elif text_side is not None and text_side.temperature is None:  # else it is the CLIP's own
                 own_scale = clip.is_sigmoid or clip.temperature == "model"
-                factor = weights.scale if own_scale else PUBLISHED_TEMPERATURE
-                vectors = weights.class_vectors(self.base, names, templates, self.device) * (weights.scale / factor)
+                factor = text_side.scale if own_scale else PUBLISHED_TEMPERATURE
+                vectors = text_side.class_vectors(self.base, names, templates, self.device) * (text_side.scale / factor)
             self._class_vectors[name] = vectors
         return self._class_vectors[name]
 

@@ -18,6 +18,7 @@ from storage_schemas.checkpoints import (
     REPORT,
     SCHEMA_VERSION,
     TEMPLATE_WEIGHTS,
+    TEXT_PROMPTS,
     checkpoint_bytes,
 )
 from storage_schemas.digests import Json
@@ -54,6 +55,8 @@ class Finetune(Step):
             del options["ft"]
         if TEMPLATE_WEIGHTS not in trained:
             options.pop("psm", None)
+        if TEXT_PROMPTS not in trained:
+            options.pop("text", None)
         options.pop("tuned_share", None)  # an average of what is trained here
         if self.settings.pair_source != "mined":
             options["ground_truth_without"] = sorted(self.left_out)
@@ -101,7 +104,7 @@ class Finetune(Step):
 
 
 def units_of_phases(phases: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the units of weights from what is trained, each phase ``"ft"``, ``"mpt"``, ``"psm"``, or with ``+``."""
+    """Return the units of weights from what is trained, each phase ``"ft"``, ``"mpt"``, ``"ft+mpt"`` and so on."""
     parts = {part for phase in phases for part in phase.split("+")}
-    units = ((IMAGE_TOWER, "ft"), (MASK_PROMPTS, "mpt"), (TEMPLATE_WEIGHTS, "psm"))
+    units = ((IMAGE_TOWER, "ft"), (MASK_PROMPTS, "mpt"), (TEMPLATE_WEIGHTS, "psm"), (TEXT_PROMPTS, "text"))
     return tuple(unit for unit, part in units if part in parts)

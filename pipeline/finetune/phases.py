@@ -22,6 +22,8 @@ class Phase:
         tower: How image tower and logit scale learn.
         prompts: How the prompts learn.
         psm: How the weights of sentences learn.
+        text: How tokens before names learn.
+        text_length: Tokens before a name.
         seed: What decides data order and augmentation.
     """
 
@@ -33,11 +35,13 @@ class Phase:
     tower: Rate
     prompts: Rate
     psm: Rate
+    text: Rate
+    text_length: int
     seed: int
 
     @property
     def parts(self) -> tuple[str, ...]:
-        """What it trains: ``"ft"`` for the image tower, ``"mpt"`` for prompts, ``"psm"`` for weights of sentences."""
+        """What it trains: ``"ft"`` for the image tower, ``"mpt"`` for prompts, the others for the text side."""
         return tuple(self.mode.split("+"))
 
     def order(self, pairs: int) -> DataOrder:
@@ -67,7 +71,7 @@ def phases_of(settings: FinetuneSettings, modes: Sequence[str] | None = None) ->
     names = settings.phases if modes is None else tuple(modes)
     phases = []
     for number, name in enumerate(names, start=1):
-        section = {"mpt": settings.mpt, "psm": settings.psm}.get(name, settings.ft)
+        section = {"mpt": settings.mpt, "psm": settings.psm, "text": settings.text}.get(name, settings.ft)
         phases.append(
             Phase(
                 number=number,
@@ -78,6 +82,8 @@ def phases_of(settings: FinetuneSettings, modes: Sequence[str] | None = None) ->
                 tower=Rate(section.learning_rate, section.weight_decay),
                 prompts=Rate(settings.mpt.learning_rate, settings.mpt.weight_decay),
                 psm=Rate(settings.psm.learning_rate, settings.psm.weight_decay),
+                text=Rate(settings.text.learning_rate, settings.text.weight_decay),
+                text_length=settings.text.length,
                 seed=torch_seed(settings.seed, "phase", number),
             )
         )

@@ -13,8 +13,9 @@ from torch.nn import functional
 
 from ovseg_models.contrastive_loss import HardNegatives, contrastive_loss, noun_contrastive_loss, sigmoid_loss
 from ovseg_models.holding_loss import embedding_holding_loss, similarity_holding_loss
-from ovseg_models.mask_adapted_clip import FinetuningMode, MaskAdaptedClip, select_trainable
+from ovseg_models.mask_adapted_clip import PROMPT_INIT_STD, FinetuningMode, MaskAdaptedClip, select_trainable
 from ovseg_models.masked_crops import normalised
+from ovseg_models.text_classifier import encode_prompted_texts
 from ovseg_models.zero_shot import ZeroShotCounts
 from pipeline.finetune.hard_negatives import NO_NOUN
 from pipeline.finetune.phases import Phase
@@ -38,20 +39,29 @@ class ImageSide(nn.Module):
         uses_prompts: Whether prompts take the place of patches outside the mask; whether these are dropped, the model
             knows.
         sentences: Number of sentences around each noun that are weighted; 0 if none is.
+        text_prompts: Tokens before each name, to begin with; None if none are trained.
         own_bias: Whether a sigmoid loss adds a number of its own to similarities, for a CLIP that has none.
 
     Attributes:
         template_weights: Factors on the similarities with each sentence, whose sum is compared; None if these are not
             trained. At first their mean.
+        text_prompts: Tokens before each name [prompt width]; None if these are not trained.
         bias: What a sigmoid loss adds; None if it has none, or CLIP has its own. It orders no classes: it has no place
             in a softmax over them, and is not kept when the training has ended.
     """
 
     template_weights: nn.Parameter | None
+    text_prompts: nn.Parameter | None
     bias: nn.Parameter | None
 
     def __init__(
-        self, adapted: MaskAdaptedClip, *, uses_prompts: bool, sentences: int = 0, own_bias: bool = False
+        self,
+        adapted: MaskAdaptedClip,
+        *,
+        uses_prompts: bool,
+        sentences: int = 0,
+        text_prompts: Float[Tensor, "prompt width"] | None = None,
+        own_bias: bool = False,
     ) -> None:
         super().__init__()
         self.adapted = adapted
@@ -59,6 +69,8 @@ class ImageSide(nn.Module):
         device = adapted.logit_scale.device
         weights = nn.Parameter(torch.full((sentences,), 1 / max(1, sentences), device=device)) if sentences else None
         self.register_parameter("template_weights", weights)
+        prompts = None if text_prompts is None else nn.Parameter(text_prompts.to(device, copy=True))
+        self.register_parameter("text_prompts", prompts)
         self.register_parameter("bias", nn.Parameter(torch.zeros((), device=device)) if own_bias else None)
 
     def forward(
@@ -79,6 +91,7 @@ class FinetuneTask:
         noun_embeddings: L2-normalised, of the samples' nouns, on the model's device; where weights of sentences are
             trained one per sentence.
         loss: Whether equal nouns of a batch are negatives of each other, and whether nouns compete.
+        noun_tokens: Of the samples' bare nouns, where tokens before them are trained.
         holding: What keeps the image tower near the original CLIP; None for nothing.
         original: That CLIP, on the device; None as ``holding``.
         train_logit_scale: Whether the logit scale, and a sigmoid model's bias, are trained too.
@@ -91,6 +104,7 @@ class FinetuneTask:
     samples: PairSamples
     noun_embeddings: Float[Tensor, "noun dim"] | Float[Tensor, "noun sentence dim"]
     loss: Literal["contrastive", "noun-aware", "sigmoid"]
+    noun_tokens: Int[Tensor, "noun context"] | None = None
     holding: HoldingSettings | None = None
     original: MaskAdaptedClip | None = None
     train_logit_scale: bool
@@ -105,6 +119,7 @@ class FinetuneTask:
             self.adapted,
             uses_prompts=self.phase.uses_prompts,
             sentences=self.noun_embeddings.shape[1] if weighted else 0,
+            text_prompts=self._first_text_prompts() if "text" in self.phase.parts else None,
             own_bias=self.loss == "sigmoid" and self.adapted.logit_bias is None,
         )
 
@@ -115,7 +130,7 @@ class FinetuneTask:
 
     def optimizer(self) -> torch.optim.Optimizer:
         """Choose what is trained; return AdamW with the moments that open_clip has for vision transformers."""
-        of_clip = "+".join(part for part in self.phase.parts if part != "psm")
+        of_clip = "+".join(part for part in self.phase.parts if part not in {"psm", "text"})
         self.adapted.requires_grad_(False)
         trainable: dict[str, nn.Parameter] = {}
         if of_clip:
@@ -125,10 +140,12 @@ class FinetuneTask:
             trainable |= select_trainable(self.adapted, mode, train_logit_scale=scale)
         if self.model.template_weights is not None:
             trainable["template_weights"] = self.model.template_weights
+        if self.model.text_prompts is not None:
+            trainable["text_prompts"] = self.model.text_prompts
         if self.model.bias is not None:
             trainable["bias"] = self.model.bias
             self._set_first_bias(self.model.bias)
-        rates = learning_rates(trainable, tower=self.phase.tower, prompts=self.phase.prompts, psm=self.phase.psm)
+        rates = learning_rates(trainable, self.phase)
         return torch.optim.AdamW(parameter_groups(rates), betas=(0.9, 0.98), eps=1e-6)
 
     def backward(self, model: nn.Module, batch: PairBatch, step: StepContext) -> Mapping[str, Tensor]:
@@ -160,7 +177,8 @@ class FinetuneTask:
             embeddings = torch.cat(parts).requires_grad_()  # [pair view dim], a leaf: the loss's graph ends here
             contrast, held = self._losses(embeddings, before, nouns, hard, step)
             # What the loss has of its own, and all parts share: the logit scale, weights of sentences, a bias.
-            candidates = (self.adapted.logit_scale, self._bias, self.model.template_weights)
+            model_own = (self.model.template_weights, self.model.text_prompts)
+            candidates = (self.adapted.logit_scale, self._bias, *model_own)
             shared = [one for one in candidates if one is not None and one.requires_grad]
             slopes, *shared_slopes = torch.autograd.grad(contrast + held, [embeddings, *shared])
             for start, part in zip(starts, cut, strict=True):
@@ -169,7 +187,7 @@ class FinetuneTask:
                 if start == starts[-1]:  # once
                     for one, slope in zip(shared, shared_slopes, strict=True):
                         weighted = weighted + (one * slope).sum()
-                if weighted.requires_grad:  # not where weights of sentences alone are trained
+                if weighted.requires_grad:  # not where the text side alone is trained
                     step.backward(weighted)
         # Every process has the loss of the whole batch; the loop sums over processes, so that each gives its share.
         count = step.processes.count
@@ -204,6 +222,12 @@ class FinetuneTask:
         """What holds this phase to the original CLIP: nothing where no image tower is trained, which could leave it."""
         return self.holding if "ft" in self.phase.parts else None
 
+    def _first_text_prompts(self) -> Float[Tensor, "prompt width"]:
+        """Draw tokens from N(0, 0.02²), as SimBaseline and mask prompts begin."""
+        width = self.adapted.clip.token_embedding.embedding_dim
+        generator = torch.Generator().manual_seed(self.phase.seed)
+        return torch.randn(self.phase.text_length, width, generator=generator) * PROMPT_INIT_STD
+
     @torch.no_grad()
     def _set_first_bias(self, bias: nn.Parameter) -> None:
         """Choose the bias with which the loss begins; a run that goes on reads its own from the checkpoint.
@@ -237,11 +261,16 @@ class FinetuneTask:
         return embeddings.float()
 
     def _texts(self, nouns: Int[Tensor, "*shape"]) -> Float[Tensor, "*shape dim"]:
-        """Return what embeddings are compared with: of a noun, or the weighted sum of its sentences.
+        """Return what embeddings are compared with: of a noun, the weighted sum of its sentences, or with prompts.
 
-        The latter's gradient is this process's share.
+        Gradients are this process's share.
         """
-        found, weights = self.noun_embeddings[nouns], self.model.template_weights
+        prompts, weights = self.model.text_prompts, self.model.template_weights
+        if prompts is not None and self.noun_tokens is not None:
+            named, places = nouns.unique(return_inverse=True)
+            own_prompts = _own_share(prompts, self.processes.count)
+            return encode_prompted_texts(self.adapted.clip, self.noun_tokens[named], own_prompts)[places]
+        found = self.noun_embeddings[nouns]
         if weights is None:
             return found
         return torch.einsum("...sd,s->...d", found, _own_share(weights, self.processes.count))
@@ -302,23 +331,20 @@ def accuracies(validation: Validation, model: Embed, processes: Processes) -> di
     return ZeroShotCounts.from_stacked(processes.sum(numbers).cpu()).accuracies(validation.groups)
 
 
-def learning_rates(
-    trainable: Mapping[str, nn.Parameter], *, tower: Rate, prompts: Rate, psm: Rate
-) -> Iterator[tuple[nn.Parameter, Rate]]:
+def learning_rates(trainable: Mapping[str, nn.Parameter], phase: Phase) -> Iterator[tuple[nn.Parameter, Rate]]:
     """Yield each parameter with its rate.
 
     Norms, biases, the class token and the logit scale, all that has fewer than two dimensions, do not decay.
 
     Args:
-        trainable: As ``select_trainable`` returns them.
-        tower: Of the image tower and the logit scale.
-        prompts: Of the mask prompts.
-        psm: Of the weights of sentences.
+        trainable: As ``select_trainable`` returns them, and what the phase trains beside CLIP.
+        phase: What learns how.
 
     References:
         OVSeg's published script, whose names without decay (bn, ln, bias, logit_scale) are those of fewer dimensions.
     """
+    rates = {"mask_prompts": phase.prompts, "template_weights": phase.psm, "text_prompts": phase.text}
     for name, parameter in trainable.items():
-        rate = {"mask_prompts": prompts, "template_weights": psm}.get(name, tower)
+        rate = rates.get(name, phase.tower)
         decays = parameter.ndim >= 2 or name == "template_weights"
         yield parameter, rate if decays else rate._replace(weight_decay=0.0)

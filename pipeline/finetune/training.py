@@ -13,7 +13,7 @@ from ovseg_models.encoding import embed_crops
 from ovseg_models.mask_adapted_clip import MaskAdaptedClip
 from ovseg_models.precision import single_precision
 from ovseg_models.prompt_templates import VILD, prompt_templates
-from ovseg_models.text_classifier import TextClassifier
+from ovseg_models.text_classifier import TextClassifier, causal_with_room
 from pipeline.clip_loading import LoadedClip, load_clip
 from pipeline.errors import PipelineError
 from pipeline.finetune.hard_negatives import HardNouns
@@ -25,8 +25,8 @@ from pipeline.finetune.validation import Validation, seen_groups
 from pipeline.graph import Node
 from pipeline.settings import ComputeSettings, FinetuneSettings
 from pipeline.shard_runner import Execution, StageReport
-from pipeline.template_weights import TemplateWeights, sentence_embeddings
 from pipeline.text_embeddings import TextSource
+from pipeline.text_side import TemplateWeights, TextPrompts, TextSide, sentence_embeddings
 from pipeline.trained_nets import new_mask_adapted_clip, stock_mask_adapted_clip, write_adapted_clip
 from pipeline.training.loop import Plan, Trainer
 from pipeline.training.processes import Processes
@@ -73,13 +73,13 @@ def train(
         artifact = node.artifact
         inputs = gather_inputs(settings, node, processes, left_out=left_out)
         phases = phases_of(settings)
-        weights = run_phases(phases, inputs, settings, compute, artifact, processes)
+        text_side = run_phases(phases, inputs, settings, compute, artifact, processes)
         if processes.is_first:
             training = Training(artifact=artifact, phases=phases, pairs=inputs.pairs, before=inputs.before)
             report = write_report(training, node, inputs.base, inputs.adapted)
             facts = {"mode": settings.mode}
             written = {report.unit: report}
-            write_adapted_clip(artifact, inputs.adapted, inputs.base, facts, template_weights=weights, written=written)
+            write_adapted_clip(artifact, inputs.adapted, inputs.base, facts, text_side=text_side, written=written)
 
     return run_training(node, compute, execution, train_phases)
 
@@ -112,20 +112,21 @@ def run_phases(
     compute: ComputeSettings,
     artifact: Artifact,
     processes: Processes,
-) -> TemplateWeights | None:
+) -> TextSide | None:
     """Train one phase after another; those that are done only have their weights loaded.
 
     A phase ends with a checkpoint of all that it trained, and the next one begins with these weights and a new
     optimizer, so that a stop at the switch is a stop like any other.
 
     Returns:
-        The weights of sentences, where a phase trains them.
+        What a phase trained of what crops are compared with; None for nothing.
 
     Raises:
         PipelineError: If the pairs don't fill a batch.
         StageError: If the loss is not finite, or the device's memory runs out.
     """
-    adapted, weights, original, hard_nouns = inputs.adapted, None, None, None
+    adapted, original, hard_nouns = inputs.adapted, None, None
+    text_side: TextSide | None = None
     if settings.holding.form != "none":
         original = stock_mask_adapted_clip(inputs.base).to(processes.device).requires_grad_(False)
     if settings.hard_negatives.count:
@@ -147,6 +148,7 @@ def run_phases(
                 hard_nouns=hard_nouns,
             ),
             noun_embeddings=inputs.noun_embeddings,
+            noun_tokens=inputs.base.tokenize(list(inputs.pairs.nouns)).to(processes.device),
             loss=settings.loss,
             holding=settings.holding if original is not None else None,
             original=original,
@@ -159,10 +161,12 @@ def run_phases(
             logger.info("phase %d of %d: %s, %d steps", phase.number, len(phases), phase.mode, plan.steps)
         Trainer(task, plan, artifact, processes, run=phase.run).run()
         if task.model.template_weights is not None:
-            weights = TemplateWeights.trained(
+            text_side = TemplateWeights.trained(
                 prompt_templates(settings.prompt_templates), task.model.template_weights, adapted.logit_scale
             )
-    return weights
+        if task.model.text_prompts is not None:
+            text_side = TextPrompts(task.model.text_prompts.detach().cpu().numpy().copy())
+    return text_side
 
 
 def gather_inputs(
@@ -188,6 +192,11 @@ def gather_inputs(
     pairs: Pairs = of_node
     if "ground_truth" in node:
         pairs = JoinedPairs((of_node, PairCollection(node["ground_truth"].artifact, left_out)))
+    if "text" in settings.phases:
+        try:
+            causal_with_room(base.clip, base.tokenize(list(pairs.nouns)), settings.text.length)
+        except (TypeError, ValueError) as error:
+            raise PipelineError(f"finetune: {error}") from error
     validation = None
     if "validation" in node:
         scenes = node["validation"].artifact

@@ -650,7 +650,7 @@ class MineSettings(SettingsModel):
 # Stage 3: CLIP's adaptation (OVSeg, sections 3.2 and 3.3)
 
 
-Mode = Literal["ft", "mpt", "ft-then-mpt", "mpt-then-ft", "ft+mpt", "psm", "ft+psm"]
+Mode = Literal["ft", "mpt", "ft-then-mpt", "mpt-then-ft", "ft+mpt", "psm", "ft+psm", "text"]
 
 
 class PhaseSettings(SettingsModel):
@@ -677,6 +677,14 @@ class SimilarityPhaseSettings(PhaseSettings):
 
     learning_rate: float = Field(default=2e-4, gt=0, description="Learning rate after the warm-up.")
     weight_decay: float = Field(default=0.0, ge=0, description="Decay of the weights of sentences.")
+
+
+class TextPhaseSettings(PhaseSettings):
+    """As for 'ft', for tokens before each name; SimBaseline's rate is 0.02, of SGD."""
+
+    length: int = Field(default=16, ge=1, le=64, description="Number of tokens, 16 in SimBaseline.")
+    learning_rate: float = Field(default=2e-3, gt=0, description="Learning rate after the warm-up.")
+    weight_decay: float = Field(default=0.0, ge=0, description="Decay of the tokens.")
 
 
 class HoldingSettings(SettingsModel):
@@ -720,7 +728,7 @@ class FinetuneSettings(SettingsModel):
         description="FT trains the image tower, MPT the mask prompt tokens alone; 'ft+mpt' trains both at once with "
         "batch, epochs and warm-up of 'ft', and learning rate and decay of 'mpt' for the prompts. 'psm' trains a "
         "weight for each sentence of prompt_templates on the similarities alone, as MaskCLIP++ does; 'ft+psm' the "
-        "image tower too, which there learns slowly.",
+        "image tower too, which there learns slowly; 'text' trains tokens before each name, as SimBaseline does.",
     )
     pair_source: Literal["mined", "ground-truth", "both"] = Field(
         default="mined",
@@ -767,6 +775,7 @@ class FinetuneSettings(SettingsModel):
     ft: PhaseSettings = section(PhaseSettings)
     mpt: PromptPhaseSettings = section(PromptPhaseSettings)
     psm: SimilarityPhaseSettings = section(SimilarityPhaseSettings, LATER_SETTING)
+    text: TextPhaseSettings = section(TextPhaseSettings, LATER_SETTING)
     augmentation: CropAugmentationSettings = section(CropAugmentationSettings)
     precision: Precision = _inherited("precision", "Arithmetic on CUDA; fp16 scales the loss.")
     accumulation_steps: int = Field(

@@ -3,7 +3,9 @@
 import pytest
 
 from ovseg_models.mask_adapted_clip import select_trainable
+from pipeline.finetune.phases import phases_of
 from pipeline.finetune.task import learning_rates
+from pipeline.settings import FinetuneSettings
 from pipeline.trained_nets import new_mask_adapted_clip
 from pipeline.training.learning_rates import Rate, parameter_groups
 from tests.tiny_clip import tiny_loaded_clip
@@ -14,7 +16,9 @@ TOWER, PROMPTS = Rate(1e-3, 0.2), Rate(1e-2, 0.0)
 def rates_by_name(mode: str) -> dict[str, tuple[float, float]]:
     adapted = new_mask_adapted_clip(tiny_loaded_clip(), prompt_depth=2)
     names = {id(parameter): name for name, parameter in adapted.named_parameters()}
-    rates = learning_rates(select_trainable(adapted, mode), tower=TOWER, prompts=PROMPTS, psm=PROMPTS)
+    tower, prompts = ({"learning_rate": lr, "weight_decay": decay} for lr, decay in (TOWER, PROMPTS))
+    phase = phases_of(FinetuneSettings.model_validate({"mode": mode, "ft": tower, "mpt": prompts}))[0]
+    rates = learning_rates(select_trainable(adapted, mode), phase)
     return {
         names[id(parameter)]: (group["lr"], group["weight_decay"])
         for group in parameter_groups(rates)

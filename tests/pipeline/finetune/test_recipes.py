@@ -25,7 +25,7 @@ from pipeline.finetune.samples import PairBatch, PairSamples
 from pipeline.finetune.task import FinetuneTask
 from pipeline.settings import FinetuneSettings, Settings, SettingsError, load_settings
 from pipeline.stages import run
-from pipeline.template_weights import TemplateWeights, sentence_embeddings
+from pipeline.text_side import TemplateWeights, TextPrompts, sentence_embeddings, text_side_of
 from pipeline.trained_nets import load_adapted_clip, new_mask_adapted_clip, stock_mask_adapted_clip
 from pipeline.training.data_order import Draw
 from pipeline.training.loop import StepContext
@@ -50,6 +50,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "embeddings": {"mode": "ft", "holding": {"form": "embeddings", "weight": 1.0}},
     "psm": {"mode": "psm", "psm": PSM, "prompt_templates": "vild"},
     "ft+psm": {"mode": "ft+psm", "psm": PSM},
+    "text": {"mode": "text", "text": {**PSM, "length": 4}},
     "all": {
         "mode": "ft+psm",
         "psm": PSM,
@@ -82,6 +83,7 @@ def task_of(pairs: Artifact, recipe: str) -> FinetuneTask:
         adapted=adapted,
         phase=phases_of(settings)[0],
         samples=PairSamples(collection, 0.9, 4 / 3, 0, adapted.crop, with_unmasked=held, hard_nouns=hard),
+        noun_tokens=base.tokenize(list(collection.nouns)),
         noun_embeddings=texts if "psm" in settings.mode else vectors,
         loss=settings.loss,
         holding=settings.holding if held else None,
@@ -226,6 +228,38 @@ def test_stored_weights_give_the_similarities_of_training(pairs: Artifact, tmp_p
         with pytest.raises(PipelineError, match=r"evaluate.prompt_templates: .* 14 sentences, .* by 1 others; set it"):
             weights.class_vectors(base, names, prompt_templates("bare"), ALONE.device)
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_text_prompts_are_trained_alone_and_name_classes(pairs: Artifact, tmp_path: Path) -> None:
+    settings = small_settings(tmp_path, pairs.directory, **RECIPES["text"])
+    artifact = run("finetune", settings).artifact
+    assert artifact.description.units == ("text_prompts", "report")
+    base, found = load_clip(settings.clip), text_side_of(artifact)
+    before = base.clip.state_dict()
+    after = load_adapted_clip(artifact, base).clip.state_dict()
+    assert all(torch.equal(tensor, before[name]) for name, tensor in after.items())
+    assert isinstance(found, TextPrompts)
+    assert found.weights.shape == (4, base.clip.token_embedding.embedding_dim)
+    words = [name for name in PairCollection(pairs).nouns if len(name.split()) == 1][:3]
+    vectors = found.class_vectors(base, words, ALONE.device)
+    # the plain way, one name at a time: start, prompts, word, end
+    for name, vector in zip(words, vectors, strict=True):
+        tokens = base.tokenize([name])[0]
+        end = int(tokens.argmax())
+        embedded = base.clip.token_embedding(tokens)
+        parts = [embedded[:1], torch.from_numpy(found.weights), embedded[1 : end + 1]]
+        states = torch.cat(parts) + base.clip.positional_embedding[: end + 5]
+        states = base.clip.transformer(states[None], attn_mask=base.clip.attn_mask[: end + 5, : end + 5])
+        expected = functional.normalize(base.clip.ln_final(states)[0, -1] @ base.clip.text_projection, dim=0)
+        torch.testing.assert_close(vector, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_text_prompts_that_do_not_fit_the_context_are_refused(pairs: Artifact, tmp_path: Path) -> None:
+    recipe = {"mode": "text", "text": {**PSM, "length": 64}}
+    with pytest.raises(
+        PipelineError, match=r"text prompts: 64 prompts .* tokens, at most .* lower finetune.text.length"
+    ):
+        run("finetune", small_settings(tmp_path, pairs.directory, **recipe))
 
 
 def test_the_average_is_between_and_trains_nothing_again(

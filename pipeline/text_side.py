@@ -1,28 +1,31 @@
-"""Weights of the sentences around a noun, which stage 3 trains on similarities alone, and classes named with them.
+"""What stage 3 may train of what crops are compared with, beside CLIP: weights of sentences, or tokens before names.
 
-CLIP's image and text embeddings stay as they are, or the image tower learns slowly beside; what is trained are T
-numbers for T sentences: S = scale * sum_t a_t <image, sentence t of the noun>. With one sentence that is a temperature.
+*Weights of sentences* act on similarities alone: S = scale * sum_t a_t <image, sentence t of the noun>, a number for
+each of T sentences. CLIP's embeddings stay as they are, or the image tower learns slowly beside. With one sentence that
+is a temperature. *Tokens before names* take the place of a sentence's words, in the space of token embeddings.
 
 References:
     MaskCLIP++ (arXiv 2412.11464), whose affine map of similarities has a number for each sentence, and a bias; a bias
-    has no place in a softmax over classes.
+    has no place in a softmax over classes. SimBaseline (arXiv 2112.14757), whose prompts are learned on seen classes.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ovseg_models.text_classifier import TextClassifier
+from ovseg_models.text_classifier import TextClassifier, encode_prompted_texts
 from pipeline.clip_loading import LoadedClip
 from pipeline.errors import PipelineError
 from storage_schemas.artifact import Artifact
-from storage_schemas.checkpoints import TEMPLATE_WEIGHTS, read_weights
+from storage_schemas.checkpoints import TEMPLATE_WEIGHTS, TEXT_PROMPTS, read_weights
 from storage_schemas.digests import Json
+
+_NAMES_AT_ONCE = 256
 
 Vectors = npt.NDArray[np.float32]
 
@@ -40,6 +43,8 @@ class TemplateWeights:
     templates: tuple[str, ...]
     weights: Vectors
     scale: float
+
+    unit: ClassVar[str] = TEMPLATE_WEIGHTS
 
     @classmethod
     def trained(cls, templates: tuple[str, ...], weights: Tensor, logit_scale: Tensor) -> "TemplateWeights":
@@ -86,6 +91,47 @@ class TemplateWeights:
             )
         sentences = torch.from_numpy(sentence_embeddings(base, names, self.templates, device)).to(device)
         return torch.einsum("nsd,s->nd", sentences, torch.from_numpy(self.weights).to(device))
+
+
+@dataclass(frozen=True)
+class TextPrompts:
+    """Tokens before each name.
+
+    Attributes:
+        weights: The tokens [prompt width].
+    """
+
+    weights: Vectors
+
+    unit: ClassVar[str] = TEXT_PROMPTS
+    temperature: ClassVar[None] = None
+
+    @classmethod
+    def of(cls, artifact: Artifact) -> "TextPrompts | None":
+        """Read those of a finished ``adapted_clip``; None if it was trained without."""
+        if TEXT_PROMPTS not in artifact.description.units:
+            return None
+        return cls(read_weights(artifact, TEXT_PROMPTS)[TEXT_PROMPTS])
+
+    def facts(self) -> dict[str, Json]:
+        """Return nothing: the tokens say all."""
+        return {}
+
+    @torch.no_grad()
+    def class_vectors(self, base: LoadedClip, names: Sequence[str], device: torch.device) -> Tensor:
+        """Embed names with the tokens before them, L2-normalised [name dim]."""
+        clip, prompts = base.clip.to(device), torch.from_numpy(self.weights).to(device)
+        tokens = base.tokenize(list(names)).to(device)
+        parts = tokens.split(_NAMES_AT_ONCE)
+        return torch.cat([encode_prompted_texts(clip, part, prompts) for part in parts])
+
+
+TextSide: TypeAlias = TemplateWeights | TextPrompts
+
+
+def text_side_of(artifact: Artifact) -> TextSide | None:
+    """Read what a finished ``adapted_clip`` has of the text side; None for nothing."""
+    return TemplateWeights.of(artifact) or TextPrompts.of(artifact)
 
 
 def sentence_embeddings(
