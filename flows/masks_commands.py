@@ -1,4 +1,4 @@
-"""``ovseg import-masks`` and ``export-masks``: masks of others as proposals, and proposals as masks for others."""
+"""``ovseg import-masks``, ``export-masks``, ``proposals-report``: masks of others, for others, how good they are."""
 
 import sys
 from pathlib import Path
@@ -7,6 +7,7 @@ from typing import Annotated
 import tyro
 
 from flows.arguments import Overrides
+from pipeline.data_set_options import RegionKind
 
 
 def import_masks(
@@ -95,3 +96,51 @@ def export_masks(
 
     count = export(Artifact.open(proposals), Artifact.open(scenes), out, at_net_size=at_net_size)
     sys.stdout.write(f"{out}: {count} masks\n")
+
+
+def proposals_report(
+    proposals: Annotated[
+        Path | None, tyro.conf.Positional, tyro.conf.arg(metavar="[PROPOSALS]", help_behavior_hint="")
+    ] = None,
+    *,
+    scenes: Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="")] = None,
+    config: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = None,
+    overrides: Overrides = (),
+    runs: Annotated[Path, tyro.conf.arg(metavar="DIR")] = Path("runs"),
+    regions: RegionKind = "classes",
+) -> None:
+    """Report how good proposals are, whoever made them: are masks or names what holds a result back?
+
+    With --config: the proposals of each data set that its settings evaluate on, of the net or imported; what the
+    evaluation reached is set beside them if it is complete. With PROPOSALS and --scenes: an artifact of proposals, and
+    the labelled scenes that it is of. The report is one HTML file, with the same numbers as Markdown and JSON.
+
+    Args:
+        proposals: Directory of proposals, such as runs/proposals/coco-val2017-imported-0123456789ab.
+        scenes: Directory of the scenes that they are of.
+        config: Settings file (TOML).
+        overrides: With --config a setting, such as evaluate.proposals=imported.
+        runs: Directory of all artifacts; with --config its settings say it.
+        regions: Whether masks are to meet all places of a class together, as the paper's net gives them, or single
+            things where the labels have instances.
+
+    Raises:
+        SettingsError: If options are missing or wrong, or there are no labels.
+        PipelineError: If proposals or scenes are not there, or don't fit each other.
+    """
+    from pipeline.settings import SettingsError
+    from storage_schemas.reports import KIND, html_path
+
+    if config is not None and proposals is None and scenes is None:
+        from pipeline.settings import load_settings
+        from pipeline.stages import run_proposals_reports
+
+        for report in run_proposals_reports(load_settings(config, overrides), regions=regions).of_kind(KIND):
+            sys.stdout.write(f"{html_path(report.artifact)}\n")
+        return
+    if config is not None or proposals is None or scenes is None:
+        message = "proposals-report: --config alone, or proposals and --scenes, is expected; give these"
+        raise SettingsError([message])
+    from pipeline.proposals_report.report import report_on
+
+    sys.stdout.write(f"{html_path(report_on(proposals, scenes, runs, regions=regions).artifact)}\n")

@@ -12,7 +12,7 @@ from flows.app_command import app
 from flows.checkpoint_commands import bundle, export_checkpoint, export_clip, import_checkpoint
 from flows.compare_command import compare
 from flows.flow_commands import demo, run, serve, ui
-from flows.masks_commands import export_masks, import_masks
+from flows.masks_commands import export_masks, import_masks, proposals_report
 from flows.pairs_command import export_pairs, filter_pairs, import_pairs, pairs_card
 from flows.prepare_command import prepare
 from flows.segment_command import segment
@@ -72,6 +72,16 @@ _LISTED = (
         function=export_masks,
         examples=(
             "ovseg export-masks runs/proposals/demo-0123456789ab --scenes runs/scenes/drawn-0123456789ab --out m.json",
+        ),
+    ),
+    Subcommand(
+        name="proposals-report",
+        group="masks",
+        summary="report how good proposals are: masks or names, what holds a result back",
+        function=proposals_report,
+        examples=(
+            "ovseg proposals-report --config flows/configs/demo.toml",
+            "ovseg proposals-report runs/proposals/demo-0123456789ab --scenes runs/scenes/drawn-0123456789ab",
         ),
     ),
     Subcommand(

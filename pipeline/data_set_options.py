@@ -22,3 +22,7 @@ StuffValues = Literal["official", "contiguous"]
 
 VocLabelDirectory = Literal["SegmentationClassAug", "SegmentationClass"]
 """Which of Pascal VOC's directories holds the label maps."""
+
+RegionKind = Literal["classes", "things"]
+"""Regions of labels that proposals are to meet: all places of a class together, or single things where the labels have
+instances."""

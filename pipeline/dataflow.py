@@ -13,6 +13,7 @@ known when pairs are about to be made, and ``branches``, which ablations store f
 from collections.abc import Mapping
 
 from pipeline.clip_weights import ClipWeights
+from pipeline.data_set_options import RegionKind
 from pipeline.evaluate.report.report import Report
 from pipeline.evaluate.score import Score
 from pipeline.evaluate.weight_choice import ChooseWeight
@@ -25,7 +26,8 @@ from pipeline.mine.pair import PairNouns
 from pipeline.mine.propose import Propose
 from pipeline.mine.regions import NetSize, net_size
 from pipeline.prepare.prepare import Prepare, scenes_name
-from pipeline.settings import MineSettings, Settings, SettingsError
+from pipeline.proposals_report.report import ProposalsReport
+from pipeline.settings import MineSettings, ProposeSettings, Settings, SettingsError
 from pipeline.train_proposals.train_proposals import TrainProposals
 
 
@@ -164,3 +166,44 @@ def _evaluation(graph: Graph, settings: Settings, net: Node, clips: Mapping[str,
             choose, {**mined, "proposal_net": net, "adapted": adapted, "clip": graph.clip}
         )
     graph.add(Report(settings), read, name=f"{settings.name}{suffix}", made_here=bool(section.datasets))
+
+
+def proposals_reports(settings: Settings, *, regions: RegionKind = "classes") -> list[Node]:
+    """Return a report on the proposals of each data set that is evaluated, whoever made them.
+
+    They are no part of a run. The proposal net proposes for these scenes once more, as mining does: a report reads the
+    proposals of scenes without captions, too.
+
+    Args:
+        settings: Of all stages.
+        regions: Which regions the proposals are to meet.
+    """
+    section = settings.evaluate
+    graphs = [dataflow(settings, ablate=True), dataflow(settings)]  # ablations also know what CLIP makes of true masks
+    net = graphs[-1].only("proposal_net")
+    reports = []
+    for place, dataset in enumerate(section.datasets):
+        scenes = graphs[-1].scenes(dataset.dataset, "evaluate.datasets")
+        scored = [graph.of_kind("scores")[place] for graph in graphs]
+        scores = next((node for node in scored if node.is_complete()), None)
+        if section.proposals == "imported":
+            proposals, source = scored[-1]["proposals"], "Masks of others"
+        else:
+            propose = ProposeSettings(
+                short_side_px=section.short_side_px,
+                max_side_px=section.max_side_px,
+                mask_threshold=section.mask_threshold,
+                precision=section.precision,
+                batch_images=settings.mine.propose.batch_images,
+            )
+            mining = settings.mine.model_copy(update={"propose": propose})
+            step = Propose(mining=mining, training=settings.proposal_net, compute=settings.compute, captioned=False)
+            read = {"scenes": scenes, "clip": net.sources["clip"], "proposal_net": net}
+            name = f"{settings.name}-{dataset.dataset}"
+            proposals = Node(step, name, settings.runs_dir, read, command="ovseg proposals-report")
+            source = f"Proposals of {settings.proposal_net.architecture.backbone.name}"
+        inputs = {"scenes": scenes, "proposals": proposals, **({} if scores is None else {"scores": scores})}
+        report = ProposalsReport(dataset=dataset.dataset, source=source, regions=regions)
+        name = f"{settings.name}-{dataset.dataset}-proposals"
+        reports.append(Node(report, name, settings.runs_dir, inputs, command="ovseg proposals-report"))
+    return reports

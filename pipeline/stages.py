@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 
-from pipeline.dataflow import dataflow
+from pipeline.data_set_options import RegionKind
+from pipeline.dataflow import dataflow, proposals_reports
 from pipeline.graph import Graph
 from pipeline.import_masks.import_masks import ImportMasks
 from pipeline.settings import Settings, SettingsError
@@ -89,6 +90,30 @@ def run_imports(settings: Settings) -> StageRun:
     for node in nodes:
         node.step.check(node)
     for node in nodes:
+        node.make(execution)
+    return StageRun(tuple(execution.reports))
+
+
+def run_proposals_reports(settings: Settings, *, regions: RegionKind = "classes") -> StageRun:
+    """Report on the proposals of each data set that is evaluated; proposals that are missing are made first.
+
+    Raises:
+        SettingsError: If the settings name no data set to evaluate on, or one has no labels.
+        MissingInputError: If the proposal net is expected, and not trained.
+        PipelineError: If masks of others don't fit the scenes.
+    """
+    section = settings.evaluate
+    if not section.datasets:
+        raise SettingsError(["evaluate.datasets: at least one data set is expected; name it (got [])"])
+    if section.proposals == "ground-truth":
+        found = "proposals of the net or imported ones are expected for a report on them; choose one of these"
+        raise SettingsError([f"evaluate.proposals: {found} (got 'ground-truth')"])
+    execution = Execution.of(settings)
+    nodes = proposals_reports(settings, regions=regions)
+    for node in nodes:
+        node["proposals"].step.check(node["proposals"])
+    for node in nodes:
+        node["proposals"].make(execution)
         node.make(execution)
     return StageRun(tuple(execution.reports))
 

@@ -39,11 +39,13 @@ class Propose(Step):
 
     Attributes:
         training: What the net was trained with: the words that it knows, against which "no object" is weighed.
+        captioned: Whether scenes without a caption are passed over, since nothing could be paired with their masks.
     """
 
     mining: MineSettings
     training: ProposalNetSettings
     compute: ComputeSettings
+    captioned: bool = True
 
     kind = KIND
     schema_version = SCHEMA_VERSION
@@ -57,8 +59,11 @@ class Propose(Step):
         Raises:
             SettingsError: If the scenes lack what pairs are made of.
         """
+        options: Mapping[str, Json] = {"options": result_settings(self.mining.propose)}
+        if not self.captioned:
+            return {**options, "captioned": False}
         check_scenes(node["scenes"], self.mining)
-        return {"options": result_settings(self.mining.propose)}
+        return options
 
     def job(self, node: Node) -> "ProposeJob":
         """Return what makes a shard."""
@@ -68,6 +73,7 @@ class Propose(Step):
             class_names=self._learned(node),
             texts=TextSource.of(node, self.training.prompt_templates),
             settings=self.mining.propose,
+            captioned=self.captioned,
             compute=WorkerCompute.of(self.compute),
         )
 
@@ -104,6 +110,7 @@ class ProposeJob:
     class_names: tuple[str, ...]
     texts: TextSource
     settings: ProposeSettings
+    captioned: bool
     compute: WorkerCompute
 
     def open(self) -> "Proposer":
@@ -115,7 +122,7 @@ class ProposeJob:
 
         device = self.compute.begin()
         texts = torch.from_numpy(self.texts.open(device).vectors(self.class_names)).to(device)
-        return Proposer(load_proposal_net(self.proposal_net, device), texts, self.settings)
+        return Proposer(load_proposal_net(self.proposal_net, device), texts, self.settings, captioned=self.captioned)
 
     def run(self, state: "Proposer", artifact: Artifact, unit: str) -> Sidecar:
         """Make one shard."""

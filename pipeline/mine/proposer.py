@@ -49,14 +49,21 @@ class Proposer:
     Args:
         net: In evaluation mode.
         text_embeddings: Of the classes that it learned, on its device.
+        captioned: Whether scenes without a caption are passed over.
     """
 
     def __init__(
-        self, net: ProposalNet, text_embeddings: Float[Tensor, "class dim"], settings: ProposeSettings
+        self,
+        net: ProposalNet,
+        text_embeddings: Float[Tensor, "class dim"],
+        settings: ProposeSettings,
+        *,
+        captioned: bool = True,
     ) -> None:
         self._net = net
         self._text_embeddings = text_embeddings
         self._settings = settings
+        self._captioned = captioned
 
     @property
     def embedding_dim(self) -> int:
@@ -72,7 +79,7 @@ class Proposer:
         """Decode a scene's picture."""
         if scene.status != OK:
             return _Picture(scene.key, None, scene.status, scene.reason)
-        if not scene.captions:
+        if self._captioned and not scene.captions:
             return _Picture(scene.key, None, NO_CAPTION, "the scene has no caption, so nothing could be paired with it")
         try:
             picture = net_picture(scene, NetSize(self._settings.short_side_px, self._settings.max_side_px))

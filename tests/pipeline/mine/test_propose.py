@@ -97,6 +97,15 @@ def test_what_has_no_proposals_says_why(net, texts):
     assert all(len(one.queries) == 0 for one in found)
 
 
+def test_scenes_without_a_caption_have_proposals_where_no_pair_is_made_of_them(net, texts):
+    uncaptioned, captioned = scene("b", captions=()), scene("b")
+    settings = ProposeSettings(**SETTINGS)
+    (found,) = Proposer(net, texts, settings, captioned=False).proposals([uncaptioned])
+    (expected,) = Proposer(net, texts, settings).proposals([captioned])
+    assert list(found.mask_counts) == list(expected.mask_counts)
+    assert found.mask_counts
+
+
 def test_near_duplicates_go_to_the_earlier_query():
     masks = np.zeros((4, 10, 10), bool)
     masks[0, :5] = True
