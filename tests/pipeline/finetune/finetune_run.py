@@ -10,15 +10,20 @@ from pipeline.settings import Settings
 from pipeline.stages import run
 from tests.pipeline.training.short_of_memory import shorten
 from tests.tiny_clip import CONFIG, TOKENIZER
+from tests.tiny_clips import FAMILIES
 
 BATCH, EPOCHS = 8, 2
 
 
-def small_settings(runs: Path, pairs: Path, **changes: Any) -> Settings:
-    """Return settings of two short phases on a tiny CLIP of random weights, which lies beside the runs."""
+def small_settings(runs: Path, pairs: Path, *, family: str = "", **changes: Any) -> Settings:
+    """Return settings of two short phases on a tiny CLIP of random weights, which lies beside the runs.
+
+    Args:
+        family: Of `tests.tiny_clips`; empty for a CLIP of OpenAI's form.
+    """
     runs.mkdir(parents=True, exist_ok=True)
     architecture = runs / "tiny.json"
-    architecture.write_text(json.dumps({**CONFIG, "words": list(TOKENIZER.words)}))
+    architecture.write_text(json.dumps({**(FAMILIES[family] if family else CONFIG), "words": list(TOKENIZER.words)}))
     phase = {"epochs": EPOCHS, "batch_pairs": BATCH, "warmup_steps": 2}
     finetuning = {
         "pairs_dir": str(pairs),

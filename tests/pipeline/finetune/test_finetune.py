@@ -266,6 +266,21 @@ def test_processes_and_parts_equal_one_process_with_whole_batches(
             np.testing.assert_allclose(read_weights(artifact, unit)[name], array, atol=2e-4, err_msg=name)
 
 
+def test_processes_share_the_loss_and_the_bias_of_a_sigmoid_model(pairs: Artifact, tmp_path: Path) -> None:
+    changes = {"family": "SigLIP2", "mode": "ft"}
+    alone = run("finetune", small_settings(tmp_path / "alone", pairs.directory, **changes)).artifact
+    target = partial(finetune, accumulation_steps=2, **changes)
+    forked.finish(forked.start_group(2, target, tmp_path / "both", pairs.directory))
+    both = artifact_of(small_settings(tmp_path / "both", pairs.directory, **changes), "adapted_clip")
+    losses = [[line["loss"] for line in read_metrics_of(artifact, "ft")] for artifact in (alone, both)]
+    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-4)
+    found, expected = (read_weights(artifact, "image_tower") for artifact in (both, alone))
+    before = load_clip(small_settings(tmp_path / "alone", pairs.directory, **changes).clip).clip.state_dict()
+    for name in ("clip.logit_bias", "clip.logit_scale"):
+        assert expected[name] != before[name.removeprefix("clip.")].numpy()
+        np.testing.assert_allclose(found[name], expected[name], atol=1e-5, err_msg=name)
+
+
 def test_pairs_that_fill_no_batch_are_refused(pairs: Artifact, tmp_path: Path) -> None:
     settings = small_settings(tmp_path, pairs.directory, mode="mpt", mpt={"batch_pairs": 1000})
     with pytest.raises(PipelineError, match=r"finetune.mpt.batch_pairs: .* don't fill one batch of 1000; lower the"):
