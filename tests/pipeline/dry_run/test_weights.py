@@ -87,3 +87,54 @@ def test_what_is_not_to_be_had_is_missing(overrides, where, text, cached):
     ((found_where, found_text, is_missing),) = findings(*overrides)
     assert (found_where, is_missing) == (where, True)
     assert found_text.startswith(text)
+
+
+def test_a_model_of_the_hub_is_here_with_its_configuration_and_weights(tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    named = "clip={architecture='hf-hub:some/where'}"
+    ((where, text, is_missing),) = findings(named)
+    assert (where, is_missing) == ("clip.architecture", False)
+    assert text.startswith("hf-hub:some/where is not in the cache, will be downloaded")
+    place = tmp_path / "models--some--where"
+    (place / "snapshots" / "c0ffee").mkdir(parents=True)
+    (place / "refs").mkdir()
+    (place / "refs" / "main").write_text("c0ffee")
+    (place / "snapshots" / "c0ffee" / "open_clip_config.json").write_text("{}")
+    assert len(findings(named)) == 1
+    (place / "snapshots" / "c0ffee" / "open_clip_model.safetensors").write_bytes(b"")
+    assert findings(named) == []
+
+
+def test_a_folder_holds_its_weights(tmp_path):
+    named = f"clip={{architecture='local-dir:{tmp_path}'}}"
+    ((where, text, is_missing),) = findings(named)
+    assert (where, is_missing) == ("clip.architecture", True)
+    assert "holds no weights" in text
+    (tmp_path / "open_clip_config.json").write_text("{}")
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    assert findings(named) == []
+    ((where, text, is_missing),) = findings(f"clip={{architecture='local-dir:{tmp_path}', pretrained='webli'}}")
+    assert (where, is_missing) == ("clip.pretrained", True)
+    assert "is a tag" in text
+
+
+def test_a_tokenizer_that_cannot_be_read_is_missing(cached, monkeypatch):
+    named = "clip={architecture='ViT-B-16-SigLIP2', pretrained='random'}"
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    ((where, text, is_missing),) = findings(named)
+    assert (where, is_missing) == ("clip.architecture", True)
+    assert "'timm/ViT-B-16-SigLIP2', for which the package transformers is not installed" in text
+    assert "pip install ovseg-pipeline[hf]" in text
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
+    ((where, text, is_missing),) = findings(named)
+    assert (where, is_missing) == ("clip.architecture", False)
+    assert text.startswith("the tokenizer 'timm/ViT-B-16-SigLIP2' of ViT-B-16-SigLIP2 is not in the cache")
+    cached.add(("timm/ViT-B-16-SigLIP2", "tokenizer.json"))
+    assert findings(named) == []
+
+
+def test_the_proposal_nets_own_clip_is_looked_for_too(cached):
+    ((where, text, _),) = findings(SHIPPED, "proposal_net.clip={architecture='ViT-B-32', pretrained='openai'}")
+    assert where == "proposal_net.clip.pretrained"
+    assert text.startswith("'openai' of ViT-B-32 is not in the cache")
