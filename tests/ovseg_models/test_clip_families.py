@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from torch.nn import functional
 
 from ovseg_models.contrastive_loss import contrastive_loss, sigmoid_loss
+from ovseg_models.host_to_device import sent
 from ovseg_models.mask_adapted_clip import MaskAdaptedClip, select_trainable
 from ovseg_models.masked_crops import patch_mask
 from ovseg_models.pretrained_clip import build_mask_adapted_clip
@@ -20,6 +21,7 @@ from ovseg_models.segmenter import Segmenter
 from ovseg_models.segmenter_settings import SegmenterSettings
 from ovseg_models.word_tokenizer import WordTokenizer
 from tests import tiny_clips, tiny_segmenter
+from tests.fake_cuda import CUDA, FakeCuda
 from tests.tiny_clips import CONTEXT, FAMILIES, LAYERS, SIDE_PX, WIDTH, WITH_TOKENS, WITHOUT_TOKENS, WORDS, stock
 
 EXACT = 1e-5  # of embeddings of length 1
@@ -219,6 +221,24 @@ def test_class_probabilities_are_those_of_the_models_loss(built, name):
     else:
         expected = scaled.softmax(dim=1)
     torch.testing.assert_close(probabilities, expected, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+@torch.no_grad()
+def test_a_gpu_computes_all_of_it_where_the_model_is(built, name):
+    model = built(name, prompt_depth=2 if name in WITH_TOKENS else 0)
+    crops, masks = crops_and_masks(model)
+    tokens = TOKENIZER(SENTENCES)
+    with FakeCuda() as device:
+        model.to(CUDA)
+        device.waits.clear()
+        with torch.autocast("cuda", dtype=torch.float16):
+            images = model.encode_image(sent(crops, CUDA), masks)
+            texts = model.encode_text(sent(tokens, CUDA))
+        logits = model.class_logits(images, texts.float())
+    assert images.device == logits.device == CUDA
+    assert images.dtype == logits.dtype == torch.float32
+    assert not device.waits
 
 
 def test_a_sigmoid_models_scale_may_lie_above_that_of_a_softmax_model(built):
