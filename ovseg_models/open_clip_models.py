@@ -108,11 +108,11 @@ def find_model(model: str | Mapping[str, Any], pretrained: str | Path | None) ->
     if not entry or Path(str(pretrained)).is_file():
         # Of a file that was downloaded elsewhere nothing is said; what all tags of the model agree on holds for it.
         entries = [open_clip.get_pretrained_cfg(model, tag) for tag in open_clip.list_pretrained_tags_by_model(model)]
-        told = {Preprocessing.of(each) for each in entries}
+        of_tags = {Preprocessing.of(each) for each in entries}
         return FoundModel(
             config=config,
             weights=_file_or_none(model, pretrained),
-            preprocessing=told.pop() if len(told) == 1 else OPENAI,
+            preprocessing=of_tags.pop() if len(of_tags) == 1 else OPENAI,
         )
     try:
         path = _in_hub_cache(*hub_files(entry)) or Path(open_clip.download_pretrained(entry))
@@ -155,7 +155,7 @@ def checked_config(config: Mapping[str, Any], where: str) -> dict[str, Any]:
             "on the hub; open_clip's own text towers are expected; choose another model"
         )
     trunk = vision.get("timm_model_name")
-    # timm would fetch a name with a scheme, such as "hf-hub:...", whatever it stands for.
+    # timm would fetch a name with a scheme, such as "hf-hub:...", whatever lies there.
     if trunk is not None and (not isinstance(trunk, str) or ":" in trunk or not timm.is_model(trunk)):
         raise ValueError(
             f"build_clip: {where} has the image tower {trunk!r}, which timm {timm.__version__} does not list; install "
