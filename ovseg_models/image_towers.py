@@ -228,7 +228,7 @@ def token_tower(visual: nn.Module) -> TokenTower | None:
 
 def tower_name(visual: nn.Module) -> str:
     """Return the name of a tower's class, which says what it is."""
-    return type(visual.trunk if isinstance(visual, TimmModel) else visual).__name__
+    return f"{type(visual.trunk).__name__} of timm" if isinstance(visual, TimmModel) else type(visual).__name__
 
 
 def crop_side_px(visual: nn.Module) -> int:

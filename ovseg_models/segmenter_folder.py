@@ -154,6 +154,11 @@ def read_segmenter_folder(folder: Path, settings: Mapping[str, Any] | None = Non
                 folder / _CLIP_NAME,
                 lambda: build_mask_adapted_clip(**of_clip, tokenizer_folder=files),
             )
+            needs_files = isinstance(clip.tokenize, ModelTokenizer) and clip.tokenize.hub_name
+            if needs_files and content["words"] is None and not files.is_dir():
+                raise FileNotFoundError(
+                    f"{files}: there is no such folder; the segmenter is incomplete, write it again"
+                )
     if content["words"] is not None:
         tokenizer = _checked(where, "words", lambda: WordTokenizer(content["words"], content["context_length"]))
         if clip is not None:

@@ -66,6 +66,8 @@ class ModelTokenizer:
                 "tokenizer"
             )
         source = self.hub_name if self._folder is None else str(self._folder)
+        if self._folder is not None:  # a folder that is not there would be taken for a name of the hub
+            options = {**options, "local_files_only": True}
         try:
             return HFTokenizer(
                 source, context_length=length, tokenizer_mode=self._text_cfg.get("tokenizer_mode"), **options

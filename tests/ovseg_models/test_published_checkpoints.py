@@ -21,6 +21,7 @@ from ovseg_models.published_checkpoints import (
 )
 from ovseg_models.segmenter import Segmenter
 from ovseg_models.segmenter_folder import SegmenterParts, read_segmenter_folder, write_segmenter_folder
+from tests.tiny_clips import FAMILIES
 from tests.tiny_segmenter import CLASS_NAMES, picture
 
 SWIN = {
@@ -304,6 +305,13 @@ def test_a_clip_without_blank_patches_has_no_published_layout(tmp_path):
     clip = build_mask_adapted_clip(CLIP, blank_patches="dropped")
     with pytest.raises(ValueError, match=r"the published code keeps them.*blank_patches 'kept'"):
         write_published_checkpoint(SegmenterParts(None, clip), tmp_path / "clip.pth")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_clip_of_another_form_has_no_place_beside_a_published_net(tmp_path):
+    clip = build_mask_adapted_clip(FAMILIES["SigLIP"], prompt_depth=0)
+    with pytest.raises(ValueError, match=r"image tower is a VisionTransformer of timm.*keep the segmenter's folder"):
+        write_published_checkpoint(SegmenterParts(whole_model().proposal_net, clip), tmp_path / "whole.pth")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -1,5 +1,6 @@
 """The folder: round trip, settings on top, and refusals that say what is wrong."""
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -11,10 +12,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from ovseg_models.mask_adapted_clip import MaskAdaptedClip
-from ovseg_models.pretrained_clip import build_clip
+from ovseg_models.pretrained_clip import build_clip, build_mask_adapted_clip
 from ovseg_models.segmenter import Segmenter
-from ovseg_models.segmenter_folder import SegmenterParts, write_segmenter_folder
+from ovseg_models.segmenter_folder import SegmenterParts, read_segmenter_folder, write_segmenter_folder
 from ovseg_models.segmenter_settings import SegmenterSettings, settings_from_json
+from tests.tiny_clips import FAMILIES
 from tests.tiny_segmenter import CLASS_NAMES, CLIP, picture, tiny_segmenter
 
 
@@ -47,6 +49,20 @@ def test_saving_again_gives_the_same_bytes(folder, tmp_path):
     Segmenter.load(folder).save(tmp_path / "again")
     for path in folder.iterdir():
         assert path.read_bytes() == (tmp_path / "again" / path.name).read_bytes()
+
+
+def test_a_clip_of_openais_form_is_written_for_older_readers_too(folder, tmp_path):
+    assert json.loads((folder / "segmenter.json").read_text())["schema_version"] == 1
+    parts = read_segmenter_folder(folder)
+    for number, changes in enumerate(({"same_space": False}, {"clip": siglip()})):
+        write_segmenter_folder(tmp_path / str(number), dataclasses.replace(parts, **changes))
+        content = json.loads((tmp_path / str(number) / "segmenter.json").read_text())
+        assert (content["schema_version"], content["same_space"]) == (2, number == 1)
+
+
+def siglip():
+    """A CLIP of 16 dimensions, as the tiny proposal net's, and of another form than OpenAI's."""
+    return build_mask_adapted_clip(FAMILIES["SigLIP"], prompt_depth=1)
 
 
 def test_settings_can_be_overridden_at_load(folder):
@@ -240,6 +256,18 @@ def test_files_of_a_folder_can_be_read_by_those_whom_the_umask_allows(tmp_path):
         (lambda content: content["clip"]["model"]["text_cfg"].update(context_length=10**6), "clip"),
         (lambda content: content["clip"].update(model=None), "clip.model"),
         (lambda content: content["clip"].update(prompt_depth=10**6), "clip"),
+        (lambda content: content["clip"].update(preprocessing={"mean": "grey"}), "clip"),
+        (lambda content: content["clip"].update(preprocessing={"std": [1e999, 1, 1]}), "clip.preprocessing.std[0]"),
+        (lambda content: content["clip"].update(temperature="hot"), "clip"),
+        (lambda content: content["clip"].update(tokenizer_folder="/etc"), "clip"),
+        (lambda content: content["clip"]["model"]["vision_cfg"].update(timm_model_name="hf-hub:some/where"), "clip"),
+        (
+            lambda content: content["clip"]["model"]["vision_cfg"].update(timm_model_name="vit_giant_patch14_224"),
+            "clip",
+        ),
+        (lambda content: content["clip"]["model"]["text_cfg"].update(hf_model_name="some/where"), "clip"),
+        (lambda content: content.update(schema_version=2, same_space="yes"), "same_space"),
+        (lambda content: content.update(schema_version=2), "same_space"),
     ],
 )
 @pytest.mark.usefixtures("without_shape_checks")

@@ -52,7 +52,7 @@ def test_a_dry_run_says_what_a_crop_costs(tmp_path):
     prompted = dry_run(all_stages(tmp_path, clip), ["finetune"]).findings
     (text,) = (finding.text for finding in prompted if finding.where == "finetune.mode")
     assert "'ft-then-mpt' trains mask prompts, which have no meaning in" in text
-    assert "ConvNeXt, has no patch tokens; set it to 'ft'" in text
+    assert "ConvNeXt of timm, has no patch tokens; set it to 'ft'" in text
 
 
 def test_a_machine_multiplies():
