@@ -94,11 +94,12 @@ def dry_run_text(found: "DryRun") -> str:
     if found.unknown_sizes:
         lines.append(f"      not counted, as their pictures cannot be: {', '.join(found.unknown_sizes)}")
     if (crop := found.crop) is not None:
+        duration = f"{crop.seconds:.3g} s" if crop.seconds >= 1 else f"{1000 * crop.seconds:.3g} ms"
         patches = f"in {crop.patches} x {crop.patches} patches" if crop.patches else "without patch tokens"
         lines.append(
             f"clip: {found.architecture}, an image tower of {crop.parameters / 1e6:.1f} M parameters; a crop of "
             f"{crop.side_px} px {patches} takes {crop.operations / 1e9:.3g} GFLOP, ~{shown_bytes(crop.bytes)} and "
-            f"~{1000 * crop.seconds:.3g} ms on {found.device}"
+            f"~{duration} on {found.device}"
         )
     if reasons := dict.fromkeys(state.reason for state in found.states if state.reason):
         lines.append("'~' and '?' mark what can only be estimated, as an input is not made yet:")
