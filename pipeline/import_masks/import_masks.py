@@ -4,6 +4,7 @@ Reads ``scenes`` and files of masks; writes ``proposals``.
 """
 
 import logging
+import operator
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -184,7 +185,7 @@ class ImportMasksJob:
         with artifact.write_unit(unit) as unit_writer:
             writer = ProposalShardWriter(unit_writer, embedding_dim=0)
             total: Counter[str] = Counter()
-            for proposals, counted in in_threads(_called, state.reads(unit)):
+            for proposals, counted in in_threads(operator.call, state.reads(unit)):
                 writer.add(proposals)
                 total.update(counted)
             facts: dict[str, Json] = {name: total[name] for name in ("read", "swapped", "kept")}
@@ -313,10 +314,6 @@ class MaskImporter:
             refused=refused,
         )
         return proposals, counted
-
-
-def _called(read: Callable[[], Imported]) -> Imported:
-    return read()
 
 
 def _unplaced(name: str, refused: RefusedMask) -> Imported:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from pipeline.errors import PipelineError
 
 _CHUNK_BYTES = 4 << 20
-_BLANKS, _OF_NUMBERS = " \t\n\r", "+-.0123456789eE"
+_BLANKS, _OF_NUMBERS, _LEFT = " \t\n\r", "+-.0123456789eE", 4
 _DECODER = json.JSONDecoder()
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
@@ -127,7 +127,8 @@ class _Text:
                 if isinstance(error, RecursionError) or not self._more():
                     self._refuse(f"is no JSON after byte {self._before + self._place} ({error})")
                 continue
-            if not self._window[end:].strip(_OF_NUMBERS) and self._more():  # a number may go on
+            # A number may go on: of "1e+5" cut off before its end, "1" is read, and "e+" is left.
+            if len(self._window) - end < _LEFT and not self._window[end:].strip(_OF_NUMBERS) and self._more():
                 continue
             offset, size_bytes = self._before + self._place, end - self._place
             self._place = end

@@ -219,7 +219,7 @@ def _tree(directory: Path) -> list[str]:
 
 
 def _format_of_json(path: Path) -> KnownFormat:
-    """Find out what a JSON file holds, from its first records."""
+    """Return which format a JSON file is of, by its first records."""
     for record in json_records(path):
         if record.key == "image":
             return "sam"
@@ -568,7 +568,7 @@ def _arrays(root: DataRoot, name: str, frame: PictureFrame, background: Sequence
 
 
 def _npz(data: bytes, name: str) -> dict[str, npt.NDArray[Any]]:
-    """Read the arrays of a file, after a look at how large they are.
+    """Read the arrays of a file, once their sizes are checked.
 
     Raises:
         MaskFault: If it is none, its arrays hold objects, or are too large.

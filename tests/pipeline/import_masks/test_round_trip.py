@@ -69,6 +69,21 @@ def test_nothing_but_the_scenes_and_the_file_is_needed(imported):
     assert (again.units_done, again.units_skipped) == (0, 3)
 
 
+@pytest.mark.slow
+def test_clip_is_finetuned_on_pairs_of_imported_masks(mined, imported, tmp_path):
+    """Equal pairs, so equal weights; their card alone names other proposals."""
+    phase = "finetune={mode='mpt', mpt={epochs=1, batch_pairs=4, warmup_steps=0}}"
+    weights = []
+    for settings in (mined, imported):
+        pairs = artifact_of(settings, "pairs").directory
+        trained = run(
+            "finetune", mining_settings(tmp_path / settings.name, phase, f"finetune.pairs_dir={pairs}")
+        ).artifact
+        weights.append({path.name: path.read_bytes() for path in trained.directory.glob("*.safetensors")})
+    assert weights[0]
+    assert weights[0] == weights[1]
+
+
 def test_masks_at_the_pictures_own_size_are_what_pycocotools_reads(mined, tmp_path):
     file = tmp_path / "masks.json"
     export_masks(artifact_of(mined, KIND), scenes_of(mined, "drawn"), file)
