@@ -95,7 +95,9 @@ def main_variant(settings: EvaluateSettings, ensemble_weight: float, *, unseen_o
     if settings.proposals == GROUND_TRUTH:
         return Variant(name="ground-truth-masks", section="main", ensemble_weight=1.0, view=_of_ground_truth(view))
     variant = _weighted("main", view, ensemble_weight)
-    return replace(variant, name="unseen-ensemble", unseen_only=True) if unseen_only else variant
+    if settings.proposals == IMPORTED or not unseen_only:  # without a net's branch CLIP names all classes
+        return variant
+    return replace(variant, name="unseen-ensemble", unseen_only=True)
 
 
 def ablation_variants(

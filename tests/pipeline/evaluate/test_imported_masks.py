@@ -80,6 +80,7 @@ def test_ablations_of_imported_masks_are_those_that_say_something(tmp_path, labe
     settings = with_masks(tmp_path, label_maps, sweep={"validation_dataset": "drawn"})
     names = [variant.name for variant in ablation_variants(settings.evaluate, 0.7)]
     assert names[0] == main_variant(settings.evaluate, 0.7).name == "clip-only"
+    assert main_variant(settings.evaluate, 0.7, unseen_only=True) == main_variant(settings.evaluate, 1.0)
     assert set(names) == {"clip-only", "unmasked-crops", "true-masks-original", "true-boxes-original", "oracle-labels",
                           "original-clip-only"}  # fmt: skip
     ablated = run("evaluate", settings, ablate=True)
