@@ -67,7 +67,10 @@ def dataflow(settings: Settings, *, ablate: bool = False) -> Graph:
     if settings.finetune.pairs_dir:  # mined elsewhere, by these or other settings
         pairs = graph.add(Finished("pairs", settings.finetune.pairs_dir, "finetune.pairs_dir"), made_here=False)
     made_of = {"pairs": pairs}
-    if source == "both":
+    if source == "both" and settings.mine.source == "masks-classes":
+        message = "finetune.pair_source: is 'both', and mine.source 'masks-classes' is the same pairs; choose 'mined'"
+        made_of["ground_truth"] = graph.add(Refused(SettingsError([message])), made_here=False)
+    elif source == "both":
         _, made_of["ground_truth"] = _mining(graph, settings, labelled, net, mined, made_here=bool(mined))
 
     validation = graph.scenes_or_none(settings.finetune.validation_dataset, "finetune.validation_dataset")

@@ -314,6 +314,12 @@ def test_mining_makes_what_is_trained_on(source: str, kinds: list[str]) -> None:
     assert ("ground_truth" in graph.only("adapted_clip")) == (source == "both")
 
 
+def test_the_same_pairs_twice_are_refused() -> None:
+    graph = dataflow(load_settings(None, [*MINED, "finetune.pair_source=both", "mine.source=masks-classes"]))
+    with pytest.raises(SettingsError, match=r"finetune.pair_source: is 'both', .*masks-classes.* choose 'mined'"):
+        _ = graph.only("adapted_clip")["ground_truth"].artifact
+
+
 def test_ground_truth_and_both_are_trained_on_without_held_out_classes(tmp_path: Path) -> None:
     def settings(source: str, *more: str) -> Settings:
         base = small_settings(tmp_path, Path(), pairs_dir="", mode="ft", pair_source=source)
