@@ -7,6 +7,7 @@ from tools.measure_recipes import RECIPES, SOURCES, rows
 from tools.paper_tables_page import page
 from tools.recipes_page import (
     absolute_table,
+    answer,
     baseline_table,
     best,
     contradiction,
@@ -55,6 +56,14 @@ def test_the_best_row_names_those_that_it_cannot_be_told_from():
     assert "0 of 5 others: none." in text
     incomplete = [one for one in results() if not (one["seed"] == 3 and one["row"] == "FT | ground-truth")]
     assert best(incomplete, "seen").startswith("**Most on seen classes:** FT on proposals")
+
+
+def test_the_answer_gives_differences_and_verdicts():
+    rows = {row.split(" | ")[0]: row for row in answer(results()).splitlines()}
+    assert rows["| PSM alone, on ground truth against mined pairs"].endswith(": cannot tell |")
+    (first,) = (row for what, row in rows.items() if "OVSeg finds" in what)
+    assert first.endswith("| **+4.2 ± 0.2**: gains | **-4.8 ± 0.2**: loses |")
+    assert "not measured | not measured |" in answer(results())
 
 
 def test_tables_hold_every_row_and_mark_what_is_apart():
