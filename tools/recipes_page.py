@@ -33,7 +33,7 @@ Read these tables with three things in mind:
 
 * **Temperature.** Stage 4 multiplies cosines by 100, as published; PSM is evaluated at the scale that it trains,
   which begins at CLIP's own. The small CLIP's own is 19.6, and that alone changes the ensemble: the rows "at its own
-  temperature" train no scale and show by how much. PSM is to be compared with them.
+  temperature" train no scale (its rate is 1e-12) and show by how much. PSM is to be compared with them.
 * **Steps.** Two epochs of more pairs are more steps. "FT, twice the epochs" takes about as many on mined pairs as FT
   takes on both sources.
 * **Nothing was tuned** on these scenes. Rates: FT 3e-4 and MPT 1e-2 as in the tables above; PSM 1e-2, the slow tower

@@ -3,6 +3,7 @@
 import pytest
 
 from tools import measure_recipes
+from tools.measure_paper_tables import ROOT, SEEDS
 from tools.measure_recipes import RECIPES, SOURCES, rows
 from tools.paper_tables_page import page
 from tools.recipes_page import (
@@ -16,6 +17,7 @@ from tools.recipes_page import (
     source_table,
     temperature_table,
 )
+from tools.seed_results import read_lines
 
 
 def line(seed, row, seen, unseen):
@@ -106,3 +108,12 @@ def test_a_row_is_measured_on_all_seeds_first_and_a_stopped_run_goes_on(monkeypa
     assert asked == [(row.name, seed) for row in first for seed in (1, 2)]
     measure_recipes.main()
     assert len(asked) == 4
+
+
+def test_the_stored_results_are_whole_rows():
+    results = read_lines(ROOT / "docs" / "recipe_results.jsonl")
+    named = {row.name for row in rows()}
+    measured = {line["row"] for line in results}
+    assert measured <= named
+    assert {(line["row"], line["seed"]) for line in results} == {(row, seed) for row in measured for seed in SEEDS}
+    assert len(results) == len(measured) * len(SEEDS)
