@@ -5,13 +5,25 @@ import pytest
 
 from ovseg_models import encoding
 from ovseg_models.mask_adapted_clip import MaskAdaptedClip
+from ovseg_models.prompt_templates import VILD
 from ovseg_models.segmenter import Segmenter
 from ovseg_models.segmenter_settings import SegmenterSettings
+from pipeline.bundle import bundle
 from pipeline.clip_loading import load_clip
+from pipeline.dataflow import dataflow
+from pipeline.errors import PipelineError
+from pipeline.evaluate.score import class_names_of, net_sources
 from pipeline.graph import MissingInputError
 from pipeline.settings import Settings
 from pipeline.stages import run
-from pipeline.trained_nets import load_adapted_clip, load_proposal_net, new_mask_adapted_clip, write_adapted_clip
+from pipeline.text_side import TemplateWeights, TextPrompts
+from pipeline.trained_nets import (
+    load_adapted_clip,
+    load_proposal_net,
+    new_mask_adapted_clip,
+    stock_mask_adapted_clip,
+    write_adapted_clip,
+)
 from storage_schemas.reports import read_numbers
 from tests.pipeline.evaluate.small_world import scores_on, settings_of, small_net, write_net
 from tests.pipeline.evaluate.test_jobs import images_of, predictions_of
@@ -100,3 +112,36 @@ def test_the_ablation_compares_modes_and_switches_prompts_off(tmp_path):
 def test_a_clip_that_is_not_adapted_yet_is_reported(tmp_path):
     with pytest.raises(MissingInputError, match="is not finished; run 'ovseg finetune' first"):
         run("evaluate", adapted_settings(tmp_path))
+
+
+@pytest.mark.parametrize("mode", ["psm", "text"])
+def test_what_was_trained_of_the_text_side_names_the_classes(tmp_path, mode):
+    settings = adapted_settings(tmp_path, mode=mode)
+    base = load_clip(settings.clip)
+    rng = np.random.default_rng(0)
+    if mode == "psm":
+        scale = float(base.clip.logit_scale.detach().exp())
+        text_side = TemplateWeights(VILD, rng.uniform(0.5, 2, len(VILD)).astype(np.float32), scale)
+    else:
+        width = base.clip.token_embedding.embedding_dim
+        text_side = TextPrompts(rng.normal(size=(2, width)).astype(np.float32))
+    artifact = artifact_of(settings, "adapted_clip")
+    with artifact.writing():
+        with artifact.write_unit("report") as writer:
+            writer.file("md").write(b"none")
+            written = {"report": writer.commit(rows=0, counts={})}
+        write_adapted_clip(artifact, stock_mask_adapted_clip(base), base, {}, text_side=text_side, written=written)
+    node = dataflow(settings).of_kind("scores")[0]
+    nets = net_sources(node, settings.evaluate, settings.compute, class_names_of(node)).open()
+    names, cpu = class_names_of(node), nets.device
+    if mode == "psm":
+        expected = text_side.class_vectors(base, names, VILD, cpu) * (text_side.scale / 100)
+    else:
+        expected = text_side.class_vectors(base, names, cpu)
+    found = nets.class_vectors("adapted")
+    np.testing.assert_allclose(found.numpy(), expected.numpy(), atol=1e-6)
+    assert not np.allclose(found.numpy(), nets.text_embeddings.numpy(), atol=1e-2)
+    np.testing.assert_array_equal(nets.class_vectors("original").numpy(), nets.text_embeddings.numpy())
+    run("evaluate", settings)
+    with pytest.raises(PipelineError, match=rf"bundle: .* has {text_side.unit} of \d+ rows, .* no place"):
+        bundle(settings, tmp_path / "folder")
