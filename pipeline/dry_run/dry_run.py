@@ -94,8 +94,14 @@ def dry_run(settings: Settings, stages: Iterable[StageName]) -> DryRun:
             device = chosen_device(settings.compute.device)
         except PipelineError:  # is among the findings
             device = torch.device("cpu")
-        crop = CropCost.of(clip_without_numbers(settings.clip), device, settings.mine.embed.precision)
-        found = replace(found, architecture=settings.clip.architecture, device=str(device), crop=crop)
+        try:
+            crop = CropCost.of(clip_without_numbers(settings.clip), device, settings.mine.embed.precision)
+            found = replace(found, architecture=settings.clip.architecture, device=str(device), crop=crop)
+        except RuntimeError as error:  # of torch, where the driver is too old, say, or another program has all memory
+            reason = str(error).partition("\n")[0]
+            findings.append(
+                Finding("compute.device", f"'{device}' cannot compute ({reason}); choose another one", is_missing=True)
+            )
     return replace(found, findings=(*findings, *_disk_findings(settings, found)))
 
 

@@ -88,7 +88,8 @@ def pair_batch(task, count):
     side, patches = task.adapted.crop_px, (task.adapted.crop_px // task.adapted.patch_px) ** 2
     crops = torch.randint(0, 256, (count, 3, side, side), dtype=torch.uint8)
     numbers = torch.arange(count)
-    return PairBatch(numbers, numbers % 100, crops, torch.rand(count, patches) > 0.4)
+    unmasked, hard_nouns = torch.zeros(count, 0, dtype=torch.uint8), torch.zeros(count, 0, dtype=torch.int64)
+    return PairBatch(numbers, numbers % 100, crops, torch.rand(count, patches) > 0.4, unmasked, hard_nouns)
 
 
 @pytest.mark.parametrize("config", ["ovseg_r101c_vitb16", "ovseg_swinb_vitl14"])

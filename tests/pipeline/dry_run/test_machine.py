@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from pipeline.dry_run import crop_cost
 from pipeline.dry_run.dry_run import dry_run
 from pipeline.mine.tagger import sources
 from pipeline.mine.tagger.sources import load_tagger
@@ -24,6 +25,7 @@ def no_gpu(monkeypatch):
 def two_gpus(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(crop_cost, "operations_per_second", lambda *_: 1e12)
 
 
 @pytest.fixture
@@ -52,6 +54,18 @@ def test_a_gpu_of_a_number_that_is_not_there_is_missing(tmp_path: Path) -> None:
     ((where, text),) = missing(all_stages(tmp_path, "compute.device='cuda:2'"))
     assert where == "compute.device"
     assert text == "'cuda:2', but torch sees 2 CUDA devices, from cuda:0 on; choose one of them"
+
+
+@pytest.mark.usefixtures("two_gpus")
+def test_a_gpu_that_cannot_compute_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def too_old(*_: object) -> float:
+        message = "CUDA error: CUDA driver version is insufficient\nSearch for it"
+        raise RuntimeError(message)
+
+    monkeypatch.setattr(crop_cost, "operations_per_second", too_old)
+    ((where, text),) = missing(all_stages(tmp_path, "compute.device='cuda:1'"))
+    assert where == "compute.device"
+    assert text == "'cuda:1' cannot compute (CUDA error: CUDA driver version is insufficient); choose another one"
 
 
 @pytest.mark.usefixtures("no_gpu")
