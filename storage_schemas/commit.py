@@ -188,6 +188,25 @@ def write_file(target: Path, data: bytes, disk: Disk) -> FileRecord:
     return record
 
 
+@contextlib.contextmanager
+def published_file(target: Path, disk: Disk) -> Iterator[StagedFile]:
+    """Write one file piece by piece in the block, so that it appears complete after it, or not at all.
+
+    Raises:
+        WriteError: If the operating system refuses; what had the name before is untouched.
+    """
+    staged = StagedFile(target, disk)
+    try:
+        yield staged
+        staged.seal()
+        staged.publish()
+    except BaseException:
+        staged.discard()
+        raise
+    with explained_write_errors(target):
+        disk.sync_directory(target.parent)
+
+
 def remove_temporaries(directory: Path, disk: Disk) -> int:
     """Delete what killed writers left in a directory; return how many files that were.
 

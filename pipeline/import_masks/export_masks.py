@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import numpy as np
 from ovseg_models.image_input import nearest_resized
 from pipeline.errors import PipelineError
 from storage_schemas.artifact import Artifact
-from storage_schemas.commit import Disk, StagedFile, make_directories
+from storage_schemas.commit import Disk, make_directories, published_file
 from storage_schemas.proposals import KIND, SceneProposals, read_proposals
 from storage_schemas.rle import areas_px, boxes_xyxy, decode_masks, encode_masks
 from storage_schemas.scenes import KIND as SCENES
@@ -45,16 +44,12 @@ def export_masks(proposals: Artifact, scenes: Artifact, file: Path, *, at_net_si
             f"{proposals.directory}: has no {min(missing)} of {scenes.directory}; give the scenes that it is of"
         )
     make_directories(file.absolute().parent, Disk())
-    staged = StagedFile(file.absolute(), Disk())
     count = 0
-    with ExitStack() as at_end:
-        at_end.callback(staged.discard)  # nothing is left to discard once it was published
+    with published_file(file.absolute(), Disk()) as staged:
         for record in _records(proposals, scenes, at_net_size=at_net_size):
             staged.write((",\n" if count else "[\n").encode() + json.dumps(record, ensure_ascii=False).encode())
             count += 1
         staged.write(b"\n]\n" if count else b"[]\n")
-        staged.seal()
-        staged.publish()
     return count
 
 

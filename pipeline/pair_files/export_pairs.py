@@ -8,8 +8,7 @@ import csv
 import io
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -23,7 +22,7 @@ from pipeline.ordered_threads import in_threads
 from pipeline.stored_pictures import UndecodableError, upright_picture
 from storage_schemas.artifact import Artifact, artifacts_below
 from storage_schemas.columns import OK
-from storage_schemas.commit import Disk, StagedFile, make_directories, write_file
+from storage_schemas.commit import Disk, make_directories, published_file, write_file
 from storage_schemas.pairs import KIND, read_index
 from storage_schemas.scenes import KIND as SCENES
 from storage_schemas.scenes import Scene, SceneShard
@@ -174,7 +173,7 @@ def _instances(pairs: Artifact, scenes: Artifact, out: Path, *, lvis: bool, pict
     }
     count = 0
     make_directories(out / "annotations", Disk())
-    with _published(out / (LVIS_FILE if lvis else COCO_FILE)) as file:
+    with published_file(out / (LVIS_FILE if lvis else COCO_FILE), Disk()) as file:
         file.write(json.dumps(head, ensure_ascii=False).encode()[:-1] + b', "annotations": [')
         for unit in pairs.description.units:
             for row in _rows(read_index(pairs, unit)):
@@ -244,7 +243,7 @@ def _hub(pairs: Artifact, out: Path, *, pictures: bool) -> int:
         make_directories(out / folder, Disk())
         for unit in pairs.description.units:
             with (
-                _published(out / folder / f"{unit}.{suffix}") as file,
+                published_file(out / folder / f"{unit}.{suffix}", Disk()) as file,
                 (pairs.directory / f"{unit}.{suffix}").open("rb") as source,
             ):
                 while data := source.read(1 << 20):
@@ -263,7 +262,7 @@ def _csv(pairs: Artifact, out: Path) -> int:
     """Write one table of pairs as CSV; run lengths as text, boxes as four columns."""
     make_directories(out, Disk())
     count = 0
-    with _published(out / CSV_FILE) as file:
+    with published_file(out / CSV_FILE, Disk()) as file:
         for unit in pairs.description.units:
             text = io.StringIO(newline="")
             for row in _rows(read_index(pairs, unit)):
@@ -287,16 +286,3 @@ def _rows(table: pa.Table) -> list[dict[str, Any]]:
     """Return the pairs of a table; rows that say why there is none are left out."""
     rows: list[dict[str, Any]] = _usable(table).to_pylist()
     return rows
-
-
-@contextmanager
-def _published(path: Path) -> Iterator[StagedFile]:
-    """Write a file that is there as a whole or not at all."""
-    staged = StagedFile(path.absolute(), Disk())
-    try:
-        yield staged
-        staged.seal()
-        staged.publish()
-    except BaseException:
-        staged.discard()
-        raise
