@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from flows.app_command import app
+from flows.audit_command import audit_pairs
 from flows.checkpoint_commands import bundle, export_checkpoint, export_clip, import_checkpoint
 from flows.compare_command import compare
 from flows.flow_commands import demo, run, serve, ui
@@ -229,6 +230,16 @@ _LISTED = (
         summary="make the data card of pairs",
         function=pairs_card,
         examples=("ovseg pairs card runs/pairs/demo-0123456789ab",),
+    ),
+    Subcommand(
+        name="pairs audit",
+        group="pairs",
+        summary="look at pairs one by one in the browser, and learn how many are right",
+        function=audit_pairs,
+        examples=(
+            "ovseg pairs audit runs/pairs/demo-0123456789ab --count 200",
+            "ovseg pairs audit runs/pairs/demo-0123456789ab --summary",
+        ),
     ),
     Subcommand(
         name="pairs export",

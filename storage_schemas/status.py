@@ -15,6 +15,8 @@ LOCAL_DIRECTORY = "_local"
 CARD_DIRECTORY = "card"
 README_FILE = "README.md"
 """Reports on a finished artifact, and the one that tools look for at its root; see `storage_schemas.cards`."""
+AUDIT_DIRECTORY = "audit"
+"""What people found in an artifact; see `storage_schemas.verdicts`."""
 
 
 class UnitState(enum.StrEnum):
@@ -132,9 +134,8 @@ def _foreign_files(directory: Path, statuses: tuple[UnitStatus, ...]) -> tuple[s
     """Return the names of files that are neither the artifact's own nor about to be written over."""
     units = {status.unit for status in statuses}
     unfinished = {status.unit for status in statuses if status.sidecar is None}
-    known = {ARTIFACT_FILE, MANIFEST_FILE, LOCAL_DIRECTORY, CARD_DIRECTORY, README_FILE} | {
-        f"{unit}.json" for unit in units
-    }
+    known = {ARTIFACT_FILE, MANIFEST_FILE, LOCAL_DIRECTORY, CARD_DIRECTORY, README_FILE, AUDIT_DIRECTORY}
+    known |= {f"{unit}.json" for unit in units}
     for status in statuses:
         if status.sidecar is not None:
             known.update(record.name for record in status.sidecar.files)

@@ -20,6 +20,7 @@ from storage_schemas import (
     scenes,
     scores,
     text_embeddings,
+    verdicts,
     weight_choices,
 )
 from storage_schemas.tables import TableSchema
@@ -59,6 +60,7 @@ KINDS = (
     Kind("embeddings", embeddings, {"UNIT.parquet": embeddings.schema(EXAMPLE_DIM)}),
     Kind("text_embeddings", text_embeddings, {"UNIT.parquet": text_embeddings.schema(EXAMPLE_DIM)}),
     Kind("pairs", pairs, {"UNIT.parquet": pairs.SCHEMA}),
+    Kind("verdicts on pairs", verdicts, {verdicts.FILE: verdicts.SCHEMA}),
     Kind("proposal_net, adapted_clip", checkpoints, {}),
     Kind(
         "scores",

@@ -13,6 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.audit.precision import Findings, findings, in_lines
 from pipeline.mine.card_sheet import contact_sheet
 from storage_schemas.artifact import Artifact
 from storage_schemas.cards import has_current_card, write_card
@@ -20,6 +21,7 @@ from storage_schemas.columns import OK
 from storage_schemas.digests import Json
 from storage_schemas.pairs import ORIGIN, read_index
 from storage_schemas.status import README_FILE
+from storage_schemas.verdicts import read_verdicts, verdicts_digest
 
 SHEET_FILE = "contact_sheet.png"
 IMPORTED_SOURCE = "COCO file"
@@ -30,7 +32,8 @@ MAKER = "ovseg pairs card 4"
 _COLUMNS = ("key", "status", "noun", "caption_id", "score", "margin", "area_px", "height_px", "width_px")
 _MINED = """\
 Masked regions with the nouns that name them, mined as in OVSeg (Liang et al., CVPR 2023), section 3.2. How to read
-them: docs/using_pairs.md of the project. Nobody has checked the pairs by hand."""
+them: docs/using_pairs.md of the project."""
+_UNCHECKED = " Nobody has checked the pairs by hand."
 _IMPORTED = """\
 Masked regions with the nouns that name them, imported from a COCO file. How to read them: docs/using_pairs.md of the
 project."""
@@ -118,12 +121,20 @@ def make_card(artifact: Artifact) -> bool:
         ArtifactError: If the pairs are not finished.
         WriteError: If the operating system refuses.
     """
-    if has_current_card(artifact, maker=MAKER):
+    maker = maker_of(artifact)
+    if has_current_card(artifact, maker=maker):
         return False
-    facts = pair_facts(artifact)
+    facts, audited = pair_facts(artifact), findings(read_verdicts(artifact))
     files = {README_FILE: readme_of(artifact, facts=facts).encode(), SHEET_FILE: contact_sheet(artifact)}
-    write_card(artifact, maker=MAKER, facts=facts.to_json(), files=files)
+    of_audit: dict[str, Json] = {} if audited is None else {"audit": audited.to_json()}
+    write_card(artifact, maker=maker, facts={**facts.to_json(), **of_audit}, files=files)
     return True
+
+
+def maker_of(artifact: Artifact) -> str:
+    """Return what the card of pairs is made by; verdicts that were given since make it anew."""
+    digest = verdicts_digest(artifact)
+    return f"{MAKER}, verdicts {digest[:12]}" if digest else MAKER
 
 
 def readme_of(
@@ -210,9 +221,11 @@ def markdown(artifact: Artifact, facts: PairFacts, *, has_sheet: bool = True) ->
     """Write the card as Markdown."""
     attributes = artifact.description.attributes
     per_image = facts.pairs / max(1, facts.images)
+    audited = findings(read_verdicts(artifact))
+    mined = _MINED if audited is not None else _MINED + _UNCHECKED
     parts = [
         f"# Pairs: {artifact.identity.name}",
-        _IMPORTED if attributes.get("source") == IMPORTED_SOURCE else _MINED,
+        _IMPORTED if attributes.get("source") == IMPORTED_SOURCE else mined,
         *(_SHEET if has_sheet else ()),
         _table(
             ("", ""),
@@ -245,9 +258,25 @@ def markdown(artifact: Artifact, facts: PairFacts, *, has_sheet: bool = True) ->
             ("quantile", *(f"{quantile:.0%}" for quantile in _QUANTILES)),
             [(name, *(f"{value:.4f}" for value in values)) for name, values in facts.quantiles.items() if values],
         ),
+        *_audit(audited),
         *_nouns(facts),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _audit(found: Findings | None) -> list[str]:
+    """Write what people found who looked at some of the pairs."""
+    if found is None:
+        return []
+    shares = ", ".join(f"{name} {share:.1%}" for name, share in found.verdicts.items())
+    text = (
+        "A person has looked at pairs that were drawn by lot from each part of the scores, the areas and the nouns' "
+        f"frequencies. Of all pairs: {shares}. Skipped, as nothing could be said: {found.skipped}."
+    )
+    return [
+        f"## Audit\n\n{text}",
+        _table(("pairs", "right", "95 % interval", "judged"), in_lines(found)),
+    ]
 
 
 def _sharing(sharing: Any) -> list[tuple[str, str]]:

@@ -17,7 +17,7 @@ from PIL import Image
 
 from pipeline.errors import StageError
 from pipeline.graph import Node, ParameterCounts, Step
-from pipeline.mine.card import MAKER, make_card
+from pipeline.mine.card import make_card, maker_of
 from pipeline.mine.embed import sharing_of
 from pipeline.mine.regions import (
     AREA_BELOW_MIN,
@@ -155,7 +155,7 @@ class PairNouns(Step):
 
     def is_complete(self, node: Node) -> bool:
         """Return whether the pairs have their data card and contact sheet."""
-        return has_current_card(node.artifact, maker=MAKER, manifest=node.manifest())
+        return has_current_card(node.artifact, maker=maker_of(node.artifact), manifest=node.manifest())
 
     def size_bytes(self, counts: ParameterCounts, scenes: int) -> int:
         """Estimate from the paper's pairs per scene."""

@@ -1,0 +1,1 @@
+"""The page of ``ovseg pairs audit``: one pair after the other, a key for each verdict."""
