@@ -25,6 +25,7 @@ from huggingface_hub import hf_hub_download, try_to_load_from_cache
 from open_clip.constants import HF_CONFIG_NAME, HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME
 from open_clip.factory import HF_HUB_PREFIX, LOCAL_DIR_PREFIX
 
+from ovseg_models.hub_text_towers import hub_text_tower
 from ovseg_models.preprocessing import OPENAI, Preprocessing
 from ovseg_models.weights_file import WEIGHTS_SUFFIXES
 
@@ -149,11 +150,8 @@ def checked_config(config: Mapping[str, Any], where: str) -> dict[str, Any]:
     if no_tables:
         raise ValueError(f"build_clip: {no_tables} of {where} are no tables; compare it with ViT-B-16's")
     vision, text = checked["vision_cfg"], checked["text_cfg"]
-    if "hf_model_name" in text:
-        raise ValueError(
-            f"build_clip: {where} has a text tower of transformers ({text['hf_model_name']}), whose configuration lies "
-            "on the hub; open_clip's own text towers are expected; choose another model"
-        )
+    if hub_text_tower(checked):
+        checked["custom_text"] = True  # as open_clip does in silence
     trunk = vision.get("timm_model_name")
     # timm would fetch a name with a scheme, such as "hf-hub:...", whatever lies there.
     if trunk is not None and (not isinstance(trunk, str) or ":" in trunk or not timm.is_model(trunk)):

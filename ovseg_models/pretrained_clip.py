@@ -12,13 +12,18 @@ from torch import Tensor
 
 from ovseg_models.checkpoint_keys.clip import MASK_PROMPTS_KEY, needs_quick_gelu, to_open_clip
 from ovseg_models.checkpoint_keys.key_report import take_tensors
+from ovseg_models.hub_text_towers import built_with_text_sizes, with_text_sizes
 from ovseg_models.mask_adapted_clip import BlankPatches, MaskAdaptedClip, OpenClip, Temperature
 from ovseg_models.open_clip_models import FoundModel, find_model, has_published_form
 from ovseg_models.preprocessing import OPENAI, Preprocessing
 from ovseg_models.tokenizers import ModelTokenizer
 from ovseg_models.weights_file import read_weights_file
 
-_OF_NO_USE = ("text_decoder.", "text.transformer.embeddings.position_ids")  # CoCa's captions; numbers in a row
+_OF_NO_USE = (  # CoCa's captions; numbers in a row; sines of places
+    "text_decoder.",
+    "text.transformer.embeddings.position_ids",
+    "text.transformer.embed_positions.weights",
+)
 
 
 def build_clip(
@@ -43,6 +48,7 @@ def build_clip(
 
     Raises:
         ConnectionError: If weights cannot be downloaded.
+        ImportError: If the text tower is one of ``transformers``, and that is not installed.
         FileNotFoundError: If ``pretrained`` is a path and there is no such file, or a folder lacks one.
         ValueError: If the name, the configuration or the tag is unknown, or the file cannot be read safely or doesn't
             fit, with its missing, unexpected and misshapen keys; or if the file holds mask prompts.
@@ -87,6 +93,7 @@ def build_mask_adapted_clip(
 
     Raises:
         ConnectionError: As for ``build_clip``.
+        ImportError: As for ``build_clip``.
         FileNotFoundError: As for ``build_clip``.
         ValueError: As for ``build_clip``; or if the image tower cannot be adapted, or the file's prompts have another
             shape.
@@ -116,6 +123,18 @@ def build_mask_adapted_clip(
         with torch.no_grad():
             adapted.mask_prompts.copy_(prompts)
     return adapted
+
+
+def own_quick_gelu(model: str | Mapping[str, Any], pretrained: str | Path | None) -> bool:
+    """Return the activation that weights ask for: as their tag or layout says; where nothing says it, of the name.
+
+    Raises:
+        ConnectionError: As for ``build_clip``, like other errors.
+    """
+    found = find_model(model, pretrained)
+    said = found.quick_gelu if found.quick_gelu is not None else _read_weights(found)[1]
+    of_name = found.config.get("quick_gelu") if isinstance(model, str) else None
+    return bool(of_name if said is None else said)
 
 
 def mask_adapted_clip_of(
@@ -181,9 +200,9 @@ def _read_weights(found: FoundModel) -> tuple[dict[str, Tensor], bool | None]:
 
 
 def _configured(found: FoundModel, *quick_gelu: bool | None) -> dict[str, Any]:
-    """Return the configuration with the first activation that anything says."""
+    """Return the configuration with all sizes, and the first activation that anything says."""
     said = [choice for choice in quick_gelu if choice is not None]
-    return {**found.config, **({"quick_gelu": said[0]} if said else {})}
+    return {**with_text_sizes(found.config), **({"quick_gelu": said[0]} if said else {})}
 
 
 def _build(config: Mapping[str, Any], tensors: dict[str, Tensor], seed: int, where: Path | None) -> OpenClip:
@@ -193,7 +212,7 @@ def _build(config: Mapping[str, Any], tensors: dict[str, Tensor], seed: int, whe
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:
-            clip = model_class(**arguments)
+            clip = built_with_text_sizes(arguments, lambda complete: model_class(**complete))
         except (TypeError, AssertionError) as error:
             raise ValueError(
                 f"build_clip: open_clip refuses the configuration ({error}); compare it with ViT-B-16's"

@@ -23,6 +23,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from ovseg_models.checkpoint_keys.key_report import take_tensors
+from ovseg_models.hub_text_towers import NAME_KEY, SIZES_KEY, hub_text_tower
 from ovseg_models.mask_adapted_clip import MaskAdaptedClip
 from ovseg_models.pretrained_clip import build_mask_adapted_clip
 from ovseg_models.proposal_net import ProposalNet
@@ -316,6 +317,9 @@ def _offline(where: Path, key: str, arguments: dict[str, Any]) -> dict[str, Any]
         raise ValueError(
             f"{where}: {key}: {fetching} would fetch weights from elsewhere; a folder holds its own, remove them"
         )
+    text_cfg = named.get("text_cfg")
+    if isinstance(text_cfg, dict) and hub_text_tower(named) and SIZES_KEY not in text_cfg:
+        raise ValueError(f"{where}: {key}: {NAME_KEY} without {SIZES_KEY} would ask the hub; write the folder again")
     return arguments
 
 

@@ -10,10 +10,11 @@ from typing import Any, cast
 
 import torch
 
+from ovseg_models.hub_text_towers import absent_text_tower
 from ovseg_models.mask_adapted_clip import BlankPatches, MaskAdaptedClip, OpenClip, Temperature
-from ovseg_models.open_clip_models import OWN, files_here, has_scheme
+from ovseg_models.open_clip_models import OWN, files_here, find_model, has_scheme
 from ovseg_models.preprocessing import OPENAI, Preprocessing
-from ovseg_models.pretrained_clip import build_mask_adapted_clip, mask_adapted_clip_of
+from ovseg_models.pretrained_clip import build_mask_adapted_clip, mask_adapted_clip_of, own_quick_gelu
 from ovseg_models.tokenizers import ModelTokenizer, Tokenize
 from ovseg_models.weights import weights_digest
 from ovseg_models.word_tokenizer import WordTokenizer
@@ -125,7 +126,7 @@ def load_clip(settings: ClipSettings) -> LoadedClip:
         _UNAVAILABLE.add(download)
         weights = None
         built = build_mask_adapted_clip(model, None, prompt_depth=0, quick_gelu=quick_gelu, seed=settings.seed)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ImportError) as error:
         raise PipelineError(f"clip: {error}") from error
     try:
         if words is None and isinstance(built.tokenize, ModelTokenizer):
@@ -137,7 +138,7 @@ def load_clip(settings: ClipSettings) -> LoadedClip:
         clip,
         words or built.tokenize,
         words,
-        _digest(built),
+        _digest(built, model, weights, is_chosen=settings.quick_gelu != "auto"),
         config,
         weights is None,
         built.crop.preprocessing,
@@ -160,9 +161,14 @@ def clip_without_numbers(settings: ClipSettings) -> MaskAdaptedClip:
             f"clip.architecture: {model} is not in the hub's cache, so its form is unknown; download it first"
         )
     try:
+        if tower := absent_text_tower(find_model(model, None).config):
+            raise PipelineError(
+                f"clip.architecture: the text tower {tower} of {settings.architecture} is not in the hub's cache, so "
+                "its form is unknown; download it first"
+            )
         with torch.device("meta"):
             return build_mask_adapted_clip(model, None, prompt_depth=0).requires_grad_(False)
-    except (ValueError, TypeError, OSError) as error:
+    except (ValueError, TypeError, OSError, ImportError) as error:
         raise PipelineError(f"clip.architecture: {error}") from error
 
 
@@ -184,13 +190,24 @@ def weights_of(settings: ClipSettings) -> str:
     return settings.pretrained
 
 
-def _digest(built: MaskAdaptedClip) -> str:
-    """Return the digest of weights, and of what else decides embeddings where it is not as in OpenAI's CLIPs."""
-    weights = weights_digest(built.clip.state_dict())
-    if built.temperature == "published":
+def _digest(
+    built: MaskAdaptedClip, model: str | Mapping[str, Any], pretrained: str | Path | None, *, is_chosen: bool
+) -> str:
+    """Return the digest of weights, and of what else decides embeddings where it is not as in OpenAI's CLIPs.
+
+    Args:
+        model: From which it was built, like ``pretrained``.
+        is_chosen: Whether a setting chose the activation.
+    """
+    weights, config = weights_digest(built.clip.state_dict()), cast("Any", built.arguments["model"])
+    if built.temperature != "published":
+        preprocessing = built.crop.preprocessing.to_json()
+        return sha256_of_json({"weights": weights, "model": config, "preprocessing": preprocessing})
+    # Without a choice, those of a name are as weights or name say; to ask the weights means to read them again.
+    quick_gelu = bool(config.get("quick_gelu"))
+    if (isinstance(model, str) and not is_chosen) or quick_gelu == own_quick_gelu(model, pretrained):
         return weights
-    model, preprocessing = cast("Any", built.arguments["model"]), built.crop.preprocessing.to_json()
-    return sha256_of_json({"weights": weights, "model": model, "preprocessing": preprocessing})
+    return sha256_of_json({"weights": weights, "quick_gelu": quick_gelu})
 
 
 def architecture_of(name: str) -> tuple[str | Mapping[str, Any], WordTokenizer | None]:

@@ -10,6 +10,7 @@ import timm
 import torch
 from huggingface_hub import try_to_load_from_cache
 
+from ovseg_models.hub_text_towers import absent_text_tower
 from ovseg_models.open_clip_models import OWN, files_here, find_model, has_scheme, hub_files
 from ovseg_models.tokenizers import hub_tokenizer, is_package_missing
 from ovseg_models.weights_file import WEIGHTS_SUFFIXES
@@ -95,15 +96,21 @@ def _tokenizer_findings(name: str, key: str) -> Iterator[Finding]:
     if words is not None:
         return
     try:
-        hub_name = hub_tokenizer(find_model(model, None).config)
+        config = find_model(model, None).config
     except ValueError as error:
         yield Finding(f"{key}.architecture", str(error), is_missing=True)
         return
+    hub_name, tower = hub_tokenizer(config), absent_text_tower(config)
     if is_package_missing(hub_name):
-        text = f"{name} reads texts by {hub_name!r}, for which the package transformers is not installed; install it"
-        yield Finding(f"{key}.architecture", f"{text} with 'pip install ovseg-pipeline[hf]'", is_missing=True)
-    elif hub_name and not _in_hub_cache(hub_name, _TOKENIZER_FILES):
+        text = f"{name} reads texts by {hub_name!r}, for which the package transformers is not installed"
+        yield Finding(
+            f"{key}.architecture", f"{text}; install it with 'pip install ovseg-pipeline[hf]'", is_missing=True
+        )
+        return
+    if hub_name and not _in_hub_cache(hub_name, _TOKENIZER_FILES):
         yield _absent(f"{key}.architecture", f"the tokenizer {hub_name!r} of {name}")
+    if tower:
+        yield _absent(f"{key}.architecture", f"the text tower {tower!r} of {name}")
 
 
 def _weights_findings(settings: ClipSettings, key: str) -> Iterator[Finding]:

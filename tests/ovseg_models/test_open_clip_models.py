@@ -131,8 +131,6 @@ def test_tags_say_pixels_and_activation(monkeypatch):
     monkeypatch.setattr(open_clip_models, "_in_hub_cache", lambda *_: None)
     for name, tag in open_clip.list_pretrained():
         config = open_clip.get_model_config(name)
-        if "hf_model_name" in config["text_cfg"]:
-            continue
         found, entry = find_model(name, tag), open_clip.get_pretrained_cfg(name, tag)
         assert found.preprocessing == Preprocessing.of(entry)
         assert found.quick_gelu == entry.get("quick_gelu", False)
@@ -148,7 +146,7 @@ def test_models_that_were_built_before_keep_their_form():
         if before:
             assert has_published_form(config, find_model(name, None).preprocessing)
             assert checked_config(config, name) == config
-        elif "hf_model_name" not in text:
+        else:
             assert not has_published_form(checked_config(config, name), OPENAI) or "multimodal_cfg" in config
 
 

@@ -255,14 +255,6 @@ def test_unknown_names_tags_and_files_are_refused(tiny_clip_config):
         build_clip(tiny_clip_config, "absent.pt")
 
 
-@pytest.mark.parametrize(
-    ("name", "tower"), [("roberta-ViT-B-32", "roberta-base"), ("nllb-clip-base-siglip", "facebook/nllb-200")]
-)
-def test_text_towers_of_transformers_are_refused(name, tower):
-    with pytest.raises(ValueError, match=rf"{name} has a text tower of transformers \({tower}.*choose another model"):
-        build_clip(name)
-
-
 def test_bad_configurations_are_refused(tiny_clip_config):
     with pytest.raises(ValueError, match=r"the configuration lacks \['vision_cfg', 'text_cfg'\]"):
         build_clip({"embed_dim": 4})

@@ -3,13 +3,17 @@
 import json
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import open_clip
 import pytest
 import torch
+from safetensors.torch import save_file
 
+from ovseg_models import open_clip_models, pretrained_clip
 from ovseg_models.masked_crops import masked_crops
 from ovseg_models.text_classifier import TextClassifier
+from ovseg_models.weights import weights_digest
 from pipeline import clip_loading
 from pipeline.clip_loading import load_clip
 from pipeline.drawn_world import small_clip
@@ -69,6 +73,33 @@ def test_random_weights_follow_from_the_seed(tmp_path: Path) -> None:
         load_clip(ClipSettings(architecture=architecture, pretrained="random", seed=seed)).digest for seed in (0, 0, 1)
     ]
     assert digests[0] == digests[1] != digests[2]
+
+
+def test_another_activation_than_the_weights_ask_for_is_in_the_digest(tmp_path: Path) -> None:
+    architecture, file = architecture_file(tmp_path / "model.json"), tmp_path / "weights.safetensors"
+    clip = load_clip(ClipSettings(architecture=architecture, pretrained="random")).clip
+    save_file(clip.state_dict(), file)
+
+    def digest(of: str = architecture, **more: Any) -> str:
+        return load_clip(ClipSettings(architecture=of, pretrained=str(file), **more)).digest
+
+    assert digest() == digest(quick_gelu="off") == weights_digest(clip.state_dict())
+    assert digest(quick_gelu="on") != digest()
+    assert digest(architecture_file(tmp_path / "other.json", quick_gelu=True)) == digest(quick_gelu="on")
+
+
+def test_an_activation_that_the_weights_ask_for_is_in_no_digest(monkeypatch: pytest.MonkeyPatch) -> None:
+    random = load_clip(ClipSettings(architecture="ViT-B-32", pretrained="random")).clip.state_dict()
+    asked = []
+    monkeypatch.setattr(open_clip, "download_pretrained", lambda entry: asked.append(entry) or "weights.pt")
+    monkeypatch.setattr(open_clip_models, "_in_hub_cache", lambda *_: None)
+    monkeypatch.setattr(pretrained_clip, "read_weights_file", lambda path: random)
+    digests = {
+        choice: load_clip(ClipSettings(architecture="ViT-B-32", pretrained="openai", quick_gelu=choice)).digest
+        for choice in ("auto", "on", "off")
+    }
+    assert digests["auto"] == digests["on"] == weights_digest(random)
+    assert digests["off"] != digests["on"]
 
 
 def test_an_architecture_without_words_has_open_clips_tokenizer(tmp_path: Path) -> None:

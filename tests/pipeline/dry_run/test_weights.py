@@ -138,3 +138,12 @@ def test_the_proposal_nets_own_clip_is_looked_for_too(cached):
     ((where, text, _),) = findings(SHIPPED, "proposal_net.clip={architecture='ViT-B-32', pretrained='openai'}")
     assert where == "proposal_net.clip.pretrained"
     assert text.startswith("'openai' of ViT-B-32 is not in the cache")
+
+
+def test_a_text_tower_whose_sizes_are_not_here_is_reported(cached, monkeypatch):
+    named = "clip={architecture='roberta-ViT-B-32', pretrained='random'}"
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
+    cached.add(("roberta-base", "tokenizer.json"))
+    ((where, text, is_missing),) = findings(named)
+    assert (where, is_missing) == ("clip.architecture", False)
+    assert text.startswith("the text tower 'roberta-base' of roberta-ViT-B-32 is not in the cache")
