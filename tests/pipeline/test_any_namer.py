@@ -1,6 +1,5 @@
 """All four stages with a CLIP of another family than OpenAI's, and with a proposal net of another CLIP."""
 
-import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,6 @@ from pipeline.bundle import bundle, export_open_clip
 from pipeline.clip_loading import load_clip
 from pipeline.dataflow import dataflow
 from pipeline.errors import PipelineError
-from pipeline.finetune.finetune import Finetune
 from pipeline.settings import ClipSettings, Settings, SettingsError, load_settings
 from pipeline.stage_names import STAGE_NAMES
 from pipeline.stages import run
@@ -22,7 +20,6 @@ from pipeline.trained_nets import load_adapted_clip
 from storage_schemas.artifact import Artifact
 from storage_schemas.checkpoints import read_weights
 from tests.pipeline.planned import artifact_of, node_of
-from tests.pipeline.training.toy_run import Stopped, StoppingDisk
 from tests.tiny_clips import DRAWN_WORLD_TOKENIZER, FAMILIES
 
 HALF = {"mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bicubic"}
@@ -173,38 +170,6 @@ def test_pixels_and_configuration_of_another_form_are_part_of_the_digest(tmp_pat
     assert digest(HALF) == digest(HALF) != digest({**HALF, "std": [0.25] * 3})
     assert digest({}) != digest({**HALF, "interpolation": "bilinear"}) != digest(HALF)
     assert digest({}, "OpenAI") != digest(HALF, "OpenAI")
-
-
-# a stopped run leaves its temporary file open, as a killed process does
-@pytest.mark.filterwarnings("ignore:Exception ignored in:pytest.PytestUnraisableExceptionWarning")
-def test_stops_of_a_sigmoid_models_training_change_nothing(
-    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    expected = artifact_of(settings_of(world), "adapted_clip")
-    pairs = artifact_of(settings_of(world), "pairs").directory
-    for name in ("scenes", "text_embeddings"):
-        source = world / "runs" / name
-        (tmp_path / "runs" / name).parent.mkdir(exist_ok=True)
-        (tmp_path / "runs" / name).symlink_to(source)
-    changed = settings_of(tmp_path, f"finetune.pairs_dir='{pairs}'")
-    disk, planned = StoppingDisk(10**6), Finetune.artifact
-    on_disk = lambda step, node: dataclasses.replace(planned(step, node), disk=disk)  # noqa: E731
-    monkeypatch.setattr(Finetune, "artifact", on_disk)
-    stops = 0
-    for calls in (9, 24, 31, 38, 45, 52) * 4:
-        disk.left = calls
-        try:
-            report = run("finetune", changed)
-        except Stopped:
-            stops += 1
-        else:
-            break
-    assert stops >= 2
-    for unit in ("image_tower", "mask_prompts"):
-        found, whole = (read_weights(artifact, unit) for artifact in (report.artifact, expected))
-        assert found.keys() == whole.keys()
-        for name, array in whole.items():
-            assert found[name].tobytes() == array.tobytes(), name
 
 
 def test_a_model_with_its_own_weights_takes_none_of_a_tag(tmp_path: Path) -> None:

@@ -212,11 +212,17 @@ def test_a_stop_between_any_two_writes_changes_nothing(
     assert stops >= {("start",), ("start", "ft"), ("start", *PHASES)}
 
 
+@pytest.mark.parametrize("family", ["", "SigLIP2"])
 def test_kills_in_ft_at_the_switch_and_in_mpt_change_nothing(
-    pairs: Artifact, tmp_path: Path, undisturbed: dict[str, bytes]
+    pairs: Artifact, tmp_path: Path, undisturbed: dict[str, bytes], family: str
 ) -> None:
-    local = artifact_of(small_settings(tmp_path, pairs.directory), "adapted_clip").local_directory
-    steps = len(undisturbed["_local/ft/metrics.jsonl"].splitlines())
+    if family:  # a sigmoid model, whose bias is trained, too
+        whole = run("finetune", small_settings(tmp_path / "whole", pairs.directory, family=family)).artifact
+        assert {"clip.logit_scale", "clip.logit_bias"} <= read_weights(whole, "image_tower").keys()
+    expected = files_of(whole) if family else undisturbed
+    settings = small_settings(tmp_path / "killed", pairs.directory, family=family)
+    local = artifact_of(settings, "adapted_clip").local_directory
+    steps = len(expected["_local/ft/metrics.jsonl"].splitlines())
 
     def lines(phase: str) -> int:
         path = local / phase / "metrics.jsonl"
@@ -228,14 +234,12 @@ def test_kills_in_ft_at_the_switch_and_in_mpt_change_nothing(
         lambda: lines("ft-then-mpt") >= 4,
     )
     for moment in moments:
-        process = forked.start(partial(finetune, pause_s=0.05), tmp_path, pairs.directory)
+        process = forked.start(partial(finetune, pause_s=0.05, family=family), tmp_path / "killed", pairs.directory)
         while not moment():
             assert process.exitcode is None, "the run ended before the kill"
             time.sleep(0.001)
         forked.kill([process])
-    run("finetune", small_settings(tmp_path, pairs.directory))
-    artifact = artifact_of(small_settings(tmp_path, pairs.directory), "adapted_clip")
-    assert files_of(artifact) == undisturbed
+    assert files_of(run("finetune", settings).artifact) == expected
 
 
 @pytest.mark.parametrize(
