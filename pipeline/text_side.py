@@ -119,11 +119,19 @@ class TextPrompts:
 
     @torch.no_grad()
     def class_vectors(self, base: LoadedClip, names: Sequence[str], device: torch.device) -> Tensor:
-        """Embed names with the tokens before them, L2-normalised [name dim]."""
+        """Embed names with the tokens before them, L2-normalised [name dim].
+
+        Raises:
+            PipelineError: If a name is too long to have them.
+        """
         clip, prompts = base.clip.to(device), torch.from_numpy(self.weights).to(device)
         tokens = base.tokenize(list(names)).to(device)
         parts = tokens.split(_NAMES_AT_ONCE)
-        return torch.cat([encode_prompted_texts(clip, part, prompts) for part in parts])
+        try:
+            return torch.cat([encode_prompted_texts(clip, part, prompts) for part in parts])
+        except ValueError as error:
+            longest = max(names, key=len)
+            raise PipelineError(f"class names: {error}, or shorten names such as {longest!r:.80}") from error
 
 
 TextSide: TypeAlias = TemplateWeights | TextPrompts

@@ -20,6 +20,8 @@ from pipeline.settings import Settings
 from pipeline.stage_names import StageName
 from pipeline.states import ArtifactState, shown_bytes, state_of_node
 from pipeline.worker_device import chosen_device
+from storage_schemas.checkpoints import PROPOSAL_NET
+from storage_schemas.manifest import MANIFEST_FILE
 from storage_schemas.verification import nothing_kept
 
 
@@ -84,7 +86,7 @@ def dry_run(settings: Settings, stages: Iterable[StageName]) -> DryRun:
             *_data_findings(graph),
             *weights_findings(settings),
             *_setting_findings(graph, to_make),
-            *_naming_findings(settings),
+            *_naming_findings(settings, [node for node, state in zip(chosen, states, strict=True) if not state.reason]),
             *_device_findings(settings, to_make),
         ]
     disk = existing_parent(settings.runs_dir)
@@ -160,11 +162,27 @@ def _setting_findings(graph: Graph, to_make: Iterable[Node]) -> Iterator[Finding
             yield _finding_of(error)
 
 
-def _naming_findings(settings: Settings) -> Iterator[Finding]:
-    """Say that the proposal net cannot name what it finds."""
+def _naming_findings(settings: Settings, ready: Iterable[Node]) -> Iterator[Finding]:
+    """Say that the proposal net cannot name what it finds, or that one of another CLIP could be kept.
+
+    Args:
+        ready: Nodes whose inputs are finished.
+    """
     if settings.clip_names_alone:
         text = "is another CLIP than 'clip': the proposal net finds the masks, and 'clip' alone names them"
         yield Finding("proposal_net.clip", f"{text} (ensemble weight 1)", is_missing=False)
+    elif settings.proposal_net.clip is None:
+        for node in ready:
+            if node.step.kind != PROPOSAL_NET or node.is_complete():
+                continue
+            for directory, changes in node.artifact.earlier().items():
+                of_clip_alone = len(changes) == 1 and changes[0].startswith("inputs.clip: ")
+                if of_clip_alone and (directory / MANIFEST_FILE).exists():
+                    text = (
+                        f"stage 1 trains a net for the CLIP of 'clip'; {directory} differs in its CLIP alone: name "
+                        "that CLIP here to keep the net and its proposals, and 'clip' alone names them"
+                    )
+                    yield Finding("proposal_net.clip", text, is_missing=False)
 
 
 def _device_findings(settings: Settings, to_make: Iterable[Node]) -> Iterator[Finding]:

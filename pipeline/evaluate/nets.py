@@ -171,24 +171,30 @@ class Nets:
         return self._clips[name]
 
     def class_vectors(self, name: str) -> Float[Tensor, "class dim"]:
-        """Return what the embeddings of a CLIP's crops are compared with: class names, or what was trained of them.
+        """Return what the embeddings of a CLIP's crops are compared with, for the vocabulary; see `vectors_of`.
 
         Raises:
             PipelineError: If weights were trained for other sentences.
         """
         if name not in self._class_vectors:
-            clip = self.clip(name)
-            text_side = None if name == ORIGINAL else text_side_of(self.sources.adapted[name])
-            vectors = self.text_embeddings
-            names, templates = self.sources.class_names, prompt_templates(self.sources.texts.templates)
-            if isinstance(text_side, TextPrompts):
-                vectors = text_side.class_vectors(self.base, names, self.device)
-            elif text_side is not None and text_side.temperature is None:  # else it is the CLIP's own
-                own_scale = clip.is_sigmoid or clip.temperature == "model"
-                factor = text_side.scale if own_scale else PUBLISHED_TEMPERATURE
-                vectors = text_side.class_vectors(self.base, names, templates, self.device) * (text_side.scale / factor)
-            self._class_vectors[name] = vectors
+            self._class_vectors[name] = self.vectors_of(name, self.sources.class_names)
         return self._class_vectors[name]
+
+    def vectors_of(self, name: str, texts: Sequence[str]) -> Float[Tensor, "text dim"]:
+        """Return what a CLIP's crops are compared with: embedded texts, or what stage 3 trained of them.
+
+        Raises:
+            PipelineError: If weights were trained for other sentences.
+        """
+        text_side = None if name == ORIGINAL else text_side_of(self.sources.adapted[name])
+        if isinstance(text_side, TextPrompts):
+            return text_side.class_vectors(self.base, texts, self.device)
+        if text_side is None or text_side.temperature is not None:  # one sentence's weight is the CLIP's temperature
+            return self.embedded_names(texts)
+        clip, templates = self.clip(name), prompt_templates(self.sources.texts.templates)
+        own_scale = clip.is_sigmoid or clip.temperature == "model"
+        factor = text_side.scale if own_scale else PUBLISHED_TEMPERATURE
+        return text_side.class_vectors(self.base, texts, templates, self.device) * (text_side.scale / factor)
 
     def net_size(self, image: Image.Image) -> tuple[int, int]:
         """Return the height and width at which the nets see an image [px]."""

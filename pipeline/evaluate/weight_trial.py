@@ -103,7 +103,7 @@ class WeightChoiceJob:
         texts = nets.embedded_names(nouns)  # [noun dim]
         embeddings = torch.from_numpy(np.stack([pair.proposal_embedding for pair in pairs])).to(nets.device)
         proposal_logits = nets.proposal_net.class_logits(embeddings, texts)
-        clip = nets.clip(self.view.clip)
+        clip, clip_texts = nets.clip(self.view.clip), nets.vectors_of(self.view.clip, nouns)
         fill: Fill = "mean" if self.view.masked else "unmasked"
         clip_logits = []
         at_once = nets.crops_at_once
@@ -122,7 +122,7 @@ class WeightChoiceJob:
                 embedded = embed_crops(
                     clip, crops.to(nets.device), patches, use_mask_prompts=self.view.mask_prompts, at_once=at_once
                 )
-            clip_logits.append(clip.class_logits(embedded, texts))
+            clip_logits.append(clip.class_logits(embedded, clip_texts))
         return proposal_logits.cpu(), torch.cat(clip_logits).cpu()
 
 

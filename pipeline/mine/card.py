@@ -39,7 +39,7 @@ Masked regions with the nouns that name them, imported from a COCO file. How to 
 project."""
 _SHEET = (
     f"![pairs, drawn by lot, the nearest first](card/{SHEET_FILE})",
-    "Each is shown as it is stored and as CLIP sees it; below, its noun, its share of the picture, and its score.",
+    "Each as it is stored, and what lies inside its mask; below, its noun, its share of the picture, and its score.",
 )
 _NOUNS_LISTED = 30
 _BINS = 20

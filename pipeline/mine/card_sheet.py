@@ -1,4 +1,4 @@
-"""A sheet of pairs drawn by lot: crop as stored, crop as CLIP sees it, noun, share of the picture, and score."""
+"""A sheet of pairs drawn by lot: crop as stored, what lies inside the mask, noun, share of the picture, and score."""
 
 import hashlib
 import heapq
@@ -14,6 +14,7 @@ from storage_schemas.pairs import PairMembers, read_index, read_members
 
 COLUMNS, ROWS = 6, 6
 PICTURE_PX = 112
+_GREY = np.uint8(127)  # each CLIP has a colour of its own outside masks
 _NUMBERS = ("noun", "score", "area_px", "height_px", "width_px")
 
 
@@ -32,20 +33,17 @@ def contact_sheet(artifact: Artifact) -> bytes:
     The lot falls by digests of the pairs' names: evenly, and the same on every run. Boxes are brought to one size, so
     that only the share of the picture distinguishes a few pixels from a large region.
     """
-    from ovseg_models.preprocessing import CLIP_MEAN_RGB
-
-    fill = np.array([round(255 * part) for part in CLIP_MEAN_RGB], np.uint8)
     cells = []
     for pair in sorted(_drawn(artifact, COLUMNS * ROWS), key=lambda pair: (-(pair.score or 0), pair.noun)):
         crop, inside = pair_pictures(pair.members)
         share = "<0.1%" if pair.area_share < 0.001 else f"{pair.area_share:.1%}"
-        as_seen = np.where(inside[..., None], crop, fill)
+        masked = np.where(inside[..., None], crop, _GREY)
         score = "" if pair.score is None else f"  {pair.score:.3f}"
-        cells.append(Cell((crop, as_seen), pair.noun, f"{share}{score}"))
+        cells.append(Cell((crop, masked), pair.noun, f"{share}{score}"))
     sheet = picture_sheet(
         in_rows(cells, COLUMNS),
         title="Pairs, the highest scores first: noun, share of the picture that the mask covers, score by CLIP",
-        heads=("crop", "as CLIP sees it"),
+        heads=("crop", "inside the mask"),
         picture_px=PICTURE_PX,
         framed=True,
     )

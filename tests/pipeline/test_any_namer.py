@@ -12,6 +12,7 @@ from ovseg_models.segmenter import Segmenter
 from pipeline.bundle import bundle, export_open_clip
 from pipeline.clip_loading import load_clip
 from pipeline.dataflow import dataflow
+from pipeline.dry_run.dry_run import dry_run
 from pipeline.errors import PipelineError
 from pipeline.settings import ClipSettings, Settings, SettingsError, load_settings
 from pipeline.stage_names import STAGE_NAMES
@@ -131,6 +132,10 @@ def test_the_namer_is_exchanged_and_no_proposal_is_made_again(
     of_net = f"proposal_net.clip={{architecture='{first.clip.architecture}', pretrained='random'}}"
     assert not settings_of(world, of_net).clip_names_alone
     assert kinds_to_make(settings_of(world, of_net)) == []  # said or not, it is the same CLIP
+    trains = settings_of(world, "finetune.mode='ft'", family="ConvNeXt")
+    (finding,) = (each for each in dry_run(trains, STAGE_NAMES).findings if each.where == "proposal_net.clip")
+    assert str(artifact_of(first, "proposal_net").directory) in finding.text
+    assert not finding.is_missing
     other = settings_of(world, of_net, "finetune.mode='ft'", family="ConvNeXt")  # of 12 dimensions, not 16
     assert other.clip_names_alone
     to_make = ["embeddings", "pairs", "adapted_clip", "scores", "reports"]

@@ -141,7 +141,11 @@ def test_what_was_trained_of_the_text_side_names_the_classes(tmp_path, mode):
     found = nets.class_vectors("adapted")
     np.testing.assert_allclose(found.numpy(), expected.numpy(), atol=1e-6)
     assert not np.allclose(found.numpy(), nets.text_embeddings.numpy(), atol=1e-2)
+    np.testing.assert_allclose(nets.vectors_of("adapted", names[1:3]).numpy(), expected[1:3].numpy(), atol=1e-6)
     np.testing.assert_array_equal(nets.class_vectors("original").numpy(), nets.text_embeddings.numpy())
+    if mode == "text":
+        with pytest.raises(PipelineError, match=r"lower finetune\.text\.length, or shorten names such as 'boat boat"):
+            nets.vectors_of("adapted", [names[0], "boat " * base.clip.context_length])
     run("evaluate", settings)
     with pytest.raises(PipelineError, match=rf"bundle: .* has {text_side.unit} of \d+ rows, .* no place"):
         bundle(settings, tmp_path / "folder")

@@ -10,6 +10,7 @@ from PIL import Image
 
 from ovseg_models.masked_crops import crops_of_regions
 from pipeline.errors import StageError
+from pipeline.evaluate.nets import Nets
 from pipeline.evaluate.weight_choice import ChooseWeight, choice_numbers
 from pipeline.evaluate.weight_trial import mined_pairs
 from pipeline.graph import Finished, MissingInputError, Node
@@ -140,6 +141,17 @@ def test_each_weight_counts_the_pairs_that_it_names_rightly(tmp_path):
     )
     assert (numbers["pairs"], numbers["nouns"]) == (6, 3)
     assert node.make(Execution()).units_done == 0
+
+
+def test_clip_compares_regions_with_what_was_trained_of_the_text_side(tmp_path, monkeypatch):
+    def accuracy_of_clip(runs):
+        return {row["ensemble_weight"]: row["accuracy"] for row in chosen(choice_of(runs))["rows"]}
+
+    plain = accuracy_of_clip(tmp_path / "plain")
+    monkeypatch.setattr(Nets, "vectors_of", lambda nets, name, texts: -nets.embedded_names(texts))
+    turned = accuracy_of_clip(tmp_path / "turned")
+    assert turned[0.0] == plain[0.0]  # the proposal net's own
+    assert turned[1.0] != plain[1.0]
 
 
 def test_the_first_pairs_are_enough(tmp_path):
