@@ -2,8 +2,8 @@
 
 The segmenter, mining, evaluation and the validations of both trainings are composed of the same three steps: `propose`
 runs the proposal net over pictures, `cut_regions` cuts what CLIP sees of a picture's masks, and `embed_crops` runs CLIP
-over crops, of one picture or of many. `embed_regions` is the last two. What then names the masks is
-`ovseg_models.fusion.classify`. So what is measured is what ships.
+over crops, of one picture or of many. `embed_regions` is the last two, or `OnePass` in their place, which sees the
+picture itself. What then names the masks is `ovseg_models.fusion.classify`. So what is measured is what ships.
 
 Each works on the device of its net. Mixed precision is the caller's, by `torch.autocast`; what is returned is in single
 precision.
@@ -12,7 +12,7 @@ precision.
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -26,9 +26,13 @@ from ovseg_models.image_input import resize_image
 from ovseg_models.mask_adapted_clip import MaskAdaptedClip
 from ovseg_models.mask_sharing import shared_masks
 from ovseg_models.masked_crops import Fill, masked_crops_of_pictures, patch_mask
+from ovseg_models.one_pass import OnePass, PictureFeatures
 from ovseg_models.preprocessing import CropFormat
 from ovseg_models.proposal_masks import hard_masks, query_chunks, upsampled_mask_probs
 from ovseg_models.proposal_net import SIZE_DIVISOR_PX, ProposalNet
+
+MaskNamer: TypeAlias = MaskAdaptedClip | OnePass
+"""What embeds masks so that they can be named: CLIP on a crop of each, or one pass of the whole picture."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,23 +89,23 @@ class EncodedImage(Proposals):
     Attributes:
         image: RGB, upright, at its own size.
         mask_threshold: With which hard masks are made.
-        embed: Cuts and embeds the proposals' crops; see `regions`.
+        embed: Embeds masks at net size; one pass runs the picture through CLIP only once, whatever is asked for.
         class_logits: Compares their embeddings with those of class names; see `MaskAdaptedClip.class_logits`.
     """
 
     image: Image.Image
     mask_threshold: float | int
-    embed: Callable[[], Regions] = field(repr=False, compare=False)
+    embed: Callable[[Tensor], Regions] = field(repr=False, compare=False)
     class_logits: Callable[[Tensor, Tensor], Tensor] = field(repr=False, compare=False)
 
     @cached_property
     def regions(self) -> Regions:
         """CLIP's embeddings of the proposals; made when they are first read."""
-        return self.embed()
+        return self.embed(self.hard_masks())
 
     @property
     def image_embeddings(self) -> Float[Tensor, "valid dim"]:
-        """CLIP's embeddings of the valid proposals' crops, L2-normalised."""
+        """CLIP's embeddings of the valid proposals, L2-normalised."""
         return self.regions.embeddings
 
     @cached_property
@@ -308,9 +312,32 @@ def embed_crops(
     ).float()
 
 
+class SeenPicture:
+    """A picture that goes through CLIP once, when masks of it are first asked for; any may be, then and later."""
+
+    def __init__(self, one_pass: OnePass, picture: UInt8[Tensor, "3 height width"]) -> None:
+        self._one_pass = one_pass
+        self._picture = picture
+
+    @cached_property
+    def features(self) -> PictureFeatures:
+        """What masks read of it; ViT-B/16 at its own size takes 15 MB, half of that in half precision."""
+        picture = sent(self._picture, self._one_pass.model.logit_scale.device)
+        return self._one_pass.features(self._one_pass.resized(picture)[None])
+
+    @torch.no_grad()
+    def regions(self, masks: Bool[Tensor, "mask height width"]) -> Regions:
+        """Embed masks of the picture, at any size, on CLIP's device; those without a pixel are left out."""
+        valid = masks.flatten(1).any(dim=1)
+        if not valid.any():
+            return Regions(torch.zeros(0, self._one_pass.model.embedding_dim, device=masks.device), valid.cpu())
+        filled = self._one_pass.filled(masks[valid])
+        return Regions(self._one_pass.embed(self.features, filled[None])[0].float(), valid.cpu())
+
+
 @torch.no_grad()
 def embed_regions(
-    clip: MaskAdaptedClip,
+    namer: MaskNamer,
     picture: UInt8[Tensor, "3 height width"],
     masks: Bool[Tensor, "mask height width"],
     *,
@@ -321,13 +348,16 @@ def embed_regions(
     """Embed the regions of one picture: `cut_regions`, then `embed_crops`; their arguments.
 
     Args:
+        namer: For one pass the arguments on crops have no meaning.
         use_mask_prompts: Whether CLIP sees its mask prompts in place of patches outside the mask. A CLIP that drops
             blank patches does so either way, but where they show the picture.
     """
-    cut = cut_regions(picture, masks, clip.crop, fill=fill)
+    if isinstance(namer, OnePass):
+        return SeenPicture(namer, picture).regions(masks)
+    cut = cut_regions(picture, masks, namer.crop, fill=fill)
     none_is_blank = fill == "unmasked" and not use_mask_prompts
     patches = None if none_is_blank else cut.patch_mask
-    return cut.regions(embed_crops(clip, cut.crops, patches, use_mask_prompts=use_mask_prompts, at_once=at_once))
+    return cut.regions(embed_crops(namer, cut.crops, patches, use_mask_prompts=use_mask_prompts, at_once=at_once))
 
 
 class DistinctMasks(NamedTuple):

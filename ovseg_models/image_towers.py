@@ -14,6 +14,7 @@ Letters in shapes: ``token`` counts the prefix (class and register tokens) and t
 the tokens, ``dim`` that of embeddings.
 """
 
+import copy
 from abc import ABC, abstractmethod
 from typing import Any, NamedTuple
 
@@ -22,6 +23,7 @@ from jaxtyping import Float
 from open_clip.modified_resnet import ModifiedResNet
 from open_clip.timm_model import TimmModel
 from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
+from timm.layers.pos_embed import resample_abs_pos_embed
 from timm.models import eva, vision_transformer
 from torch import Tensor, nn
 
@@ -58,6 +60,35 @@ class TokenTower(ABC):
     width: int
     prefix: int
     layers: list[Any]
+
+    def at_side(self, side_px: int) -> "TokenTower":
+        """Return a tower of the same modules that takes pictures of another side, its positions resized to their grid.
+
+        Learned positions are resized bicubically with antialiasing, as open_clip and timm do when weights are loaded,
+        rotary ones are computed for the grid. No parameter is copied, so that what is trained of one is of both.
+
+        Args:
+            side_px: A multiple of the patches' side; at the tower's own side it is the tower itself.
+
+        Raises:
+            ValueError: If it is no such multiple, or the tower has positions that cannot be resized.
+        """
+        if side_px == self.side_px:
+            return self
+        if side_px < self.patch_px or side_px % self.patch_px:
+            raise ValueError(
+                f"image tower: a picture's side is {side_px} px, a multiple of its patches' {self.patch_px} px is "
+                f"expected; take {max(1, round(side_px / self.patch_px)) * self.patch_px}, or the tower's own "
+                f"{self.side_px}"
+            )
+        other = copy.copy(self)
+        other.side_px, other.grid = side_px, (side_px // self.patch_px,) * 2
+        other._leave_own_grid()
+        return other
+
+    @abstractmethod
+    def _leave_own_grid(self) -> None:
+        """Prepare a copy, whose grid is another one, to resize positions."""
 
     @abstractmethod
     def patches(self, crops: Float[Tensor, "crop 3 side side"]) -> Float[Tensor, "crop patch width"]:
@@ -119,6 +150,9 @@ class OpenClipTower(TokenTower):
         own_layers = {type(layer) for layer in self.layers} == {ResidualAttentionBlock}
         self.is_plain = visual.attn_pool is None and visual.pool_type == "tok" and own_layers
 
+    def _leave_own_grid(self) -> None:
+        """Prepare nothing: `tokens` resizes positions."""
+
     def patches(self, crops: Float[Tensor, "crop 3 side side"]) -> Float[Tensor, "crop patch width"]:
         """Embed the patches of crops, without their positions."""
         patches: Tensor = self.visual.conv1(crops)
@@ -128,7 +162,10 @@ class OpenClipTower(TokenTower):
         """Put the class token before patches and add positions."""
         visual = self.visual
         class_token = visual.class_embedding.to(patches.dtype).expand(len(patches), 1, -1)
-        states = torch.cat([class_token, patches], dim=1) + visual.positional_embedding.to(patches.dtype)
+        positions = visual.positional_embedding
+        if self.grid != visual.grid_size:
+            positions = resample_abs_pos_embed(positions[None], list(self.grid), list(visual.grid_size))[0]
+        states = torch.cat([class_token, patches], dim=1) + positions.to(patches.dtype)
         return Tokens(visual.ln_pre(states))
 
     def run(
@@ -176,6 +213,26 @@ class TimmTower(TokenTower):
         self.width = trunk.embed_dim
         self.prefix = trunk.num_prefix_tokens
         self.layers = list(trunk.blocks)
+
+    def _leave_own_grid(self) -> None:
+        """Let timm resize positions, as it does where pictures may have any size.
+
+        Raises:
+            ValueError: If the attention pool has positions.
+        """
+        trunk: Any = self._trunk
+        if getattr(trunk.attn_pool, "pos_embed", None) is not None:
+            raise ValueError(
+                f"image tower: its attention pool has positions of its own grid, and none for a picture of "
+                f"{self.side_px} px; leave the side at the tower's own, or take windows of it"
+            )
+        self._trunk = trunk = _shallow_copy(trunk)
+        trunk.dynamic_img_size = True
+        trunk.patch_embed = _shallow_copy(trunk.patch_embed)
+        trunk.patch_embed.strict_img_size = False
+        if getattr(trunk, "rope", None) is not None:
+            trunk.rope = _shallow_copy(trunk.rope)
+            trunk.rope._use_cached_embed = False  # which are those of its own grid
 
     def patches(self, crops: Float[Tensor, "crop 3 side side"]) -> Float[Tensor, "crop patch width"]:
         """Embed the patches of crops, without their positions."""
@@ -252,6 +309,13 @@ def crop_side_px(visual: nn.Module) -> int:
             "another model"
         )
     return height
+
+
+def _shallow_copy(module: Any) -> Any:
+    """Copy a module, whose attributes and submodules may then be others; its parameters and buffers are the same."""
+    copied = copy.copy(module)
+    copied.__dict__["_modules"] = dict(module._modules)
+    return copied
 
 
 def _pair(value: Any) -> tuple[int, int]:

@@ -9,6 +9,10 @@ patches stays the class token, so that the whole picture's embedding comes out.
 Where a tower pools its last tokens instead, by attention or by their mean (SigLIP, PE-Core, ViTamin, CLIPA, CoCa), a
 mask pools those inside it.
 
+A picture is seen as a square of the tower's own side. It may be larger: at once, with positions resized to its grid, or
+through windows of the tower's own side, each seen as a picture of its own. A mask is then the mean of what its parts in
+the windows are, weighted by their areas; where windows overlap, a part counts once for each.
+
 A hundred mask tokens cost half as much as one picture, where a hundred crops cost a hundred. Untuned they name worse
 than crops do (MasQCLIP: 15.7 mIoU on ADE20K-150; plain CLIP has seen whole pictures in its class token, never parts).
 
@@ -23,7 +27,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, UInt8
 from open_clip.transformer import ResidualAttentionBlock
 from timm.layers.attention import Attention, AttentionRope
 from timm.layers.attention_pool import AttentionPoolLatent
@@ -35,6 +39,11 @@ from torch.nn import functional
 
 from ovseg_models.image_towers import OpenClipTower, TimmTower, TokenTower
 from ovseg_models.mask_adapted_clip import MaskAdaptedClip
+from ovseg_models.masked_crops import normalised
+
+MASKS_AT_ONCE = 256
+"""Masks that go through the tower together; each takes a column in the bias of all the others."""
+_POOLED_AT_ONCE = 16  # masks whose pixels are counted at a time: in single precision they take 2.5 MB each
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,33 +69,93 @@ class OnePass:
 
     Args:
         model: CLIP; its mask prompts take no part, for nothing is cut out.
+        side_px: Of the squares that pictures are resized to; 0 for the tower's own.
+        stride_px: From one window of the tower's own side to the next; 0 for none: the whole square at once.
 
     Attributes:
         has_mask_tokens: Whether masks have tokens of their own; else they pool the last tokens.
+        side_px: Of the squares [px].
+        grid: Lines and columns of the square's patches.
 
     Raises:
-        ValueError: If the image tower has no patch tokens, or layers or pooling of another kind.
+        ValueError: If the image tower has no patch tokens, or layers or pooling of another kind, or the square cannot
+            be divided into patches or windows.
     """
 
-    def __init__(self, model: MaskAdaptedClip) -> None:
+    def __init__(self, model: MaskAdaptedClip, *, side_px: int = 0, stride_px: int = 0) -> None:
         if model.tower is None:
             raise ValueError(
                 f"OnePass: the image tower ({type(model.clip.visual).__name__}) has no patch tokens, a vision "
                 "transformer is expected; name crops instead, or choose another CLIP"
             )
         self.model = model
-        self._tower: TokenTower = model.tower
+        own_px, patch_px = model.tower.side_px, model.tower.patch_px
+        self.side_px = side_px or own_px
+        self._stride = stride_px // patch_px if self.side_px != own_px else 0  # in patches; one window is none
+        if self._stride or stride_px % patch_px:
+            fits = own_px % patch_px == stride_px % patch_px == 0 and own_px <= self.side_px
+            if not fits or (self.side_px - own_px) % stride_px:
+                raise ValueError(
+                    f"OnePass: windows of {own_px} px every {stride_px} px do not fill a square of {self.side_px} px "
+                    f"in patches of {patch_px} px; take a stride that is a multiple of {patch_px}, and a side of "
+                    f"{own_px} plus some strides"
+                )
+        self._tower: TokenTower = model.tower if self._stride else model.tower.at_side(self.side_px)
+        self.grid = (self.side_px // patch_px,) * 2
         self._pool = _pool_of(self._tower)
         self.has_mask_tokens = self._pool is None
         self._layers = [_layer_of(layer) for layer in self._tower.layers] if self.has_mask_tokens else []
+
+    def resized(self, picture: UInt8[Tensor, "3 height width"]) -> Float[Tensor, "3 side side"]:
+        """Resize a picture to the square, whatever its aspect, with antialiasing, and normalise it as crops are."""
+        preprocessing = self.model.crop.preprocessing
+        pixels = normalised(picture, preprocessing)[None]
+        size = (self.side_px, self.side_px)
+        return functional.interpolate(pixels, size, mode=preprocessing.interpolation, antialias=True)[0]
+
+    def filled(self, masks: Bool[Tensor, "mask height width"]) -> Float[Tensor, "mask patch"]:
+        """Return which share of each patch of the square a mask fills; ``masks`` lie on the picture at any size."""
+        return filled_shares(masks, self.grid)
+
+    def embed(
+        self, features: PictureFeatures, filled: Float[Tensor, "picture mask patch"]
+    ) -> Float[Tensor, "picture mask dim"]:
+        """Embed masks, L2-normalised; `mask_embeddings` of the patches that they fill most, over all windows.
+
+        Args:
+            features: Of the pictures.
+            filled: Of `filled`; zeros are a mask without a pixel, so that pictures with fewer masks may be filled up.
+        """
+        parts = [self._embedded(features, some) for some in filled.split(MASKS_AT_ONCE, dim=1)]
+        return torch.cat(parts, dim=1)
+
+    def _embedded(
+        self, features: PictureFeatures, filled: Float[Tensor, "picture mask patch"]
+    ) -> Float[Tensor, "picture mask dim"]:
+        if not self._stride:
+            return self.mask_embeddings(features, most_filled(filled))
+        lines, columns = self._tower.grid
+        parts = filled.unflatten(2, self.grid).unfold(2, lines, self._stride).unfold(3, columns, self._stride)
+        parts = parts.permute(0, 2, 3, 1, 4, 5).flatten(4).flatten(1, 2)  # [picture window mask patch]
+        embeddings = self.mask_embeddings(features, most_filled(parts.flatten(0, 1)))
+        areas = parts.sum(dim=-1, keepdim=True)  # [picture window mask 1]
+        areas = torch.where(areas.sum(dim=1, keepdim=True) > 0, areas, 1)  # an empty mask is one in all windows alike
+        return _normalised((areas * embeddings.unflatten(0, parts.shape[:2])).sum(dim=1))
 
     def features(self, pictures: Float[Tensor, "picture 3 side side"]) -> PictureFeatures:
         """Run pictures through the tower, each once.
 
         Args:
-            pictures: Resized to the side of CLIP's crops, whatever their aspect, and normalised as crops are.
+            pictures: Of `resized`.
+
+        Returns:
+            Of pictures, or of all windows of the first one, then of the next.
         """
         tower = self._tower
+        if self._stride:
+            own_px, stride_px = tower.side_px, self._stride * tower.patch_px
+            pictures = pictures.unfold(2, own_px, stride_px).unfold(3, own_px, stride_px)
+            pictures = pictures.permute(0, 2, 3, 1, 4, 5).flatten(0, 2)  # [picture line column] together
         states, rotations = tower.tokens(tower.patches(pictures))
         start = states[:, : int(self.has_mask_tokens)]  # the class token comes first
         keys, values = [], []
@@ -142,20 +211,29 @@ class OnePass:
 
 
 def visible_patches(masks: Bool[Tensor, "mask height width"], grid: tuple[int, int]) -> Bool[Tensor, "mask patch"]:
-    """Return which patches of a picture each mask sees: those that it fills at least half as much as its fullest one.
-
-    So a mask of any size sees a patch, a thin or small one too, and a large one is not blurred by those that it only
-    touches. An empty mask sees none.
+    """Return which patches of a picture each mask sees: `most_filled` of `filled_shares`.
 
     Args:
         masks: On the picture, before it was resized to CLIP's side.
         grid: Lines and columns of patches.
     """
-    if len(masks) == 0:
-        return masks.new_zeros(0, grid[0] * grid[1])
-    filled = functional.adaptive_avg_pool2d(masks[:, None].float(), grid)[:, 0].flatten(1)  # [mask patch]
-    fullest = filled.amax(dim=1, keepdim=True)
-    return (filled > 0) & (filled >= fullest / 2)
+    return most_filled(filled_shares(masks, grid))
+
+
+def filled_shares(masks: Bool[Tensor, "mask height width"], grid: tuple[int, int]) -> Float[Tensor, "mask patch"]:
+    """Return which share of each patch of a picture a mask fills."""
+    parts = [functional.adaptive_avg_pool2d(some[:, None].float(), grid) for some in masks.split(_POOLED_AT_ONCE)]
+    shares: Tensor = torch.cat(parts).flatten(1) if len(masks) else masks.new_zeros(0, grid[0] * grid[1]).float()
+    return shares
+
+
+def most_filled(filled: Float[Tensor, "*rows patch"]) -> Bool[Tensor, "*rows patch"]:
+    """Return the patches that a mask fills at least half as much as its fullest one: those that it sees.
+
+    So a mask of any size sees a patch, a thin or small one too, and a large one is not blurred by those that it only
+    touches. An empty mask sees none.
+    """
+    return (filled > 0) & (filled >= filled.amax(dim=-1, keepdim=True) / 2)
 
 
 class _MaskLayer(ABC):

@@ -24,7 +24,7 @@ class Branches:
         proposal_logits: The proposal net's, 100 times a cosine; no object is the last column.
         mask_logits: At stride 4 of the padded net input.
         valid: Whether a proposal's hard mask has a pixel.
-        crops: Of the valid proposals, as CLIP sees them.
+        crops: Of the valid proposals, as CLIP sees them where it names crops.
         patch_mask: Whether a crop's patch sees a pixel of the mask.
         clip_logits: CLIP's; see `MaskAdaptedClip.class_logits`.
     """

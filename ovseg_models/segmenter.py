@@ -5,9 +5,8 @@ once per image by `Segmenter.encode`; naming other classes afterwards takes a sm
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,10 +18,11 @@ from torch import Tensor
 from ovseg_models.class_names import checked_class_names
 from ovseg_models.encoding import (
     EncodedImage,
+    MaskNamer,
     Proposals,
     Regions,
+    SeenPicture,
     cut_regions,
-    embed_crops,
     embed_regions,
     net_pixels,
     propose,
@@ -31,6 +31,7 @@ from ovseg_models.fusion import ClassScores, classify, fused_labels, fused_score
 from ovseg_models.host_to_device import sent
 from ovseg_models.image_input import ImageInput, rgb_image
 from ovseg_models.mask_adapted_clip import MaskAdaptedClip
+from ovseg_models.one_pass import OnePass
 from ovseg_models.precision import autocast
 from ovseg_models.proposal_masks import hard_masks
 from ovseg_models.proposal_net import ProposalNet
@@ -62,6 +63,7 @@ class Segmenter:
     Attributes:
         proposal_net: In evaluation mode.
         clip: In evaluation mode.
+        namer: CLIP itself, which names crops, or its one pass, as the settings say.
         tokenizer: The text tower's own word list, or None for the tokenizer that belongs to CLIP.
         settings: See `SegmenterSettings`.
         same_space: Whether the proposal net's embeddings can be compared with CLIP's texts. If not, it finds masks and
@@ -88,6 +90,9 @@ class Segmenter:
             tokenizer: For a text tower of few words; None for the tokenizer that belongs to CLIP.
             settings: None for the defaults. The ensemble weight becomes 1 if CLIP alone can name.
             same_space: Whether the net was trained with this CLIP's texts. Never true of embeddings of other lengths.
+
+        Raises:
+            ValueError: If masks are to be named in one pass, and CLIP or its size don't go with that.
         """
         settings = settings or SegmenterSettings()
         self.same_space = same_space and have_same_dimension(proposal_net, clip)
@@ -100,6 +105,9 @@ class Segmenter:
             settings = replace(settings, ensemble_weight=1.0)
         self.proposal_net = proposal_net.eval()
         self.clip = clip.eval()
+        self.namer: MaskNamer = clip
+        if settings.namer == "one-pass":
+            self.namer = OnePass(clip, side_px=settings.picture_side_px, stride_px=settings.window_stride_px)
         self.tokenizer = tokenizer
         self.settings = settings
         self._warnings: set[str] = set()
@@ -221,7 +229,7 @@ class Segmenter:
                 **vars(proposals),
                 image=image,
                 mask_threshold=settings.mask_threshold,
-                embed=partial(self._embedded, pixels, proposals),  # called when regions are first asked for
+                embed=self._embed_of(pixels),  # called when regions are first asked for
                 class_logits=self.clip.class_logits,
             )
             for image, pixels, proposals in zip(own, pictures, found, strict=True)
@@ -257,15 +265,9 @@ class Segmenter:
         pixels = self._net_pixels(rgb_image(image))
         with autocast(self.device, settings.precision):
             (proposals,) = propose(self.proposal_net, [pixels])
-            cut = cut_regions(pixels, self._masks(proposals), clip.crop)
-            embeddings = embed_crops(
-                clip,
-                cut.crops,
-                cut.patch_mask,
-                use_mask_prompts=settings.use_mask_prompts,
-                at_once=settings.clip_chunk,
-            )
-        regions, text_embeddings = cut.regions(embeddings), self.text_embeddings(class_names)
+        masks = hard_masks(proposals.mask_logits, proposals.net_size, settings.mask_threshold)
+        cut = cut_regions(pixels, masks, clip.crop)
+        regions, text_embeddings = self._embed_of(pixels)(masks), self.text_embeddings(class_names)
         # Equal masks share a crop, and a mask without a pixel has none (-1): one crop again for each valid proposal.
         rows = sent(torch.from_numpy(cut.crop_of_mask[cut.crop_of_mask >= 0]), self.device)
         proposal_logits = self._proposal_logits(proposals, text_embeddings)
@@ -321,21 +323,21 @@ class Segmenter:
         """Resize an image to net size."""
         return net_pixels(image, short_side_px=self.settings.short_side_px, max_side_px=self.settings.max_side_px)
 
-    def _masks(self, proposals: Proposals) -> Bool[Tensor, "query height width"]:
-        return hard_masks(proposals.mask_logits, proposals.net_size, self.settings.mask_threshold)
+    def _embed_of(self, pixels: UInt8[Tensor, "3 height width"]) -> Callable[[Tensor], Regions]:
+        """Return what embeds masks of a picture at net size."""
+        settings, namer = self.settings, self.namer
+        seen = SeenPicture(namer, pixels) if isinstance(namer, OnePass) else None
 
-    @torch.no_grad()
-    def _embedded(self, pixels: UInt8[Tensor, "3 height width"], proposals: Proposals) -> Regions:
-        """Embed the proposals of a picture."""
-        settings = self.settings
-        with autocast(self.device, settings.precision):
-            return embed_regions(
-                self.clip,
-                pixels,
-                self._masks(proposals),
-                use_mask_prompts=settings.use_mask_prompts,
-                at_once=settings.clip_chunk,
-            )
+        @torch.no_grad()
+        def embed(masks: Bool[Tensor, "mask height width"]) -> Regions:
+            with autocast(self.device, settings.precision):
+                if seen is not None:
+                    return seen.regions(masks)
+                return embed_regions(
+                    namer, pixels, masks, use_mask_prompts=settings.use_mask_prompts, at_once=settings.clip_chunk
+                )
+
+        return embed
 
     def _proposal_logits(
         self, proposals: Proposals, text_embeddings: Float[Tensor, "class dim"]

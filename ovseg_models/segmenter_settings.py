@@ -1,12 +1,16 @@
 """What can be chosen when a segmenter is used, as opposed to what its weights fix."""
 
 from dataclasses import asdict, dataclass, fields
-from typing import Any, get_args
+from typing import Any, Literal, TypeAlias, get_args
 
 from ovseg_models.precision import Precision
 from ovseg_models.prompt_templates import VILD
 
 SIDE_MAX_PX = 16_384
+
+Namer: TypeAlias = Literal["crops", "one-pass"]
+"""How CLIP sees masks: a crop of each, or the picture once, with a token for each mask (`ovseg_models.one_pass`)."""
+_LATER = ("namer", "picture_side_px", "window_stride_px")  # are written only where they are not the default
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +28,9 @@ class SegmenterSettings:
             ``"fp16"``. On a CPU always in full single precision.
         clip_chunk: Crops that CLIP takes at a time; bounds the memory and changes no result.
         prompt_templates: Sentences that class names are put into.
+        namer: How CLIP sees the masks. Crops' settings have no meaning in one pass.
+        picture_side_px: Of the square as which one pass sees the picture; 0 for CLIP's own.
+        window_stride_px: From one of its windows of CLIP's own side to the next; 0 for no windows.
     """
 
     ensemble_weight: float | int = 0.7
@@ -34,6 +41,9 @@ class SegmenterSettings:
     precision: Precision = "fp32"
     clip_chunk: int = 32
     prompt_templates: tuple[str, ...] = VILD
+    namer: Namer = "crops"
+    picture_side_px: int = 0
+    window_stride_px: int = 0
 
     def __post_init__(self) -> None:
         """Refuse values out of range, all at once."""
@@ -47,6 +57,9 @@ class SegmenterSettings:
                 ("max_side_px", self.max_side_px <= SIDE_MAX_PX, f"at most {SIDE_MAX_PX}"),
                 ("precision", self.precision in get_args(Precision), f"one of {', '.join(get_args(Precision))}"),
                 ("clip_chunk", self.clip_chunk >= 1, "at least 1"),
+                ("namer", self.namer in get_args(Namer), f"one of {', '.join(get_args(Namer))}"),
+                ("picture_side_px", 0 <= self.picture_side_px <= SIDE_MAX_PX, f"0 (CLIP's own) to {SIDE_MAX_PX}"),
+                ("window_stride_px", 0 <= self.window_stride_px <= SIDE_MAX_PX, f"0 (none) to {SIDE_MAX_PX}"),
             )
             if not fits
         ]
@@ -62,7 +75,10 @@ class SegmenterSettings:
 
     def to_json(self) -> dict[str, Any]:
         """Return the settings as JSON can hold them."""
-        return asdict(self) | {"prompt_templates": list(self.prompt_templates)}
+        written = asdict(self) | {"prompt_templates": list(self.prompt_templates)}
+        # So that a folder without them can be read by versions from before there were any.
+        defaults = {entry.name: entry.default for entry in fields(self)}
+        return {name: value for name, value in written.items() if name not in _LATER or value != defaults[name]}
 
 
 def settings_from_json(values: dict[str, Any]) -> SegmenterSettings:

@@ -6,12 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import torch
 
+from ovseg_models.encoding import MaskNamer
 from ovseg_models.hub_text_towers import absent_text_tower
 from ovseg_models.mask_adapted_clip import BlankPatches, MaskAdaptedClip, OpenClip, Temperature
+from ovseg_models.one_pass import OnePass
 from ovseg_models.open_clip_models import OWN, files_here, find_model, has_scheme
 from ovseg_models.preprocessing import OPENAI, Preprocessing
 from ovseg_models.pretrained_clip import build_mask_adapted_clip, mask_adapted_clip_of, own_quick_gelu
@@ -21,7 +23,7 @@ from ovseg_models.word_tokenizer import WordTokenizer
 from pipeline.drawn_world import small_clip
 from pipeline.drawn_world.small_clip import RANDOM, SHIPPED, SMALL
 from pipeline.errors import PipelineError
-from pipeline.settings import ClipSettings
+from pipeline.settings import ClipSettings, Namer
 from storage_schemas.digests import sha256_of_json
 
 logger = logging.getLogger(__name__)
@@ -144,6 +146,42 @@ def load_clip(settings: ClipSettings) -> LoadedClip:
         built.crop.preprocessing,
         built.temperature,
     )
+
+
+class NamingSettings(Protocol):
+    """How a stage's masks are named: `EmbedSettings`, `EvaluateSettings` and others."""
+
+    @property
+    def namer(self) -> Namer:
+        """By crops or by one pass."""
+        ...
+
+    @property
+    def picture_side_px(self) -> int:
+        """Of the square that one pass sees; 0 for CLIP's own."""
+        ...
+
+    @property
+    def window_stride_px(self) -> int:
+        """From one of its windows to the next; 0 for none."""
+        ...
+
+
+def namer_of(clip: MaskAdaptedClip, settings: NamingSettings, *, where: str) -> MaskNamer:
+    """Return what names masks: CLIP itself, by crops, or its one pass.
+
+    Args:
+        where: The settings' section, for messages.
+
+    Raises:
+        PipelineError: If CLIP has no tokens that masks can have, or the size does not fit it.
+    """
+    if settings.namer == "crops":
+        return clip
+    try:
+        return OnePass(clip, side_px=settings.picture_side_px, stride_px=settings.window_stride_px)
+    except ValueError as error:
+        raise PipelineError(f"{where}.namer: {error}") from error
 
 
 @lru_cache(maxsize=8)

@@ -9,7 +9,7 @@ from pipeline.settings.loading import (
     settings_toml,
     writable_runs_dir,
 )
-from pipeline.settings.model import Precision, PromptTemplates, SettingsModel, result_settings
+from pipeline.settings.model import Namer, Precision, PromptTemplates, SettingsModel, result_settings
 from pipeline.settings.sections import (
     AugmentationSettings,
     ClipSettings,
@@ -56,6 +56,7 @@ __all__ = [
     "MasksSettings",
     "MineSettings",
     "Mode",
+    "Namer",
     "NetInputSettings",
     "NounSettings",
     "PairSettings",

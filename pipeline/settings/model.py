@@ -46,6 +46,9 @@ Precision = Literal["fp32", "tf32", "bf16", "fp16"]
 BlankPatches = Literal["kept", "dropped"]
 """What becomes of the tokens of a crop's patches without a mask pixel in CLIP's image tower."""
 
+Namer = Literal["crops", "one-pass"]
+"""How CLIP sees masks: a crop of each, or the picture once, with a token for each mask (`ovseg_models.one_pass`)."""
+
 PromptTemplates = Literal["bare", "single", "vild", "imagenet"]
 """Sentences that a noun or class name is put into: the name alone, one sentence, ViLD's 14, CLIP's 80 for ImageNet."""
 

@@ -18,6 +18,7 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+from pydantic.config import JsonDict
 
 from ovseg_models.image_input import PIXELS_MAX
 from pipeline.data_set_options import CocoLabelKind, DataSetName, StuffValues, VocLabelDirectory
@@ -28,6 +29,7 @@ from pipeline.settings.model import (
     DatasetReference,
     ListOf,
     MaskThreshold,
+    Namer,
     Precision,
     PromptTemplates,
     SettingsModel,
@@ -55,14 +57,56 @@ class NetInputSettings(SettingsModel):
     _sides_fit = model_validator(mode="after")(check_sides)
 
 
+class OnePassSettings(SettingsModel):
+    """How large one pass sees a picture, which becomes a square of CLIP's own size or larger."""
+
+    side_px: int = Field(
+        default=0,
+        ge=0,
+        le=4096,
+        description="Side of the square [px], a multiple of the patches'; positions are resized to it. 0 = CLIP's own.",
+    )
+    stride_px: int = Field(
+        default=0,
+        ge=0,
+        le=4096,
+        description="From one window of CLIP's own size to the next [px], a multiple of the patches' side: each is "
+        "seen as a picture of its own, and no position is resized. 0 = no windows, the whole square at once.",
+    )
+
+
 _PRECISION: Precision = "fp32"
+_NAMER: Namer = "crops"
+_INHERITED = {
+    "precision": _PRECISION,
+    "namer": _NAMER,
+    **{
+        f"{section}.{name}": field.default
+        for section, model in (("net_input", NetInputSettings), ("one_pass", OnePassSettings))
+        for name, field in model.model_fields.items()
+    },
+}
 
 
-def _inherited(key: str, description: str) -> Any:
+def _inherited(key: str, description: str, mark: JsonDict | None = None) -> Any:
     """Declare a setting that takes the value at a key of ``Settings`` where its own section gives none."""
-    above, _, name = key.rpartition(".")
-    default = NetInputSettings.model_fields[name].default if above else _PRECISION
-    return Field(default=default, description=description, json_schema_extra={"inherits": key})
+    extra = {**(mark or {}), "inherits": key}
+    return Field(default=_INHERITED[key], description=description, json_schema_extra=extra)
+
+
+def _inherited_namer() -> Any:
+    """Declare how a stage's masks are named."""
+    return _inherited("namer", "How CLIP sees masks: 'crops', or the picture in 'one-pass'.", LATER_SETTING)
+
+
+def _inherited_side() -> Any:
+    """Declare how large a stage's one pass sees a picture."""
+    return _inherited("one_pass.side_px", "One pass: side of the square [px]; 0 = CLIP's own.", LATER_SETTING)
+
+
+def _inherited_stride() -> Any:
+    """Declare the windows of a stage's one pass."""
+    return _inherited("one_pass.stride_px", "One pass: from window to window [px]; 0 = none.", LATER_SETTING)
 
 
 # Data sets
@@ -528,6 +572,9 @@ class ProposeSettings(SettingsModel):
 class EmbedSettings(SettingsModel):
     """Second step: the original CLIP gives one embedding per masked crop. No noun or caption plays a part."""
 
+    namer: Namer = _inherited_namer()
+    picture_side_px: int = _inherited_side()
+    window_stride_px: int = _inherited_stride()
     precision: Precision = _inherited("precision", "Arithmetic on CUDA.")
     share_above_iou: float = Field(
         default=1.0,
@@ -877,6 +924,9 @@ class EvaluateSettings(SettingsModel):
     precision: Precision = _inherited("precision", "Arithmetic on CUDA.")
     use_mask_prompts: bool = Field(default=True, description="Give masked patches their prompt tokens (Table 3).")
     masked_crops: bool = Field(default=True, description="Fill crops outside the mask; off = the box as it is.")
+    namer: Namer = _inherited_namer()
+    picture_side_px: int = _inherited_side()
+    window_stride_px: int = _inherited_stride()
     proposals: Literal["net", "ground-truth", "imported"] = Field(
         default="net",
         description="'ground-truth' = masks of the labels with CLIP as the classifier (Figure 1(c)); 'imported' = the "
@@ -1020,6 +1070,13 @@ class Settings(SettingsModel):
         description="Arithmetic of all models on CUDA, where a stage does not say otherwise: single precision in full, "
         "or with products in TF32, or half precision by autocast. A CPU computes in fp32.",
     )
+    namer: Namer = Field(
+        default=_NAMER,
+        description="How CLIP sees masks, in every stage that does not say otherwise: 'crops' = one of each mask, as "
+        "in the paper, or 'one-pass' = the picture once, with a token for each mask, in a fortieth of the time.",
+        json_schema_extra=LATER_SETTING,
+    )
+    one_pass: OnePassSettings = section(OnePassSettings, LATER_SETTING)
     net_input: NetInputSettings = section(NetInputSettings)
     datasets: dict[DatasetKey, PrepareSettings] = Field(
         default={}, description="Data sets by the names that the stages know them by, such as [datasets.coco-train]."

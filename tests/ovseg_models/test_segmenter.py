@@ -265,7 +265,7 @@ def test_without_any_valid_mask_the_net_decides_alone_and_clip_alone_says_that_i
     segmenter = tiny_segmenter(ensemble_weight=weight)
     encoded = segmenter.encode(picture())
     none = Regions(encoded.image_embeddings[:0], torch.zeros_like(encoded.valid))
-    nothing = replace(encoded, embed=lambda: none)
+    nothing = replace(encoded, embed=lambda _: none)
     assert not nothing.regions.valid.any()
     labels = segmenter.classify(nothing, CLASS_NAMES).label_map
     found = [record.getMessage() for record in caplog.records if "CLIP sees nothing" in record.getMessage()]

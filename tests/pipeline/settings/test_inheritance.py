@@ -15,6 +15,9 @@ OTHER_VALUES = {
     ("net_input", "short_side_px"): 100,
     ("net_input", "max_side_px"): 3000,
     ("net_input", "mask_threshold"): 0.25,
+    ("namer",): "one-pass",
+    ("one_pass", "side_px"): 448,
+    ("one_pass", "stride_px"): 112,
 }
 
 
@@ -40,6 +43,7 @@ def test_every_stage_that_runs_a_model_inherits():
         "mine.propose.short_side_px",
         "evaluate.short_side_px",
     }
+    assert {key for key, source in INHERITING.items() if source == ("namer",)} >= {"mine.embed.namer", "evaluate.namer"}
 
 
 def test_no_setting_of_a_list_inherits():
