@@ -136,17 +136,7 @@ class TextSource:
 
     def known(self) -> list[Artifact]:
         """Return the finished artifacts of the same CLIP and sentences, those of a few names first."""
-        sentences, inputs = list(prompt_templates(self.templates)), {"clip": self.clip_digest}
-        known = [
-            artifact
-            for artifact in artifacts_below(self.runs, KIND)
-            if (artifact.identity.schema_version, artifact.identity.producer_version)
-            == (SCHEMA_VERSION, EmbedTexts.producer_version)
-            and artifact.identity.settings.get("templates") == sentences
-            and artifact.identity.inputs == inputs
-            and artifact.status().finished
-        ]
-        return sorted(known, key=lambda artifact: len(artifact.description.units))
+        return known_texts(self.runs, self.clip_digest, self.templates)
 
     def open(self, device: "torch.device", loaded: "LoadedClip | None" = None) -> "TextEmbedder":
         """Return what gives embeddings.
@@ -215,6 +205,27 @@ class TextEmbedder:
         # On a CPU, sums depend on how many names go together; alone, a name has the same bits in every run.
         clip, alone = loaded.clip.to(self._device), self._device.type == "cpu"
         return TextClassifier(clip, loaded.tokenize, name_by_name=alone)
+
+
+def known_texts(runs: Path, clip_digest: str, templates: str) -> list[Artifact]:
+    """Return the finished artifacts of a CLIP and of sentences, those of a few names first.
+
+    Args:
+        runs: Runs directory.
+        clip_digest: Of CLIP's weights.
+        templates: Name of the sentences around names.
+    """
+    sentences, inputs = list(prompt_templates(templates)), {"clip": clip_digest}
+    known = [
+        artifact
+        for artifact in artifacts_below(runs, KIND)
+        if (artifact.identity.schema_version, artifact.identity.producer_version)
+        == (SCHEMA_VERSION, EmbedTexts.producer_version)
+        and artifact.identity.settings.get("templates") == sentences
+        and artifact.identity.inputs == inputs
+        and artifact.status().finished
+    ]
+    return sorted(known, key=lambda artifact: len(artifact.description.units))
 
 
 def vectors_of(artifact: Artifact) -> Mapping[str, Vector]:

@@ -8,24 +8,14 @@ truth is read here alone; the miner never sees it.
 """
 
 import argparse
-import io
 from pathlib import Path
 from typing import NamedTuple, get_args
 
-import numpy as np
-import numpy.typing as npt
-from PIL import Image
-
 from pipeline.dataflow import dataflow
+from pipeline.mine.judged_pairs import judged_pairs
 from pipeline.settings import Source, load_settings
 from pipeline.stages import run
 from storage_schemas.artifact import Artifact
-from storage_schemas.columns import OK
-from storage_schemas.pairs import read_index
-from storage_schemas.rle import decode_masks
-from storage_schemas.scenes import Scene, ScenesAttributes, SceneShard
-
-MIN_IOU = 0.5
 
 
 class Tally(NamedTuple):
@@ -57,39 +47,9 @@ def main() -> None:
 
 def tally_of(pairs: Artifact, scenes: Artifact) -> Tally:
     """Judge all pairs."""
-    names = ScenesAttributes.of(scenes).class_names
-    total, named, right = 0, 0, 0
-    for unit in pairs.description.units:
-        truths = {scene.key: scene for scene in SceneShard(scenes, unit).scenes()}
-        for row in read_index(pairs, unit).to_pylist():
-            if row["status"] != OK:
-                continue
-            total += 1
-            if row["noun"] not in names:
-                continue
-            named += 1
-            mask = decode_masks([row["mask_counts"]], row["height_px"], row["width_px"])[0]
-            things = things_named(truths[row["key"]], names.index(row["noun"]))
-            right += max((iou(mask, thing) for thing in things), default=0.0) >= MIN_IOU
-    return Tally(total, named, right)
-
-
-def things_named(scene: Scene, label: int) -> list[npt.NDArray[np.bool_]]:
-    """Return all pixels of a class, and each of its instances, in a scene whose pictures are not resized."""
-    labels, instances = (
-        np.asarray(Image.open(io.BytesIO(png or b""))) for png in (scene.label_png, scene.instances_png)
-    )
-    of_class = labels == label
-    if not of_class.any():
-        return []
-    numbers = np.unique(instances[of_class])
-    return [of_class, *(of_class & (instances == number) for number in numbers.tolist() if number)]
-
-
-def iou(mask: npt.NDArray[np.bool_], other: npt.NDArray[np.bool_]) -> float:
-    """Return intersection over union of two masks."""
-    union = (mask | other).sum()
-    return float((mask & other).sum() / union) if union else 0.0
+    verdicts = judged_pairs(pairs, scenes).values()
+    named = [verdict for verdict in verdicts if verdict is not None]
+    return Tally(len(verdicts), len(named), sum(named))
 
 
 if __name__ == "__main__":

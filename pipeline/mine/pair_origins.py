@@ -1,0 +1,107 @@
+"""What pairs were made of, found again: artifacts by the digests that pairs name, beside them in a runs directory.
+
+The field is ``identity.inputs`` of ``artifact.json``: by role, the digest of the manifest of each input
+(``document_digest`` of its ``manifest.json``).
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.errors import PipelineError
+from pipeline.text_embeddings import Vector, known_texts, vectors_of
+from storage_schemas.artifact import Artifact, artifacts_below
+from storage_schemas.embeddings import KIND as EMBEDDINGS
+from storage_schemas.pairs import KIND as PAIRS
+from storage_schemas.proposals import KIND as PROPOSALS
+from storage_schemas.scenes import KIND as SCENES
+
+_KINDS = {"scenes": SCENES, "embeddings": EMBEDDINGS, "proposals": PROPOSALS}
+
+
+@dataclass(frozen=True)
+class PairOrigins:
+    """Mined pairs and their inputs, all finished.
+
+    Attributes:
+        pairs: As they were mined; of a subset, the pairs that it was chosen from.
+        proposals: None where the masks are those of labels.
+        vectors: Text embedding of each noun that was to be paired.
+    """
+
+    pairs: Artifact
+    scenes: Artifact
+    embeddings: Artifact
+    proposals: Artifact | None
+    vectors: dict[str, Vector]
+
+
+def origins_of(pairs: Artifact, runs: Path, nouns: frozenset[str]) -> PairOrigins:
+    """Find what pairs were mined from.
+
+    Args:
+        pairs: As mined.
+        runs: Runs directory.
+        nouns: All whose text embeddings are needed.
+
+    Raises:
+        PipelineError: If the pairs were not mined, or an input is not below the runs directory.
+    """
+    inputs = pairs.identity.inputs
+    if "embeddings" not in inputs:
+        raise PipelineError(
+            f"{pairs.directory}: names no embeddings of its masks, as imported pairs have none; give mined pairs"
+        )
+    found: dict[str, Artifact] = {}
+    for role, kind in _KINDS.items():
+        if role in inputs:
+            artifact = with_digest(runs, kind, inputs[role])
+            if artifact is None:
+                raise PipelineError(
+                    f"{pairs.directory}: its {role} ({inputs[role][:12]}) are not below {runs}; name the runs "
+                    "directory that has them by --runs, or run 'ovseg mine' again"
+                )
+            found[role] = artifact
+    options = pairs.identity.settings["options"]
+    templates = str(options["prompt_templates"]) if isinstance(options, dict) else ""
+    vectors: dict[str, Vector] = {}
+    for texts in known_texts(runs, inputs["clip"], templates):
+        if vectors.keys() >= nouns:
+            break
+        vectors.update(vectors_of(texts))
+    if missing := sorted(nouns - vectors.keys()):
+        raise PipelineError(
+            f"{pairs.directory}: {len(missing)} of its {len(nouns)} nouns have no text embedding below {runs}, such as "
+            f"{missing[0]!r}; run 'ovseg mine' again, or name the runs directory that has them by --runs"
+        )
+    return PairOrigins(
+        pairs, found["scenes"], found["embeddings"], found.get("proposals"), {noun: vectors[noun] for noun in nouns}
+    )
+
+
+def mined_pairs(pairs: Artifact, runs: Path) -> Artifact:
+    """Return the pairs that a subset was chosen from, perhaps by way of other subsets; pairs as mined are their own.
+
+    Raises:
+        PipelineError: If they are not below the runs directory.
+    """
+    while "scenes" not in pairs.identity.inputs and "pairs" in pairs.identity.inputs:
+        digest = pairs.identity.inputs["pairs"]
+        whole = with_digest(runs, PAIRS, digest)
+        if whole is None:
+            raise PipelineError(
+                f"{pairs.directory}: the pairs {digest[:12]} that it was chosen from are not below {runs}; name their "
+                "runs directory by --runs"
+            )
+        pairs = whole
+    return pairs
+
+
+def with_digest(runs: Path, kind: str, digest: str) -> Artifact | None:
+    """Return the finished artifact whose manifest has a digest, if it is below a runs directory."""
+    found = (artifact for artifact in artifacts_below(runs, kind) if artifact.status().finished)
+    return next((artifact for artifact in found if artifact.manifest().digest() == digest), None)
+
+
+def runs_of(pairs: Artifact) -> Path:
+    """Return the runs directory in which pairs are, if they are in one."""
+    return pairs.directory.absolute().parent.parent
