@@ -6,12 +6,18 @@ The field is ``identity.inputs`` of ``artifact.json``: by role, the digest of th
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pipeline.errors import PipelineError
+from pipeline.mine.scene_nouns import CaptionNouns
+from pipeline.settings import NounSettings
 from pipeline.text_embeddings import Vector, known_texts, vectors_of
 from storage_schemas.artifact import Artifact, artifacts_below
+from storage_schemas.columns import OK
+from storage_schemas.digests import Json
 from storage_schemas.embeddings import KIND as EMBEDDINGS
 from storage_schemas.pairs import KIND as PAIRS
+from storage_schemas.pairs import read_index
 from storage_schemas.proposals import KIND as PROPOSALS
 from storage_schemas.scenes import KIND as SCENES
 
@@ -25,23 +31,24 @@ class PairOrigins:
     Attributes:
         pairs: As they were mined; of a subset, the pairs that it was chosen from.
         proposals: None where the masks are those of labels.
-        vectors: Text embedding of each noun that was to be paired.
+        caption_nouns: How nouns of captions were found; None where nouns are class names.
+        vectors: Text embedding of each noun of a pair.
     """
 
     pairs: Artifact
     scenes: Artifact
     embeddings: Artifact
     proposals: Artifact | None
+    caption_nouns: CaptionNouns | None
     vectors: dict[str, Vector]
 
 
-def origins_of(pairs: Artifact, runs: Path, nouns: frozenset[str]) -> PairOrigins:
+def origins_of(pairs: Artifact, runs: Path) -> PairOrigins:
     """Find what pairs were mined from.
 
     Args:
         pairs: As mined.
         runs: Runs directory.
-        nouns: All whose text embeddings are needed.
 
     Raises:
         PipelineError: If the pairs were not mined, or an input is not below the runs directory.
@@ -61,6 +68,9 @@ def origins_of(pairs: Artifact, runs: Path, nouns: frozenset[str]) -> PairOrigin
                     "directory that has them by --runs, or run 'ovseg mine' again"
                 )
             found[role] = artifact
+    tables = [read_index(pairs, unit, columns=("status", "noun")) for unit in pairs.description.units]
+    rows = (row for table in tables for row in zip(table["status"].to_pylist(), table["noun"].to_pylist(), strict=True))
+    nouns = {noun for status, noun in rows if status == OK}
     options = pairs.identity.settings["options"]
     templates = str(options["prompt_templates"]) if isinstance(options, dict) else ""
     vectors: dict[str, Vector] = {}
@@ -74,8 +84,21 @@ def origins_of(pairs: Artifact, runs: Path, nouns: frozenset[str]) -> PairOrigin
             f"{missing[0]!r}; run 'ovseg mine' again, or name the runs directory that has them by --runs"
         )
     return PairOrigins(
-        pairs, found["scenes"], found["embeddings"], found.get("proposals"), {noun: vectors[noun] for noun in nouns}
+        pairs=pairs,
+        scenes=found["scenes"],
+        embeddings=found["embeddings"],
+        proposals=found.get("proposals"),
+        caption_nouns=_caption_nouns(pairs.identity.settings["nouns"]),
+        vectors={noun: vectors[noun] for noun in sorted(nouns)},
     )
+
+
+def _caption_nouns(stored: Json) -> CaptionNouns | None:
+    """Return how nouns of captions are found by the settings that pairs name; None where nouns are class names."""
+    if not isinstance(stored, dict):
+        return None
+    known: Any = {name: value for name, value in stored.items() if name in NounSettings.model_fields}
+    return CaptionNouns(NounSettings(**known), int(str(stored["captions_per_image"])))
 
 
 def mined_pairs(pairs: Artifact, runs: Path) -> Artifact:

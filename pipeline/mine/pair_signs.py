@@ -8,7 +8,6 @@ of all nouns.
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,9 +21,7 @@ from pipeline.executors import Compute
 from pipeline.mine.noun_numbers import is_plural_or_counted
 from pipeline.mine.pair import cosine_scores
 from pipeline.mine.pair_origins import PairOrigins, mined_pairs, origins_of, runs_of
-from pipeline.mine.scene_nouns import stop_words
 from pipeline.mine.tagger.sources import tagger_identity
-from pipeline.settings import NounSettings
 from pipeline.shard_runner import Limits, StageReport, run_stage
 from storage_schemas.artifact import Artifact
 from storage_schemas.columns import OK
@@ -53,7 +50,6 @@ PART_SHARE = 0.2
 """Of a mask's largest part, below which a part is a splinter."""
 
 _ROWS_AT_ONCE = 1024
-_CAPTIONS_AT_ONCE = 10_000
 _ROUNDING = 1e-4  # more than sums of single precision are off for unit vectors of up to 1,536 numbers
 _COLUMNS = (
     *("pair", "key", "status", "reason", "noun", "noun_text", "noun_start", "caption_id", "caption", "region"),
@@ -158,10 +154,7 @@ def make_signs(pairs: Artifact, runs: Path | None = None, *, compute: Compute = 
     pairs.require(PAIRS)
     runs = runs or runs_of(pairs)
     whole = mined_pairs(pairs, runs)
-    tables = [read_index(whole, unit, columns=("status", "noun")) for unit in whole.description.units]
-    rows = (row for table in tables for row in zip(table["status"].to_pylist(), table["noun"].to_pylist(), strict=True))
-    nouns = frozenset(noun for status, noun in rows if status == OK)
-    job = SignsJob(origins_of(whole, runs, nouns))
+    job = SignsJob(origins_of(whole, runs))
     signs = Artifact.planned(runs, job.description())
     return run_stage(job, signs, compute=compute, limits=Limits(tolerated=frozenset(whole.manifest().counts)))
 
@@ -176,18 +169,10 @@ class SignsJob:
 
     origins: PairOrigins
 
-    @cached_property
-    def _noun_settings(self) -> NounSettings | None:
-        """Which words of captions count as nouns, as the pairs name it; None where nouns are class names."""
-        stored = self.origins.pairs.identity.settings["nouns"]
-        if not isinstance(stored, dict):
-            return None
-        return NounSettings(**{name: value for name, value in stored.items() if name in NounSettings.model_fields})
-
     def description(self) -> Description:
         """Describe the artifact."""
-        pairs, settings = self.origins.pairs, self._noun_settings
-        tagger: Json = tagger_identity(settings.tagger) if settings else "class names"
+        pairs, captions = self.origins.pairs, self.origins.caption_nouns
+        tagger: Json = tagger_identity(captions.settings.tagger) if captions else "class names"
         identity = Identity(
             kind=KIND,
             name=pairs.identity.name,
@@ -199,8 +184,8 @@ class SignsJob:
         return Description(identity=identity, units=pairs.description.units)
 
     def open(self) -> "PairJudge":
-        """Load the tagger, if captions are read."""
-        return PairJudge(self.origins, self._noun_settings)
+        """Put the nouns' embeddings together."""
+        return PairJudge(self.origins)
 
     def run(self, state: "PairJudge", artifact: Artifact, unit: str) -> Sidecar:
         """Make one shard."""
@@ -222,12 +207,10 @@ class PairJudge:
 
     Args:
         origins: The pairs, and what they were made of.
-        settings: Which words of captions count as nouns; None where nouns are class names.
     """
 
-    def __init__(self, origins: PairOrigins, settings: NounSettings | None) -> None:
+    def __init__(self, origins: PairOrigins) -> None:
         self._origins = origins
-        self._settings = settings
         self._nouns = sorted(origins.vectors)
         self._numbers = {noun: number for number, noun in enumerate(self._nouns)}
         self._texts = np.stack([origins.vectors[noun] for noun in self._nouns])
@@ -240,7 +223,8 @@ class PairJudge:
         """
         pairs = read_index(self._origins.pairs, unit, columns=_COLUMNS).to_pylist()
         signs = [{name: row[name] for name in ("pair", "key", "noun", "status", "reason")} for row in pairs]
-        captioned = self._caption_nouns(unit)
+        captions = self._origins.caption_nouns
+        captioned = captions.of_captions(self._origins.scenes, unit) if captions else {}
         masks = self._masks(unit)
         embeddings = {found.key: found for found in read_embeddings(self._origins.embeddings, unit)}
         regions: list[_Region] = []
@@ -257,7 +241,7 @@ class PairJudge:
             named = frozenset().union(*nouns, {pairs[row]["noun"] for row in numbers})
             for row, place, own in zip(usable, places, found, strict=True):
                 signs[row] |= own
-                if self._settings is not None:
+                if captions:
                     signs[row]["captions"] = len(nouns)
                     signs[row]["captions_naming"] = sum(pairs[row]["noun"] in of_caption for of_caption in nouns)
                 regions.append(_Region(row, scene.embeddings[place], named))
@@ -284,32 +268,6 @@ class PairJudge:
                 of_pair["noun_margin"] = float(np.float32(standing.margin[number]))
                 of_pair["nearest_noun"] = self._nouns[nearest]
             of_pair["trust"] = (of_pair.get("noun_margin") or 0.0) + (of_pair.get("region_margin") or 0.0)
-
-    def _caption_nouns(self, unit: str) -> dict[str, list[set[str]]]:
-        """Return the nouns of every caption of each scene, also of captions that gave no pair."""
-        if self._settings is None:
-            return {}
-        from pipeline.mine.nouns import NounExtractor  # imports nltk, which takes seconds
-
-        settings = self._settings
-        extractor = NounExtractor(
-            tagger=settings.tagger,
-            compound_nouns=settings.compound_nouns,
-            fixed_expressions=settings.fixed_expressions,
-            stop_words=stop_words(settings),
-            lemmas=settings.lemmas,
-            lower_case=settings.lower_case,
-        )
-        shard = SceneShard(self._origins.scenes, unit)
-        of_scenes = shard.captions()
-        texts = [caption.text for captions in of_scenes for caption in captions]
-        found: list[set[str]] = []
-        for start in range(0, len(texts), _CAPTIONS_AT_ONCE):
-            of_part = extractor.extract_many(texts[start : start + _CAPTIONS_AT_ONCE])
-            found += [{noun.lemma for noun in nouns} for nouns in of_part]
-        nouns = iter(found)
-        keys = shard.index["key"].to_pylist()
-        return {key: [next(nouns) for _ in captions] for key, captions in zip(keys, of_scenes, strict=True)}
 
     def _masks(self, unit: str) -> Mapping[str, Sequence[bytes]]:
         """Return the run lengths of every scene's proposals; masks of labels, which never overlap, are not needed."""

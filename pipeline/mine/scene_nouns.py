@@ -121,6 +121,19 @@ class CaptionNouns:
                     nouns.update(noun.lemma for noun in found)
         return sorted(nouns)
 
+    def of_captions(self, scenes: Artifact, unit: str) -> dict[str, list[frozenset[str]]]:
+        """Return by scene of a shard the nouns of each of its captions, however many are read for pairs."""
+        shard = SceneShard(scenes, unit)
+        of_scenes = shard.captions()
+        texts = [caption.text for captions in of_scenes for caption in captions]
+        found: list[frozenset[str]] = []
+        for start in range(0, len(texts), _CAPTIONS_AT_ONCE):
+            of_part = self._extractor.extract_many(texts[start : start + _CAPTIONS_AT_ONCE])
+            found += [frozenset(noun.lemma for noun in nouns) for nouns in of_part]
+        nouns = iter(found)
+        keys = shard.index["key"].to_pylist()
+        return {key: [next(nouns) for _ in captions] for key, captions in zip(keys, of_scenes, strict=True)}
+
 
 @dataclass(frozen=True)
 class ClassNouns:
