@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 import tyro
 
 Pairs = Annotated[Path, tyro.conf.Positional]
+Runs = Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="")]
 
 
 def filter_pairs(
@@ -22,12 +23,21 @@ def filter_pairs(
     nouns_file: Path | None = None,
     without_nouns: tuple[str, ...] = (),
     max_per_noun: int | None = None,
+    min_trust: float | None = None,
+    min_noun_margin: float | None = None,
+    max_noun_rank: int | None = None,
+    min_region_margin: float | None = None,
+    min_rival_margin: float | None = None,
+    min_captions_naming: int | None = None,
+    single_instances: bool = False,
+    keep_share: float | None = None,
+    runs: Runs = None,
     workers: int = 0,
 ) -> None:
-    """Choose a subset of pairs, by the tables alone.
+    """Choose a subset of pairs, by their tables and their signs of trust.
 
     Crops and masks are copied: no model is needed. It is written to --out as an artifact of pairs of its own, with a
-    card.
+    card. Options from --min-trust to --keep-share use signs of trust, which are made if they are missing.
 
     Args:
         pairs: Directory of pairs, such as runs/pairs/demo-0123456789ab.
@@ -41,6 +51,15 @@ def filter_pairs(
         nouns_file: File of nouns that are kept, one a line.
         without_nouns: Nouns that are left out.
         max_per_noun: Pairs of a noun at most, those with the highest scores.
+        min_trust: Noun margin plus region margin at least.
+        min_noun_margin: Margin to the nearest noun of other pictures at least.
+        max_noun_rank: Nouns of other pictures that are nearer to the mask at most; 0 = none.
+        min_region_margin: Margin to the best mask elsewhere in the picture at least.
+        min_rival_margin: Margin to another noun that claims the same mask at least.
+        min_captions_naming: Captions of the picture that have the noun at least.
+        single_instances: Leave out pairs whose picture probably shows more of the noun.
+        keep_share: Share of the pairs that all other bounds leave, those with the highest trust.
+        runs: Runs directory that holds what the pairs were mined from, where it is not their own.
         workers: Processes that share the work; 0 = this process alone.
 
     Raises:
@@ -50,6 +69,7 @@ def filter_pairs(
     from pipeline.executors import Compute
     from pipeline.mine.filter_pairs import PairRule
     from pipeline.mine.filter_pairs import filter_pairs as chosen
+    from pipeline.mine.pair_signs import make_signs
     from storage_schemas.artifact import Artifact
 
     listed = nouns_file.read_text(encoding="utf-8").split("\n") if nouns_file is not None else []
@@ -62,9 +82,77 @@ def filter_pairs(
         nouns=(*nouns, *(line.strip() for line in listed if line.strip())),
         without_nouns=without_nouns,
         max_per_noun=max_per_noun,
+        min_trust=min_trust,
+        min_noun_margin=min_noun_margin,
+        max_noun_rank=max_noun_rank,
+        min_region_margin=min_region_margin,
+        min_rival_margin=min_rival_margin,
+        min_captions_naming=min_captions_naming,
+        single_instances=single_instances or None,
+        keep_share=keep_share,
     )
-    chosen(Artifact.open(pairs, kind="pairs"), rule, out, compute=Compute(workers=workers))
+    artifact, compute = Artifact.open(pairs, kind="pairs"), Compute(workers=workers)
+    signs = make_signs(artifact, runs, compute=compute).artifact if rule.uses_signs else None
+    chosen(artifact, rule, out, signs=signs, compute=compute)
     sys.stdout.write(f"{out}\n")
+
+
+def pair_signs(pairs: Pairs, *, runs: Runs = None, workers: int = 0) -> None:
+    """Find what speaks for and against each pair, from stored embeddings alone.
+
+    Written to pair_signs/ in the runs directory, one row per pair, with a card; the card of the pairs sums it up.
+
+    Args:
+        pairs: Directory of pairs, such as runs/pairs/demo-0123456789ab.
+        runs: Runs directory that holds what they were mined from, where it is not their own.
+        workers: Processes that share the work; 0 = this process alone.
+
+    Raises:
+        PipelineError: If the directory holds no mined pairs, or what they were mined from is not found.
+    """
+    from pipeline.executors import Compute
+    from pipeline.mine.card import make_card
+    from pipeline.mine.pair_signs import make_signs
+    from storage_schemas.artifact import Artifact
+
+    artifact = Artifact.open(pairs, kind="pairs")
+    report = make_signs(artifact, runs, compute=Compute(workers=workers))
+    if report.artifact.identity.inputs["pairs"] == artifact.manifest().digest():  # not of a subset
+        make_card(artifact, anew=True)
+    sys.stdout.write(f"{report.artifact.directory}\n")
+
+
+def pair_negatives(
+    pairs: Pairs,
+    *,
+    per_picture: int = 8,
+    max_quantile: float = 0.5,
+    alike_above: float = 0.9,
+    runs: Runs = None,
+    workers: int = 0,
+) -> None:
+    """Find nouns that each picture surely does not show, from captions and stored embeddings alone.
+
+    Written to negatives/ in the runs directory, one row per picture and noun.
+
+    Args:
+        pairs: Directory of pairs, such as runs/pairs/demo-0123456789ab.
+        per_picture: Nouns of a picture at most, drawn by lot from the nouns of all pairs.
+        max_quantile: The picture's nearest mask is at most as near as this share of other pictures' nearest masks.
+        alike_above: Cosine of two nouns' embeddings from which on they count as synonyms.
+        runs: Runs directory that holds what they were mined from, where it is not their own.
+        workers: Processes that share the work; 0 = this process alone.
+
+    Raises:
+        PipelineError: If the directory holds no mined pairs, or what they were mined from is not found.
+    """
+    from pipeline.executors import Compute
+    from pipeline.mine.negatives import NegativeRule, make_negatives
+    from storage_schemas.artifact import Artifact
+
+    rule = NegativeRule(per_picture=per_picture, max_quantile=max_quantile, alike_above=alike_above)
+    report = make_negatives(Artifact.open(pairs, kind="pairs"), rule, runs, compute=Compute(workers=workers))
+    sys.stdout.write(f"{report.artifact.directory}\n")
 
 
 def pairs_card(pairs: Pairs) -> None:

@@ -14,7 +14,7 @@ from flows.checkpoint_commands import bundle, export_checkpoint, export_clip, im
 from flows.compare_command import compare
 from flows.flow_commands import demo, run, serve, ui
 from flows.masks_commands import export_masks, import_masks, proposals_report
-from flows.pairs_command import export_pairs, filter_pairs, import_pairs, pairs_card
+from flows.pairs_command import export_pairs, filter_pairs, import_pairs, pair_negatives, pair_signs, pairs_card
 from flows.prepare_command import prepare
 from flows.segment_command import segment
 from flows.stage_commands import evaluate, finetune, mine, train_proposals
@@ -222,7 +222,22 @@ _LISTED = (
         examples=(
             "ovseg pairs filter runs/pairs/demo-0123456789ab --out fewer --min-score 0.25 --max-per-noun 500",
             "ovseg pairs filter runs/pairs/demo-0123456789ab --out birds --nouns bird penguin owl",
+            "ovseg pairs filter runs/pairs/demo-0123456789ab --out trusted --keep-share 0.5",
         ),
+    ),
+    Subcommand(
+        name="pairs signs",
+        group="pairs",
+        summary="find what speaks for and against each pair, without any model",
+        function=pair_signs,
+        examples=("ovseg pairs signs runs/pairs/demo-0123456789ab",),
+    ),
+    Subcommand(
+        name="pairs negatives",
+        group="pairs",
+        summary="find nouns that pictures surely do not show, without any model",
+        function=pair_negatives,
+        examples=("ovseg pairs negatives runs/pairs/demo-0123456789ab --per-picture 8",),
     ),
     Subcommand(
         name="pairs card",

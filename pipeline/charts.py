@@ -221,6 +221,31 @@ def training_curves(panels: Sequence[Panel]) -> bytes:
         return buffer.getvalue()
 
 
+def share_curves(
+    curves: Mapping[str, Points], *, x_label: str, y_label: str, mark: tuple[float, float, str] | None = None
+) -> bytes:
+    """Draw shares against shares, both in percent, as a PNG file.
+
+    Args:
+        curves: Points (x, y) by name, 0..1; x ascends.
+        mark: A point, and what it is.
+    """
+    with _figure(7, 4.2) as figure:
+        axes = figure.add_subplot()
+        for number, (name, points) in enumerate(curves.items()):
+            x, y = 100 * np.array(points, float).T
+            axes.plot(x, y, color=f"C{number}", linewidth=2.5 if number == 0 else 1.5, label=name)
+        if mark is not None:
+            axes.plot(100 * mark[0], 100 * mark[1], "o", color=_INK, markersize=6, label=mark[2])
+        axes.set_xlim(0, 100)
+        axes.set_xlabel(x_label, size=10)
+        axes.set_ylabel(y_label, size=10)
+        axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False)
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png", dpi=_PANEL_DPI, metadata={"Software": None})
+        return buffer.getvalue()
+
+
 def _scale(axes: "Axes", values: npt.NDArray[np.float64], *, cut_off: bool) -> None:
     """Choose a linear or logarithmic axis that shows how values change."""
     from matplotlib.ticker import FuncFormatter

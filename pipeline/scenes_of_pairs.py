@@ -18,11 +18,11 @@ def scenes_of(pairs: Artifact, scenes: Artifact | None) -> Artifact:
     """
     inputs, runs = pairs.identity.inputs, pairs.directory.parent.parent
     while "scenes" not in inputs and "pairs" in inputs:
-        whole = _with_digest(runs, KIND, inputs["pairs"])
+        whole = with_digest(runs, KIND, inputs["pairs"])
         inputs = whole.identity.inputs if whole is not None else {}
     expected = inputs.get("scenes")
     if scenes is None and expected is not None:
-        scenes = _with_digest(runs, SCENES, expected)
+        scenes = with_digest(runs, SCENES, expected)
     if scenes is None:
         raise PipelineError(f"{pairs.directory}: its scenes are not below {runs}; name them by --scenes")
     scenes.require(SCENES)
@@ -34,7 +34,7 @@ def scenes_of(pairs: Artifact, scenes: Artifact | None) -> Artifact:
     return scenes
 
 
-def _with_digest(runs: Path, kind: str, digest: str) -> Artifact | None:
+def with_digest(runs: Path, kind: str, digest: str) -> Artifact | None:
     """Return the finished artifact whose manifest has a digest, if it is below a runs directory."""
     found = (artifact for artifact in artifacts_below(runs, kind) if artifact.status().finished)
     return next((artifact for artifact in found if artifact.manifest().digest() == digest), None)

@@ -1,8 +1,9 @@
 """Measure what signs of trust are worth on the drawn world, over several seeds: precision, negatives, finetuning.
 
 ``python -m tools.measure_trust --out DIR`` mines, filters, finetunes and evaluates what is missing, and writes one line
-per seed and row to ``DIR/results.jsonl``; a run that was stopped goes on. Seeds, scenes and settings are those of `tools.measure_paper_tables`; the sum of margins
-that pairs are ordered by was chosen on the scenes of seeds 101 to 103, and nothing is fitted.
+per seed and row to ``DIR/results.jsonl``; a run that was stopped goes on. Seeds, scenes and settings are those of
+`tools.measure_paper_tables`. The sum of margins that pairs are ordered by was chosen on the scenes of seeds 101 to 103,
+and nothing is fitted.
 
 The row ``signs`` is about the pairs. The others finetune on a subset of a third or of two thirds, as often as makes the
 steps equal to two epochs of all pairs: the most trusted pairs, pairs drawn by lot, and those that the truth would keep.

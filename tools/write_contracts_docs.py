@@ -14,6 +14,8 @@ from storage_schemas import (
     branches,
     checkpoints,
     embeddings,
+    negatives,
+    pair_signs,
     pairs,
     proposals,
     reports,
@@ -60,6 +62,8 @@ KINDS = (
     Kind("embeddings", embeddings, {"UNIT.parquet": embeddings.schema(EXAMPLE_DIM)}),
     Kind("text_embeddings", text_embeddings, {"UNIT.parquet": text_embeddings.schema(EXAMPLE_DIM)}),
     Kind("pairs", pairs, {"UNIT.parquet": pairs.SCHEMA}),
+    Kind("pair_signs", pair_signs, {"UNIT.parquet": pair_signs.SCHEMA}),
+    Kind("negatives", negatives, {"UNIT.parquet": negatives.SCHEMA}),
     Kind("verdicts on pairs", verdicts, {verdicts.FILE: verdicts.SCHEMA}),
     Kind("proposal_net, adapted_clip", checkpoints, {}),
     Kind(

@@ -15,10 +15,12 @@ import pyarrow.compute as pc
 
 from pipeline.audit.precision import Findings, findings, in_lines
 from pipeline.mine.card_sheet import contact_sheet
-from storage_schemas.artifact import Artifact
-from storage_schemas.cards import has_current_card, write_card
+from pipeline.mine.signs_card import precision_table
+from storage_schemas.artifact import Artifact, artifacts_below
+from storage_schemas.cards import card_facts, has_current_card, write_card
 from storage_schemas.columns import OK
 from storage_schemas.digests import Json
+from storage_schemas.pair_signs import KIND as SIGNS
 from storage_schemas.pairs import ORIGIN, read_index
 from storage_schemas.status import README_FILE
 from storage_schemas.verdicts import read_verdicts, verdicts_digest
@@ -111,8 +113,11 @@ class PairFacts:
         return {**asdict(self), "noun_counts": dict(self.noun_counts), "scores": asdict(self.scores)}
 
 
-def make_card(artifact: Artifact) -> bool:
+def make_card(artifact: Artifact, *, anew: bool = False) -> bool:
     """Make the card of finished pairs, unless they have it.
+
+    Args:
+        anew: Make it even so, such as after signs of trust were made, which the card sums up where they are.
 
     Returns:
         Whether it was made.
@@ -122,7 +127,7 @@ def make_card(artifact: Artifact) -> bool:
         WriteError: If the operating system refuses.
     """
     maker = maker_of(artifact)
-    if has_current_card(artifact, maker=maker):
+    if not anew and has_current_card(artifact, maker=maker):
         return False
     facts, audited = pair_facts(artifact), findings(read_verdicts(artifact))
     files = {README_FILE: readme_of(artifact, facts=facts).encode(), SHEET_FILE: contact_sheet(artifact)}
@@ -259,6 +264,7 @@ def markdown(artifact: Artifact, facts: PairFacts, *, has_sheet: bool = True) ->
             [(name, *(f"{value:.4f}" for value in values)) for name, values in facts.quantiles.items() if values],
         ),
         *_audit(audited),
+        *_trust(artifact),
         *_nouns(facts),
     ]
     return "\n\n".join(parts) + "\n"
@@ -277,6 +283,32 @@ def _audit(found: Findings | None) -> list[str]:
         f"## Audit\n\n{text}",
         _table(("pairs", "right", "95 % interval", "judged"), in_lines(found)),
     ]
+
+
+def _trust(artifact: Artifact) -> list[str]:
+    """Write what signs of trust say of the pairs, where these were made in the same runs directory."""
+    digest = artifact.manifest().digest()
+    for signs in artifacts_below(artifact.directory.absolute().parent.parent, SIGNS):
+        if signs.identity.inputs.get("pairs") != digest:
+            continue
+        try:
+            facts: Any = card_facts(signs)
+        except OSError:  # not finished yet
+            continue
+        text = (
+            f"`{SIGNS}/{signs.directory.name}` has for each pair what speaks for and against it; `ovseg pairs filter` "
+            f"takes it. {facts['nearest_of_all'] / max(1, facts['pairs']):.1%} of the masks are nearer to their own "
+            "noun than to any noun of other pictures."
+        )
+        table = precision_table(facts)
+        if table:
+            precision = facts["precision"]
+            text += (
+                f" Labels judge {precision['judged']:,} pairs: {precision['right']:.1%} are right. Of pairs taken by "
+                "one number, the highest first, until that share of the right ones is taken, so many are right:"
+            )
+        return [f"## Signs of trust\n\n{text}", *([_table(table[0], table[1:])] if table else [])]
+    return []
 
 
 def _sharing(sharing: Any) -> list[tuple[str, str]]:

@@ -139,14 +139,15 @@ class PairRule:
             (margin, self.min_margin, None),
             (share, self.min_area_share, self.max_area_share),
         ]
-        for name, least, most in (
+        of_signs: list[tuple[str, float | None, float | None]] = [
             ("trust", self.min_trust, None),
             ("noun_margin", self.min_noun_margin, None),
             ("noun_rank", None, self.max_noun_rank),
             ("region_margin", self.min_region_margin, None),
             ("rival_margin", self.min_rival_margin, None),
             ("captions_naming", self.min_captions_naming, None),
-        ):
+        ]
+        for name, least, most in of_signs:
             if least is not None or most is not None:
                 missing = np.inf if least is not None else -np.inf
                 bounds.append((pc.fill_null(table[name].cast(pa.float64()), missing), least, most))

@@ -91,7 +91,8 @@ def precision_against_yield(order: Sequence[float], right: Sequence[bool]) -> Cu
     descending = np.argsort(-values, kind="stable")
     taken = np.asarray(right, np.float64)[descending].cumsum()
     counts = np.arange(1, len(values) + 1)
-    ends = np.flatnonzero(np.diff(values[descending], append=np.nan) != 0)  # a bound keeps equal ones or none
+    ordered = values[descending]
+    ends = np.flatnonzero(np.append(ordered[1:] != ordered[:-1], len(ordered) > 0))  # a bound keeps equal ones or none
     total = taken[-1] if len(taken) else 0.0
     shares = taken / total if total else np.full(len(taken), np.nan)
     return Curve(shares[ends], (taken / counts)[ends])

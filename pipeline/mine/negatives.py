@@ -140,7 +140,7 @@ class AbsentNouns:
         rows = []
         for scene in read_embeddings(self.origins.embeddings, unit):
             image_id, of_pairs, of_captions = named.get(scene.key, ("", frozenset(), []))
-            blank = {"key": scene.key, "image_id": image_id, "noun": "", "reason": ""}
+            blank: dict[str, Any] = {"key": scene.key, "image_id": image_id, "noun": "", "reason": ""}
             if captions:
                 blank["captions"] = len(of_captions)
             usable = [status == OK for status in scene.statuses]
@@ -172,9 +172,7 @@ class AbsentNouns:
     ) -> list[dict[str, Any]]:
         """Draw nouns by lot and keep those that the picture surely does not show, in the order of the lot."""
         seed = int.from_bytes(hashlib.sha256(scene.key.encode()).digest()[:8])
-        draws = np.random.default_rng(seed).integers(
-            len(self._nouns), size=_DRAWS_PER_NEGATIVE * self.rule.per_picture
-        )
+        draws = np.random.default_rng(seed).integers(len(self._nouns), size=_DRAWS_PER_NEGATIVE * self.rule.per_picture)
         drawn = np.array(list(dict.fromkeys(draws.tolist())))
         # [drawn mask], and [drawn present]
         scores = self._texts[drawn] @ scene.embeddings[usable].astype(np.float64).T
@@ -198,9 +196,9 @@ class AbsentNouns:
         return found[: self.rule.per_picture]
 
     def _usual_scores(self) -> npt.NDArray[np.float64]:
-        """Return for each noun what the nearest mask has in pictures that do not name it, at the rule's quantile [noun].
+        """Return for each noun what the nearest mask has in pictures that do not name it [noun].
 
-        The pictures are those of shards that lie evenly among all.
+        It is the score at the rule's quantile of a sample, of shards that lie evenly among all.
         """
         units = self.origins.embeddings.description.units
         chosen = [units[place] for place in _evenly(len(units), _SAMPLE_SHARDS)]
@@ -221,9 +219,8 @@ class AbsentNouns:
             return np.full(len(self._nouns), -np.inf)
         # A noun that every picture of the sample names is never absent.
         everywhere = np.isnan(highest).all(axis=0)
-        table = np.where(everywhere, -np.inf, highest)
-        usual: npt.NDArray[np.float64] = np.nanquantile(table, self.rule.max_quantile, axis=0).round(_DIGITS)
-        return usual
+        usual = np.nanquantile(np.where(everywhere, 0.0, highest), self.rule.max_quantile, axis=0).round(_DIGITS)
+        return np.where(everywhere, -np.inf, usual)
 
 
 def _evenly(count: int, most: int) -> Sequence[int]:

@@ -10,9 +10,10 @@ from typing import Any
 
 from pipeline.errors import PipelineError
 from pipeline.mine.scene_nouns import CaptionNouns
+from pipeline.scenes_of_pairs import with_digest
 from pipeline.settings import NounSettings
 from pipeline.text_embeddings import Vector, known_texts, vectors_of
-from storage_schemas.artifact import Artifact, artifacts_below
+from storage_schemas.artifact import Artifact
 from storage_schemas.columns import OK
 from storage_schemas.digests import Json
 from storage_schemas.embeddings import KIND as EMBEDDINGS
@@ -117,12 +118,6 @@ def mined_pairs(pairs: Artifact, runs: Path) -> Artifact:
             )
         pairs = whole
     return pairs
-
-
-def with_digest(runs: Path, kind: str, digest: str) -> Artifact | None:
-    """Return the finished artifact whose manifest has a digest, if it is below a runs directory."""
-    found = (artifact for artifact in artifacts_below(runs, kind) if artifact.status().finished)
-    return next((artifact for artifact in found if artifact.manifest().digest() == digest), None)
 
 
 def runs_of(pairs: Artifact) -> Path:

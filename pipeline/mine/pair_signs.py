@@ -21,9 +21,11 @@ from pipeline.executors import Compute
 from pipeline.mine.noun_numbers import is_plural_or_counted
 from pipeline.mine.pair import cosine_scores
 from pipeline.mine.pair_origins import PairOrigins, mined_pairs, origins_of, runs_of
+from pipeline.mine.signs_card import MAKER, make_signs_card
 from pipeline.mine.tagger.sources import tagger_identity
 from pipeline.shard_runner import Limits, StageReport, run_stage
 from storage_schemas.artifact import Artifact
+from storage_schemas.cards import has_current_card
 from storage_schemas.columns import OK
 from storage_schemas.digests import Json
 from storage_schemas.embeddings import SceneEmbeddings, read_embeddings
@@ -33,7 +35,6 @@ from storage_schemas.pairs import KIND as PAIRS
 from storage_schemas.pairs import read_index
 from storage_schemas.proposals import read_proposals
 from storage_schemas.rle import decode_masks, inside_matrix, iou_matrix
-from storage_schemas.scenes import SceneShard
 
 logger = logging.getLogger(__name__)
 
@@ -140,7 +141,7 @@ def _runs(values: npt.NDArray[np.int64]) -> Iterator[tuple[int, slice]]:
 
 
 def make_signs(pairs: Artifact, runs: Path | None = None, *, compute: Compute = Compute()) -> StageReport:
-    """Make the signs of pairs, as far as that is not done.
+    """Make the signs of pairs and their card, as far as that is not done.
 
     Args:
         pairs: Finished, as mined; of a subset the signs are those of the pairs that it was chosen from.
@@ -156,7 +157,10 @@ def make_signs(pairs: Artifact, runs: Path | None = None, *, compute: Compute = 
     whole = mined_pairs(pairs, runs)
     job = SignsJob(origins_of(whole, runs))
     signs = Artifact.planned(runs, job.description())
-    return run_stage(job, signs, compute=compute, limits=Limits(tolerated=frozenset(whole.manifest().counts)))
+    report = run_stage(job, signs, compute=compute, limits=Limits(tolerated=frozenset(whole.manifest().counts)))
+    if not has_current_card(signs, maker=MAKER, manifest=report.manifest):
+        make_signs_card(signs, whole, job.origins.scenes)
+    return report
 
 
 @dataclass(frozen=True)

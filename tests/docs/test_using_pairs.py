@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pipeline.mine.pair_signs import make_signs
 from pipeline.stages import run
 from tests.docs.pages import ROOT, blocks_of, words_of
 from tests.pipeline.mine.mining_world import mining_settings, pair_rows
@@ -36,6 +37,7 @@ def reader(tmp_path_factory):
     folder = tmp_path_factory.mktemp("reader")
     artifact = run("mine", mining_settings(folder / "runs", "mine.source=masks-1-caption", scenes=6)).artifact
     (folder / "pairs").symlink_to(artifact.directory)
+    (folder / "pair_signs").symlink_to(make_signs(artifact).artifact.directory)
     return folder, pair_rows(artifact)
 
 

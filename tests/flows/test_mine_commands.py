@@ -82,10 +82,29 @@ def test_pairs_go_to_a_coco_file_and_back(mined, tmp_path, capsys):
     assert Artifact.open(tmp_path / "again").manifest().counts == {"ok": rows}
 
 
+def test_signs_and_negatives_are_made_beside_the_pairs_and_the_card_sums_the_signs_up(mined, tmp_path, capsys):
+    assert mine(mined) == 0
+    directory = capsys.readouterr().out.strip()
+    assert main(["pairs", "signs", directory]) == 0
+    signs = Path(capsys.readouterr().out.strip())
+    assert (signs.parent, Artifact.open(signs).identity.kind) == (mined / "runs" / "pair_signs", "pair_signs")
+    assert f"`pair_signs/{signs.name}`" in (Path(directory) / "README.md").read_text()
+    assert mine(mined) == 0  # the pairs are complete as they are
+    assert main(["pairs", "filter", directory, "--out", str(tmp_path / "half"), "--keep-share", "0.5"]) == 0
+    whole, half = (Artifact.open(path).manifest().counts["ok"] for path in (Path(directory), tmp_path / "half"))
+    assert half == round(0.5 * whole)
+    capsys.readouterr()
+    assert main(["pairs", "negatives", directory, "--per-picture", "2"]) == 0
+    negatives = Path(capsys.readouterr().out.strip())
+    assert (negatives.parent, Artifact.open(negatives).status().finished) == (mined / "runs" / "negatives", True)
+
+
 @pytest.mark.parametrize("words", [["pairs"], ["pairs", "sort"], ["pairs", "--help"]])
 def test_commands_of_two_words_are_listed(words, capsys):
     assert main(words) == 2
-    assert "pairs: should be followed by one of filter, card, export, import" in capsys.readouterr().err
+    shown = capsys.readouterr().err
+    assert "pairs: should be followed by one of " in shown
+    assert all(name in shown for name in ("filter", "signs", "negatives", "card", "audit", "export", "import"))
 
 
 def test_without_a_proposal_net_mine_says_what_to_run(mined, capsys):

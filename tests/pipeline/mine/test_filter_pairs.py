@@ -9,11 +9,14 @@ from hypothesis import strategies as st
 
 from pipeline.errors import PipelineError
 from pipeline.mine.filter_pairs import PairRule, chosen_rows, filter_pairs
+from pipeline.mine.pair_signs import make_signs
+from pipeline.stages import run
 from storage_schemas.artifact import Artifact
 from storage_schemas.errors import ArtifactError
 from storage_schemas.manifest import Description, Identity
+from storage_schemas.pair_signs import read_pair_signs
 from storage_schemas.pairs import read_index, read_members
-from tests.pipeline.mine.mining_world import files_of, pair_rows
+from tests.pipeline.mine.mining_world import files_of, mining_settings, pair_rows
 
 _PLACES = frozenset({"crop", "crop_mask"})
 
@@ -150,8 +153,85 @@ def test_other_artifacts_are_refused(tmp_path):
         ({"min_score": math.nan}, "min_score is nan, a finite number is expected"),
         ({"max_area_share": math.inf}, "max_area_share is inf, a finite number is expected"),
         ({"max_per_noun": 0}, "max_per_noun is 0, at least 1 is expected"),
+        ({"keep_share": 0.0}, "keep_share is 0.0, a share above 0, up to 1, is expected"),
     ],
 )
 def test_rules_without_meaning_are_refused(rule, message):
     with pytest.raises(PipelineError, match=message):
         PairRule(**rule)
+
+
+def signed(rows, signs):
+    """Give rows of pairs their signs."""
+    return [{**row, **{name: value for name, value in signs[row["pair"]].items() if name not in row}} for row in rows]
+
+
+def naive_with_signs(rows: list[dict], rule: PairRule) -> list[str]:
+    """Judge one row at a time, then order those that are left by trust."""
+
+    def at_least(value, bound):
+        return bound is None or value is None or value >= bound
+
+    kept = [
+        row
+        for row in rows
+        if row["status"] == "ok"
+        and at_least(row["trust"], rule.min_trust)
+        and at_least(row["noun_margin"], rule.min_noun_margin)
+        and (rule.max_noun_rank is None or row["noun_rank"] <= rule.max_noun_rank)
+        and at_least(row["region_margin"], rule.min_region_margin)
+        and at_least(row["rival_margin"], rule.min_rival_margin)
+        and at_least(row["captions_naming"], rule.min_captions_naming)
+        and not (rule.single_instances and row["more_instances"])
+    ]
+    if rule.keep_share is not None:
+        kept = sorted(kept, key=lambda row: (-row["trust"], row["pair"]))[: round(rule.keep_share * len(kept))]
+    return sorted(row["pair"] for row in kept)
+
+
+_SIGN_RULES = st.builds(
+    PairRule,
+    min_trust=st.none() | st.floats(-0.3, 0.3),
+    min_noun_margin=st.none() | st.floats(-0.2, 0.2),
+    max_noun_rank=st.none() | st.integers(0, 3),
+    min_region_margin=st.none() | st.floats(0, 0.2),
+    min_rival_margin=st.none() | st.floats(-0.1, 0.1),
+    min_captions_naming=st.none() | st.integers(0, 3),
+    single_instances=st.none() | st.booleans(),
+    keep_share=st.none() | st.floats(0.1, 1),
+)
+
+
+@pytest.fixture(scope="module")
+def signs(drawn_pairs):
+    return make_signs(drawn_pairs).artifact
+
+
+@given(_SIGN_RULES)
+def test_rows_chosen_by_signs_equal_the_naive_twins(drawn_pairs, signs, rule):
+    by_name = {row["pair"]: row for unit in signs.description.units for row in read_pair_signs(signs, unit).to_pylist()}
+    chosen = chosen_rows(drawn_pairs, rule, signs)
+    names = [
+        read_index(drawn_pairs, unit, columns=["pair"])["pair"][row].as_py()
+        for unit, rows in chosen.items()
+        for row in rows
+    ]
+    assert names == naive_with_signs(signed(pair_rows(drawn_pairs), by_name), rule)
+
+
+def test_signs_enter_the_identity_only_where_a_rule_uses_them(drawn_pairs, signs, tmp_path):
+    plain = filter_pairs(drawn_pairs, PairRule(max_per_noun=2), tmp_path / "plain", signs=signs).artifact
+    assert plain.identity.inputs == {"pairs": drawn_pairs.manifest().digest()}
+    trusted = filter_pairs(drawn_pairs, PairRule(keep_share=0.5), tmp_path / "trusted", signs=signs).artifact
+    assert trusted.identity.inputs == {**plain.identity.inputs, "signs": signs.manifest().digest()}
+    again = filter_pairs(plain, PairRule(keep_share=0.5), tmp_path / "again", signs=signs).artifact
+    assert len(pair_rows(again)) == round(0.5 * len(pair_rows(plain)))
+
+
+def test_rules_that_use_signs_need_those_of_these_pairs(drawn_pairs, signs, tmp_path):
+    with pytest.raises(PipelineError, match=r"'keep_share': 0.5} asks for signs of trust.*ovseg pairs signs"):
+        filter_pairs(drawn_pairs, PairRule(keep_share=0.5), tmp_path / "subset")
+    runs = tmp_path / "runs"
+    other = run("mine", mining_settings(runs, "mine.source=masks-classes", scenes=2)).artifact
+    with pytest.raises(PipelineError, match=r"has no signs of \d+ of \d+ rows of .*give those of these pairs"):
+        filter_pairs(drawn_pairs, PairRule(keep_share=0.5), tmp_path / "subset", signs=make_signs(other).artifact)
