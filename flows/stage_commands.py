@@ -5,11 +5,16 @@ Which artifacts a stage makes, and of what, is in ``pipeline/dataflow.py``.
 
 import os
 import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import tyro
 
 from flows.arguments import RunArguments
 from pipeline.stage_names import StageName
+
+if TYPE_CHECKING:
+    from pipeline.settings import Settings
 
 
 def train_proposals(run: RunArguments) -> None:
@@ -65,7 +70,9 @@ def finetune(run: RunArguments) -> None:
     _run_and_print("finetune", run)
 
 
-def evaluate(arguments: tyro.conf.OmitArgPrefixes[RunArguments], *, ablate: bool = False) -> None:
+def evaluate(
+    arguments: tyro.conf.OmitArgPrefixes[RunArguments], *, ablate: bool = False, predictions: Path | None = None
+) -> None:
     """Score predictions on the labelled data sets that the settings name, and write the report.
 
     What was scored before is kept. The last line is the path of the report: HTML, with the same numbers as Markdown and
@@ -76,6 +83,9 @@ def evaluate(arguments: tyro.conf.OmitArgPrefixes[RunArguments], *, ablate: bool
         ablate: Score the paper's ablations too: each branch alone, no prompts, no masks, perfect masks, a perfect
             classifier, and sweeps of ensemble weight and mask threshold. What the nets say is stored, so that other
             values of a sweep run no net again.
+        predictions: Score the predictions of another model instead: a folder of label PNGs or NPZ files, named as the
+            pictures, or detectron2's sem_seg_predictions.json. The settings must name one data set to evaluate on;
+            evaluate.datasets.predictions has further settings.
 
     Raises:
         MissingInputError: If the proposal net or the adapted CLIP is not finished.
@@ -87,12 +97,32 @@ def evaluate(arguments: tyro.conf.OmitArgPrefixes[RunArguments], *, ablate: bool
     from storage_schemas.scores import KIND as SCORES
 
     settings = arguments.settings()
+    if predictions is not None:
+        settings = _with_predictions(settings, predictions)
     done = run("evaluate", settings, ablate=ablate)
     if done.units_done == 0:
         sys.stdout.write(f"all {done.units_skipped} units were complete before; nothing to do\n")
     for dataset, scores in zip(settings.evaluate.datasets, done.of_kind(SCORES), strict=True):
         sys.stdout.write(f"scores of {dataset.dataset}: {scores.artifact.directory}\n")
     sys.stdout.write(f"report: {html_path(done.artifact)}\n")
+
+
+def _with_predictions(settings: "Settings", path: Path) -> "Settings":
+    """Return settings in which the one data set that is evaluated has predictions of another model.
+
+    Raises:
+        SettingsError: If it is not one data set.
+    """
+    from pipeline.settings import PredictionsSettings, SettingsError
+
+    section = settings.evaluate
+    if len(section.datasets) != 1:
+        message = f"evaluate.datasets: names {len(section.datasets)} data sets, one is expected with --predictions"
+        raise SettingsError([f"{message}; name it, or set 'predictions' in the entry of each"])
+    (dataset,) = section.datasets
+    said = dataset.predictions or PredictionsSettings(path=path)
+    scored = dataset.model_copy(update={"predictions": said.model_copy(update={"path": path})})
+    return settings.model_copy(update={"evaluate": section.model_copy(update={"datasets": (scored,)})})
 
 
 def _run_and_print(stage: StageName, run: RunArguments) -> None:

@@ -64,7 +64,8 @@ def count_labels(
 
     Args:
         true_map: Class indices, or ``ignore_label``.
-        predicted_map: Class indices; what it says of ignored pixels doesn't matter.
+        predicted_map: Class indices, or ``ignore_label`` for no class: such pixels are missed. What it says of pixels
+            that are ignored doesn't matter.
         class_count: Number of classes, at most 65,535.
         ignore_label: Value of pixels without a class.
         radius_px: Width of boundaries; by default that of `boundary_radius_px`. 0 leaves boundaries uncounted.
@@ -81,14 +82,17 @@ def count_labels(
     radius = boundary_radius_px(*true_map.shape) if radius_px is None else radius_px
     kinds = _count_kinds(true_map, predicted_map, boundary_map(true_map, radius), boundary_map(predicted_map, radius))
     kinds = kinds.without(ignore_label)
+    named = kinds.predicted != ignore_label
     _check("label map", kinds.true, class_count, ignore_label)
-    _check("prediction", kinds.predicted, class_count, ignore_label)
+    _check("prediction", kinds.predicted[named], class_count, ignore_label)
     true_classes, rows = np.unique(kinds.true, return_inverse=True)
-    predicted_classes, columns = np.unique(kinds.predicted, return_inverse=True)
+    predicted_classes, columns = np.unique(kinds.predicted[named], return_inverse=True)
     confusion = np.zeros((len(true_classes), len(predicted_classes)), np.int64)
-    np.add.at(confusion, (rows, columns), kinds.pixels)
+    np.add.at(confusion, (rows[named], columns), kinds.pixels[named])
     classes = np.union1d(true_classes, predicted_classes)
-    true_row, predicted_row = np.searchsorted(classes, kinds.true), np.searchsorted(classes, kinds.predicted)
+    # Pixels without a predicted class are put in row 0, with a weight of none.
+    true_row = np.searchsorted(classes, kinds.true)
+    predicted_row = np.where(named, np.searchsorted(classes, kinds.predicted), 0)
     agreed = kinds.true == kinds.predicted
 
     def counted(row: npt.NDArray[np.int64], kept: npt.NDArray[np.bool_] | None = None) -> npt.NDArray[np.int64]:
@@ -102,10 +106,10 @@ def count_labels(
         confusion=confusion,
         classes=classes,
         true_px=counted(true_row),
-        predicted_px=counted(predicted_row),
+        predicted_px=counted(predicted_row, named),
         intersection_px=counted(true_row, agreed),
         boundary_true_px=counted(true_row, kinds.on_true_edge),
-        boundary_predicted_px=counted(predicted_row, kinds.on_predicted_edge),
+        boundary_predicted_px=counted(predicted_row, named & kinds.on_predicted_edge),
         boundary_intersection_px=counted(true_row, agreed & kinds.on_true_edge & kinds.on_predicted_edge),
     )
 

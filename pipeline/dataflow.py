@@ -25,6 +25,7 @@ from pipeline.mine.embed import Embed
 from pipeline.mine.pair import PairNouns
 from pipeline.mine.propose import Propose
 from pipeline.mine.regions import NetSize, net_size
+from pipeline.predictions.score_predictions import ScorePredictions
 from pipeline.prepare.prepare import Prepare, scenes_name
 from pipeline.proposals_report.report import ProposalsReport
 from pipeline.settings import MineSettings, ProposeSettings, Settings, SettingsError
@@ -146,6 +147,12 @@ def _evaluation(graph: Graph, settings: Settings, net: Node, clips: Mapping[str,
     section, compute, suffix = settings.evaluate, settings.compute, "-ablation" if ablate else ""
     read: dict[str, Node] = {}
     for dataset in section.datasets:
+        if dataset.predictions is not None:
+            scored = ScorePredictions(dataset=dataset, compute=compute)
+            name = f"{settings.name}-{dataset.dataset}-predictions"
+            scenes = graph.scenes(dataset.dataset, "evaluate.datasets")
+            read[name] = graph.add(scored, {"scenes": scenes}, name=name)
+            continue
         alone = settings.clip_names_alone
         score = Score(settings=section, dataset=dataset, compute=compute, ablate=ablate, clip_names_alone=alone)
         name = f"{settings.name}-{dataset.dataset}{suffix}"

@@ -4,13 +4,12 @@
 ``branches`` in their place, and writes ``scores``.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import torch
 
 from ovseg_models.label_counts import count_labels
-from pipeline.evaluate.labelled_images import FailedImage, LabelledImage, images_ahead
+from pipeline.evaluate.labelled_images import FailedImage, LabelledImage, LabelledScenes
 from pipeline.evaluate.nets import Nets, NetSources, ProposalBranch
 from pipeline.evaluate.prediction import Branches, Predictor, StoredSources
 from pipeline.evaluate.variants import ClipView, Variant
@@ -18,24 +17,7 @@ from pipeline.prepare.label_maps import encode_png, index_dtype
 from storage_schemas.artifact import Artifact
 from storage_schemas.branches import BranchShard, BranchShardWriter
 from storage_schemas.manifest import Sidecar
-from storage_schemas.scenes import SceneShard
 from storage_schemas.scores import ImageCounts, ScoreShardWriter
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LabelledScenes:
-    """The labelled scenes of one data set.
-
-    Attributes:
-        artifact: Finished.
-        ignore_label: Value of pixels without a class.
-        seen: Whether each class is marked as seen.
-    """
-
-    artifact: Artifact
-    class_count: int
-    ignore_label: int
-    seen: tuple[bool, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,7 +43,7 @@ class BranchJob:
         stored = None if self.proposals is None else BranchShard(self.proposals, unit)
         with artifact.write_unit(unit) as unit_writer:
             writer = BranchShardWriter(unit_writer)
-            for scene in _scenes_of(self.scenes, unit):
+            for scene in self.scenes.of_unit(unit):
                 if isinstance(scene, FailedImage):
                     writer.add_failed(scene.key, scene.status, scene.reason)
                 else:
@@ -99,7 +81,7 @@ class ScoreJob:
         branches = Branches(state, self.scenes.ignore_label, self.stored, unit=unit)
         with artifact.write_unit(unit) as unit_writer:
             writer = ScoreShardWriter(unit_writer, self.scenes.class_count)
-            for scene in _scenes_of(self.scenes, unit):
+            for scene in self.scenes.of_unit(unit):
                 if isinstance(scene, FailedImage):
                     for variant in self.variants:
                         writer.add_failed(variant.name, scene.key, scene.status, scene.reason)
@@ -127,10 +109,3 @@ class ScoreJob:
                 counted[variant.prediction_key()] = ImageCounts(**vars(counts))
                 kept = encode_png(predicted.astype(index_dtype(ignore_label))) if number == 0 else None
             writer.add(variant.name, scene.key, counted[variant.prediction_key()], prediction_png=kept)
-
-
-def _scenes_of(scenes: LabelledScenes, unit: str) -> Iterator[LabelledImage | FailedImage]:
-    """Yield the scenes of a shard, decoded ahead."""
-    return images_ahead(
-        SceneShard(scenes.artifact, unit), class_count=scenes.class_count, ignore_label=scenes.ignore_label
-    )

@@ -9,6 +9,7 @@ from PIL import Image
 
 from pipeline.ordered_threads import in_threads
 from pipeline.stored_pictures import UndecodableError, upright_labels, upright_picture
+from storage_schemas.artifact import Artifact
 from storage_schemas.columns import OK
 from storage_schemas.scenes import Scene, SceneShard
 
@@ -48,13 +49,25 @@ class FailedImage:
     reason: str
 
 
-def images_ahead(shard: SceneShard, *, class_count: int, ignore_label: int) -> Iterator[LabelledImage | FailedImage]:
-    """Yield the scenes of a shard in key order, a few of them decoded ahead of the current one.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LabelledScenes:
+    """The labelled scenes of one data set.
 
-    Args:
+    Attributes:
+        artifact: Finished.
         ignore_label: Value of pixels without a class.
+        seen: Whether each class is marked as seen.
     """
-    return in_threads(lambda scene: decoded(scene, class_count, ignore_label), shard.scenes())
+
+    artifact: Artifact
+    class_count: int
+    ignore_label: int
+    seen: tuple[bool, ...] = ()
+
+    def of_unit(self, unit: str) -> Iterator[LabelledImage | FailedImage]:
+        """Yield the scenes of a shard in key order, a few of them decoded ahead of the current one."""
+        shard = SceneShard(self.artifact, unit)
+        return in_threads(lambda scene: decoded(scene, self.class_count, self.ignore_label), shard.scenes())
 
 
 def decoded(scene: Scene, class_count: int, ignore_label: int) -> LabelledImage | FailedImage:

@@ -4,11 +4,11 @@ Reads ``scenes``, ``proposal_net`` and ``adapted_clip``; writes ``scores``, and 
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
-from pipeline.evaluate.labelled_images import NO_LABEL
+from pipeline.evaluate.labelled_images import NO_LABEL, LabelledScenes
 from pipeline.evaluate.variants import (
     GROUND_TRUTH,
     IMPORTED,
@@ -38,14 +38,14 @@ from storage_schemas.scenes import ScenesAttributes, labelled_scenes
 from storage_schemas.scores import ScoresAttributes
 
 if TYPE_CHECKING:
-    from pipeline.evaluate.jobs import BranchJob, LabelledScenes, ScoreJob
+    from pipeline.evaluate.jobs import BranchJob, ScoreJob
     from pipeline.evaluate.nets import NetSources
     from pipeline.evaluate.prediction import StoredSources
 
 logger = logging.getLogger(__name__)
 
 _OPTIONS = ("short_side_px", "max_side_px", "prompt_templates", "precision")
-_SCORE_BYTES = 12_000
+SCORE_BYTES = 12_000
 _PRODUCER_VERSION = 3  # of branches and scores alike: the nets' outputs
 
 
@@ -101,10 +101,8 @@ class Score(Step):
         Raises:
             SettingsError: If no scene has a labelled pixel.
         """
+        check_labels(node, self.dataset)
         scenes = node["scenes"]
-        if scenes.is_complete() and not labelled_scenes(scenes.artifact):
-            message = "no scene has a labelled pixel; 'ovseg prepare ... --check' reports what the data set holds"
-            raise SettingsError([f"evaluate.datasets: {self.dataset.dataset}: {message}"])
         if self.dataset.ensemble_on == "unseen" and scenes.is_complete():
             marks = set(ScenesAttributes.of(scenes.artifact).seen)
             if not marks >= {"seen", "unseen"}:
@@ -118,15 +116,7 @@ class Score(Step):
 
     def attributes(self, node: Node) -> Mapping[str, Json]:
         """Return the classes and the variants."""
-        labels = ScenesAttributes.of(node["scenes"].artifact)
-        return ScoresAttributes(
-            dataset=self.dataset.dataset,
-            vocabulary=labels.vocabulary,
-            class_names=labels.class_names,
-            seen=labels.seen,
-            main_variant=self.variants[0].name,
-            variants={variant.name: variant.to_json() for variant in self.variants},
-        ).to_json()
+        return scores_attributes(node, self.dataset, self.variants)
 
     def job(self, node: Node) -> "ScoreJob":
         """Return what scores a shard, from the nets themselves."""
@@ -195,7 +185,7 @@ class Score(Step):
     def size_bytes(self, counts: ParameterCounts, scenes: int) -> int:
         """Estimate from COCO's pictures."""
         del counts
-        return scenes * _SCORE_BYTES
+        return scenes * SCORE_BYTES
 
 
 @dataclass(frozen=True)
@@ -242,10 +232,33 @@ class StoreBranch(Step):
         )
 
 
-def labelled_scenes_of(node: Node) -> "LabelledScenes":
-    """Return the scenes that a node of stage 4 reads, with what is known of their labels."""
-    from pipeline.evaluate.jobs import LabelledScenes
+def check_labels(node: Node, dataset: EvaluatedDatasetSettings) -> None:
+    """Check that there are labels, if that is known.
 
+    Raises:
+        SettingsError: If no scene has a labelled pixel.
+    """
+    scenes = node["scenes"]
+    if scenes.is_complete() and not labelled_scenes(scenes.artifact):
+        message = "no scene has a labelled pixel; 'ovseg prepare ... --check' reports what the data set holds"
+        raise SettingsError([f"evaluate.datasets: {dataset.dataset}: {message}"])
+
+
+def scores_attributes(node: Node, dataset: EvaluatedDatasetSettings, variants: Sequence[Variant]) -> Mapping[str, Json]:
+    """Return the classes and the variants of scores."""
+    labels = ScenesAttributes.of(node["scenes"].artifact)
+    return ScoresAttributes(
+        dataset=dataset.dataset,
+        vocabulary=labels.vocabulary,
+        class_names=labels.class_names,
+        seen=labels.seen,
+        main_variant=variants[0].name,
+        variants={variant.name: variant.to_json() for variant in variants},
+    ).to_json()
+
+
+def labelled_scenes_of(node: Node) -> LabelledScenes:
+    """Return the scenes that a node of stage 4 reads, with what is known of their labels."""
     scenes = node["scenes"].artifact
     labels = ScenesAttributes.of(scenes)
     return LabelledScenes(

@@ -11,6 +11,8 @@ ORIGINAL: Final = "original"
 PROPOSALS: Final = "proposals"
 GROUND_TRUTH: Final = "ground-truth"
 IMPORTED: Final = "imported"
+PREDICTIONS: Final = "predictions"
+"""Name of the one variant of predictions that lie in files."""
 
 Section = Literal["main", "branches", "bottleneck", "adaptation", "weights", "thresholds"]
 

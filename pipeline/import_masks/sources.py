@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -37,15 +37,18 @@ from pipeline.import_masks.segmentation import (
     SourceMask,
     is_number,
     masks_of_label_map,
+    net_mask,
 )
 from pipeline.prepare.data_root import DataRoot, printable
 from pipeline.prepare.faults import SceneFault
 from pipeline.prepare.file_digests import FileDigests
 from pipeline.settings import MasksSettings
-from pipeline.stored_pictures import UndecodableError, decoding
+from pipeline.stored_pictures import UndecodableError, decoding, turned_upright
 from storage_schemas.proposals import RefusedMask
+from storage_schemas.rle import decode_masks
 
 Found = SourceMask | RefusedMask
+LabelNumbers: TypeAlias = npt.NDArray[np.int64]  # [height width]
 KnownFormat = Literal["coco", "panoptic", "sam", "npz", "png"]
 
 _ENDINGS: Mapping[KnownFormat, tuple[str, ...]] = {"sam": (".json",), "npz": (".npz", ".npy"), "png": (".png",)}
@@ -71,6 +74,16 @@ class OpenSource(Protocol):
 
     def masks(self, number: int, frame: PictureFrame) -> Iterator[Found]:
         """Yield the masks of a scene's picture, by its number, in the source's order."""
+        ...
+
+    def label_map(self, number: int, frame: PictureFrame) -> LabelNumbers | None:
+        """Return the map of a scene's picture, if there is one, as it is shown: its source's numbers of classes.
+
+        Pixels that the source says nothing of are -1.
+
+        Raises:
+            MaskFault: If it cannot be read, or does not fit the picture.
+        """
         ...
 
     def unplaced(self) -> Sequence[UnplacedPicture]:
@@ -283,6 +296,22 @@ class _RecordSource:
                 else:
                     yield _coco_mask(record, where)
 
+    def label_map(self, number: int, frame: PictureFrame) -> LabelNumbers | None:
+        """Put the masks of a picture together, each with its category."""
+        numbers: LabelNumbers | None = None
+        for found in self.masks(number, frame):
+            if isinstance(found, RefusedMask):
+                raise MaskFault(*found)
+            if type(found.category) is not int or found.category < 0:
+                raise MaskFault(MALFORMED, f"{found.where}: category_id is {found.category!r}, expected a number")
+            inside = decode_masks([net_mask(found, frame).counts], *frame.net)[0]
+            if numbers is None:
+                numbers = np.full(frame.net, -1, np.int64)
+            if (numbers[inside] >= 0).any():
+                raise MaskFault(MALFORMED, f"{found.where}: shares pixels with another class of the picture")
+            numbers[inside] = found.category
+        return numbers
+
     def unplaced(self) -> list[UnplacedPicture]:
         """Return the pictures that are no scene, with the number of their masks."""
         return [
@@ -439,6 +468,29 @@ class _FolderSource:
             yield from readers[self._files.format]()
         except MaskFault as fault:
             yield fault.refused
+
+    def label_map(self, number: int, frame: PictureFrame) -> LabelNumbers | None:
+        """Read the file of a picture: a PNG, or an array."""
+        own = self._entries.get(number)
+        if own is None:
+            return None
+        if self._files.format == "png":
+            found = _label_png(self._files.root, own[0], frame)
+        else:
+            arrays = _npz(_bytes(self._files.root, own[0]), own[0])
+            found = next(iter(arrays.values()))
+            if len(arrays) != 1 or found.ndim != 2 or found.dtype.kind not in "iu":
+                shapes = {name: [str(array.dtype), *array.shape] for name, array in arrays.items()}
+                reason = f"{own[0]}: holds {shapes}, one array [height width] of whole numbers is expected"
+                raise MaskFault(MALFORMED, reason)
+            if frame.side(found.shape) is None:
+                height, width = found.shape
+                reason = f"{own[0]}: is of {width} x {height} px, the picture of {frame.described()}"
+                raise MaskFault(OTHER_SIZE, reason)
+        numbers = found.astype(np.int64)
+        if frame.side(numbers.shape) == "stored":
+            return turned_upright(numbers.astype(np.int32), frame.exif_orientation).astype(np.int64)
+        return numbers
 
     def unplaced(self) -> list[UnplacedPicture]:
         """Return the files that are of no scene, or of one that another file is of."""

@@ -866,6 +866,34 @@ class FinetuneSettings(SettingsModel):
 # Stage 4: zero-shot evaluation and ablations (OVSeg, sections 3.4 and 4)
 
 
+class PredictionsSettings(SettingsModel):
+    """Label maps that another model predicted for a data set, scored as our own are."""
+
+    path: Path = Field(
+        strict=False,
+        description="A folder of label PNGs or NPZ files, named as the pictures; or detectron2's "
+        "sem_seg_predictions.json, or the folder in which it lies.",
+        json_schema_extra=CHANGES_NO_RESULT,  # the digests of the files do
+    )
+    format: Literal["auto", "png", "npz", "detectron2"] = Field(
+        default="auto", description="What the files are; 'auto' = found out from them."
+    )
+    numbers: Literal["auto", "index", "dataset"] = Field(
+        default="auto",
+        description="What the numbers of classes are: 'index' = places in the class list, from 0; 'dataset' = the data "
+        "set's own, such as 1 to 150 of ADE20K, where 0 is no class; 'auto' = decided by all numbers that occur, and "
+        "logged. detectron2 writes the one or the other, by how the data set was registered.",
+    )
+    no_class: ListOf[int] = Field(
+        default=(255, 65535), description="Numbers that mean no class, if no class has them: these pixels are missed."
+    )
+    pixels: Literal["upright", "stored"] = Field(
+        default="upright",
+        description="What maps lie on where a picture's EXIF tag turns it: the picture as shown, or its stored pixels. "
+        "Where the size fits one alone, that one is taken.",
+    )
+
+
 class EvaluatedDatasetSettings(SettingsModel):
     """One labelled data set to be evaluated on."""
 
@@ -877,6 +905,11 @@ class EvaluatedDatasetSettings(SettingsModel):
         default="all",
         description="'unseen' = CLIP decides among unseen classes alone, as in ZegFormer; of scores alone, the "
         "segmenter knows no seen classes.",
+        json_schema_extra=LATER_SETTING,
+    )
+    predictions: PredictionsSettings | None = Field(
+        default=None,
+        description="Predictions of another model, which are scored in place of our own; no net takes part.",
         json_schema_extra=LATER_SETTING,
     )
 

@@ -65,7 +65,9 @@ def report_numbers(
                 if settings.evaluate.proposals == "imported"
                 else settings.proposal_net.architecture.backbone.name
             ),
-        },
+        }
+        if any("clip" in node for node in evaluations)
+        else None,
         "bootstrap_rounds": settings.evaluate.bootstrap_rounds,
         "datasets": [dataset_numbers(settings, node) for node in evaluations],
         "weight_choice": choices,
@@ -106,6 +108,8 @@ def training_overlap(settings: Settings, node: Node) -> str:
     Args:
         node: Scores of the data set; its inputs lead back to all that the nets were trained on.
     """
+    if "clip" not in node:
+        return "Predictions of another model, read from files: what it was trained on is not known here."
     own, class_names = node["scenes"].artifact, ScenesAttributes.of(node["scenes"].artifact).class_names
     parts = []
     if "proposal_net" in node:
@@ -181,7 +185,7 @@ def _class_numbers(
 def _confusion_numbers(scores: Scores, names: Sequence[str]) -> list[Numbers]:
     """Return the most frequent confusions, each with its share of the true class's pixels."""
     confusion = scores.confusion(scores.attributes.main_variant)
-    true_px = confusion.sum(axis=1)
+    true_px = scores.counts(scores.attributes.main_variant).counts.summed().true_px  # those without a class, too
     return [
         {
             "true": names[true],

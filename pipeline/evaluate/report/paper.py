@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from pipeline.evaluate.variants import ORIGINAL, PROPOSALS, ClipView, Section, Variant
+from pipeline.evaluate.variants import ORIGINAL, PREDICTIONS, PROPOSALS, ClipView, Section, Variant
 from pipeline.settings import Settings
 
 SWIN_B, R101C = "swin-b", "r101c"
@@ -144,7 +144,8 @@ def paper_setting(settings: Settings) -> str | None:
 def paper_miou(settings: Settings, vocabulary: str, variant: Variant) -> float | None:
     """Return the paper's mIoU [%] of a variant on a data set, or None where it reports none."""
     setting = paper_setting(settings)
-    if setting is None or variant.section in {"weights", "thresholds"} or settings.evaluate.proposals == "imported":
+    others = settings.evaluate.proposals == "imported" or variant.name == PREDICTIONS
+    if setting is None or variant.section in {"weights", "thresholds"} or others:
         return None
     adaptation = None if variant.view is None else _adaptation(settings, variant.view)
     if variant.view is not None and adaptation is None:

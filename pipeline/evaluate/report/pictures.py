@@ -11,8 +11,7 @@ from PIL import Image
 
 from ovseg_models.overlay import palette
 from pipeline.errors import StageError
-from pipeline.evaluate.jobs import LabelledScenes
-from pipeline.evaluate.labelled_images import FailedImage, LabelledImage, decoded, decoded_labels
+from pipeline.evaluate.labelled_images import FailedImage, LabelledImage, LabelledScenes, decoded, decoded_labels
 from pipeline.evaluate.stored_scores import ScoredImage, Scores
 from storage_schemas.scenes import SceneShard
 from storage_schemas.scores import read_predictions

@@ -90,7 +90,7 @@ class ReportJob:
         evaluations = [node for node in self.node.inputs if node.step.kind == SCORES]
         choices = [node for node in self.node.inputs if node.step.kind == WEIGHT_CHOICES]
         choice = choice_numbers(read_weight_choice(choices[0].artifact).to_pylist()) if choices else None
-        is_random = evaluations[0].clip.is_random()
+        is_random = any("clip" in node and node.clip.is_random() for node in evaluations)
         numbers = report_numbers(self.settings, evaluations, choice, clip_is_random=is_random)
         pictures = [
             pictures_of(dataset, PictureBook(Scores(node.artifact), labelled_scenes_of(node)))

@@ -11,7 +11,7 @@ from PIL import Image
 from ovseg_models.overlay import palette
 from ovseg_models.segmentation_metrics import top_confusions
 from pipeline.errors import StageError
-from pipeline.evaluate.jobs import LabelledScenes
+from pipeline.evaluate.labelled_images import LabelledScenes
 from pipeline.evaluate.report.page import pictures_of
 from pipeline.evaluate.report.pictures import SIDE_PX, PictureBook, drawing_url, photo_url, spread
 from pipeline.evaluate.score import labelled_scenes_of

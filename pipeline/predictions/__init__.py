@@ -1,0 +1,1 @@
+"""Predictions of other models, scored by the protocol of our own."""
