@@ -87,6 +87,8 @@ def stratified_share(counts: Sequence[StratumCount]) -> Share | None:
     Returns:
         None where no stratum has a verdict.
     """
+    from scipy import stats  # takes a second, and a run is planned without
+
     counts = [count for count in counts if count.judged]
     if not counts:
         return None
@@ -104,8 +106,6 @@ def stratified_share(counts: Sequence[StratumCount]) -> Share | None:
     spread = share * (1 - share)
     # At a share of 0 or 1 no variance is seen: there the weights alone decide.
     effective = spread / variance if variance > 0 and 0 < share < 1 else 0.25 / of_a_half
-    from scipy import stats  # a second of importing, which planning a run does without
-
     quantile = float(stats.t.ppf((1 + _CONFIDENCE) / 2, max(_FREEDOM_MIN, judged - len(counts))))
     return Share(share, *_wilson(share, effective, quantile), judged, pairs)
 

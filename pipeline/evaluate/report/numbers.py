@@ -66,7 +66,7 @@ def report_numbers(
                 else settings.proposal_net.architecture.backbone.name
             ),
         }
-        if any("clip" in node for node in evaluations)
+        if not evaluations or any("clip" in node for node in evaluations)
         else None,
         "bootstrap_rounds": settings.evaluate.bootstrap_rounds,
         "datasets": [dataset_numbers(settings, node) for node in evaluations],
