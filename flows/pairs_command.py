@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import tyro
 
 Pairs = Annotated[Path, tyro.conf.Positional]
-Runs = Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="")]
+Directory = Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="")]
 
 
 def filter_pairs(
@@ -31,7 +31,7 @@ def filter_pairs(
     min_captions_naming: int | None = None,
     single_instances: bool = False,
     keep_share: float | None = None,
-    runs: Runs = None,
+    runs: Directory = None,
     workers: int = 0,
 ) -> None:
     """Choose a subset of pairs, by their tables and their signs of trust.
@@ -97,7 +97,7 @@ def filter_pairs(
     sys.stdout.write(f"{out}\n")
 
 
-def pair_signs(pairs: Pairs, *, runs: Runs = None, workers: int = 0) -> None:
+def pair_signs(pairs: Pairs, *, runs: Directory = None, workers: int = 0) -> None:
     """Find what speaks for and against each pair, from stored embeddings alone.
 
     Written to pair_signs/ in the runs directory, one row per pair, with a card; the card of the pairs sums it up.
@@ -128,7 +128,7 @@ def pair_negatives(
     per_picture: int = 8,
     max_quantile: float = 0.5,
     alike_above: float = 0.9,
-    runs: Runs = None,
+    runs: Directory = None,
     workers: int = 0,
 ) -> None:
     """Find nouns that each picture surely does not show, from captions and stored embeddings alone.
@@ -174,12 +174,13 @@ def pairs_card(pairs: Pairs) -> None:
 def export_pairs(
     pairs: Pairs,
     *,
-    to: Literal["coco", "lvis", "hub", "csv"],
+    to: Literal["coco", "lvis", "yolo-seg", "hub", "csv"],
     out: Path,
-    scenes: Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="")] = None,
+    scenes: Directory = None,
+    negatives: Directory = None,
     without_pictures: bool = False,
 ) -> None:
-    """Write pairs for other tools: COCO or LVIS instances, a folder for the Hub, or CSV.
+    """Write pairs for other tools: COCO or LVIS instances, YOLO's polygons, a folder for the Hub, or CSV.
 
     Masks stay the very run lengths, on pictures of the size at which they were mined.
 
@@ -188,6 +189,7 @@ def export_pairs(
         to: Which files to write.
         out: Directory for them, new or empty.
         scenes: Directory of the scenes that the pairs were mined from, where they are not in the same runs directory.
+        negatives: Directory of negatives, for the lists of absent nouns that LVIS has.
         without_pictures: Write annotations and tables alone, to be used with the data set's own pictures.
 
     Raises:
@@ -197,7 +199,9 @@ def export_pairs(
     from storage_schemas.artifact import Artifact
 
     of_scenes = None if scenes is None else Artifact.open(scenes)
-    count = export(Artifact.open(pairs, kind="pairs"), to, out, scenes=of_scenes, pictures=not without_pictures)
+    absent = None if negatives is None else Artifact.open(negatives)
+    artifact, pictures = Artifact.open(pairs, kind="pairs"), not without_pictures
+    count = export(artifact, to, out, scenes=of_scenes, pictures=pictures, negatives=absent)
     sys.stdout.write(f"{out}: {count} pairs\n")
 
 
@@ -205,7 +209,7 @@ def import_pairs(
     file: Annotated[Path, tyro.conf.Positional],
     *,
     out: Path,
-    images: Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="")] = None,
+    images: Directory = None,
     crop_format: Literal["png", "jpg", "jpg-256"] = "png",
     workers: int = 0,
     max_failed_share: float = 0.01,

@@ -259,7 +259,7 @@ _LISTED = (
     Subcommand(
         name="pairs export",
         group="pairs",
-        summary="write pairs as COCO or LVIS instances, a folder for the Hub, or CSV",
+        summary="write pairs as COCO or LVIS instances, YOLO's polygons, a folder for the Hub, or CSV",
         function=export_pairs,
         examples=(
             "ovseg pairs export runs/pairs/demo-0123456789ab --to coco --out pairs-coco",

@@ -203,8 +203,9 @@ def main() -> None:
         if others := outdated(results, options.scale):
             what = f"{len(others)} of {len(results)} lines were made by other settings, versions or weights"
             parser.error(f"{options.out / 'results.jsonl'}: {what} ({others[0]}); measure them again, without --write")
-        recipes = read_lines(options.write.with_name("recipe_results.jsonl"))
-        options.write.write_text(page(results, recipes), encoding="utf-8")
+        others = ("recipe_results.jsonl", "trust_results.jsonl")
+        recipes, trust = (read_lines(options.write.with_name(name)) for name in others)
+        options.write.write_text(page(results, recipes, trust), encoding="utf-8")
         write_into(README, f"\n{in_short(results)}\n", name="paper tables")
         return
     logging.basicConfig(level=logging.WARNING)

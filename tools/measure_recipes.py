@@ -108,8 +108,9 @@ def main() -> None:
     options = parser.parse_args()
     results = read_results(options.out)
     if options.write:
-        tables = read_lines(options.write.with_name("drawn_world_results.jsonl"))
-        options.write.write_text(page(tables, results), encoding="utf-8")
+        others = ("drawn_world_results.jsonl", "trust_results.jsonl")
+        tables, trust = (read_lines(options.write.with_name(name)) for name in others)
+        options.write.write_text(page(tables, results, trust), encoding="utf-8")
         return
     logging.basicConfig(level=logging.WARNING)
     torch.set_num_threads(1)

@@ -1,16 +1,18 @@
 """Measure what signs of trust are worth on the drawn world, over several seeds: precision, negatives, finetuning.
 
 ``python -m tools.measure_trust --out DIR`` mines, filters, finetunes and evaluates what is missing, and writes one line
-per seed and row to ``DIR/results.jsonl``; a run that was stopped goes on. Seeds, scenes and settings are those of
-`tools.measure_paper_tables`. The sum of margins that pairs are ordered by was chosen on the scenes of seeds 101 to 103,
-and nothing is fitted.
+per seed and row to ``DIR/results.jsonl``; a run that was stopped goes on. ``--write PAGE`` writes them into
+docs/drawn_world_results.md. Seeds, scenes and settings are those of `tools.measure_paper_tables`. The sum of margins
+that pairs are ordered by was chosen on the scenes of seeds 101 to 103, and nothing is fitted.
 
-The row ``signs`` is about the pairs. The others finetune on a subset of a third or of two thirds, as often as makes the
-steps equal to two epochs of all pairs: the most trusted pairs, pairs drawn by lot, and those that the truth would keep.
+The rows ``signs``, ``negatives`` and ``instances`` are about the pairs. The others finetune on a subset of a third or
+of two thirds, as often as makes the steps equal to two epochs of all pairs: the most trusted pairs, pairs drawn by
+lot, and those that the truth would keep.
 """
 
 import argparse
 import hashlib
+import io
 import json
 import logging
 import time
@@ -20,25 +22,32 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from PIL import Image
 
 from pipeline.adaptations import GROUPS
 from pipeline.dataflow import dataflow
-from pipeline.mine import pair_signs
+from pipeline.mine import negatives, pair_signs
 from pipeline.mine.filter_pairs import PairRule, filter_pairs
 from pipeline.mine.judged_pairs import judged_pairs, precision_against_yield
+from pipeline.mine.negatives import NegativeRule, make_negatives
 from pipeline.mine.pair_signs import make_signs
 from pipeline.stages import run
 from storage_schemas.artifact import Artifact
 from storage_schemas.checkpoints import ADAPTED_CLIP, REPORT
+from storage_schemas.columns import OK
 from storage_schemas.digests import sha256_of_json
 from storage_schemas.manifest import Description, Identity
+from storage_schemas.negatives import read_negatives
 from storage_schemas.pair_signs import KIND, SCHEMA_VERSION, read_pair_signs, write_pair_signs
 from storage_schemas.pairs import read_index
 from storage_schemas.reports import read_numbers
+from storage_schemas.scenes import ScenesAttributes, SceneShard
 from tools.measure_paper_tables import SEEDS, Row, made_by, settings_of
-from tools.seed_results import append_result, read_results
+from tools.paper_tables_page import page
+from tools.seed_results import append_result, read_lines, read_results
 
-SIGNS = "signs"
+SIGNS, NEGATIVES, INSTANCES = "signs", "negatives", "instances"
+ABOUT_PAIRS = (SIGNS, NEGATIVES, INSTANCES)
 ORDERS = ("trust", "noun_margin", "region_margin", "score", "margin", "area_share", "captions_naming")
 YIELDS = tuple(round(0.1 * tenth, 1) for tenth in range(1, 11))
 FT = "finetune.mode='ft'"
@@ -86,7 +95,7 @@ SUBSETS = (
 
 
 def signs_line(pairs: Artifact, runs: Path, verdicts: Verdicts) -> dict[str, Any]:
-    """Return how right the pairs are that each sign puts first, and what the mark of more instances is worth."""
+    """Return how right the pairs are that each sign puts first."""
     signs = make_signs(pairs, runs).artifact
     rows = [row for unit in signs.description.units for row in read_pair_signs(signs, unit).to_pylist()]
     stored = {row["pair"]: row for row in _index_rows(pairs)}
@@ -99,6 +108,46 @@ def signs_line(pairs: Artifact, runs: Path, verdicts: Verdicts) -> dict[str, Any
         curve = precision_against_yield(order, right)
         precision[name] = [curve.precision_at(share) for share in YIELDS]
     return {"pairs": len(rows), "judged": len(judged), "right": sum(right) / len(right), "precision": precision}
+
+
+def negatives_line(pairs: Artifact, scenes: Artifact, runs: Path) -> dict[str, Any]:
+    """Return how many negatives there are, and the share of them that the scenes do not show."""
+    names = ScenesAttributes.of(scenes).class_names
+    shown: dict[str, set[str]] = {}
+    for unit in scenes.description.units:
+        index = SceneShard(scenes, unit).index
+        classes = zip(index["key"].to_pylist(), index["classes"].to_pylist(), strict=True)
+        shown.update((key, {names[label] for label in labels}) for key, labels in classes)
+    made = make_negatives(pairs, NegativeRule(), runs).artifact
+    rows = [row for unit in made.description.units for row in read_negatives(made, unit).to_pylist()]
+    found = [row for row in rows if row["status"] == OK]
+    absent = sum(row["noun"] not in shown[row["key"]] for row in found)
+    return {"pictures": len(shown), "negatives": len(found), "absent": absent / len(found)}
+
+
+def instances_line(pairs: Artifact, scenes: Artifact, runs: Path, verdicts: Verdicts) -> dict[str, Any]:
+    """Return what the mark of more instances is worth: of right pairs of things, how many scenes show several."""
+    names = ScenesAttributes.of(scenes).class_names
+    signs = make_signs(pairs, runs).artifact
+    marked = several = both = count = 0
+    for unit in signs.description.units:
+        truths = {scene.key: scene for scene in SceneShard(scenes, unit).scenes()}
+        for row in read_pair_signs(signs, unit).to_pylist():
+            if not verdicts.get(row["pair"]):
+                continue
+            scene = truths[row["key"]]
+            labels, instances = (
+                np.asarray(Image.open(io.BytesIO(png or b""))) for png in (scene.label_png, scene.instances_png)
+            )
+            things = np.unique(instances[labels == names.index(row["noun"])])
+            things = things[things > 0]
+            if not len(things):
+                continue  # stuff has no instances
+            count += 1
+            marked += row["more_instances"]
+            several += len(things) > 1
+            both += row["more_instances"] and len(things) > 1
+    return {"pairs": count, "several": several, "marked": marked, "marked_and_several": both}
 
 
 def _index_rows(pairs: Artifact) -> list[dict[str, Any]]:
@@ -160,11 +209,14 @@ def measured(name: str, seed: int, runs: Path, scale: float) -> dict[str, Any]:
     """Return the line of a row and a seed."""
     settings = settings_of(Row(name), seed, runs, scale)
     run("train-proposals", settings)
-    if name != SIGNS:
+    if name not in ABOUT_PAIRS:
         return tuned_line(next(subset for subset in SUBSETS if subset.name == name), seed, runs, scale)
     pairs = run("mine", settings).artifact
     scenes = dataflow(settings).scenes(settings.mine.dataset).artifact
-    return signs_line(pairs, runs, judged_pairs(pairs, scenes))
+    if name == NEGATIVES:
+        return negatives_line(pairs, scenes, runs)
+    verdicts = judged_pairs(pairs, scenes)
+    return signs_line(pairs, runs, verdicts) if name == SIGNS else instances_line(pairs, scenes, runs, verdicts)
 
 
 def digest_of(name: str, seed: int, scale: float) -> str:
@@ -172,7 +224,8 @@ def digest_of(name: str, seed: int, scale: float) -> str:
     subset = next((subset for subset in SUBSETS if subset.name == name), None)
     base = made_by(subset.row if subset else Row(name), seed, scale)
     share = subset.share if subset else None
-    return sha256_of_json({"base": base, "signs": pair_signs.PRODUCER_VERSION, "share": share})[:16]
+    version = negatives.PRODUCER_VERSION if name == NEGATIVES else pair_signs.PRODUCER_VERSION
+    return sha256_of_json({"base": base, "signs": version, "share": share})[:16]
 
 
 def main() -> None:
@@ -181,12 +234,17 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
     parser.add_argument("--scale", type=float, default=1.0, help="share of the scenes, for a trial")
+    parser.add_argument("--write", type=Path, help="write this page, measure nothing")
     options = parser.parse_args()
+    if options.write:
+        stored = [options.write.with_name(name) for name in ("drawn_world_results.jsonl", "recipe_results.jsonl")]
+        options.write.write_text(page(*map(read_lines, stored), read_results(options.out)), encoding="utf-8")
+        return
     logging.basicConfig(level=logging.WARNING)
     torch.set_num_threads(1)
     options.out.mkdir(parents=True, exist_ok=True)
     done = {(line["seed"], line["row"], line.get("made_by")) for line in read_results(options.out)}
-    for name in (SIGNS, *(subset.name for subset in SUBSETS)):
+    for name in (*ABOUT_PAIRS, *(subset.name for subset in SUBSETS)):
         for seed in options.seeds:
             made = digest_of(name, seed, options.scale)
             if (seed, name, made) not in done:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from pipeline.adaptations import GROUPS
 from tools.recipes_page import section
 from tools.seed_results import half_width, with_interval
+from tools.trust_page import section as trust_section
 
 Results = Sequence[dict[str, Any]]
 
@@ -237,12 +238,13 @@ def summary(results: Results) -> str:
     )
 
 
-def page(results: Results, recipes: Results = ()) -> str:
+def page(results: Results, recipes: Results = (), trust: Results = ()) -> str:
     """Write the whole page.
 
     Args:
         results: Of `tools.measure_paper_tables`.
         recipes: Of `tools.measure_recipes`.
+        trust: Of `tools.measure_trust`.
     """
     sections = [f"### {title}\n\n{table(results, lines)}\n" for title, lines in TABLES.items()]
     return f"""{_INTRODUCTION}
@@ -265,4 +267,4 @@ same: MPT changes no weight of CLIP.
 ### The pairs
 
 {pairs_table(results)}
-{section(recipes)}"""
+{section(recipes)}{trust_section(trust)}"""

@@ -28,7 +28,7 @@ from storage_schemas.verdicts import read_verdicts, verdicts_digest
 SHEET_FILE = "contact_sheet.png"
 IMPORTED_SOURCE = "COCO file"
 """The attribute ``source`` of pairs that were not mined."""
-MAKER = "ovseg pairs card 4"
+MAKER = "ovseg pairs card 5"
 """Raise the number when text or layout of the card change."""
 
 _COLUMNS = ("key", "status", "noun", "caption_id", "score", "margin", "area_px", "height_px", "width_px")
@@ -266,6 +266,7 @@ def markdown(artifact: Artifact, facts: PairFacts, *, has_sheet: bool = True) ->
         *_audit(audited),
         *_trust(artifact),
         *_nouns(facts),
+        *_origin(artifact),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -282,6 +283,25 @@ def _audit(found: Findings | None) -> list[str]:
     return [
         f"## Audit\n\n{text}",
         _table(("pairs", "right", "95 % interval", "judged"), in_lines(found)),
+    ]
+
+
+def _origin(artifact: Artifact) -> list[str]:
+    """Write by which digests what the pairs were made of is found again."""
+    inputs = artifact.identity.inputs
+    if not inputs:
+        return []
+    files = {"clip": "the weights of CLIP", "file": "the COCO file"}
+    rows = [
+        (role, f"`{digest}`", files.get(role, "`document_digest` of their `manifest.json`"))
+        for role, digest in sorted(inputs.items())
+    ]
+    text = (
+        "The field `identity.inputs` of `artifact.json` names each input by the sha256 of its manifest, or of its file."
+    )
+    return [
+        f"## Made of\n\n{text}",
+        _table(("input", "digest", "of"), rows),
     ]
 
 

@@ -1,4 +1,4 @@
-"""Pairs for other tools: COCO and LVIS instances, the layout of the Hub with a folder for tables, CSV.
+"""Pairs for other tools: COCO and LVIS instances, YOLO's polygons, the Hub's layout with a folder for tables, CSV.
 
 Masks lie on pictures of ``height_px`` x ``width_px``, as the proposal net saw them, and stay the very run lengths;
 pictures that are written beside them have this size. No file holds an absolute path.
@@ -7,28 +7,38 @@ pictures that are written beside them have this size. No file holds an absolute 
 import csv
 import io
 import json
+import logging
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from PIL import Image
 
 from pipeline.errors import PipelineError
 from pipeline.mine.card import SHEET_FILE, make_card, readme_of
-from pipeline.ordered_threads import in_threads
+from pipeline.pair_files.croissant import CROISSANT_FILE, croissant_json
+from pipeline.pair_files.pictures import (
+    PICTURES_FILE,
+    mined_sizes,
+    source_paths,
+    write_picture_list,
+    write_pictures,
+)
+from pipeline.pair_files.yolo import write_yolo
 from pipeline.scenes_of_pairs import scenes_of
-from pipeline.stored_pictures import UndecodableError, upright_picture
 from storage_schemas.artifact import Artifact
 from storage_schemas.columns import OK
 from storage_schemas.commit import Disk, make_directories, published_file, write_file
+from storage_schemas.negatives import KIND as NEGATIVES
+from storage_schemas.negatives import read_negatives
 from storage_schemas.pairs import KIND, read_index
-from storage_schemas.scenes import Scene, SceneShard
 from storage_schemas.status import CARD_DIRECTORY, README_FILE
 
-Format: TypeAlias = Literal["coco", "lvis", "hub", "csv"]
+logger = logging.getLogger(__name__)
+
+Format: TypeAlias = Literal["coco", "lvis", "yolo-seg", "hub", "csv"]
 
 COCO_FILE, LVIS_FILE, CSV_FILE = "annotations/instances_pairs.json", "annotations/lvis_pairs.json", "pairs.csv"
 IMAGES = "images"
@@ -38,25 +48,32 @@ _IN_ATTRIBUTES = (
     *("region", "score", "margin", "rank"),
 )
 """Columns that COCO has no place of its own for, and that do not follow from others."""
-_OF_SCENES = ("key", "source_path")
 _RARE, _COMMON = 10, 100
 """Images of a category at most by which LVIS calls it rare, and common."""
 
 
 def export_pairs(
-    pairs: Artifact, to: Format, out: Path, *, scenes: Artifact | None = None, pictures: bool = True
+    pairs: Artifact,
+    to: Format,
+    out: Path,
+    *,
+    scenes: Artifact | None = None,
+    pictures: bool = True,
+    negatives: Artifact | None = None,
 ) -> int:
     """Write pairs in the files of other tools.
 
     Args:
         pairs: Finished.
-        to: ``"coco"`` and ``"lvis"``: instances with compressed run lengths, their pictures in ``images``; ``"hub"``:
-            ``shards`` and ``table`` with a ``README.md``; ``"csv"``: one table.
+        to: ``"coco"`` and ``"lvis"``: instances with compressed run lengths, their pictures in ``images``;
+            ``"yolo-seg"``: what Ultralytics trains on; ``"hub"``: ``shards`` and ``table`` with a ``README.md``;
+            ``"csv"``: one table.
         out: Directory, new or empty.
-        scenes: Those that the pairs were mined from; None to look for them beside the pairs. For pictures of COCO and
-            LVIS alone, and for their names.
+        scenes: Those that the pairs were mined from; None to look for them beside the pairs. For pictures and
+            their names.
         pictures: Whether pictures are written; without them the files take some percent of the space, and go with the
             data set's own pictures, resized.
+        negatives: Of these pairs, for LVIS's ``neg_category_ids``.
 
     Returns:
         The number of pairs.
@@ -69,49 +86,48 @@ def export_pairs(
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise PipelineError(f"{out}: is not empty; give a new directory, or delete what is in it")
     if to == "hub":
-        return _hub(pairs, out, pictures=pictures)
+        return _hub(pairs, out, scenes, pictures=pictures)
     if to == "csv":
         return _csv(pairs, out)
     found = scenes_of(pairs, scenes)
+    if to == "yolo-seg":
+        return write_yolo(pairs, found, out, pictures=pictures)
     if pictures:
-        _write_pictures(pairs, found, out / IMAGES)
-    return _instances(pairs, found, out, lvis=to == "lvis", pictures=pictures)
+        sizes = mined_sizes(pairs)
+        write_pictures(sizes, found, {key: out / IMAGES / f"{key}.png" for key in sizes})
+    absent = _absent(pairs, negatives) if negatives is not None else {}
+    return _instances(pairs, found, out, lvis=to == "lvis", pictures=pictures, absent=absent)
 
 
-def _write_pictures(pairs: Artifact, scenes: Artifact, directory: Path) -> None:
-    """Write the picture of each scene with a pair, upright, at the size on which its masks lie, as PNG.
+def _absent(pairs: Artifact, negatives: Artifact) -> dict[str, set[str]]:
+    """Return by scene the nouns that it does not show.
 
     Raises:
-        PipelineError: If a picture cannot be decoded, or a scene is missing.
+        PipelineError: If the negatives are of other pairs.
     """
-    sizes: dict[str, tuple[int, int]] = {}
-    for unit in pairs.description.units:
-        for row in _rows(read_index(pairs, unit, columns=("key", "status", "width_px", "height_px"))):
-            sizes[row["key"]] = row["width_px"], row["height_px"]
-    make_directories(directory, Disk())
-
-    def encoded(scene: Scene) -> tuple[str, bytes]:
-        try:
-            picture = upright_picture(scene)
-        except UndecodableError as error:
-            raise PipelineError(f"{scenes.directory}: scene {scene.key} {error}; prepare the scenes again") from error
-        buffer = io.BytesIO()
-        resized = picture.resize(sizes[scene.key], Image.Resampling.BILINEAR)  # as it was mined
-        resized.save(buffer, format="PNG", compress_level=1)
-        return scene.key, buffer.getvalue()
-
-    written = 0
-    for unit in scenes.description.units:
-        shard = SceneShard(scenes, unit)
-        numbers = [number for number, key in enumerate(shard.index["key"].to_pylist()) if key in sizes]
-        for key, data in in_threads(encoded, shard.scenes(numbers, labels=False)):
-            write_file(directory / f"{key}.png", data, Disk())
-            written += 1
-    if written < len(sizes):
-        raise PipelineError(f"{scenes.directory}: {len(sizes) - written} scenes of the pairs are not in it")
+    negatives.require(NEGATIVES)
+    expected = negatives.identity.inputs["pairs"]
+    if expected not in {pairs.manifest().digest(), pairs.identity.inputs.get("pairs")}:
+        raise PipelineError(
+            f"{negatives.directory}: is of the pairs {expected[:12]}, {pairs.directory} has the digest "
+            f"{pairs.manifest().digest()[:12]}; give the negatives of these pairs, or of those they were chosen from"
+        )
+    absent: dict[str, set[str]] = {}
+    for unit in negatives.description.units:
+        for row in _rows(read_negatives(negatives, unit)):
+            absent.setdefault(row["key"], set()).add(row["noun"])
+    return absent
 
 
-def _instances(pairs: Artifact, scenes: Artifact, out: Path, *, lvis: bool, pictures: bool) -> int:
+def _instances(
+    pairs: Artifact,
+    scenes: Artifact,
+    out: Path,
+    *,
+    lvis: bool,
+    pictures: bool,
+    absent: Mapping[str, set[str]],
+) -> int:
     """Write the JSON file of COCO or LVIS; annotations go to the file as they are read."""
     tables = {
         unit: _usable(read_index(pairs, unit, columns=("key", "status", "noun", "width_px", "height_px")))
@@ -124,11 +140,11 @@ def _instances(pairs: Artifact, scenes: Artifact, out: Path, *, lvis: bool, pict
     for row in whole.to_pylist():
         nouns_of.setdefault(row["key"], set()).add(categories[row["noun"]])
         sizes[row["key"]] = row["height_px"], row["width_px"]
-    names = {key: f"{key}.png" for key in sizes} if pictures else _source_paths(scenes)
+    names = {key: f"{key}.png" for key in sizes} if pictures else source_paths(scenes)
     image_ids = {key: number for number, key in enumerate(sizes, start=1)}
     images = [
         {"id": image_ids[key], "file_name": names[key], "height": height, "width": width, "scene": key}
-        | (_federated(names[key], nouns) if lvis else {})
+        | (_federated(names[key], nouns, [categories.get(noun, 0) for noun in absent.get(key, ())]) if lvis else {})
         for (key, (height, width)), nouns in zip(sizes.items(), nouns_of.values(), strict=True)
     ]
     head = {
@@ -153,11 +169,11 @@ def _instances(pairs: Artifact, scenes: Artifact, out: Path, *, lvis: bool, pict
     return count
 
 
-def _federated(name: str, nouns: set[int]) -> dict[str, Any]:
-    """Return what LVIS asks of an image: a caption's nouns are not exhaustive, and none is known to be absent."""
+def _federated(name: str, nouns: set[int], absent: Sequence[int]) -> dict[str, Any]:
+    """Return what LVIS asks of an image: a caption's nouns are not exhaustive; absent are those of negatives alone."""
     return {
         "coco_url": f"{IMAGES}/{name}",
-        "neg_category_ids": [],
+        "neg_category_ids": sorted({number for number in absent if number} - nouns),  # 0: a noun of no pair
         "not_exhaustive_category_ids": sorted(nouns),
     }
 
@@ -198,14 +214,11 @@ def _categories(
     ]
 
 
-def _source_paths(scenes: Artifact) -> dict[str, str]:
-    """Return by scene where the data set has its picture, relative to its own root."""
-    tables = (SceneShard(scenes, unit).index.select(_OF_SCENES) for unit in scenes.description.units)
-    return {row["key"]: row["source_path"] or row["key"] for table in tables for row in table.to_pylist()}
+def _hub(pairs: Artifact, out: Path, scenes: Artifact | None, *, pictures: bool) -> int:
+    """Copy shards and tables into folders of their own, with a README that names the ones to load first.
 
-
-def _hub(pairs: Artifact, out: Path, *, pictures: bool) -> int:
-    """Copy shards and tables into folders of their own, with a README that names the ones to load first."""
+    Tables alone come with a list of the data set's pictures, if the scenes that name them are found.
+    """
     folders = {"parquet": "table", **({"tar": "shards"} if pictures else {})}
     for suffix, folder in folders.items():
         make_directories(out / folder, Disk())
@@ -221,6 +234,14 @@ def _hub(pairs: Artifact, out: Path, *, pictures: bool) -> int:
         make_directories(out / CARD_DIRECTORY, Disk())
         sheet = f"{CARD_DIRECTORY}/{SHEET_FILE}"
         write_file(out / sheet, (pairs.directory / sheet).read_bytes(), Disk())
+    else:
+        try:
+            write_picture_list(mined_sizes(pairs), scenes_of(pairs, scenes), out)
+        except PipelineError as error:
+            if scenes is not None:
+                raise
+            logger.warning("%s is left out, image_id alone says which picture is meant: %s", PICTURES_FILE, error)
+    write_file(out / CROISSANT_FILE, croissant_json(pairs, folders), Disk())
     readme = readme_of(pairs, "shards/shard-*.tar" if pictures else "table/shard-*.parquet", has_sheet=pictures)
     write_file(out / README_FILE, readme.encode(), Disk())
     return pairs.manifest().counts.get(OK, 0)

@@ -150,6 +150,6 @@ def test_the_pages_show_their_results(tmp_path):
     assert {(line["seed"], line["row"]) for line in results} == {(seed, row.name) for seed in SEEDS for row in ROWS}
     assert all(re.fullmatch("[0-9a-f]{16}", line["made_by"]) for line in results)
     assert (docs / "drawn_world_results.md").read_text(encoding="utf-8") == page(
-        results, read_lines(docs / "recipe_results.jsonl")
+        results, read_lines(docs / "recipe_results.jsonl"), read_lines(docs / "trust_results.jsonl")
     )
     assert between_marks(ROOT / "README.md", name="paper tables") == f"\n{in_short(results)}\n"

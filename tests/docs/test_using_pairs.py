@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from pipeline.mine.pair_signs import make_signs
+from pipeline.pair_files.export_pairs import export_pairs
 from pipeline.stages import run
 from tests.docs.pages import ROOT, blocks_of, words_of
 from tests.pipeline.mine.mining_world import mining_settings, pair_rows
@@ -37,6 +38,7 @@ def reader(tmp_path_factory):
     folder = tmp_path_factory.mktemp("reader")
     artifact = run("mine", mining_settings(folder / "runs", "mine.source=masks-1-caption", scenes=6)).artifact
     (folder / "pairs").symlink_to(artifact.directory)
+    export_pairs(artifact, "coco", folder / "pairs-coco")
     (folder / "pair_signs").symlink_to(make_signs(artifact).artifact.directory)
     return folder, pair_rows(artifact)
 
@@ -65,6 +67,8 @@ def test_every_snippet_runs_and_reads_all_pairs(reader, shown):
     assert nouns.most_common(1)[0][0] in shown
     for row in rows:
         assert f"{row['noun']} {row['score']} {row['image_id']} {row['caption_id']} " in shown
+        assert f"{row['noun']} {row['area_px']} {row['score']}" in shown  # by pycocotools
+    assert "torch.Size([4, 3, 224, 224])" in shown
     with tarfile.open(folder / "masked-00000.tar") as masked:
         names = [name for row in rows for name in (f"{row['pair']}.png", f"{row['pair']}.txt")]
         assert masked.getnames() == names

@@ -15,12 +15,14 @@ from pycocotools.coco import COCO
 
 from pipeline.errors import PipelineError, StageError
 from pipeline.mine.filter_pairs import PairRule, filter_pairs
+from pipeline.mine.negatives import make_negatives
 from pipeline.pair_files import import_pairs as importing
 from pipeline.pair_files.export_pairs import export_pairs
 from pipeline.pair_files.import_pairs import import_pairs
 from pipeline.shard_runner import Limits
 from pipeline.stages import run
 from storage_schemas.artifact import Artifact
+from storage_schemas.negatives import read_negatives
 from storage_schemas.pairs import read_index, read_members
 from storage_schemas.rle import decode_masks, encode_masks
 from tests.pipeline.mine.mining_world import mining_settings, pair_rows
@@ -45,7 +47,7 @@ def ok_rows(artifact):
 def exported(drawn_pairs, tmp_path_factory):
     """All formats, with pictures."""
     out = tmp_path_factory.mktemp("exported")
-    for to in ("coco", "lvis", "hub", "csv"):
+    for to in ("coco", "lvis", "yolo-seg", "hub", "csv"):
         assert export_pairs(drawn_pairs, to, out / to) == len(ok_rows(drawn_pairs))
     return out
 
@@ -85,6 +87,24 @@ def test_lvis_lists_are_federated(exported, drawn_pairs):
     assert not any("iscrowd" in annotation for annotation in document["annotations"])
 
 
+def test_lvis_lists_what_negatives_say_is_absent(drawn_pairs, tmp_path):
+    negatives = make_negatives(drawn_pairs).artifact
+    export_pairs(drawn_pairs, "lvis", tmp_path / "lvis", pictures=False, negatives=negatives)
+    document = json.loads((tmp_path / "lvis" / "annotations" / "lvis_pairs.json").read_text())
+    names = {category["id"]: category["name"] for category in document["categories"]}
+    found = {(image["scene"], names[number]) for image in document["images"] for number in image["neg_category_ids"]}
+    rows = [row for unit in negatives.description.units for row in read_negatives(negatives, unit).to_pylist()]
+    shown = {row["key"] for row in ok_rows(drawn_pairs)}
+    assert found == {(row["key"], row["noun"]) for row in rows if row["status"] == "ok" and row["key"] in shown}
+    assert found
+    subset = filter_pairs(drawn_pairs, PairRule(max_per_noun=1), tmp_path / "subset").artifact
+    again = filter_pairs(subset, PairRule(max_per_noun=1), tmp_path / "again").artifact
+    (scenes,) = (Artifact.open(path) for path in (drawn_pairs.directory.parents[1] / "scenes").iterdir())
+    export_pairs(subset, "lvis", tmp_path / "few", pictures=False, scenes=scenes, negatives=negatives)
+    with pytest.raises(PipelineError, match=r"is of the pairs [0-9a-f]{12}, .*; give the negatives of these pairs"):
+        export_pairs(again, "lvis", tmp_path / "fewer", pictures=False, scenes=scenes, negatives=negatives)
+
+
 @pytest.mark.parametrize("crop_format", ["png", "jpg"])
 def test_coco_and_back_gives_the_same_pairs(tmp_path, crop_format):
     settings = mining_settings(
@@ -108,13 +128,14 @@ def test_coco_and_back_gives_the_same_pairs(tmp_path, crop_format):
 
 def test_the_hub_folder_has_tables_of_their_own_and_a_copy_of_them_is_small(exported, drawn_pairs, tmp_path):
     hub = exported / "hub"
-    assert sorted(path.name for path in hub.iterdir()) == ["README.md", "card", "shards", "table"]
+    assert sorted(path.name for path in hub.iterdir()) == ["README.md", "card", "croissant.json", "shards", "table"]
     tables = [pa.parquet.read_table(path) for path in sorted((hub / "table").glob("*.parquet"))]
     assert pa.concat_tables(tables)["pair"].to_pylist() == [row["pair"] for row in pair_rows(drawn_pairs)]
     for unit in drawn_pairs.description.units:
         assert (hub / "shards" / f"{unit}.tar").read_bytes() == (drawn_pairs.directory / f"{unit}.tar").read_bytes()
     export_pairs(drawn_pairs, "hub", tmp_path / "tables", pictures=False)
-    assert sorted(path.name for path in (tmp_path / "tables").iterdir()) == ["README.md", "table"]
+    names = sorted(path.name for path in (tmp_path / "tables").iterdir())
+    assert names == ["README.md", "croissant.json", "pictures.csv", "table"]
     assert "contact_sheet" not in (tmp_path / "tables" / "README.md").read_text()
 
 
@@ -141,7 +162,7 @@ def test_csv_has_a_line_per_pair(exported, drawn_pairs):
 
 def test_no_file_holds_an_absolute_path(exported, drawn_pairs):
     for path in exported.rglob("*"):
-        if path.suffix in {".json", ".csv", ".md"}:
+        if path.suffix in {".json", ".csv", ".md", ".txt", ".yaml"}:
             text = path.read_text(encoding="utf-8")
             assert str(drawn_pairs.directory.parents[1]) not in text
             assert os.sep + "tmp" not in text
