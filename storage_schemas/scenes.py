@@ -250,7 +250,7 @@ class SceneShard:
         Raises:
             CorruptUnitError: If the tar is missing or shorter than the index says.
         """
-        table = self.index if rows is None else self.index.take(list(rows))
+        table = self.index if rows is None else self.index.take(pa.array(rows, pa.int64()))
         try:
             tar = self._tar_path.open("rb")
         except OSError as error:

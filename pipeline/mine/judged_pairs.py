@@ -4,6 +4,7 @@ A pair whose noun is a class name is right if its mask has an IoU of at least 0.
 of the instances, or with all pixels of the class. Other pairs are not judged.
 """
 
+import hashlib
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -23,18 +24,21 @@ MIN_IOU = 0.5
 _COLUMNS = ("pair", "key", "status", "noun", "height_px", "width_px", "mask_counts")
 
 
-def judged_pairs(pairs: Artifact, scenes: Artifact) -> dict[str, bool | None]:
-    """Return by name of the pair whether it is right; None where labels cannot say.
+def judged_pairs(pairs: Artifact, scenes: Artifact, *, most_pictures: int | None = None) -> dict[str, bool | None]:
+    """Return by name of the pair whether it is right; None where labels cannot say, or where nobody looked.
 
     Args:
         pairs: Finished.
         scenes: Those that they were mined from, or of which they are a subset's.
+        most_pictures: Pictures to look at, drawn by lot, evenly from all shards; None for all.
     """
+    share = 1.0 if most_pictures is None else most_pictures / max(1, scenes.manifest().rows)
     labels = {name.strip(): label for label, name in reversed(list(enumerate(ScenesAttributes.of(scenes).class_names)))}
     verdicts: dict[str, bool | None] = {}
     for unit in pairs.description.units:
         rows = [row for row in read_index(pairs, unit, columns=_COLUMNS).to_pylist() if row["status"] == OK]
-        shard, keys = SceneShard(scenes, unit), {row["key"] for row in rows if row["noun"] in labels}
+        keys = {row["key"] for row in rows if row["noun"] in labels and _lot(row["key"]) < share}
+        shard = SceneShard(scenes, unit)
         numbers = [number for number, key in enumerate(shard.index["key"].to_pylist()) if key in keys]
         truths = {scene.key: scene for scene in shard.scenes(numbers)}
         for row in rows:
@@ -45,6 +49,11 @@ def judged_pairs(pairs: Artifact, scenes: Artifact) -> dict[str, bool | None]:
                 things = encode_masks(things_named(scene, labels[row["noun"]], *size))
                 verdicts[row["pair"]] = bool((iou_matrix([row["mask_counts"]], things, *size) >= MIN_IOU).any())
     return verdicts
+
+
+def _lot(key: str) -> float:
+    """Return a number, 0 to 1, that hangs on a picture's key alone."""
+    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8]) / 2**64
 
 
 def things_named(scene: Scene, label: int, height_px: int, width_px: int) -> npt.NDArray[np.bool_]:

@@ -6,7 +6,7 @@ of all nouns.
 """
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -229,7 +229,9 @@ class PairJudge:
         signs = [{name: row[name] for name in ("pair", "key", "noun", "status", "reason")} for row in pairs]
         captions = self._origins.caption_nouns
         captioned = captions.of_captions(self._origins.scenes, unit) if captions else {}
-        masks = self._masks(unit)
+        proposals = self._origins.proposals  # masks of labels never overlap, and are not needed
+        found = read_proposals(proposals, unit) if proposals is not None else ()
+        masks = {scene.key: scene.mask_counts for scene in found}
         embeddings = {found.key: found for found in read_embeddings(self._origins.embeddings, unit)}
         regions: list[_Region] = []
         for key, members in groupby(range(len(pairs)), key=lambda row: pairs[row]["key"]):
@@ -240,10 +242,11 @@ class PairJudge:
             of_scene, scene = [pairs[row] for row in usable], embeddings[key]
             places = _places(of_scene, scene, self._origins.embeddings)
             texts = np.stack([self._texts[self._numbers[row["noun"]]] for row in of_scene])
-            found = _signs_of_scene(of_scene, places, cosine_scores(texts, scene.embeddings), scene, masks.get(key))
+            scores = cosine_scores(texts, scene.embeddings)
+            of_pairs = _signs_of_scene(of_scene, places, scores, scene, masks.get(key))
             nouns = captioned.get(key, [])
             named = frozenset().union(*nouns, {pairs[row]["noun"] for row in numbers})
-            for row, place, own in zip(usable, places, found, strict=True):
+            for row, place, own in zip(usable, places, of_pairs, strict=True):
                 signs[row] |= own
                 if captions:
                     signs[row]["captions"] = len(nouns)
@@ -272,12 +275,6 @@ class PairJudge:
                 of_pair["noun_margin"] = float(np.float32(standing.margin[number]))
                 of_pair["nearest_noun"] = self._nouns[nearest]
             of_pair["trust"] = (of_pair.get("noun_margin") or 0.0) + (of_pair.get("region_margin") or 0.0)
-
-    def _masks(self, unit: str) -> Mapping[str, Sequence[bytes]]:
-        """Return the run lengths of every scene's proposals; masks of labels, which never overlap, are not needed."""
-        if self._origins.proposals is None:
-            return {}
-        return {scene.key: scene.mask_counts for scene in read_proposals(self._origins.proposals, unit)}
 
 
 def _places(rows: Sequence[_Row], scene: SceneEmbeddings, embeddings: Artifact) -> list[int]:

@@ -30,6 +30,7 @@ YIELDS = (0.2, 0.4, 0.6, 0.8, 1.0)
 
 _QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 _NUMBERS = ("trust", "noun_margin", "noun_rank", "region_margin", "rival_margin", "captions_naming", "area_share")
+_JUDGED_PICTURES = 5_000  # takes some minutes, and leaves an error of a percent or so
 _DRAWN_POINTS = 200  # of a curve: more are not seen
 
 
@@ -57,7 +58,8 @@ def make_signs_card(signs: Artifact, pairs: Artifact, scenes: Artifact) -> None:
         "more_instances": pc.sum(rows["more_instances"]).as_py() or 0,
     }
     files = {}
-    verdicts = judged_pairs(pairs, scenes) if ScenesAttributes.of(scenes).class_names else {}
+    has_labels = bool(ScenesAttributes.of(scenes).class_names)
+    verdicts = judged_pairs(pairs, scenes, most_pictures=_JUDGED_PICTURES) if has_labels else {}
     judged = rows.filter(pa.array([verdicts.get(name) is not None for name in rows["pair"].to_pylist()], pa.bool_()))
     right = [bool(verdicts[name]) for name in judged["pair"].to_pylist()]
     if any(right):

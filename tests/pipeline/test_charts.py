@@ -128,6 +128,7 @@ drawn = [
     charts.bar_chart([charts.Bar("a", 0.5, (0.4, 0.6), paper=0.7)], title="t").encode(),
     charts.curve_chart([(0, 0.1), (1, 0.2)], title="t", x_label="x", y_label="y", marks=[(1, "m")]).encode(),
     charts.training_curves([charts.Panel("t", {"a": [(1, 2.0), (2, 1.0)]}, "loss")]),
+    charts.share_curves({"a": [(0, 1.0), (1, 0.5)]}, x_label="x", y_label="y", mark=(1.0, 0.5, "all")),
 ]
 assert "matplotlib.pyplot" not in sys.modules
 print([hashlib.sha256(data).hexdigest() for data in drawn])

@@ -62,6 +62,18 @@ def test_pairs_are_right_if_their_mask_is_that_of_the_class(drawn_pairs):
     assert {True, False} <= set(verdicts.values())
 
 
+def test_of_many_pictures_some_are_judged_by_lot(drawn_pairs):
+    scenes = scenes_of(drawn_pairs, None)
+    whole, none = judged_pairs(drawn_pairs, scenes), judged_pairs(drawn_pairs, scenes, most_pictures=0)
+    assert whole.keys() == none.keys()
+    assert set(none.values()) == {None}
+    some = judged_pairs(drawn_pairs, scenes, most_pictures=3)
+    assert all(verdict in (None, whole[pair]) for pair, verdict in some.items())
+    pictures = {row["pair"]: row["key"] for row in pair_rows(drawn_pairs)}
+    judged = {pictures[pair] for pair, verdict in some.items() if verdict is not None}
+    assert 0 < len(judged) < len({pictures[pair] for pair, verdict in whole.items() if verdict is not None})
+
+
 @given(st.lists(st.tuples(st.sampled_from([0.1, 0.2, 0.5, float("nan")]), st.booleans()), min_size=1, max_size=12))
 def test_precision_is_that_of_all_pairs_above_a_bound(pairs):
     order, right = [value for value, _ in pairs], [verdict for _, verdict in pairs]

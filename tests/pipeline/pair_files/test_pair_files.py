@@ -190,6 +190,17 @@ def test_a_subset_finds_the_scenes_of_its_pairs(drawn_pairs, tmp_path):
     assert export_pairs(Artifact.open(moved), "coco", tmp_path / "other", scenes=scenes) == len(ok_rows(drawn_pairs))
 
 
+def test_pictures_of_a_subset_without_a_pair_in_some_shard(drawn_pairs, tmp_path):
+    first = {row["noun"] for row in pair_rows(drawn_pairs) if row["pair"].startswith("00000-")}
+    elsewhere = {row["noun"] for row in pair_rows(drawn_pairs) if not row["pair"].startswith("00000-")}
+    subset = filter_pairs(drawn_pairs, PairRule(nouns=tuple(first - elsewhere)), tmp_path / "subset").artifact
+    (scenes,) = (Artifact.open(path) for path in (drawn_pairs.directory.parents[1] / "scenes").iterdir())
+    export_pairs(subset, "coco", tmp_path / "coco", scenes=scenes)
+    pictures = {path.stem for path in (tmp_path / "coco" / "images").iterdir()}
+    assert pictures == {row["key"] for row in pair_rows(subset)}
+    assert pictures
+
+
 def test_other_scenes_and_a_full_directory_are_refused(drawn_pairs, tmp_path):
     other = run("mine", mining_settings(tmp_path, "mine.source=masks-1-caption", scenes=2)).artifact
     (scenes,) = (Artifact.open(path) for path in (tmp_path / "scenes").iterdir())

@@ -12,12 +12,16 @@ from PIL import Image, ImageOps
 
 from pipeline.pair_files.croissant import CROISSANT_FILE
 from pipeline.pair_files.export_pairs import export_pairs
+from pipeline.pair_files.pictures import write_picture_list
 from pipeline.scenes_of_pairs import scenes_of
 from pipeline.stages import run
 from storage_schemas.artifact import Artifact
 from storage_schemas.digests import sha256_of_file
+from storage_schemas.manifest import Description, Identity
 from storage_schemas.rle import decode_masks
-from storage_schemas.scenes import SceneShard
+from storage_schemas.scenes import KIND as SCENES
+from storage_schemas.scenes import SCHEMA_VERSION as SCENES_VERSION
+from storage_schemas.scenes import Scene, SceneShard, SceneShardWriter
 from tests.pipeline.mine.mining_world import mining_settings, pair_rows
 
 REAL_SIZE = "{dataset='drawn-world', split='val', drawn_world={scenes=24, size_px=512}}"
@@ -100,3 +104,18 @@ def test_croissant_is_valid_and_lists_every_file_with_its_digest(drawn_pairs, tm
         record[f"{unit}/noun"].decode() for unit in drawn_pairs.description.units for record in dataset.records(unit)
     ]
     assert found == [row["noun"] for row in pair_rows(drawn_pairs)]
+
+
+def test_pictures_are_listed_as_the_data_set_has_them(tmp_path):
+    identity = Identity(kind=SCENES, name="few", schema_version=SCENES_VERSION, producer_version=1, settings={})
+    scenes = Artifact.planned(tmp_path, Description(identity=identity, units=("shard-00000",)))
+    with scenes.writing(), scenes.write_unit("shard-00000") as unit:
+        writer = SceneShardWriter(unit)
+        for key, path in (("a", "train/a 1.jpg"), ("b", ""), ("c", "c.jpg")):
+            scene = {"image_id": f"id {key}", "image": b"x", "image_suffix": "jpg", "width_px": 4, "height_px": 3}
+            writer.add(Scene(key=key, exif_orientation=6, source_path=path, **scene))
+        scenes.finish(scenes.manifest_of({"shard-00000": writer.commit()}))
+    write_picture_list({"a": (30, 40), "b": (3, 4)}, scenes, tmp_path)
+    with (tmp_path / "pictures.csv").open(newline="") as file:
+        rows = list(csv.reader(file))[1:]
+    assert rows == [["a", "id a", "train/a 1.jpg", "6", "30", "40"], ["b", "id b", "b", "6", "3", "4"]]
