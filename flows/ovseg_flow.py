@@ -21,6 +21,7 @@ from prefect.types.entrypoint import EntrypointType
 import pipeline.dataflow
 from flows.stage_board import StageBoard, show_run
 from flows.unit_tasks import TaskRunExecutor
+from pipeline.clip_loading import check_namers
 from pipeline.errors import StageError
 from pipeline.executors import Executor
 from pipeline.graph import Graph, summary
@@ -69,6 +70,7 @@ def ovseg_flow(
     """
     with _log_shown(variant):
         check_references(settings)
+        check_namers(settings)
         graph = pipeline.dataflow.dataflow(settings)
         stages = [stage for stage in chosen_stages(from_stage, only_stage) if graph.of_stage(stage)]
         try:

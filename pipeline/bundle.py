@@ -63,6 +63,9 @@ def bundle(settings: Settings, folder: Path, *, ensemble_weight: float = 0.7, or
             max_side_px=section.max_side_px,
             precision=section.precision,
             prompt_templates=prompt_templates(section.prompt_templates),
+            namer=section.namer,
+            picture_side_px=section.picture_side_px,
+            window_stride_px=section.window_stride_px,
         )
         net = load_proposal_net(net_node.artifact)
         alone = settings.clip_names_alone

@@ -23,7 +23,7 @@ from ovseg_models.word_tokenizer import WordTokenizer
 from pipeline.drawn_world import small_clip
 from pipeline.drawn_world.small_clip import RANDOM, SHIPPED, SMALL
 from pipeline.errors import PipelineError
-from pipeline.settings import ClipSettings, Namer
+from pipeline.settings import ClipSettings, Namer, Settings
 from storage_schemas.digests import sha256_of_json
 
 logger = logging.getLogger(__name__)
@@ -182,6 +182,18 @@ def namer_of(clip: MaskAdaptedClip, settings: NamingSettings, *, where: str) -> 
         return OnePass(clip, side_px=settings.picture_side_px, stride_px=settings.window_stride_px)
     except ValueError as error:
         raise PipelineError(f"{where}.namer: {error}") from error
+
+
+def check_namers(settings: Settings) -> None:
+    """Check, before any work begins, that CLIP can name masks in one pass wherever the settings ask for it.
+
+    Raises:
+        PipelineError: If it cannot, or its form is unknown.
+    """
+    sections: dict[str, NamingSettings] = {"mine.embed": settings.mine.embed, "evaluate": settings.evaluate}
+    for where, section in sections.items():
+        if section.namer != "crops":
+            namer_of(clip_without_numbers(settings.clip), section, where=where)
 
 
 @lru_cache(maxsize=8)

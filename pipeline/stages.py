@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from pipeline.clip_loading import check_namers
 from pipeline.data_set_options import RegionKind
 from pipeline.dataflow import dataflow, proposals_reports
 from pipeline.graph import Graph
@@ -56,6 +57,7 @@ def run(stage: StageName, settings: Settings, *, ablate: bool = False) -> StageR
         SettingsError: If the settings name nothing to do, or don't fit the data.
         StageError: If a unit could not be made, too many rows failed, or a training diverged.
     """
+    check_namers(settings)
     return run_stage_of(dataflow(settings, ablate=ablate), stage, Execution.of(settings))
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from ovseg_models.proposal_presets import build_proposal_net
-from pipeline.clip_loading import clip_without_numbers
+from pipeline.clip_loading import check_namers, clip_without_numbers
 from pipeline.dataflow import dataflow
 from pipeline.dry_run.crop_cost import CropCost
 from pipeline.dry_run.weights import Finding, clip_is_here, weights_findings
@@ -163,11 +163,15 @@ def _setting_findings(graph: Graph, to_make: Iterable[Node]) -> Iterator[Finding
 
 
 def _naming_findings(settings: Settings, ready: Iterable[Node]) -> Iterator[Finding]:
-    """Say that the proposal net cannot name what it finds, or that one of another CLIP could be kept.
+    """Say that CLIP or the proposal net cannot name masks as asked for, or that a net of another CLIP could be kept.
 
     Args:
         ready: Nodes whose inputs are finished.
     """
+    try:
+        check_namers(settings)
+    except PipelineError as error:
+        yield _finding_of(error)
     if settings.clip_names_alone:
         text = "is another CLIP than 'clip': the proposal net finds the masks, and 'clip' alone names them"
         yield Finding("proposal_net.clip", f"{text} (ensemble weight 1)", is_missing=False)

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int64, UInt8
 from PIL import Image
 from torch import Tensor
 
-from ovseg_models.encoding import embed_regions, net_pixels, propose
+from ovseg_models.encoding import MaskNamer, embed_regions, net_pixels, propose
 from ovseg_models.fusion import fused_labels, fused_mask_labels
 from ovseg_models.image_input import resized_size
 from ovseg_models.mask_adapted_clip import PUBLISHED_TEMPERATURE, MaskAdaptedClip
@@ -18,7 +18,7 @@ from ovseg_models.precision import autocast
 from ovseg_models.prompt_templates import prompt_templates
 from ovseg_models.proposal_masks import hard_masks
 from ovseg_models.proposal_net import ProposalNet
-from pipeline.clip_loading import LoadedClip, load_clip
+from pipeline.clip_loading import LoadedClip, load_clip, namer_of
 from pipeline.evaluate.labelled_images import LabelledImage
 from pipeline.evaluate.variants import GROUND_TRUTH, ORIGINAL, ClipView
 from pipeline.settings import ClipSettings, Precision
@@ -130,6 +130,7 @@ class Nets:
         self.sources = sources
         self.device = device
         self._clips: dict[str, MaskAdaptedClip] = {}
+        self._namers: dict[tuple[str | int, ...], MaskNamer] = {}
         self._class_vectors: dict[str, Tensor] = {}
         self._texts = sources.texts.open(device)
 
@@ -169,6 +170,17 @@ class Nets:
             )
             self._clips[name] = loaded.to(self.device).eval()
         return self._clips[name]
+
+    def namer(self, view: ClipView) -> MaskNamer:
+        """Return what embeds masks in a view.
+
+        Raises:
+            PipelineError: If CLIP cannot name them in one pass.
+        """
+        key = (view.clip, view.namer, view.picture_side_px, view.window_stride_px)
+        if key not in self._namers:
+            self._namers[key] = namer_of(self.clip(view.clip), view, where="evaluate")
+        return self._namers[key]
 
     def class_vectors(self, name: str) -> Float[Tensor, "class dim"]:
         """Return what the embeddings of a CLIP's crops are compared with, for the vocabulary; see `vectors_of`.
@@ -248,10 +260,9 @@ class Nets:
             # masks [query height width] at net size, where crops are cut
             masks = proposals.hard_masks(size, view.mask_threshold).to(self.device)
             names = torch.arange(len(masks))
-        clip = self.clip(view.clip)
         with autocast(self.device, self.sources.precision):
             embeddings, valid = embed_regions(
-                clip,
+                self.namer(view),
                 pixels,
                 masks,
                 fill="mean" if view.masked else "unmasked",
@@ -259,7 +270,8 @@ class Nets:
                 at_once=self.crops_at_once,
             )
         # ``valid`` [region]: regions without a pixel have no crop, and no row in ``embeddings``
-        return ClipBranch(names[valid], clip.class_logits(embeddings, self.class_vectors(view.clip)))
+        clip_logits = self.clip(view.clip).class_logits(embeddings, self.class_vectors(view.clip))
+        return ClipBranch(names[valid], clip_logits)
 
     @property
     def crops_at_once(self) -> int:

@@ -5,7 +5,7 @@ Reads ``scenes``, ``proposal_net`` and ``adapted_clip``; writes ``scores``, and 
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from pipeline.evaluate.labelled_images import NO_LABEL, LabelledScenes
@@ -213,7 +213,7 @@ class StoreBranch(Step):
     def fingerprint(self, node: Node) -> Mapping[str, Json]:
         """Return the view, and the settings that change the nets' outputs."""
         del node
-        view = None if self.view is None else asdict(self.view)
+        view = None if self.view is None else self.view.to_json()
         alone: dict[str, Json] = {"clip_names_alone": True} if self.clip_names_alone else {}
         return {**branch_options(self.settings), "view": view, **alone}
 

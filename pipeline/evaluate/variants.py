@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Final, Literal
 
-from pipeline.settings import EvaluateSettings
+from pipeline.settings import ONE_PASS_SIZES, EvaluateSettings, Namer
 from storage_schemas.digests import Json
 
 ORIGINAL: Final = "original"
@@ -21,12 +21,17 @@ Section = Literal["main", "branches", "bottleneck", "adaptation", "weights", "th
 class ClipView:
     """One way in which CLIP sees the regions of an image; CLIP runs once per view.
 
+    In one pass of the picture nothing is masked or prompted; ``masked`` is true there and ``mask_prompts`` false.
+
     Attributes:
         clip: ``"adapted"``, ``"original"``, or the name of another mode of stage 3.
         regions: ``"proposals"``, or ``"ground-truth"``: the classes of the label map.
         mask_threshold: Mask probability above which a pixel is in the crop; of no matter for the ground truth.
         masked: Fill the crop outside the region; otherwise the box is seen as it is.
         mask_prompts: Give patches outside the region their prompt tokens.
+        namer: ``"crops"``, or ``"one-pass"``: the picture once.
+        picture_side_px: Of the square that one pass sees; 0 for CLIP's own.
+        window_stride_px: From one of its windows to the next; 0 for none.
     """
 
     clip: str
@@ -34,6 +39,9 @@ class ClipView:
     mask_threshold: float = 0.5
     masked: bool = True
     mask_prompts: bool = True
+    namer: Namer = "crops"
+    picture_side_px: int = 0
+    window_stride_px: int = 0
 
     @property
     def slug(self) -> str:
@@ -41,8 +49,19 @@ class ClipView:
         parts = [self.clip.replace("+", "-and-")]
         parts.append(f"t{round(1000 * self.mask_threshold):03d}" if self.regions == PROPOSALS else self.regions)
         parts += [] if self.masked else ["unmasked"]
-        parts += [] if self.mask_prompts else ["no-prompts"]
+        if self.namer != "crops":
+            sizes = (("px", self.picture_side_px), ("stride", self.window_stride_px))
+            parts += [self.namer, *(f"{name}{size}" for name, size in sizes if size)]
+        else:
+            parts += [] if self.mask_prompts else ["no-prompts"]
         return "-".join(parts)
+
+    def to_json(self) -> dict[str, Json]:
+        """Return the view's parts, for identities and attributes; those of one pass only where it is one."""
+        parts = asdict(self)
+        if self.namer == "crops":  # so that identities from before it was a choice stay
+            parts = {name: value for name, value in parts.items() if name not in ("namer", *ONE_PASS_SIZES)}
+        return parts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,7 +97,7 @@ class Variant:
 
     def to_json(self) -> dict[str, Json]:
         """Return the variant's parts, for identities and attributes."""
-        parts = asdict(self)
+        parts = asdict(self) | {"view": None if self.view is None else self.view.to_json()}
         if not self.unseen_only:  # so that identities from before it was a choice stay
             del parts["unseen_only"]
         return parts
@@ -150,13 +169,17 @@ def views_of(variants: Sequence[Variant]) -> tuple[ClipView, ...]:
 
 
 def _branch_variants(settings: EvaluateSettings, ensemble_weight: float) -> Iterator[Variant]:
-    """Yield each branch alone, and CLIP without prompts and without masks."""
+    """Yield each branch alone, and CLIP without prompts and without masks; crops, where masks are named in one pass."""
     view = view_of(settings, settings.clip)
     yield Variant(name="proposal-net-only", section="branches")
     yield Variant(name="clip-only", section="branches", ensemble_weight=1.0, view=view)
     if view.mask_prompts:
         plain = ClipView(clip=view.clip, mask_threshold=view.mask_threshold, mask_prompts=False)
         yield Variant(name="no-mask-prompts", section="branches", ensemble_weight=ensemble_weight, view=plain)
+    if view.namer != "crops":
+        crops = view_of(settings.model_copy(update={"namer": "crops"}), settings.clip)
+        yield Variant(name="crops", section="branches", ensemble_weight=ensemble_weight, view=crops)
+        return
     unmasked = ClipView(clip=view.clip, mask_threshold=view.mask_threshold, masked=False, mask_prompts=False)
     yield Variant(name="unmasked-crops", section="branches", ensemble_weight=ensemble_weight, view=unmasked)
 
@@ -166,7 +189,7 @@ def _bottleneck_variants(settings: EvaluateSettings, clips: Sequence[str]) -> It
     for clip in clips:
         view = _of_ground_truth(view_of(settings, clip))
         yield Variant(name=f"true-masks-{clip}", section="bottleneck", ensemble_weight=1.0, view=view)
-    for clip in clips:
+    for clip in clips if settings.namer == "crops" else ():
         unmasked = ClipView(clip=clip, regions=GROUND_TRUTH, mask_threshold=0.5, masked=False, mask_prompts=False)
         name = f"true-boxes-{clip}"
         yield Variant(name=name, section="bottleneck", ensemble_weight=1.0, view=unmasked)
@@ -182,9 +205,19 @@ def _weighted(section: Section, view: ClipView, weight: float, prefix: str = "")
 
 def view_of(settings: EvaluateSettings, clip: str, threshold: float | None = None) -> ClipView:
     """Return how a CLIP sees proposals, as the settings say; the original has no prompts."""
+    threshold = settings.mask_threshold if threshold is None else threshold
+    if settings.namer != "crops":
+        return ClipView(
+            clip=clip,
+            mask_threshold=threshold,
+            mask_prompts=False,
+            namer=settings.namer,
+            picture_side_px=settings.picture_side_px,
+            window_stride_px=settings.window_stride_px,
+        )
     return ClipView(
         clip=clip,
-        mask_threshold=settings.mask_threshold if threshold is None else threshold,
+        mask_threshold=threshold,
         masked=settings.masked_crops,
         mask_prompts=settings.use_mask_prompts and settings.masked_crops and clip != ORIGINAL,
     )
@@ -192,4 +225,4 @@ def view_of(settings: EvaluateSettings, clip: str, threshold: float | None = Non
 
 def _of_ground_truth(view: ClipView) -> ClipView:
     """Return the same view of the label map's regions."""
-    return ClipView(clip=view.clip, regions=GROUND_TRUTH, masked=view.masked, mask_prompts=view.mask_prompts)
+    return replace(view, regions=GROUND_TRUTH, mask_threshold=0.5)

@@ -7,7 +7,7 @@ CLIP liked best, so pairs lean towards CLIP's branch.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pipeline.evaluate.score import branch_options, net_sources
@@ -57,7 +57,7 @@ class ChooseWeight(Step):
         del node
         return {
             **branch_options(self.settings),
-            "view": asdict(self.view),
+            "view": self.view.to_json(),
             "ensemble_weights": list(self.weights),
             "limit": self.settings.sweep.validation_pairs,
         }
@@ -88,6 +88,7 @@ class ChooseWeight(Step):
         return WeightChoiceJob(
             pairs=node["pairs"].artifact,
             proposals=node["proposals"].artifact,
+            scenes=None if self.settings.namer == "crops" else node["proposals"]["scenes"].artifact,
             nets=net_sources(node, self.settings, self.compute, ()),
             view=self.view,
             ensemble_weights=self.weights,

@@ -9,19 +9,22 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from ovseg_models.encoding import embed_crops
+from ovseg_models.encoding import SeenPicture, embed_crops
 from ovseg_models.fusion import classify
 from ovseg_models.masked_crops import Fill, crops_of_regions, patch_mask
+from ovseg_models.one_pass import OnePass
 from ovseg_models.precision import autocast
 from pipeline.errors import PipelineError
 from pipeline.evaluate.nets import Nets, NetSources
 from pipeline.evaluate.variants import ClipView
-from pipeline.stored_pictures import pair_pictures
+from pipeline.stored_pictures import pair_pictures, upright_picture
 from storage_schemas.artifact import Artifact
 from storage_schemas.columns import OK
 from storage_schemas.manifest import Sidecar
 from storage_schemas.pairs import read_index, read_members
 from storage_schemas.proposals import read_proposals
+from storage_schemas.rle import decode_masks
+from storage_schemas.scenes import SceneShard
 from storage_schemas.weight_choices import write_weight_choice
 
 _COLUMNS = ("pair", "key", "status", "region", "noun", "crop", "crop_mask")
@@ -31,12 +34,16 @@ class MinedPair(NamedTuple):
     """One mined region and its noun.
 
     Attributes:
+        key: Of its scene.
+        query: That found the region.
         noun: What the caption says.
         proposal_embedding: Of the region's query [dim].
         pixels: The region's box, RGB [height width 3].
         mask: Inside the region [height width].
     """
 
+    key: str
+    query: int
     noun: str
     proposal_embedding: npt.NDArray[np.float32]
     pixels: npt.NDArray[np.uint8]
@@ -50,6 +57,7 @@ class WeightChoiceJob:
     Attributes:
         pairs: Mined from proposals, finished.
         proposals: The proposals that the pairs are of, finished.
+        scenes: The pictures that these were found in, finished, which one pass sees; None for crops, which pairs hold.
         nets: Where nets come from.
         view: How CLIP sees the regions.
         limit: Pairs at most; the first ones in order.
@@ -57,6 +65,7 @@ class WeightChoiceJob:
 
     pairs: Artifact
     proposals: Artifact
+    scenes: Artifact | None
     nets: NetSources
     view: ClipView
     ensemble_weights: tuple[float, ...]
@@ -104,6 +113,10 @@ class WeightChoiceJob:
         embeddings = torch.from_numpy(np.stack([pair.proposal_embedding for pair in pairs])).to(nets.device)
         proposal_logits = nets.proposal_net.class_logits(embeddings, texts)
         clip, clip_texts = nets.clip(self.view.clip), nets.vectors_of(self.view.clip, nouns)
+        namer = nets.namer(self.view)
+        if isinstance(namer, OnePass) and self.scenes is not None:
+            seen = self._seen(nets, namer, self.scenes, pairs)
+            return proposal_logits.cpu(), clip.class_logits(seen, clip_texts).cpu()
         fill: Fill = "mean" if self.view.masked else "unmasked"
         clip_logits = []
         at_once = nets.crops_at_once
@@ -125,6 +138,28 @@ class WeightChoiceJob:
             clip_logits.append(clip.class_logits(embedded, clip_texts))
         return proposal_logits.cpu(), torch.cat(clip_logits).cpu()
 
+    def _seen(self, nets: Nets, one_pass: OnePass, pictures: Artifact, pairs: Sequence[MinedPair]) -> torch.Tensor:
+        """Embed the pairs' regions in one pass of each picture [pair dim]."""
+        queries: dict[str, set[int]] = {}
+        for pair in pairs:
+            queries.setdefault(pair.key, set()).add(pair.query)
+        vectors: dict[tuple[str, int], torch.Tensor] = {}
+        for unit in self.pairs.description.units:
+            scenes = SceneShard(pictures, unit).scenes(labels=False)
+            for scene, found in zip(scenes, read_proposals(self.proposals, unit), strict=True):
+                rows = [row for row, query in enumerate(found.queries.tolist()) if query in queries.get(scene.key, ())]
+                if not rows:
+                    continue
+                # Masks lie at net size, on whose every pixel a patch has its share as on the picture's own.
+                counts = [found.mask_counts[row] for row in rows]
+                masks = torch.from_numpy(decode_masks(counts, found.height_px, found.width_px)).to(nets.device)
+                picture = torch.from_numpy(np.array(upright_picture(scene))).permute(2, 0, 1)
+                with autocast(nets.device, self.nets.precision):
+                    embeddings, _ = SeenPicture(one_pass, picture).regions(masks)
+                keys = [(scene.key, int(found.queries[row])) for row in rows]
+                vectors |= dict(zip(keys, embeddings, strict=True))
+        return torch.stack([vectors[pair.key, pair.query] for pair in pairs])
+
 
 def mined_pairs(pairs: Artifact, proposals: Artifact, embedding_dim: int) -> Iterator[MinedPair]:
     """Read pairs with their proposals' embeddings, in order."""
@@ -141,4 +176,4 @@ def mined_pairs(pairs: Artifact, proposals: Artifact, embedding_dim: int) -> Ite
         }
         for row, members in zip(rows, read_members(pairs, unit, index, rows), strict=True):
             place = (columns["key"][row], columns["region"][row])
-            yield MinedPair(columns["noun"][row], embeddings[place], *pair_pictures(members))
+            yield MinedPair(*place, columns["noun"][row], embeddings[place], *pair_pictures(members))

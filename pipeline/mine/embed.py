@@ -1,4 +1,6 @@
-"""Step 2 of mining: the original CLIP embeds the masked crop of every region. No noun or caption plays a part.
+"""Step 2 of mining: the original CLIP embeds every region, by its masked crop or in one pass of the picture.
+
+No noun or caption plays a part.
 
 Reads ``scenes`` and either their ``proposals`` or their labels; writes ``embeddings``.
 """
@@ -11,7 +13,14 @@ from pipeline.graph import Node, ParameterCounts, Step
 from pipeline.mine.regions import EXPECTED, RegionSource, net_size, regions_of
 from pipeline.mine.scene_nouns import check_scenes
 from pipeline.ordered_threads import in_threads
-from pipeline.settings import ClipSettings, ComputeSettings, EmbedSettings, MineSettings, result_settings
+from pipeline.settings import (
+    ONE_PASS_SIZES,
+    ClipSettings,
+    ComputeSettings,
+    EmbedSettings,
+    MineSettings,
+    result_settings,
+)
 from pipeline.stage_names import StageName
 from pipeline.worker_device import WorkerCompute
 from storage_schemas.artifact import Artifact
@@ -49,7 +58,10 @@ class Embed(Step):
             SettingsError: If the scenes lack what pairs are made of.
         """
         check_scenes(node["scenes"], self.mining)
-        return {"options": result_settings(self.mining.embed), "size": net_size(self.mining)._asdict()}
+        options = result_settings(self.mining.embed)
+        if self.mining.embed.namer == "crops":  # the size of one pass may be inherited all the same
+            options = {name: value for name, value in options.items() if name not in ONE_PASS_SIZES}
+        return {"options": options, "size": net_size(self.mining)._asdict()}
 
     def job(self, node: Node) -> "EmbedJob":
         """Return what makes a shard."""

@@ -1,8 +1,12 @@
-"""The original CLIP on the regions of a shard, in full batches, and smaller ones where memory runs out."""
+"""The original CLIP on the regions of a shard, in full batches, and smaller ones where memory runs out.
+
+By crops, a batch is of crops, whichever pictures they are of. By one pass it is of pictures, each with all its masks.
+"""
 
 import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from itertools import islice
 from typing import NamedTuple, TypeVar
 
@@ -10,12 +14,14 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
-from ovseg_models.encoding import RegionCrops, cut_regions_of_pictures, embed_crops
-from ovseg_models.mask_adapted_clip import MaskAdaptedClip
+from ovseg_models.encoding import MaskNamer, RegionCrops, cut_regions_of_pictures, embed_crops
+from ovseg_models.host_to_device import sent
+from ovseg_models.one_pass import OnePass
 from ovseg_models.precision import autocast
 from ovseg_models.run_lengths import RunLengths, masks_of_runs
-from pipeline.clip_loading import load_clip
+from pipeline.clip_loading import load_clip, namer_of
 from pipeline.errors import PipelineError, StageError
 from pipeline.mine.regions import EMPTY_MASK, NOT_FINITE, UNDECODABLE, NetSize, SceneAndRegions, net_picture
 from pipeline.ordered_threads import in_threads
@@ -31,6 +37,7 @@ logger = logging.getLogger(__name__)
 Item = TypeVar("Item")
 
 _TOGETHER_ON_GPU = 4  # pictures whose crops are cut at once; on a CPU that would only leave its cache
+_SEEN_TOGETHER_ON_GPU = 16  # pictures that go through one pass at once
 
 
 def in_full_batches(
@@ -83,11 +90,13 @@ class OutOfMemoryBackOff:
     Args:
         model: From rows, in one argument or more, to results, one each.
         where: What runs out of memory, for messages.
+        row: What a row is, for messages.
     """
 
-    def __init__(self, model: Callable[..., Tensor], *, where: str) -> None:
+    def __init__(self, model: Callable[..., Tensor], *, where: str, row: str = "crop") -> None:
         self._model = model
         self._where = where
+        self._row = row
         self._at_once: int | None = None
 
     def __call__(self, *rows: Tensor) -> Tensor:
@@ -116,21 +125,22 @@ class OutOfMemoryBackOff:
         count = len(rows[0])
         if count == 1:
             raise StageError(
-                f"{self._where}: memory does not suffice for one crop ({reason}); free the device, or use another"
+                f"{self._where}: memory does not suffice for one {self._row} ({reason}); free the device, or use "
+                "another"
             )
         self._at_once = count // 2
-        logger.warning("%s: memory does not suffice for %d crops, %d go on", self._where, count, self._at_once)
+        logger.warning("%s: memory does not suffice for %d %ss, %d go on", self._where, count, self._row, self._at_once)
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         return None
 
 
 class _Decoded(NamedTuple):
-    """A scene, ready to have its crops cut, or why that can't be.
+    """A scene, ready to have its masks seen, or why that can't be.
 
     Attributes:
         of: The scene.
-        pixels: At the size at which crops are cut; None if there is nothing to cut.
+        pixels: At the size at which its masks lie; None if there is nothing to see.
         runs: Of its masks, equal ones once.
         mask_of_region: Which of them is each region's [region].
         boxes_xyxy: Their tight boxes [mask 4].
@@ -146,19 +156,24 @@ class _Decoded(NamedTuple):
     status: str = OK
     reason: str = ""
 
+    @property
+    def is_seen(self) -> bool:
+        """Whether there is a picture with masks."""
+        return self.pixels is not None and len(self.runs.runs) > 0
 
-class _CutScene(NamedTuple):
-    """A scene whose crops are cut, or why there are none.
+
+class _Ready(NamedTuple):
+    """A scene whose masks CLIP may embed, or why it may not.
 
     Attributes:
         of: The scene.
-        crop_of_region: Which crop shows each region [region]; equal masks share one, -1 is an empty mask.
+        row_of_region: Which row of embeddings is each region's [region]; equal masks share one, -1 is an empty mask.
         status: ``"ok"``, else a slug of what went wrong with the scene.
         reason: The same in words.
     """
 
     of: SceneAndRegions
-    crop_of_region: Int[np.ndarray, "region"]
+    row_of_region: Int[np.ndarray, "region"]
     status: str = OK
     reason: str = ""
 
@@ -167,35 +182,41 @@ class Embedder:
     """CLIP at work: decoding, cropping and encoding run in threads beside its forward pass.
 
     Args:
-        clip: The original CLIP, in evaluation mode.
-        size: At which size crops are cut.
+        namer: The original CLIP, in evaluation mode, or its one pass.
+        size: At which size masks lie, and crops are cut.
         pictures_together: Whose crops are cut at once; None for what suits the device.
     """
 
     def __init__(
-        self, clip: MaskAdaptedClip, settings: EmbedSettings, size: NetSize, *, pictures_together: int | None = None
+        self, namer: MaskNamer, settings: EmbedSettings, size: NetSize, *, pictures_together: int | None = None
     ) -> None:
+        self._one_pass = namer if isinstance(namer, OnePass) else None
+        self._clip = clip = namer.model if isinstance(namer, OnePass) else namer
         on_gpu = clip.logit_scale.device.type != "cpu"
         self._together = pictures_together or (_TOGETHER_ON_GPU if on_gpu else 1)
-        self._clip = clip
+        if self._one_pass is not None:
+            self._together = settings.batch_images or (_SEEN_TOGETHER_ON_GPU if on_gpu else 1)
         self._settings = settings
         self._size = size
         self._batch_crops = crops_at_once(settings.batch_crops, clip.logit_scale.device)
         self._model = OutOfMemoryBackOff(self._forward, where="embed")
+        if self._one_pass is not None:
+            forward = partial(self._forward_pictures, self._one_pass)
+            self._picture_model = OutOfMemoryBackOff(forward, where="embed", row="picture")
 
     @classmethod
     def loaded(cls, clip: ClipSettings, settings: EmbedSettings, size: NetSize, device: torch.device) -> "Embedder":
         """Load CLIP; without mask prompts it is the original one.
 
         Raises:
-            PipelineError: If it is to drop tokens and cannot.
+            PipelineError: If it is to drop tokens, or name masks in one pass, and cannot.
         """
         loaded = load_clip(clip)
         try:
             adapted = loaded.mask_adapted(blank_patches=settings.blank_patches)
         except ValueError as error:
             raise PipelineError(f"mine.embed: {error}") from error
-        return cls(adapted.to(device), settings, size)
+        return cls(namer_of(adapted.to(device), settings, where="mine.embed"), settings, size)
 
     @property
     def embedding_dim(self) -> int:
@@ -208,7 +229,11 @@ class Embedder:
         decoded = in_threads(self._decoded, scenes)
         groups = iter(lambda: list(islice(decoded, self._together)), [])  # until none is left
         # What is cut lies in the device's memory: no more than the next group waits there.
-        cut = in_threads(self._cut, groups, threads=1 if on_gpu else None, ahead=1 if on_gpu else None)
+        threads = 1 if on_gpu else None
+        if self._one_pass is not None:
+            seen = in_threads(partial(self._seen, self._one_pass), groups, threads=threads, ahead=threads)
+            return in_threads(_rows, (row for group in seen for row in self._embedded(*group)), threads=1)
+        cut = in_threads(self._cut, groups, threads=threads, ahead=threads)
         crops = (of_scene for of_group in cut for of_scene in of_group)
         return in_threads(_rows, in_full_batches(crops, self._model, size=self._batch_crops), threads=1)
 
@@ -218,6 +243,41 @@ class Embedder:
     ) -> Float[Tensor, "crop dim"]:
         with autocast(crops.device, self._settings.precision):
             return embed_crops(self._clip, crops, *patch_masks, at_once=len(crops))
+
+    @torch.inference_mode()
+    def _seen(self, one_pass: OnePass, group: Sequence[_Decoded]) -> tuple[list[_Ready], list[Tensor], list[Tensor]]:
+        """Make one pass's input of some scenes, on CLIP's device: pictures and what their masks fill, where any are."""
+        ready, pictures, filled = [], [], []
+        for one in group:
+            row_of_region = np.zeros(0, np.int64)
+            if one.pixels is not None and one.is_seen:
+                device, size = self._clip.logit_scale.device, (one.of.regions.height_px, one.of.regions.width_px)
+                empty = one.boxes_xyxy[:, 2] == one.boxes_xyxy[:, 0]  # it has a row nevertheless, which nobody reads
+                row_of_region = np.where(empty[one.mask_of_region], -1, one.mask_of_region)
+                pictures.append(one_pass.resized(sent(one.pixels, device)))
+                filled.append(one_pass.filled(masks_of_runs(one.runs, size, device)))
+            ready.append(_Ready(one.of, row_of_region, one.status, one.reason))
+        return ready, pictures, filled
+
+    def _embedded(
+        self, ready: Sequence[_Ready], pictures: Sequence[Tensor], filled: Sequence[Tensor]
+    ) -> Iterator[tuple[_Ready, Tensor]]:
+        """Embed the masks of some pictures together; those with fewer masks are filled up with empty ones."""
+        made: Iterator[Tensor] = iter(())
+        if pictures:
+            made = iter(self._picture_model(torch.stack(list(pictures)), pad_sequence(list(filled), batch_first=True)))
+        for scene in ready:
+            yield scene, next(made) if len(scene.row_of_region) else torch.empty(0)
+
+    @torch.inference_mode()
+    def _forward_pictures(
+        self,
+        one_pass: OnePass,
+        pictures: Float[Tensor, "picture 3 side side"],
+        filled: Float[Tensor, "picture mask patch"],
+    ) -> Float[Tensor, "picture mask dim"]:
+        with autocast(pictures.device, self._settings.precision):
+            return one_pass.embed(one_pass.features(pictures), filled).float()
 
     def _decoded(self, of: SceneAndRegions) -> _Decoded:
         """Decode a scene's picture and the run lengths of its masks, on the host."""
@@ -239,7 +299,7 @@ class Embedder:
             boxes_xyxy=boxes_of_runs(*runs, regions.height_px),
         )
 
-    def _cut(self, group: Sequence[_Decoded]) -> list[tuple[_CutScene, tuple[Tensor, ...]]]:
+    def _cut(self, group: Sequence[_Decoded]) -> list[tuple[_Ready, tuple[Tensor, ...]]]:
         """Cut CLIP's input of some scenes together, or one by one where memory does not suffice for that."""
         try:
             return self._cut_together(group)
@@ -251,13 +311,13 @@ class Embedder:
         return [cut for one in group for cut in self._cut_together([one])]
 
     @torch.inference_mode()
-    def _cut_together(self, group: Sequence[_Decoded]) -> list[tuple[_CutScene, tuple[Tensor, ...]]]:
+    def _cut_together(self, group: Sequence[_Decoded]) -> list[tuple[_Ready, tuple[Tensor, ...]]]:
         """Cut CLIP's input of some scenes, on CLIP's device: crops, and patch masks if needed."""
         device, crop = self._clip.logit_scale.device, self._clip.crop
         needs_patches = self._clip.needs_patch_masks()
         no_crops = torch.zeros(0, 3, crop.side_px, crop.side_px, device=device)
         no_patches = torch.zeros(0, crop.patches, dtype=torch.bool)
-        whole = [one for one in group if one.pixels is not None and len(one.runs.runs)]
+        whole = [one for one in group if one.is_seen]
         sizes = [(one.of.regions.height_px, one.of.regions.width_px) for one in whole for _ in one.runs.runs]
         made: Iterator[RegionCrops] = iter(())
         if whole:
@@ -271,43 +331,43 @@ class Embedder:
                 share_above_iou=self._settings.share_above_iou,
             )
             made = iter(cut)
-        results: list[tuple[_CutScene, tuple[Tensor, ...]]] = []
+        results: list[tuple[_Ready, tuple[Tensor, ...]]] = []
         for one in group:
             crop_of_region, crops, patches = np.zeros(0, np.int64), no_crops, no_patches
-            if one.pixels is not None and len(one.runs.runs):
+            if one.is_seen:
                 of_scene = next(made)
                 crop_of_region = of_scene.crop_of_mask[one.mask_of_region]
                 crops, patches = of_scene.crops, of_scene.patch_mask
-            scene = _CutScene(one.of, crop_of_region, one.status, one.reason)
+            scene = _Ready(one.of, crop_of_region, one.status, one.reason)
             results.append((scene, (crops, patches.cpu()) if needs_patches else (crops,)))
         return results
 
 
-def _rows(embedded: tuple[_CutScene, Float[Tensor, "crop dim"]]) -> SceneEmbeddings:
+def _rows(embedded: tuple[_Ready, Float[Tensor, "crop dim"]]) -> SceneEmbeddings:
     """Turn a scene's embeddings into what is stored, on the CPU."""
-    cut, embeddings = embedded
-    key = cut.of.scene.key
-    if cut.status != OK:
+    ready, embeddings = embedded
+    key = ready.of.scene.key
+    if ready.status != OK:
         return SceneEmbeddings(
             key=key,
             regions=np.zeros(0, np.int32),
             statuses=(),
             reasons=(),
             embeddings=np.zeros((0, 1), np.float16),
-            scene_status=cut.status,
-            scene_reason=cut.reason,
+            scene_status=ready.status,
+            scene_reason=ready.reason,
         )
-    indices = cut.of.regions.indices
+    indices = ready.of.regions.indices
     outcomes = [(EMPTY_MASK, "the mask has no pixel")] * len(indices)
     stored = np.zeros((len(indices), embeddings.shape[1]), np.float16)
     vectors = embeddings.cpu().numpy()
-    for row, crop in enumerate(cut.crop_of_region.tolist()):
-        if crop < 0:
+    for region, row in enumerate(ready.row_of_region.tolist()):
+        if row < 0:
             continue
-        vector = vectors[crop]
+        vector = vectors[row]
         if np.isfinite(vector).all():
-            stored[row], outcomes[row] = vector.astype(np.float16), (OK, "")
+            stored[region], outcomes[region] = vector.astype(np.float16), (OK, "")
         else:
-            outcomes[row] = (NOT_FINITE, "CLIP's embedding of the crop is not finite")
+            outcomes[region] = (NOT_FINITE, "CLIP's embedding of the crop is not finite")
     statuses, reasons = zip(*outcomes, strict=True)
     return SceneEmbeddings(key=key, regions=indices, statuses=statuses, reasons=reasons, embeddings=stored)

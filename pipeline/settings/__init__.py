@@ -9,7 +9,7 @@ from pipeline.settings.loading import (
     settings_toml,
     writable_runs_dir,
 )
-from pipeline.settings.model import Namer, Precision, PromptTemplates, SettingsModel, result_settings
+from pipeline.settings.model import ONE_PASS_SIZES, Namer, Precision, PromptTemplates, SettingsModel, result_settings
 from pipeline.settings.sections import (
     AugmentationSettings,
     ClipSettings,
@@ -41,6 +41,7 @@ from pipeline.settings.sections import (
 )
 
 __all__ = [
+    "ONE_PASS_SIZES",
     "AugmentationSettings",
     "ClipSettings",
     "ComputeSettings",

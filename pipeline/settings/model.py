@@ -49,6 +49,9 @@ BlankPatches = Literal["kept", "dropped"]
 Namer = Literal["crops", "one-pass"]
 """How CLIP sees masks: a crop of each, or the picture once, with a token for each mask (`ovseg_models.one_pass`)."""
 
+ONE_PASS_SIZES = frozenset({"picture_side_px", "window_stride_px"})
+"""Settings of a stage, which have no say where crops are named."""
+
 PromptTemplates = Literal["bare", "single", "vild", "imagenet"]
 """Sentences that a noun or class name is put into: the name alone, one sentence, ViLD's 14, CLIP's 80 for ImageNet."""
 

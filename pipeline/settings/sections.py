@@ -570,7 +570,7 @@ class ProposeSettings(SettingsModel):
 
 
 class EmbedSettings(SettingsModel):
-    """Second step: the original CLIP gives one embedding per masked crop. No noun or caption plays a part."""
+    """Second step: the original CLIP gives one embedding per mask, by default of its crop. No noun plays a part."""
 
     namer: Namer = _inherited_namer()
     picture_side_px: int = _inherited_side()
@@ -597,6 +597,21 @@ class EmbedSettings(SettingsModel):
         "By default 256 on a GPU, 64 on a CPU.",
         json_schema_extra=CHANGES_NO_RESULT,
     )
+    batch_images: int | None = Field(
+        default=None,
+        ge=1,
+        description="One pass: pictures per forward pass; halved when the memory does not suffice. By default 16 on a "
+        "GPU, 1 on a CPU.",
+        json_schema_extra=CHANGES_NO_RESULT,
+    )
+
+    @model_validator(mode="after")
+    def _shares_crops_alone(self) -> Self:
+        if self.namer == "one-pass" and self.share_above_iou < 1:
+            raise ValueError(
+                f"share_above_iou {self.share_above_iou} should be 1 where namer is 'one-pass', which cuts no crops"
+            )
+        return self
 
 
 class NounSettings(SettingsModel):

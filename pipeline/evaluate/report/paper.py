@@ -157,13 +157,16 @@ def paper_miou(settings: Settings, vocabulary: str, variant: Variant) -> float |
 
 
 def _adaptation(settings: Settings, view: ClipView) -> Adaptation | None:
-    """Return how the CLIP of a view was adapted; None if the paper has no such CLIP, or shows it other crops."""
+    """Return how the CLIP of a view was adapted; None if the paper has no such CLIP, or shows it anything else."""
+    if view.namer != "crops":
+        return None
     mode = settings.finetune.mode if view.clip == "adapted" else view.clip
     if mode == ORIGINAL:
         return Adaptation(ORIGINAL)
     recipe = settings.finetune
     others = (
         recipe.pairs_dir,
+        settings.mine.embed.namer != "crops",
         recipe.blank_patches == "dropped",
         recipe.pair_source != "mined",
         recipe.loss != "contrastive",
