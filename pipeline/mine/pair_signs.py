@@ -229,6 +229,7 @@ class PairJudge:
         signs = [{name: row[name] for name in ("pair", "key", "noun", "status", "reason")} for row in pairs]
         captions = self._origins.caption_nouns
         captioned = captions.of_captions(self._origins.scenes, unit) if captions else {}
+        has_lemmas = bool(captions and captions.settings.lemmas)
         proposals = self._origins.proposals  # masks of labels never overlap, and are not needed
         found = read_proposals(proposals, unit) if proposals is not None else ()
         masks = {scene.key: scene.mask_counts for scene in found}
@@ -243,7 +244,7 @@ class PairJudge:
             places = _places(of_scene, scene, self._origins.embeddings)
             texts = np.stack([self._texts[self._numbers[row["noun"]]] for row in of_scene])
             scores = cosine_scores(texts, scene.embeddings)
-            of_pairs = _signs_of_scene(of_scene, places, scores, scene, masks.get(key))
+            of_pairs = _signs_of_scene(of_scene, places, scores, scene, masks.get(key), has_lemmas=has_lemmas)
             nouns = captioned.get(key, [])
             named = frozenset().union(*nouns, {pairs[row]["noun"] for row in numbers})
             for row, place, own in zip(usable, places, of_pairs, strict=True):
@@ -298,6 +299,8 @@ def _signs_of_scene(
     scores: npt.NDArray[np.float64],
     scene: SceneEmbeddings,
     counts: Sequence[bytes] | None,
+    *,
+    has_lemmas: bool,
 ) -> list[_Row]:
     """Return the signs that follow from one scene alone.
 
@@ -306,6 +309,7 @@ def _signs_of_scene(
         places: Of their masks among the scene's masks.
         scores: Similarity of each pair's noun and each mask [pair mask].
         counts: Run lengths of the scene's masks; None if they do not overlap.
+        has_lemmas: Whether nouns are in the singular, or as written.
     """
     size = rows[0]["height_px"], rows[0]["width_px"]
     usable = np.array([status == OK for status in scene.statuses]) & np.isfinite(scores).all(axis=0)
@@ -336,7 +340,8 @@ def _signs_of_scene(
         signs["alike_regions"] = len(alike) if counts is None else _apart(place, alike, counts, size)
         signs["parts"] = _parts(row)
         if row["caption"] is not None:
-            signs["plural"] = is_plural_or_counted(row["caption"], row["noun_start"], row["noun_text"])
+            lemma = row["noun"] if has_lemmas else None
+            signs["plural"] = is_plural_or_counted(row["caption"], row["noun_start"], row["noun_text"], lemma)
         signs["more_instances"] = bool(signs.get("plural")) or signs["alike_regions"] > 0 or signs["parts"] > 1
         found.append(signs)
     return found

@@ -237,6 +237,9 @@ def test_imported_pairs_are_refused(drawn_pairs, tmp_path):
         ("two dogs near a cat", "cat", False),
         ("a herd of sheep on the grass", "sheep", True),
         ("a herd of sheep on the grass", "grass", False),
+        ("a bunch of plates of food", "plates", True),
+        ("a bunch of plates of food", "food", False),
+        ("a pile of red fruit", "fruit", True),
         ("a man with glasses", "glasses", False),
         ("a pair of glasses", "glasses", False),
         ("three glasses", "glasses", True),
@@ -250,3 +253,8 @@ def test_imported_pairs_are_refused(drawn_pairs, tmp_path):
 )
 def test_plurals_and_numerals(caption, noun, expected):
     assert is_plural_or_counted(caption, caption.index(noun), noun) is expected
+
+
+def test_where_a_tagger_gave_the_singular_it_says_what_is_a_plural():
+    assert is_plural_or_counted("at christmas", 3, "christmas", "christmas") is False
+    assert is_plural_or_counted("Sports balls", 0, "Sports balls", "sports ball") is True
