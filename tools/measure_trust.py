@@ -45,6 +45,7 @@ from storage_schemas.scenes import ScenesAttributes, SceneShard
 from tools.measure_paper_tables import SEEDS, Row, made_by, settings_of
 from tools.paper_tables_page import page
 from tools.seed_results import append_result, read_lines, read_results
+from tools.trust_page import FIGURE, figure
 
 SIGNS, NEGATIVES, INSTANCES = "signs", "negatives", "instances"
 ABOUT_PAIRS = (SIGNS, NEGATIVES, INSTANCES)
@@ -238,7 +239,9 @@ def main() -> None:
     options = parser.parse_args()
     if options.write:
         stored = [options.write.with_name(name) for name in ("drawn_world_results.jsonl", "recipe_results.jsonl")]
-        options.write.write_text(page(*map(read_lines, stored), read_results(options.out)), encoding="utf-8")
+        results = read_results(options.out)
+        options.write.write_text(page(*map(read_lines, stored), results), encoding="utf-8")
+        (options.write.parent / "images" / FIGURE).write_bytes(figure(results))
         return
     logging.basicConfig(level=logging.WARNING)
     torch.set_num_threads(1)

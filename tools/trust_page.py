@@ -4,6 +4,7 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
+from pipeline.charts import share_curves
 from tools.recipes_page import marked
 from tools.seed_results import with_interval
 
@@ -11,6 +12,7 @@ Results = Sequence[dict[str, Any]]
 
 SIGNS, NEGATIVES, INSTANCES = "signs", "negatives", "instances"
 ALL_PAIRS = "all pairs"
+FIGURE = "precision_against_yield.png"
 ORDERS = {
     "trust": "`trust`: the sum of the two below",
     "noun_margin": "`noun_margin`: ahead of the nouns of other pictures",
@@ -42,6 +44,22 @@ def precision_table(results: Results) -> str:
         ]
         rows.append(f"| {title} | {' | '.join(cells)} |")
     return "\n".join(rows)
+
+
+def figure(results: Results) -> bytes:
+    """Draw the same for every tenth, the mean over the seeds, as a PNG file."""
+    lines = lines_of(results, SIGNS)
+    tenths = range(1, 11)
+    curves = {
+        name: [(tenth / 10, statistics.fmean(line["precision"][name][tenth - 1] for line in lines)) for tenth in tenths]
+        for name in ORDERS
+    }
+    return share_curves(
+        curves,
+        x_label="right pairs that are kept, of all right ones [%]",
+        y_label="right ones among the pairs that are kept [%]",
+        mark=(1.0, statistics.fmean(line["right"] for line in lines), "all pairs"),
+    )
 
 
 def tuning_table(results: Results) -> str:
@@ -94,6 +112,8 @@ Right ones among the pairs that are kept, in percent, when the share of all righ
 mean over the seeds and 95 % interval.
 
 {precision_table(results)}
+
+![right ones among the pairs that are kept, by the share of the right ones](images/{FIGURE})
 
 ### Finetuning on the most trusted pairs, at equal steps
 

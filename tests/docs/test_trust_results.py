@@ -1,6 +1,9 @@
 """Signs of trust on the drawn world: whole rows, what they must hold, and the section that shows them."""
 
+import io
 import statistics
+
+from PIL import Image
 
 from tests.docs.pages import ROOT
 from tools import measure_trust
@@ -8,7 +11,7 @@ from tools.measure_paper_tables import SEEDS
 from tools.measure_trust import ABOUT_PAIRS, SUBSETS, YIELDS, digest_of
 from tools.paper_tables_page import page
 from tools.seed_results import read_lines
-from tools.trust_page import lines_of, precision_table, section, tuning_table
+from tools.trust_page import FIGURE, figure, lines_of, precision_table, section, tuning_table
 
 RESULTS = read_lines(ROOT / "docs" / "trust_results.jsonl")
 ROWS = [*ABOUT_PAIRS, *(subset.name for subset in SUBSETS)]
@@ -43,6 +46,13 @@ def test_the_section_is_on_the_page_only_where_there_are_results():
     text = page([], [], RESULTS)
     for table in (precision_table, tuning_table):
         assert table(RESULTS) in text
+
+
+def test_the_figure_has_a_curve_for_every_sign(tmp_path):
+    with Image.open(io.BytesIO(figure(RESULTS))) as drawn, Image.open(ROOT / "docs" / "images" / FIGURE) as stored:
+        assert drawn.size == stored.size
+        colours = {pixel for _, pixel in drawn.convert("RGB").getcolors(1 << 24)}
+    assert {(31, 119, 180), (255, 127, 14), (44, 160, 44)} <= colours
 
 
 def test_lines_depend_on_row_seed_and_settings():
