@@ -69,6 +69,9 @@ def test_every_snippet_runs_and_reads_all_pairs(reader, shown):
         assert f"{row['noun']} {row['score']} {row['image_id']} {row['caption_id']} " in shown
         assert f"{row['noun']} {row['area_px']} {row['score']}" in shown  # by pycocotools
     assert "torch.Size([4, 3, 224, 224])" in shown
+    for role in ("scenes", "embeddings"):
+        (directory,) = (folder / "runs" / role).iterdir()
+        assert f"'{role}': 'runs/{role}/{directory.name}'" in shown
     with tarfile.open(folder / "masked-00000.tar") as masked:
         names = [name for row in rows for name in (f"{row['pair']}.png", f"{row['pair']}.txt")]
         assert masked.getnames() == names
