@@ -9,6 +9,7 @@ from storage_schemas.status import UnitState
 from storage_schemas.text_embeddings import KIND as TEXT_EMBEDDINGS
 
 if TYPE_CHECKING:
+    from pipeline.dry_run.crop_cost import CropCost, PassCost
     from pipeline.dry_run.dry_run import DryRun  # imports torch, which 'ovseg status' must not wait for
 
 STATUS_COLUMNS = ("artifact", "state", *(state.value for state in UnitState))
@@ -94,13 +95,16 @@ def dry_run_text(found: "DryRun") -> str:
     if found.unknown_sizes:
         lines.append(f"      not counted, as their pictures cannot be: {', '.join(found.unknown_sizes)}")
     if (crop := found.crop) is not None:
-        duration = f"{crop.seconds:.3g} s" if crop.seconds >= 1 else f"{1000 * crop.seconds:.3g} ms"
         patches = f"in {crop.patches} x {crop.patches} patches" if crop.patches else "without patch tokens"
         lines.append(
             f"clip: {found.architecture}, an image tower of {crop.parameters / 1e6:.1f} M parameters; a crop of "
-            f"{crop.side_px} px {patches} takes {crop.operations / 1e9:.3g} GFLOP, ~{shown_bytes(crop.bytes)} and "
-            f"~{duration} on {found.device}"
+            f"{crop.side_px} px {patches} takes {_cost(crop)} on {found.device}"
         )
+        lines += [
+            f"      one pass of a picture of {each.side_px} px with {each.masks} masks takes {_cost(each)}, "
+            f"{each.masks * crop.operations / each.operations:.3g} times less work than a crop of each"
+            for each in found.passes
+        ]
     if reasons := dict.fromkeys(state.reason for state in found.states if state.reason):
         lines.append("'~' and '?' mark what can only be estimated, as an input is not made yet:")
         lines += [f"  {reason}" for reason in reasons]
@@ -113,3 +117,9 @@ def dry_run_text(found: "DryRun") -> str:
         lines += ["to know:", *notes]
     lines.append("the run would stop for lack of these; nothing was done" if missing else "all is there")
     return "\n".join(lines) + "\n"
+
+
+def _cost(of: "CropCost | PassCost") -> str:
+    """Return operations, memory and time in words."""
+    duration = f"{of.seconds:.3g} s" if of.seconds >= 1 else f"{1000 * of.seconds:.3g} ms"
+    return f"{of.operations / 1e9:.3g} GFLOP, ~{shown_bytes(of.bytes)} and ~{duration}"

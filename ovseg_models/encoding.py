@@ -82,6 +82,35 @@ class RegionCrops(NamedTuple):
         return Regions(embeddings[rows], torch.from_numpy(valid))
 
 
+class SeenPicture:
+    """A picture that goes through CLIP once, when masks of it are first asked for; any may be, then and later."""
+
+    def __init__(self, one_pass: OnePass, picture: UInt8[Tensor, "3 height width"]) -> None:
+        self._one_pass = one_pass
+        self._picture = picture
+
+    @cached_property
+    def features(self) -> PictureFeatures:
+        """What masks read of it; ViT-B/16 at its own size takes 15 MB, half of that in half precision."""
+        picture = sent(self._picture, self._one_pass.model.logit_scale.device)
+        return self._one_pass.features(self._one_pass.resized(picture)[None])
+
+    @property
+    def nbytes(self) -> int:
+        """What the features take, once they are there."""
+        held = vars(self).get("features")
+        return 0 if held is None else sum(part.nbytes for part in (held.start, *held.keys, *held.values, held.last))
+
+    @torch.no_grad()
+    def regions(self, masks: Bool[Tensor, "mask height width"]) -> Regions:
+        """Embed masks of the picture, at any size, on CLIP's device; those without a pixel are left out."""
+        valid = masks.flatten(1).any(dim=1)
+        if not valid.any():
+            return Regions(torch.zeros(0, self._one_pass.model.embedding_dim, device=masks.device), valid.cpu())
+        filled = self._one_pass.filled(masks[valid])
+        return Regions(self._one_pass.embed(self.features, filled[None])[0].float(), valid.cpu())
+
+
 @dataclass(frozen=True, kw_only=True)
 class EncodedImage(Proposals):
     """The part of segmenting an image that doesn't depend on the class names, which takes nearly all of the time.
@@ -89,7 +118,8 @@ class EncodedImage(Proposals):
     Attributes:
         image: RGB, upright, at its own size.
         mask_threshold: With which hard masks are made.
-        embed: Embeds masks at net size; one pass runs the picture through CLIP only once, whatever is asked for.
+        embed: Embeds masks at net size, the proposals or any others.
+        seen: The picture as one pass has it, which runs it through CLIP only once for all masks; None for crops.
         class_logits: Compares their embeddings with those of class names; see `MaskAdaptedClip.class_logits`.
     """
 
@@ -97,6 +127,7 @@ class EncodedImage(Proposals):
     mask_threshold: float | int
     embed: Callable[[Tensor], Regions] = field(repr=False, compare=False)
     class_logits: Callable[[Tensor, Tensor], Tensor] = field(repr=False, compare=False)
+    seen: SeenPicture | None = field(default=None, repr=False, compare=False)
 
     @cached_property
     def regions(self) -> Regions:
@@ -310,29 +341,6 @@ def embed_crops(
             for start in starts
         ]
     ).float()
-
-
-class SeenPicture:
-    """A picture that goes through CLIP once, when masks of it are first asked for; any may be, then and later."""
-
-    def __init__(self, one_pass: OnePass, picture: UInt8[Tensor, "3 height width"]) -> None:
-        self._one_pass = one_pass
-        self._picture = picture
-
-    @cached_property
-    def features(self) -> PictureFeatures:
-        """What masks read of it; ViT-B/16 at its own size takes 15 MB, half of that in half precision."""
-        picture = sent(self._picture, self._one_pass.model.logit_scale.device)
-        return self._one_pass.features(self._one_pass.resized(picture)[None])
-
-    @torch.no_grad()
-    def regions(self, masks: Bool[Tensor, "mask height width"]) -> Regions:
-        """Embed masks of the picture, at any size, on CLIP's device; those without a pixel are left out."""
-        valid = masks.flatten(1).any(dim=1)
-        if not valid.any():
-            return Regions(torch.zeros(0, self._one_pass.model.embedding_dim, device=masks.device), valid.cpu())
-        filled = self._one_pass.filled(masks[valid])
-        return Regions(self._one_pass.embed(self.features, filled[None])[0].float(), valid.cpu())
 
 
 @torch.no_grad()

@@ -5,8 +5,9 @@ once per image by `Segmenter.encode`; naming other classes afterwards takes a sm
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -224,16 +225,20 @@ class Segmenter:
         pictures = [self._net_pixels(image) for image in own]  # at net size, at which both nets see them
         with autocast(self.device, settings.precision):
             found = propose(self.proposal_net, pictures)
-        encoded = [
-            EncodedImage(
-                **vars(proposals),
-                image=image,
-                mask_threshold=settings.mask_threshold,
-                embed=self._embed_of(pixels),  # called when regions are first asked for
-                class_logits=self.clip.class_logits,
+        one_pass = self.namer if isinstance(self.namer, OnePass) else None
+        encoded = []
+        for image, pixels, proposals in zip(own, pictures, found, strict=True):
+            seen = None if one_pass is None else SeenPicture(one_pass, pixels)
+            encoded.append(
+                EncodedImage(
+                    **vars(proposals),
+                    image=image,
+                    mask_threshold=settings.mask_threshold,
+                    embed=partial(self._embedded, pixels, seen),  # called when regions are first asked for
+                    class_logits=self.clip.class_logits,
+                    seen=seen,
+                )
             )
-            for image, pixels, proposals in zip(own, pictures, found, strict=True)
-        ]
         if settings.ensemble_weight > 0:  # else nobody may ever ask for CLIP's embeddings
             for one in encoded:
                 _ = one.regions
@@ -267,7 +272,8 @@ class Segmenter:
             (proposals,) = propose(self.proposal_net, [pixels])
         masks = hard_masks(proposals.mask_logits, proposals.net_size, settings.mask_threshold)
         cut = cut_regions(pixels, masks, clip.crop)
-        regions, text_embeddings = self._embed_of(pixels)(masks), self.text_embeddings(class_names)
+        seen = SeenPicture(self.namer, pixels) if isinstance(self.namer, OnePass) else None
+        regions, text_embeddings = self._embedded(pixels, seen, masks), self.text_embeddings(class_names)
         # Equal masks share a crop, and a mask without a pixel has none (-1): one crop again for each valid proposal.
         rows = sent(torch.from_numpy(cut.crop_of_mask[cut.crop_of_mask >= 0]), self.device)
         proposal_logits = self._proposal_logits(proposals, text_embeddings)
@@ -323,21 +329,25 @@ class Segmenter:
         """Resize an image to net size."""
         return net_pixels(image, short_side_px=self.settings.short_side_px, max_side_px=self.settings.max_side_px)
 
-    def _embed_of(self, pixels: UInt8[Tensor, "3 height width"]) -> Callable[[Tensor], Regions]:
-        """Return what embeds masks of a picture at net size."""
-        settings, namer = self.settings, self.namer
-        seen = SeenPicture(namer, pixels) if isinstance(namer, OnePass) else None
-
-        @torch.no_grad()
-        def embed(masks: Bool[Tensor, "mask height width"]) -> Regions:
-            with autocast(self.device, settings.precision):
-                if seen is not None:
-                    return seen.regions(masks)
-                return embed_regions(
-                    namer, pixels, masks, use_mask_prompts=settings.use_mask_prompts, at_once=settings.clip_chunk
-                )
-
-        return embed
+    @torch.no_grad()
+    def _embedded(
+        self,
+        pixels: UInt8[Tensor, "3 height width"],
+        seen: SeenPicture | None,
+        masks: Bool[Tensor, "mask height width"],
+    ) -> Regions:
+        """Embed masks of a picture at net size."""
+        settings = self.settings
+        with autocast(self.device, settings.precision):
+            if seen is not None:
+                return seen.regions(masks)
+            return embed_regions(
+                self.clip,
+                pixels,
+                masks,
+                use_mask_prompts=settings.use_mask_prompts,
+                at_once=settings.clip_chunk,
+            )
 
     def _proposal_logits(
         self, proposals: Proposals, text_embeddings: Float[Tensor, "class dim"]

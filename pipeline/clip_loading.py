@@ -190,10 +190,23 @@ def check_namers(settings: Settings) -> None:
     Raises:
         PipelineError: If it cannot, or its form is unknown.
     """
+    one_passes(settings)
+
+
+def one_passes(settings: Settings) -> list[OnePass]:
+    """Return the ways in which the settings have masks named in one pass, each once, on torch's device ``meta``.
+
+    Raises:
+        PipelineError: As `check_namers`.
+    """
+    found: dict[tuple[int, int], OnePass] = {}
     sections: dict[str, NamingSettings] = {"mine.embed": settings.mine.embed, "evaluate": settings.evaluate}
     for where, section in sections.items():
         if section.namer != "crops":
-            namer_of(clip_without_numbers(settings.clip), section, where=where)
+            namer = namer_of(clip_without_numbers(settings.clip), section, where=where)
+            if isinstance(namer, OnePass):
+                found[section.picture_side_px, section.window_stride_px] = namer
+    return list(found.values())
 
 
 @lru_cache(maxsize=8)

@@ -62,9 +62,10 @@ class EncodedImages:
 
 
 def encoded_bytes(encoded: EncodedImage) -> int:
-    """Return the memory of an encoded image: its pixels and its tensors, CLIP's if they were made."""
+    """Return the memory of an encoded image: its pixels and its tensors, CLIP's and one pass's if they were made."""
     held = vars(encoded)
     tensors = [part for part in (*held.values(), *held.get("regions", ())) if isinstance(part, Tensor)]
     # The picture at its own size, and at the size at which CLIP's crops are cut.
     pixels = encoded.image.width * encoded.image.height + encoded.net_size[0] * encoded.net_size[1]
-    return sum(tensor.nbytes for tensor in tensors) + pixels * _BYTES_PER_PIXEL
+    seen = 0 if encoded.seen is None else encoded.seen.nbytes
+    return seen + sum(tensor.nbytes for tensor in tensors) + pixels * _BYTES_PER_PIXEL

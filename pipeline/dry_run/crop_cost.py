@@ -1,4 +1,4 @@
-"""What one crop costs the CLIP that names: operations and memory from its form alone, time by this machine's speed."""
+"""What a crop, or one pass of a picture, costs the CLIP that names: operations and memory from its form, and time."""
 
 import time
 import weakref
@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from ovseg_models.mask_adapted_clip import MaskAdaptedClip
+from ovseg_models.one_pass import OnePass
 from ovseg_models.precision import Precision, autocast
 
 _SIDE = 1024  # of the matrices whose product is timed; a tower's own are about as large
@@ -42,13 +43,12 @@ class CropCost:
     seconds: float
 
     @classmethod
-    def of(cls, clip: MaskAdaptedClip, device: torch.device, precision: Precision) -> "CropCost":
-        """Count on a CLIP without numbers, and time a product of matrices.
+    def of(cls, clip: MaskAdaptedClip, operations_per_s: float) -> "CropCost":
+        """Count on a CLIP without numbers.
 
         Args:
             clip: On torch's device ``meta``.
-            device: Where crops would be embedded.
-            precision: In which.
+            operations_per_s: See `operations_per_second`.
         """
         with torch.no_grad():
             with FlopCounterMode(display=False) as counter:
@@ -66,7 +66,50 @@ class CropCost:
             parameters=sum(parameter.numel() for parameter in clip.clip.visual.parameters()),
             operations=operations,
             bytes=(peaks[1] - peaks[0]) // _BATCH,
-            seconds=operations / operations_per_second(device, precision),
+            seconds=operations / operations_per_s,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PassCost:
+    """What one pass takes for a picture with all its masks, without gradients.
+
+    Attributes:
+        side_px: Of the square as which it sees the picture.
+        masks: Of a picture.
+        operations: Floating-point ones; a multiply-add is two.
+        bytes: Of a picture, in single precision and beside the weights.
+        seconds: As for crops.
+    """
+
+    side_px: int
+    masks: int
+    operations: int
+    bytes: int
+    seconds: float
+
+    @classmethod
+    def of(cls, one_pass: OnePass, masks: int, operations_per_s: float) -> "PassCost":
+        """Count on a CLIP without numbers.
+
+        Args:
+            one_pass: On torch's device ``meta``.
+            masks: Of a picture.
+            operations_per_s: See `operations_per_second`.
+        """
+        picture = torch.empty(1, 3, one_pass.side_px, one_pass.side_px, device="meta")
+        filled = torch.empty(1, masks, one_pass.grid[0] * one_pass.grid[1], device="meta")
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            one_pass.embed(one_pass.features(picture), filled)
+        with torch.no_grad(), LiveBytes() as live, EfficientAttention():
+            one_pass.embed(one_pass.features(picture), filled)
+        operations = int(counter.get_total_flops())
+        return cls(
+            side_px=one_pass.side_px,
+            masks=masks,
+            operations=operations,
+            bytes=live.peak + picture.nbytes,
+            seconds=operations / operations_per_s,
         )
 
 

@@ -3,15 +3,16 @@
 import os
 import shutil
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
 from ovseg_models.proposal_presets import build_proposal_net
-from pipeline.clip_loading import check_namers, clip_without_numbers
+from pipeline.clip_loading import check_namers, clip_without_numbers, one_passes
 from pipeline.dataflow import dataflow
-from pipeline.dry_run.crop_cost import CropCost
+from pipeline.dry_run.crop_cost import CropCost, PassCost, operations_per_second
 from pipeline.dry_run.weights import Finding, clip_is_here, weights_findings
 from pipeline.errors import PipelineError
 from pipeline.graph import Finished, Graph, Node, ParameterCounts
@@ -37,6 +38,7 @@ class DryRun:
         architecture: Of the CLIP that names.
         device: Where it would run; the CPU, if the settings' device is not here.
         crop: What a crop costs it; None where nothing is to be made with CLIP.
+        passes: What one pass of a picture costs it, for each size in which the settings have masks named so.
     """
 
     states: tuple[ArtifactState, ...]
@@ -46,6 +48,7 @@ class DryRun:
     architecture: str = ""
     device: str = "cpu"
     crop: CropCost | None = None
+    passes: tuple[PassCost, ...] = ()
 
     @property
     def new_bytes(self) -> int:
@@ -97,8 +100,13 @@ def dry_run(settings: Settings, stages: Iterable[StageName]) -> DryRun:
         except PipelineError:  # is among the findings
             device = torch.device("cpu")
         try:
-            crop = CropCost.of(clip_without_numbers(settings.clip), device, settings.mine.embed.precision)
+            speed = operations_per_second(device, settings.mine.embed.precision)
+            crop = CropCost.of(clip_without_numbers(settings.clip), speed)
             found = replace(found, architecture=settings.clip.architecture, device=str(device), crop=crop)
+            with suppress(PipelineError):  # a CLIP without tokens is among the findings
+                queries = settings.proposal_net.architecture.queries
+                passes = [PassCost.of(one_pass, queries, speed) for one_pass in one_passes(settings)]
+                found = replace(found, passes=tuple(passes))
         except RuntimeError as error:  # of torch, where the driver is too old, say, or another program has all memory
             reason = str(error).partition("\n")[0]
             findings.append(

@@ -185,3 +185,108 @@ def test_every_mask_with_a_pixel_sees_a_patch(height, width, lines, seed):
     masks = torch.rand(4, height, width, generator=generator) < torch.rand(4, 1, 1, generator=generator) ** 3
     seen = visible_patches(masks, (lines, lines))
     assert torch.equal(seen.any(dim=1), masks.flatten(1).any(dim=1))
+
+
+def naive_mean_over_windows(model, picture, masks, side_px, stride_px):
+    """Each window cut by hand and named by the plain one pass; their mean by the areas of the parts."""
+    plain, own, patch = OnePass(model), model.crop_px, model.patch_px
+    total = torch.zeros(len(masks), model.embedding_dim, dtype=picture.dtype)
+    filled = OnePass(model, side_px=side_px).filled(masks).unflatten(1, (side_px // patch,) * 2)
+    for top in range(0, side_px - own + 1, stride_px):
+        for left in range(0, side_px - own + 1, stride_px):
+            window = picture[None, :, top : top + own, left : left + own]
+            part = filled[:, top // patch : (top + own) // patch, left // patch : (left + own) // patch].flatten(1)
+            seen = (part > 0) & (part >= part.amax(dim=1, keepdim=True) / 2)
+            total += part.sum(dim=1)[:, None] * plain.mask_embeddings(plain.features(window), seen[None])[0]
+    return functional.normalize(total, dim=-1)
+
+
+@pytest.mark.parametrize("name", ["OpenAI", "SigLIP", "EVA02"])
+@pytest.mark.parametrize("stride_px", [8, 16, 32])
+@torch.no_grad()
+def test_windows_are_pictures_of_their_own_whose_parts_are_averaged(name, stride_px):
+    model = model_of(name)
+    generator = torch.Generator().manual_seed(1)
+    masks = torch.rand(4, 40, 50, generator=generator) < 0.3
+    masks[1:3] = False
+    masks[1, 3, 4] = True  # in one window alone, or in few
+    picture = torch.randn(3, 64, 64, generator=generator)
+    one_pass = OnePass(model, side_px=64, stride_px=stride_px)
+    found = one_pass.embed(one_pass.features(picture[None]), one_pass.filled(masks)[None])[0]
+    expected = naive_mean_over_windows(model, picture, masks[[0, 1, 3]], 64, stride_px)
+    torch.testing.assert_close(found[[0, 1, 3]], expected, atol=1e-5, rtol=0)
+    assert found[2].isfinite().all()  # an empty one
+    torch.testing.assert_close(found.norm(dim=1), torch.ones(4))
+
+
+@pytest.mark.parametrize("name", WITH_TOKENS)
+@torch.no_grad()
+def test_a_larger_picture_is_seen_with_resized_positions_and_the_own_size_as_ever(name):
+    model = model_of(name)
+    generator = torch.Generator().manual_seed(2)
+    picture = torch.randn(1, 3, 32, 32, generator=generator)
+    masks = torch.rand(3, 20, 20, generator=generator) < 0.4
+    plain, same = OnePass(model), OnePass(model, side_px=32)
+    assert torch.equal(plain.features(picture).last, same.features(picture).last)
+    larger = OnePass(model, side_px=48)
+    lines = 48 // model.patch_px
+    assert (larger.grid, larger.side_px) == ((lines, lines), 48)
+    features = larger.features(functional.interpolate(picture, (48, 48), mode="bicubic"))
+    assert features.last.shape[1] == model.tower.prefix + lines**2
+    assert larger.embed(features, larger.filled(masks)[None]).isfinite().all()
+    assert torch.equal(plain.features(picture).last, same.features(picture).last)  # the model is as it was
+    assert model.tower.side_px == 32
+
+
+@torch.no_grad()
+def test_positions_are_resized_as_open_clip_does_when_it_loads_weights():
+    import open_clip
+
+    model = model_of("OpenAI")
+    config = copy.deepcopy(FAMILIES["OpenAI"])
+    config["vision_cfg"]["image_size"] = 64
+    other = open_clip.CLIP(**config).eval()
+    state = model.clip.state_dict()
+    open_clip.model.resize_pos_embed(state, other)
+    other.load_state_dict(state)
+    picture = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(4))
+    one_pass = OnePass(model, side_px=64)
+    expected = functional.normalize(other.encode_image(picture), dim=-1)
+    torch.testing.assert_close(one_pass.picture_embeddings(one_pass.features(picture)), expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["PE-Core", "EVA02", "SigLIP", "ViTamin"])
+@torch.no_grad()
+def test_towers_of_timm_resize_positions_as_they_do_for_another_input_size(name):
+    model = model_of(name)
+    other = copy.deepcopy(model)
+    other.clip.visual.trunk.set_input_size((64, 64))
+    picture = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(4))
+    one_pass = OnePass(model, side_px=64)
+    expected = functional.normalize(other.clip.visual(picture), dim=-1)
+    torch.testing.assert_close(one_pass.picture_embeddings(one_pass.features(picture)), expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [
+        ({"side_px": 50}, "side is 50 px, a multiple of its patches' 8 px is expected"),
+        ({"side_px": 64, "stride_px": 12}, "windows of 32 px every 12 px do not fill a square of 64 px"),
+        ({"side_px": 64, "stride_px": 24}, "windows of 32 px every 24 px do not fill a square of 64 px"),
+        ({"side_px": 16, "stride_px": 8}, "windows of 32 px every 8 px do not fill a square of 16 px"),
+    ],
+)
+def test_sizes_that_do_not_fit_are_refused(sizes, message):
+    with pytest.raises(ValueError, match=message):
+        OnePass(model_of("OpenAI"), **sizes)
+
+
+@torch.no_grad()
+def test_more_masks_than_go_through_together_are_embedded_all_the_same(monkeypatch):
+    model = model_of("OpenAI")
+    pictures, visible = pictures_and_masks(model, masks=7)
+    one_pass = OnePass(model)
+    features = one_pass.features(pictures)
+    whole = one_pass.embed(features, visible.float())
+    monkeypatch.setattr("ovseg_models.one_pass.MASKS_AT_ONCE", 3)
+    torch.testing.assert_close(one_pass.embed(features, visible.float()), whole, atol=1e-6, rtol=0)

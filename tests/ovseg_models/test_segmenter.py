@@ -1,5 +1,6 @@
 """The segmenter against a naive twin of the reference's steps, and its identities."""
 
+import json
 import math
 from dataclasses import replace
 
@@ -10,6 +11,7 @@ from PIL import Image
 from torch.nn import functional
 
 from ovseg_models.encoding import Regions
+from ovseg_models.one_pass import OnePass
 from ovseg_models.proposal_presets import build_proposal_net
 from ovseg_models.segmenter import Segmenter
 from ovseg_models.word_tokenizer import WordTokenizer
@@ -397,3 +399,49 @@ def test_the_api_refuses_a_name_without_a_known_word_everywhere():
         with pytest.raises(ValueError, match=r"knows no word of \['excavator'\]"):
             use(picture(), ["cat", "excavator"])
     assert segmenter.find(picture(), ["cat"]).class_names == ("cat", "others")
+
+
+@torch.no_grad()
+def test_one_pass_embeds_the_proposals_as_by_hand_and_any_masks_later(monkeypatch):
+    segmenter = tiny_segmenter(namer="one-pass", mask_threshold=0.4)
+    passes, original = [], OnePass.features
+    monkeypatch.setattr(OnePass, "features", lambda *given: passes.append(1) or original(*given))
+    encoded = segmenter.encode(picture())
+    one_pass = OnePass(segmenter.clip)
+    pixels = segmenter._net_pixels(Image.fromarray(picture()))
+    masks = encoded.hard_masks()
+    features = original(one_pass, one_pass.resized(pixels)[None])
+    expected = one_pass.embed(features, one_pass.filled(masks[masks.flatten(1).any(1)])[None])[0]
+    torch.testing.assert_close(encoded.image_embeddings, expected, atol=1e-6, rtol=0)
+    crops = tiny_segmenter(mask_threshold=0.4)
+    assert torch.equal(encoded.valid, crops.encode(picture()).valid)  # both leave out the masks without a pixel
+    own = torch.zeros(3, *encoded.net_size, dtype=torch.bool)
+    own[0], own[2, 5:9, 5:9] = True, True
+    found = encoded.embed(own)
+    assert found.valid.tolist() == [True, False, True]
+    torch.testing.assert_close(found.embeddings[:1], one_pass.picture_embeddings(features), atol=1e-5, rtol=0)
+    assert segmenter.segment(encoded, CLASS_NAMES).label_map.shape == (50, 70)
+    assert segmenter.find(encoded, ["cat"]).label_map.shape == (50, 70)
+    assert len(passes) == 1  # whatever masks and names there were
+    branches = segmenter.branches(picture(), CLASS_NAMES)
+    clip_logits = segmenter.clip.class_logits(expected, segmenter.text_embeddings(CLASS_NAMES))
+    torch.testing.assert_close(branches.clip_logits, clip_logits, atol=1e-4, rtol=0)
+
+
+@torch.no_grad()
+def test_a_folder_remembers_its_namer_and_one_of_crops_says_nothing_of_it(tmp_path):
+    sizes = {"picture_side_px": 32, "window_stride_px": 8}
+    tiny_segmenter(namer="one-pass", **sizes).save(tmp_path / "one-pass")
+    tiny_segmenter().save(tmp_path / "crops")
+    loaded = Segmenter.load(tmp_path / "one-pass")
+    assert (loaded.settings.namer, loaded.settings.picture_side_px) == ("one-pass", 32)
+    assert (loaded.namer.side_px, loaded.namer.grid) == (32, (8, 8))
+    written = json.loads((tmp_path / "crops" / "segmenter.json").read_text())["settings"]
+    assert not {"namer", "picture_side_px", "window_stride_px"} & written.keys()
+    chosen = Segmenter.load(tmp_path / "crops", namer="one-pass")
+    first, second = (model.segment(picture(), CLASS_NAMES).label_map for model in (chosen, tiny_segmenter()))
+    assert first.shape == second.shape
+    with pytest.raises(ValueError, match="namer"):
+        Segmenter.load(tmp_path / "crops", namer="masks")
+    with pytest.raises(ValueError, match="side is 30 px, a multiple of its patches' 4 px"):
+        Segmenter.load(tmp_path / "crops", namer="one-pass", picture_side_px=30)

@@ -4,22 +4,28 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from flows.state_table import dry_run_text
+from ovseg_models.one_pass import OnePass
 from ovseg_models.segmenter import Segmenter
 from pipeline.bundle import bundle, export_open_clip
 from pipeline.clip_loading import load_clip
 from pipeline.dataflow import dataflow
 from pipeline.dry_run.dry_run import dry_run
 from pipeline.errors import PipelineError
+from pipeline.mine.regions import net_picture
 from pipeline.settings import ClipSettings, Settings, SettingsError, load_settings
 from pipeline.stage_names import STAGE_NAMES
 from pipeline.stages import run
 from pipeline.trained_nets import load_adapted_clip
 from storage_schemas.artifact import Artifact
 from storage_schemas.checkpoints import read_weights
+from storage_schemas.embeddings import read_embeddings
+from storage_schemas.rle import decode_masks
 from tests.pipeline.planned import artifact_of, node_of
 from tests.tiny_clips import DRAWN_WORLD_TOKENIZER, FAMILIES
 
@@ -157,6 +163,82 @@ def test_the_namer_is_exchanged_and_no_proposal_is_made_again(
     names = {each["name"] for each in node_of(other, "scores", ablate=True).artifact.identity.settings["variants"]}
     assert "proposal-net-only" not in names
     assert {"clip-only", "oracle-labels"} <= names
+
+
+def test_masks_are_named_in_one_pass_and_no_proposal_is_made_again(world: Path, tmp_path: Path) -> None:
+    crops = settings_of(world)
+    evaluated = settings_of(world, "evaluate.namer='one-pass'")
+    assert kinds_to_make(evaluated) == ["scores", "reports"]
+    sizes = ["one_pass.side_px=64", "one_pass.stride_px=32"]
+    one_pass = settings_of(world, "mine.embed.namer='one-pass'", "evaluate.namer='one-pass'", *sizes)
+    assert kinds_to_make(one_pass) == ["embeddings", "pairs", "adapted_clip", "scores", "reports"]
+    assert kinds_to_make(settings_of(world, *sizes)) == ["reports"]  # of no matter to crops; reports show all settings
+    for stage in STAGE_NAMES:
+        run(stage, one_pass)
+    assert kinds_to_make(one_pass) == []
+    assert artifact_of(one_pass, "proposals") == artifact_of(crops, "proposals")
+    (variant,) = artifact_of(one_pass, "scores").identity.settings["variants"]
+    assert (variant["view"]["namer"], variant["view"]["picture_side_px"]) == ("one-pass", 64)
+    (before,) = artifact_of(crops, "scores").identity.settings["variants"]
+    assert "namer" not in before["view"]
+
+    # Embeddings equal the masks' of the picture seen by hand.
+    unit = artifact_of(one_pass, "embeddings").description.units[0]
+    namer = OnePass(load_clip(one_pass.clip).mask_adapted(), side_px=64, stride_px=32)
+    source = node_of(one_pass, "embeddings").step.job(node_of(one_pass, "embeddings")).regions
+    for stored, (scene, regions) in zip(
+        read_embeddings(artifact_of(one_pass, "embeddings"), unit), source.read(unit), strict=True
+    ):
+        picture = torch.from_numpy(np.array(net_picture(scene, source.size))).permute(2, 0, 1)
+        masks = torch.from_numpy(decode_masks(regions.mask_counts, regions.height_px, regions.width_px))
+        with torch.no_grad():
+            expected = namer.embed(namer.features(namer.resized(picture)[None]), namer.filled(masks)[None])[0]
+        valid = np.array([status == "ok" for status in stored.statuses])
+        np.testing.assert_allclose(stored.embeddings[valid], expected.numpy()[valid], atol=1e-3)
+
+    bundle(one_pass, tmp_path / "segmenter")
+    segmenter = Segmenter.load(tmp_path / "segmenter")
+    assert (segmenter.settings.namer, segmenter.namer.side_px) == ("one-pass", 64)
+    segmenter.segment(Image.new("RGB", (96, 64), (90, 140, 30)), ["boat", "field"])
+
+
+def test_ablations_of_one_pass_hold_crops_beside_it(world: Path) -> None:
+    settings = settings_of(world, "evaluate.namer='one-pass'", "evaluate.sweep.validation_dataset='train'")
+    run("evaluate", settings, ablate=True)
+    node = node_of(settings, "scores", ablate=True)
+    views = {each["name"]: each["view"] for each in node.artifact.identity.settings["variants"]}
+    assert views["ensemble"]["namer"] == views["true-masks-original"]["namer"] == "one-pass"
+    assert "namer" not in views["crops"]
+    assert not {"no-mask-prompts", "unmasked-crops", "true-boxes-original"} & views.keys()
+    assert node_of(settings, "weight_choices", ablate=True).is_complete()  # of pairs that one pass named
+
+
+def test_a_clip_without_tokens_is_refused_before_any_work(tmp_path: Path) -> None:
+    settings = settings_of(tmp_path, "namer='one-pass'", "finetune.mode='ft'", family="ConvNeXt")
+    found = r"has no patch tokens, a vision transformer is expected; name crops instead"
+    findings = [each for each in dry_run(settings, STAGE_NAMES).findings if each.where.endswith(".namer")]
+    assert findings
+    assert findings[0].is_missing
+    assert "has no patch tokens" in findings[0].text
+    with pytest.raises(PipelineError, match=rf"^mine\.embed\.namer: .*{found}"):
+        run("prepare", settings)
+    assert not (tmp_path / "runs" / "scenes").exists()
+    odd = settings_of(tmp_path / "odd", "evaluate.namer='one-pass'", "evaluate.picture_side_px=50")
+    with pytest.raises(PipelineError, match=r"^evaluate\.namer: .* 50 px, a multiple of its patches' 8 px"):
+        run("prepare", odd)
+
+
+def test_a_dry_run_shows_what_one_pass_costs_beside_crops(tmp_path: Path) -> None:
+    assert dry_run(settings_of(tmp_path), STAGE_NAMES).passes == ()
+    found = dry_run(settings_of(tmp_path, "namer='one-pass'", "evaluate.picture_side_px=64"), STAGE_NAMES)
+    assert [(each.side_px, each.masks) for each in found.passes] == [(32, 6), (64, 6)]
+    small, large = found.passes
+    assert found.crop is not None
+    assert found.crop.operations < small.operations < 6 * found.crop.operations
+    assert 3.5 * small.operations < large.operations
+    assert small.bytes < large.bytes
+    text = dry_run_text(found)
+    assert "one pass of a picture of 32 px with 6 masks takes" in text
 
 
 def test_no_weight_is_chosen_where_there_is_one_branch(tmp_path: Path) -> None:

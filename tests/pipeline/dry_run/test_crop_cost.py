@@ -17,7 +17,7 @@ CPU = torch.device("cpu")
 
 
 def test_operations_and_memory_of_vit_b_16_are_those_of_the_formula():
-    found = CropCost.of(clip_without_numbers(ClipSettings(architecture="ViT-B-16")), CPU, "fp32")
+    found = CropCost.of(clip_without_numbers(ClipSettings(architecture="ViT-B-16")), operations_per_second(CPU, "fp32"))
     tokens, width, dim = 197, 768, 512
     layer = 24 * tokens * width**2 + 4 * tokens**2 * width
     last = 4 * tokens * width**2 + 20 * width**2 + 4 * tokens * width  # the class token alone comes out
@@ -33,7 +33,7 @@ def test_operations_and_memory_of_vit_b_16_are_those_of_the_formula():
 def test_every_family_has_a_cost(name, tmp_path):
     (tmp_path / "model.json").write_text(json.dumps(FAMILIES[name]))
     clip = clip_without_numbers(ClipSettings(architecture=str(tmp_path / "model.json")))
-    found = CropCost.of(clip, CPU, "fp32")
+    found = CropCost.of(clip, operations_per_second(CPU, "fp32"))
     assert (found.patches > 0) == (name in WITH_TOKENS)
     assert found.parameters > 1000
     assert found.operations > 1000

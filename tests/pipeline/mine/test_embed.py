@@ -14,6 +14,7 @@ from PIL import Image
 
 from ovseg_models.mask_adapted_clip import MaskAdaptedClip
 from ovseg_models.masked_crops import masked_crops, patch_mask
+from ovseg_models.one_pass import OnePass
 from pipeline.clip_loading import load_clip
 from pipeline.errors import StageError
 from pipeline.mine import embedder
@@ -147,6 +148,57 @@ def with_corners(of: SceneAndRegions) -> SceneAndRegions:
     for number, mask in enumerate(masks[1:], start=4):
         mask[4:40, 4 : 4 + number] = mask[40 - number : 40, 4:60] = True
     return of._replace(regions=replace(of.regions, mask_counts=encode_masks(masks)))
+
+
+@pytest.mark.parametrize("at_once", [None, 2, 4])
+@torch.no_grad()
+def test_one_pass_embeds_each_picture_as_by_hand_whatever_goes_together(clip, at_once):
+    scenes = [scene_with_regions("a", 3), scene_with_regions("bb", 1), scene_with_regions("ccc", 5, empty=2)]
+    damaged = scene_with_regions("dddd", 2)
+    scenes.insert(1, damaged._replace(scene=Scene(**{**vars_of(damaged.scene), "image": b"\x89PNG"})))
+    scenes.append(damaged._replace(regions=SceneRegions.none("no_proposals", "none")))
+    one_pass = OnePass(clip)
+    found = list(
+        Embedder(one_pass, EmbedSettings(namer="one-pass", batch_images=at_once), SIZE).embeddings(iter(scenes))
+    )
+    assert [one.scene_status for one in found] == ["ok", "image_undecodable", "ok", "ok", "no_proposals"]
+    assert found[3].statuses == ("ok", "ok", "empty_mask", "ok", "ok")  # as of crops
+    for one, of in zip(found, scenes, strict=True):
+        if one.scene_status == "ok":
+            pixels = torch.from_numpy(np.array(Image.open(io.BytesIO(of.scene.image)))).permute(2, 0, 1)
+            masks = torch.from_numpy(decode_masks(of.regions.mask_counts, 48, 64))
+            seen = one_pass.features(one_pass.resized(pixels)[None])
+            expected = one_pass.embed(seen, one_pass.filled(masks)[None])[0].numpy()
+            embedded = np.array(one.statuses) == "ok"
+            np.testing.assert_allclose(one.embeddings[embedded], expected[embedded], atol=6e-4)
+            assert not one.embeddings[~embedded].any()
+
+
+@torch.no_grad()
+def test_the_order_of_masks_only_orders_their_embeddings(clip):
+    of = scene_with_regions("a", 5)
+    order = [3, 0, 4, 2, 1]
+    turned = of._replace(regions=replace(of.regions, mask_counts=[of.regions.mask_counts[place] for place in order]))
+    embedder = Embedder(OnePass(clip), EmbedSettings(namer="one-pass"), SIZE)
+    first, second = embedder.embeddings(iter([of, turned]))
+    np.testing.assert_allclose(second.embeddings, first.embeddings[order], atol=6e-4)
+
+
+def test_fewer_pictures_go_together_when_memory_runs_out(clip, monkeypatch, caplog):
+    sizes, original = [], OnePass.features
+
+    def short_of_memory(one_pass, pictures):
+        sizes.append(len(pictures))
+        if len(pictures) > 2:
+            raise torch.OutOfMemoryError("no more")
+        return original(one_pass, pictures)
+
+    scenes = [scene_with_regions("a" * (1 + number), 3) for number in range(5)]
+    monkeypatch.setattr(OnePass, "features", short_of_memory)
+    embedder = Embedder(OnePass(clip), EmbedSettings(namer="one-pass", batch_images=4), SIZE)
+    assert [set(one.statuses) for one in embedder.embeddings(iter(scenes))] == [{"ok"}] * 5
+    assert sizes == [4, 2, 2, 1]
+    assert "embed: memory does not suffice for 4 pictures, 2 go on" in caplog.text
 
 
 def test_pictures_are_cut_one_by_one_when_memory_does_not_suffice_for_several(clip, monkeypatch):

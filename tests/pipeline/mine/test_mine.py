@@ -280,6 +280,33 @@ def test_a_kill_in_any_step_changes_no_byte(mined, tmp_path):
     assert any(name.startswith("pairs/") for name in found)
 
 
+def test_one_pass_keeps_the_proposals_and_a_kill_changes_no_byte(mined, tmp_path):
+    by_one_pass = "mine.embed.namer=one-pass"
+    whole = with_net(mining_settings(tmp_path / "whole", by_one_pass))
+    run("mine", whole)
+    for kind, is_same in (("proposals", True), ("embeddings", False), ("pairs", False)):
+        names = {artifact_of(settings, kind).directory.name for settings in (mined[0], whole)}
+        assert (len(names) == 1) is is_same
+    inherited = mining_settings(tmp_path / "whole", "one_pass.side_px=128", "namer=crops")  # crops have no such size
+    assert artifact_of(inherited, "embeddings").directory.name == artifact_of(mined[0], "embeddings").directory.name
+
+    killed = with_net(mining_settings(tmp_path / "killed", by_one_pass, "compute.decode_threads=1"))
+    node_of(killed, "proposals").make(Execution.of(killed))
+    kills = 0
+    for call in (6, 17, 25):
+        node = node_of(killed, "embeddings")
+        try:
+            disk = KillingDisk(call)
+            Execution.of(killed).run(node.step.job(node), replace(node.artifact, disk=disk), tolerated=EXPECTED)
+        except Killed:
+            kills += 1
+    assert kills >= 2
+    run("mine", killed)
+    reference, found = files_of(tmp_path / "whole"), files_of(tmp_path / "killed")
+    assert found == {name: reference[name] for name in found}
+    assert any(name.startswith("pairs/") for name in found)
+
+
 @pytest.mark.slow
 def test_all_steps_on_two_workers_give_the_same_bytes(mined, tmp_path):
     with (
