@@ -2,6 +2,7 @@
 
 import pickle
 from collections import OrderedDict
+from dataclasses import replace
 
 import pytest
 import torch
@@ -102,6 +103,11 @@ def test_an_imported_model_segments_like_the_model_that_was_exported(tmp_path):
         original.proposal_net, original.clip, settings=loaded.settings
     )  # the same settings for both
     assert torch.equal(loaded.scores(picture(), CLASS_NAMES), parts_settings.scores(picture(), CLASS_NAMES))
+    settings = replace(loaded.settings, namer="one-pass")  # of which nothing is in the checkpoint
+    by_hand = Segmenter(original.proposal_net, original.clip, settings=settings)
+    one_pass = Segmenter.load(tmp_path / "segmenter", **sizes, mask_threshold=0.5, namer="one-pass")
+    assert torch.equal(one_pass.scores(picture(), CLASS_NAMES), by_hand.scores(picture(), CLASS_NAMES))
+    assert not torch.equal(one_pass.scores(picture(), CLASS_NAMES), loaded.scores(picture(), CLASS_NAMES))
 
 
 def test_half_precision_comes_back(tmp_path):
