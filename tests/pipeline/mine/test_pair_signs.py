@@ -8,7 +8,6 @@ import pytest
 from scipy import ndimage
 
 from pipeline.errors import PipelineError
-from pipeline.executors import Compute
 from pipeline.mine.filter_pairs import PairRule, filter_pairs
 from pipeline.mine.negatives import make_negatives
 from pipeline.mine.noun_numbers import is_plural_or_counted
@@ -24,7 +23,6 @@ from storage_schemas.pair_signs import read_pair_signs
 from storage_schemas.proposals import read_proposals
 from storage_schemas.rle import decode_masks
 from storage_schemas.scenes import SceneShard
-from tests import forked
 from tests.pipeline.mine.mining_world import files_of, mining_settings, pair_rows, with_net
 
 
@@ -169,27 +167,20 @@ def test_signs_are_made_once_and_change_no_byte_of_the_pairs(mined, signs, tmp_p
     )
 
 
-def remake(runs, workers):
-    """Make signs and negatives in a process of a test's own, with workers forked as it was."""
-    (pairs,) = (runs / "pairs").iterdir()
-    with forked.dask_workers():
-        make_signs(Artifact.open(pairs), compute=Compute(workers=workers))
-        make_negatives(Artifact.open(pairs), compute=Compute(workers=workers))
+def test_a_job_that_went_to_a_worker_makes_the_same_bytes(mined, signs, tmp_path):
+    sent = pickle.dumps(SignsJob(origins_of(mined, mined.directory.parents[1])))
+    again = Artifact.planned(tmp_path, signs.description)
+    with again.writing():
+        for unit in reversed(signs.description.units):  # each by a worker of its own
+            job = pickle.loads(sent)
+            job.run(job.open(), again, unit)
+            name = f"{unit}.parquet"
+            assert (again.directory / name).read_bytes() == (signs.directory / name).read_bytes()
 
 
-@pytest.mark.slow
-def test_two_workers_make_the_same_bytes_and_no_file_holds_a_path(mined, tmp_path):
-    for name, workers in (("alone", 0), ("shared", 2)):
-        shutil.copytree(mined.directory.parents[1], tmp_path / name)
-        for kind in ("pair_signs", "negatives"):
-            shutil.rmtree(tmp_path / name / kind, ignore_errors=True)
-        forked.finish([forked.start(remake, tmp_path / name, workers)])
-    files = files_of(tmp_path / "alone")
-    assert files == files_of(tmp_path / "shared")
-    made = {name: data for name, data in files.items() if name.split("/")[0] in ("pairs", "pair_signs", "negatives")}
-    assert {name.split("/")[0] for name in made} == {"pairs", "pair_signs", "negatives"}
-    for data in made.values():
-        assert str(tmp_path).encode() not in data
+def test_no_file_holds_a_path(mined, signs):
+    made = [mined, signs, make_negatives(mined).artifact]
+    for data in (data for artifact in made for data in files_of(artifact.directory).values()):
         assert str(mined.directory.parents[1]).encode() not in data
         assert b"/tmp/" not in data
 

@@ -24,7 +24,7 @@ from storage_schemas.scenes import SCHEMA_VERSION as SCENES_VERSION
 from storage_schemas.scenes import Scene, SceneShard, SceneShardWriter
 from tests.pipeline.mine.mining_world import mining_settings, pair_rows
 
-REAL_SIZE = "{dataset='drawn-world', split='val', drawn_world={scenes=24, size_px=512}}"
+REAL_SIZE = "{dataset='drawn-world', split='val', drawn_world={scenes=8, size_px=512}}"
 
 
 @pytest.fixture(scope="module")
