@@ -124,8 +124,11 @@ class ImportMasks(Step):
         """Import the masks, and write the card that counts what became of them.
 
         Raises:
+            MaskSourceError: If a file cannot be used at all, or no mask is of a scene.
             StageError: If units failed, too many masks don't fit, or none is left.
         """
+        if node.artifact.status().todo:
+            self.files.open(ScenePictures(node["scenes"].artifact))  # raises once what every unit would raise
         report = super().make(node, execution)
         counts = report.manifest.counts
         if not any(cast("int", unit.facts["kept"]) for unit in report.manifest.units):
@@ -250,7 +253,8 @@ class MaskImporter:
         """Yield, for each scene of a shard in order, what reads its masks."""
         if unit == UNPLACED:
             for name, refused in self._source.unplaced():
-                yield partial(_unplaced, name, refused)
+                unplaced: Imported = SceneProposals.failed(name, 0, *refused), Counter()
+                yield [unplaced].pop  # nothing is left to read
             return
         first = self._pictures.first_of_unit[unit]
         columns = ["key", "status", "reason", "height_px", "width_px", "exif_orientation", "captions"]
@@ -314,11 +318,6 @@ class MaskImporter:
             refused=refused,
         )
         return proposals, counted
-
-
-def _unplaced(name: str, refused: RefusedMask) -> Imported:
-    """Return the row of a picture that is no scene."""
-    return SceneProposals.failed(name, 0, *refused), Counter()
 
 
 def import_facts(artifact: Artifact) -> dict[str, Json]:

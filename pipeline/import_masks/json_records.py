@@ -25,7 +25,7 @@ class JsonRecord(NamedTuple):
         key: Name of the list or value in the object; empty where the list is the top itself.
         offset: Of its first byte in the file.
         size_bytes: How long it is there.
-        value: What it is; characters beyond ASCII are spoilt, and right in `read_record`.
+        value: What it is, as `read_record` gives it.
     """
 
     key: str
@@ -65,7 +65,12 @@ def read_record(file: io.BufferedReader, offset: int, size_bytes: int) -> Any:
         ValueError: If what is there is no JSON; the file has changed since.
     """
     file.seek(offset)
-    return json.loads(file.read(size_bytes).decode("utf-8", "surrogateescape"))
+    return _decoded(file.read(size_bytes))
+
+
+def _decoded(record: bytes) -> Any:
+    """Read a record of UTF-8; bytes that are none become lone surrogates, as in names of files."""
+    return json.loads(record.decode("utf-8", "surrogateescape"))
 
 
 def opened(path: Path) -> io.BufferedReader:
@@ -131,6 +136,9 @@ class _Text:
             if len(self._window) - end < _LEFT and not self._window[end:].strip(_OF_NUMBERS) and self._more():
                 continue
             offset, size_bytes = self._before + self._place, end - self._place
+            own = self._window[self._place : end]
+            if not own.isascii():  # where it ends is right, its characters are not
+                value = _decoded(own.encode("latin-1"))
             self._place = end
             return offset, size_bytes, value
 

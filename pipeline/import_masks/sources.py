@@ -1,5 +1,6 @@
 """Sources of masks: files of others, opened once per worker, and read picture by picture."""
 
+import csv
 import hashlib
 import io
 import json
@@ -53,6 +54,7 @@ KnownFormat = Literal["coco", "panoptic", "sam", "npz", "png"]
 
 _ENDINGS: Mapping[KnownFormat, tuple[str, ...]] = {"sam": (".json",), "npz": (".npz", ".npy"), "png": (".png",)}
 _ARRAY_BYTES_MAX = 4 << 30  # of an array as it is in memory: a file of zeros can be a thousand times smaller
+_SCORE_MAX = float(np.finfo(np.float32).max)  # as which scores are stored
 _MASK_ARRAYS, _SCORE_ARRAYS = ("masks", "arr_0", "segmentation"), ("scores", "score", "predicted_iou", "iou_preds")
 _METADATA = "metadata.csv"
 
@@ -328,7 +330,7 @@ def _picture_of(record: JsonRecord) -> tuple[Any, Any]:
         file_name = None  # that of the PNG; its picture has the id
     return (
         image_id if isinstance(image_id, int | str) else None,
-        _utf8(file_name) if isinstance(file_name, str) else None,
+        file_name if isinstance(file_name, str) else None,
     )
 
 
@@ -344,11 +346,6 @@ def _scene_of(image_id: Any, file_name: str | None, names: Mapping[str, str], pi
         number = pictures.by_id(image_id) if image_id is not None else None
         number = pictures.by_name(file_name) if number is None and file_name is not None else number
     return -1 if number is None else number
-
-
-def _utf8(text: str) -> str:
-    """Return a text whose bytes were taken for characters."""
-    return text.encode("latin-1", "replace").decode("utf-8", "surrogateescape")
 
 
 def _names_of_ids(file: Path) -> dict[str, str]:
@@ -367,7 +364,7 @@ def _names_of_ids(file: Path) -> dict[str, str]:
 def _add_name(names: dict[str, str], image: object) -> None:
     """Note the name of a picture by its id; a record without both is passed over."""
     if isinstance(image, dict) and isinstance(image.get("file_name"), str) and "id" in image:
-        names.setdefault(str(image["id"]), _utf8(image["file_name"]))
+        names.setdefault(str(image["id"]), image["file_name"])
 
 
 def _coco_mask(record: object, where: str, size: tuple[int, int] | None = None) -> Found:
@@ -375,8 +372,8 @@ def _coco_mask(record: object, where: str, size: tuple[int, int] | None = None) 
     if not isinstance(record, dict):
         return RefusedMask(MALFORMED, f"{where}: is a {type(record).__name__}, expected an object")
     score = next((record[name] for name in ("score", "predicted_iou") if record.get(name) is not None), 1.0)
-    if not is_number(score):
-        return RefusedMask(MALFORMED, f"{where}: the score is {score!r}, expected a finite number")
+    if not is_number(score) or abs(score) > _SCORE_MAX:
+        return RefusedMask(MALFORMED, f"{where}: the score is {score!r}, expected a finite number of 32 bits")
     query = record.get("query")
     return SourceMask(
         where=where,
@@ -432,10 +429,13 @@ class _FolderSource:
         self._entries: dict[int, list[str]] = {}
         self._unplaced: list[UnplacedPicture] = []
         taken: dict[int, str] = {}
-        for entry, own in entries.items():
-            number = pictures.by_name(entry)
-            if number is None and path.is_file():
-                number = pictures.by_name(str(_image_of(files.root, entry).get("file_name")))
+        found = {entry: pictures.by_name(entry) for entry in entries}
+        for entry, number in found.items():  # of SA-1B's files that are named otherwise the picture's name is inside
+            if number is None and files.format == "sam" and entry.lower().endswith(".json"):
+                inside = _image_of(files.root, entry).get("file_name")
+                found[entry] = pictures.by_name(inside) if isinstance(inside, str) else None
+        for entry, number in sorted(found.items(), key=lambda one: pictures.by_name(one[0]) is None):
+            own = entries[entry]  # a file's own name goes before what is inside another one
             if number is None or number in taken:
                 reason = (
                     f"none of the scenes is called {PurePosixPath(entry).stem}"
@@ -545,23 +545,26 @@ def _sam_pngs(root: DataRoot, names: Sequence[str], frame: PictureFrame) -> Iter
     table = next((name for name in names if PurePosixPath(name).name == _METADATA), None)
     scores: dict[str, str] = {}
     if table is not None:
-        lines = [line.split(",") for line in _bytes(root, table).decode("utf-8", "replace").split("\n") if line.strip()]
-        if not lines or not {"id", "predicted_iou"} <= set(lines[0]):
-            raise MaskFault(FILE_UNREADABLE, f"{table}: expected a table with the columns id and predicted_iou")
-        column_id, column_score = lines[0].index("id"), lines[0].index("predicted_iou")
-        scores = {line[column_id]: line[column_score] for line in lines[1:] if len(line) == len(lines[0])}
+        rows = csv.DictReader(io.StringIO(_bytes(root, table).decode("utf-8-sig", "replace"), newline=""))
+        try:
+            if not {"id", "predicted_iou"} <= set(rows.fieldnames or ()):
+                raise MaskFault(FILE_UNREADABLE, f"{table}: expected a table with the columns id and predicted_iou")
+            scores = {row["id"]: row["predicted_iou"] for row in rows if row["predicted_iou"] is not None}
+        except csv.Error as error:
+            raise MaskFault(FILE_UNREADABLE, f"{table}: cannot be read as a table ({error})") from error
     masks = [name for name in names if name.lower().endswith(".png")]
     for name in sorted(masks, key=lambda name: (len(name), name)):  # 2.png before 10.png
-        stem = PurePosixPath(name).stem
         try:
-            score = float(scores.get(stem, 1.0))
-            inside = _label_png(root, name, frame) > 0
+            values = _label_png(root, name, frame)
         except MaskFault as fault:
             yield fault.refused
             continue
+        stated = scores.get(PurePosixPath(name).stem, "1")
+        try:
+            score: float | str = float(stated)
         except ValueError:
-            score = float("nan")
-        yield _coco_mask({"segmentation": inside, "score": score}, name)
+            score = stated  # which is refused with its text
+        yield _array_mask(values, score, name)
 
 
 def _label_png(root: DataRoot, name: str, frame: PictureFrame) -> npt.NDArray[Any]:
@@ -616,7 +619,17 @@ def _arrays(root: DataRoot, name: str, frame: PictureFrame, background: Sequence
         reason = f"{name}: has {len(masks)} masks, and scores of shape {list(scores.shape)}; one each is expected"
         raise MaskFault(MALFORMED, reason)
     for place, (mask, score) in enumerate(zip(masks, scores.reshape(-1).tolist(), strict=True)):
-        yield _coco_mask({"segmentation": mask != 0, "score": score}, f"{name}, mask {place}")
+        yield _array_mask(mask, score, f"{name}, mask {place}")
+
+
+def _array_mask(values: npt.NDArray[Any], score: float | str, where: str) -> Found:
+    """Return the mask of an array [height width] of 0 and one other value: 1, 255, or true."""
+    inside = values != 0
+    others = values[inside]
+    if len(others) and (others != others[0]).any():
+        reason = f"{where}: holds values from {values.min()} to {values.max()}, expected 0 and one other"
+        return RefusedMask(MALFORMED, f"{reason}; compare scores with your threshold")
+    return _coco_mask({"segmentation": inside, "score": score}, where)
 
 
 def _npz(data: bytes, name: str) -> dict[str, npt.NDArray[Any]]:

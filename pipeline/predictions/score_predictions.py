@@ -109,9 +109,12 @@ class ScorePredictions(Step):
         """Score the predictions.
 
         Raises:
-            PipelineError: If numbers are no classes, or no file is of a scene.
+            PipelineError: If numbers are no classes, a file cannot be used at all, or none is of a scene.
         """
         self.check(node)
+        if self.predictions.numbers != "auto" and node.artifact.status().todo:
+            # Raises once what every unit would raise; to find out what numbers mean, files are opened anyway.
+            PredictedScenes(labelled_scenes_of(node), self.predictions).open()
         return super().make(node, execution)
 
     def size_bytes(self, counts: ParameterCounts, scenes: int) -> int:

@@ -10,12 +10,16 @@ import pytest
 from PIL import Image
 
 from pipeline.errors import PipelineError
+from pipeline.import_masks import sources
+from pipeline.prepare.prepare import prepare
+from pipeline.settings import PrepareSettings
 from tests.pipeline.import_masks.masks_world import (
     blobs,
     box_of,
     coco_record,
     found_in,
     import_of,
+    make_pictures,
     make_scenes,
     masks_of,
     uncompressed,
@@ -84,6 +88,8 @@ BROKEN_RECORDS = {
     "the box of another mask": (record(bbox=[55, 35, 4, 4]), "mask_box", "states the box [55, 35, 4, 4]"),
     "the area of another mask": (record(area=9), "mask_area", "states an area of 9 px"),
     "a score that is no number": (record(score="high"), "mask_malformed", "the score is 'high'"),
+    "a score beyond 32 bits": (record(score=1e300), "mask_malformed", "the score is 1e+300"),
+    "a score of hundreds of digits": (record(score=10**60), "mask_malformed", "of 32 bits"),
     "a score of NaN": (record(score=float("nan")), "mask_malformed", "the score is nan"),
     "a segmentation that is a number": (record(segmentation=3), "mask_malformed", "has no segmentation"),
 }
@@ -167,6 +173,24 @@ BROKEN_FILES = {
     "scores in place of masks": ("low.npz", npz(masks=np.full((2, 40, 60), 0.3)), "mask_malformed", "your threshold"),
     "an array of another size": ("low.npz", npz(masks=np.ones((2, 9, 9), bool)), "mask_size", "9 x 9 px"),
     "an array of one dimension": ("low.npz", npz(masks=np.ones(9, bool)), "mask_malformed", "shape [9]"),
+    "an array of many values": (
+        "low.npz",
+        npz(masks=np.arange(2400, dtype=np.uint8).reshape(1, 40, 60)),
+        "mask_malformed",
+        "values from 0 to 255",
+    ),
+    "an array of numbers of both signs": (
+        "low.npz",
+        npz(masks=np.where(GOOD, 1, np.where(OTHER, -1, 0)).astype(np.int8)[None]),
+        "mask_malformed",
+        "values from -1 to 1",
+    ),
+    "a score of an array beyond 32 bits": (
+        "low.npz",
+        npz(masks=GOOD[None], scores=np.array([1e300])),
+        "mask_malformed",
+        "the score is 1e+300",
+    ),
     "too few scores": ("low.npz", npz(masks=GOOD[None], scores=np.ones(3)), "mask_malformed", "one each"),
     "a table without scores": ("low/metadata.csv", b"a,b\n1,2\n", "file_unreadable", "columns id and predicted_iou"),
 }
@@ -194,6 +218,45 @@ def test_a_broken_file_is_a_row_with_a_reason(scenes, tmp_path, kind):
     assert words in reason
     assert reason.startswith("low")
     np.testing.assert_array_equal(masks_of(found["tall"]), blobs((60, 40), 1))
+
+
+def test_only_the_mask_of_many_values_is_refused(scenes, tmp_path):
+    """The others of its array are 0 and 1, or 0 and 255."""
+    many = np.random.default_rng(0).integers(0, 256, (40, 60), np.uint8)
+    (tmp_path / "m").mkdir()
+    np.savez(tmp_path / "m" / "low.npz", masks=np.stack([GOOD.astype(np.uint8), many, OTHER.astype(np.uint8) * 255]))
+    found = found_in(import_of(tmp_path / "m", scenes, tmp_path / "runs"))["low"]
+    np.testing.assert_array_equal(masks_of(found), [GOOD, OTHER])
+    ((status, reason),) = found.refused
+    assert status == "mask_malformed"
+    assert reason.startswith("low.npz, mask 1: ")
+
+
+def test_only_the_png_of_a_mask_that_is_none_is_refused(scenes, tmp_path):
+    """A PNG of many values, and one whose score is no number, beside a good one."""
+    (tmp_path / "m" / "low").mkdir(parents=True)
+    many = np.arange(2400).reshape(40, 60) % 256
+    for number, values in enumerate((GOOD, many, 255 * OTHER.astype(int))):
+        (tmp_path / "m" / "low" / f"{number}.png").write_bytes(png(values))
+    (tmp_path / "m" / "low" / "metadata.csv").write_text("id,predicted_iou\n0,high\n1,0.5\n2,0.25\n")
+    found = found_in(import_of(tmp_path / "m", scenes, tmp_path / "runs"))["low"]
+    np.testing.assert_array_equal(masks_of(found), [OTHER])
+    assert found.objectness.tolist() == [0.25]
+    assert ["the score is 'high'" in found.refused[0].reason, "from 0 to 255" in found.refused[1].reason] == [True] * 2
+
+
+@pytest.mark.parametrize("ends", ["\n", "\r\n"])
+@pytest.mark.parametrize("quote", ["", '"'])
+def test_tables_of_scores_as_programs_write_them(scenes, tmp_path, ends, quote):
+    (tmp_path / "m" / "low").mkdir(parents=True)
+    for number, mask in enumerate((GOOD, OTHER)):
+        (tmp_path / "m" / "low" / f"{number}.png").write_bytes(png(mask))
+    rows = [("id", "area", "predicted_iou"), ("0", "1", "0.25"), ("1", "2", "0.75")]
+    lines = [",".join(f"{quote}{cell}{quote}" for cell in row) for row in rows]
+    (tmp_path / "m" / "low" / "metadata.csv").write_bytes(ends.join([*lines, ""]).encode())
+    found = found_in(import_of(tmp_path / "m", scenes, tmp_path / "runs"))["low"]
+    assert not found.refused
+    assert found.objectness.tolist() == [0.25, 0.75]
 
 
 def test_a_file_that_unpacks_to_too_much_is_a_row(scenes, tmp_path, monkeypatch):
@@ -333,6 +396,25 @@ def test_a_folder_of_no_use_is_one_message(scenes, tmp_path, kind):
         import_of(tmp_path / "m", scenes, tmp_path / "runs", *overrides)
     assert words in str(raised.value)
     assert str(tmp_path / "m") in str(raised.value)
+
+
+@pytest.mark.parametrize("kind", ["of no scene", "cut off"])
+def test_a_file_of_no_use_is_read_once_whatever_the_number_of_shards(tmp_path, monkeypatch, caplog, kind):
+    scenes = prepare(
+        PrepareSettings(dataset="folder", root=make_pictures(tmp_path / "pictures"), scenes_per_shard=1), tmp_path
+    ).artifact
+    assert len(scenes.description.units) == 3
+    path = tmp_path / "m.json"
+    text = json.dumps([coco_record(7, GOOD)] if kind == "of no scene" else [record()] * 3)
+    path.write_text(text if kind == "of no scene" else text[:-9])
+    read, before = [], sources.json_records
+    monkeypatch.setattr(sources, "json_records", lambda path: read.append(path) or before(path))
+    with caplog.at_level("WARNING"), pytest.raises(sources.MaskSourceError) as raised:
+        import_of(path, scenes, tmp_path / "runs", "format=coco")
+    words = {"of no scene": "none of them is one of the 3 scenes", "cut off": "is no JSON after byte"}[kind]
+    assert str(raised.value).count(words) == 1
+    assert len(read) == 1
+    assert not caplog.records
 
 
 def test_too_many_masks_that_do_not_fit_fail_the_import(scenes, tmp_path):

@@ -8,7 +8,8 @@ import pytest
 from PIL import Image, ImageOps
 
 from pipeline.import_masks.sources import MaskFiles
-from pipeline.settings import MasksSettings
+from pipeline.prepare.prepare import prepare
+from pipeline.settings import MasksSettings, PrepareSettings
 from tests.pipeline.import_masks.masks_world import (
     TURNED_BY,
     UPRIGHT,
@@ -17,6 +18,7 @@ from tests.pipeline.import_masks.masks_world import (
     coco_record,
     found_in,
     import_of,
+    make_pictures,
     make_scenes,
     masks_of,
     uncompressed,
@@ -246,3 +248,50 @@ def test_the_kind_of_files_is_found_out(tmp_path, files, kind):
             _ = found.format
     else:
         assert found.format == kind
+
+
+NAMES = {"latin": "zürich", "other letters": "中文", "a sign of 4 bytes": "cat \N{GRINNING FACE}"}
+
+
+@pytest.mark.parametrize("kind", NAMES)
+@pytest.mark.parametrize("escaped", [True, False])
+@pytest.mark.parametrize("place", ["images", "images file", "file_name", "image_id"])
+def test_names_beyond_ascii_are_read_as_json_writes_them(tmp_path, place, escaped, kind):
+    """Python's `json.dump` escapes them, other tools write UTF-8."""
+    root, name, mask = make_pictures(tmp_path / "pictures"), NAMES[kind], blobs((40, 60), 1)[0]
+    (root / "images" / "low.jpg").rename(root / "images" / f"{name}.jpg")
+    scenes = prepare(PrepareSettings(dataset="folder", root=root), tmp_path / "runs").artifact
+    images = [{"id": 7, "file_name": f"{name}.jpg"}]
+    document: object = {
+        "images": {"annotations": [coco_record(7, mask)], "images": images},
+        "images file": [coco_record(7, mask)],
+        "file_name": [coco_record(7, mask, file_name=f"{name}.jpg")],
+        "image_id": [coco_record(name, mask)],
+    }[place]
+    for file, written in (("m.json", document), ("images.json", {"images": images})):
+        (tmp_path / file).write_text(json.dumps(written, ensure_ascii=escaped), encoding="utf-8")
+    overrides = [f"images={tmp_path / 'images.json'}"] if place == "images file" else []
+    found = found_in(import_of(tmp_path / "m.json", scenes, tmp_path / "runs", *overrides))
+    taken = [scene for scene in found.values() if scene.status == "ok"]
+    np.testing.assert_array_equal(masks_of(taken[0]), [mask])
+    assert len(found) == len(UPRIGHT)  # none is unknown
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_sa_1b_files_that_are_named_otherwise_are_of_the_picture_that_they_name(scenes, masks, tmp_path, count):
+    """As one file or in a folder; a file with the picture's own name goes first."""
+    names = ["low", "tall"][:count]
+    for number, name in enumerate(names):
+        annotations = [coco_record(0, mask) for mask in masks[name]]
+        document = {"image": {"file_name": f"{name}.jpg"}, "annotations": annotations}
+        write(tmp_path / "m" / f"sa_{number}.json", document)
+    if count == 2:
+        write(tmp_path / "m" / "turned.json", [coco_record(0, mask) for mask in masks["turned"]])
+        write(tmp_path / "m" / "again.json", {"image": {"file_name": "turned.jpg"}, "annotations": []})
+        write(tmp_path / "m" / "none.json", {"image": {"file_name": 3}, "annotations": []})
+    found = found_in(import_of(tmp_path / "m" if count == 2 else tmp_path / "m" / "sa_0.json", scenes, tmp_path))
+    for name in [*names, "turned"] if count == 2 else names:
+        np.testing.assert_array_equal(masks_of(found[name]), masks[name])
+    if count == 2:
+        assert "turned.json is of the same picture" in found["again.json"].reason
+        assert found["none.json"].status == "picture_unknown"
