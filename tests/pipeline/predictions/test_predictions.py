@@ -15,6 +15,7 @@ from pipeline.evaluate.compare import compare_runs
 from pipeline.evaluate.labelled_images import LabelledScenes
 from pipeline.evaluate.score import labelled_scenes_of
 from pipeline.evaluate.stored_scores import Scores
+from pipeline.import_masks.json_records import MaskSourceError
 from pipeline.predictions.label_files import (
     MISSING,
     OUTSIDE,
@@ -291,3 +292,12 @@ def test_another_number_format_is_another_artifact(world, folder):
     }
     assert digests["auto"] != digests["index"]
     assert scenes_of(world[0], "drawn").manifest()
+
+
+@pytest.mark.parametrize("numbers", ["auto", "index"])
+def test_predictions_of_no_scene_are_one_message(world, tmp_path, caplog, numbers):
+    (tmp_path / "p").mkdir()
+    Image.new("L", (96, 96)).save(tmp_path / "p" / "else.png")
+    with caplog.at_level(logging.WARNING), pytest.raises(MaskSourceError, match="none of them is one of the 5 scenes"):
+        run("evaluate", with_predictions(world[0].runs_dir, tmp_path / "p", numbers=numbers))
+    assert "none of them" not in caplog.text
