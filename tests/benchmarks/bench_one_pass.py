@@ -81,7 +81,7 @@ def show_mining(clip: MaskAdaptedClip, masks: torch.Tensor) -> None:
 def show_segmenter() -> None:
     """Segment one picture by both namers: the whole, and its parts."""
     by_crops = segmenter()
-    settings = replace(by_crops.settings, namer="one-pass", short_side_px=HEIGHT)
+    settings = replace(by_crops.settings, namer="one-pass", short_side_px=HEIGHT, prompt_templates=("{}",))
     by_crops.settings = replace(settings, namer="crops")
     by_one_pass = Segmenter(by_crops.proposal_net.net, by_crops.clip, settings=settings)
     by_one_pass.proposal_net = by_crops.proposal_net

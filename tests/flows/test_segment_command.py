@@ -127,6 +127,16 @@ def test_settings_go_before_the_segmenters_own(model, photos, tmp_path):
     assert all(entry["score"] == pytest.approx(entry["proposal_prob"]) for entry in content["masks"])
 
 
+def test_masks_are_named_in_one_pass_where_the_command_says_so(model, photos, tmp_path):
+    for namer in ("crops", "one-pass"):
+        segment((photos / "one.png",), classes=("cat", "dog"), model=model, out=tmp_path / namer, namer=namer)
+    by_crops, by_one_pass = (
+        json.loads((tmp_path / namer / "one.json").read_text())["masks"] for namer in ("crops", "one-pass")
+    )
+    assert [mask["box_xyxy"] for mask in by_crops] == [mask["box_xyxy"] for mask in by_one_pass]
+    assert [mask["clip_prob"] for mask in by_crops] != [mask["clip_prob"] for mask in by_one_pass]
+
+
 def test_the_command_line_takes_names_with_blanks(model, photos, tmp_path):
     arguments = [str(photos / "one.png"), "--classes", "grass sky", "dog"]
     arguments += ["--model", str(model), "--out", str(tmp_path / "out"), "--short-side-px", "40"]

@@ -86,9 +86,9 @@ def test_class_names_go_through_the_text_tower_once_per_run(tmp_path, monkeypatc
     assert len(embedded) == len(class_names)
 
 
-@pytest.mark.parametrize("weight", [0.7, 0.0, 1.0])
-def test_predictions_are_the_segmenters(tmp_path, weight):
-    settings = settings_of(tmp_path, datasets={"drawn": DRAWN}, ensemble_weight=weight)
+@pytest.mark.parametrize(("weight", "namer"), [(0.7, "crops"), (0.0, "crops"), (1.0, "crops"), (0.7, "one-pass")])
+def test_predictions_are_the_segmenters(tmp_path, weight, namer):
+    settings = settings_of(tmp_path, datasets={"drawn": DRAWN}, ensemble_weight=weight, namer=namer)
     plan = scores_of(settings)
     report = run(plan)
     assert report.manifest.counts == {"ok": 5}
@@ -102,6 +102,7 @@ def test_predictions_are_the_segmenters(tmp_path, weight):
             short_side_px=64,
             max_side_px=128,
             prompt_templates=prompt_templates("vild"),
+            namer=namer,
         ),
     )
     class_names = job_of(plan).nets.class_names

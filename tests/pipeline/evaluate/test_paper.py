@@ -93,6 +93,14 @@ def test_clip_alone_has_no_number_without_its_prompts():
     assert (found["clip-only"], found["original-clip-only"], found["proposal-net-only"]) == (None, 14.3, 19.6)
 
 
+def test_one_pass_has_no_number_of_the_papers():
+    found = miou_of(settings_of(**{"evaluate.namer": "one-pass"}))
+    assert (found["ensemble"], found["clip-only"], found["original-clip-only"]) == (None, None, None)
+    assert (found["proposal-net-only"], found["crops"]) == (19.6, 29.6)
+    mined = miou_of(settings_of(**{"mine.embed.namer": "one-pass"}))
+    assert (mined["ensemble"], mined["original-clip-only"]) == (None, 14.3)
+
+
 def test_each_section_of_the_report_names_the_papers_place_and_numbers():
     shown = {section: (paper.place, [value for _, value in paper.rows]) for section, paper in PAPER_ABLATIONS.items()}
     assert shown == {

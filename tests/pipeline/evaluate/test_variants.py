@@ -53,6 +53,21 @@ def test_ablations_hold_every_part_of_the_paper_once():
     assert by_name["original-ensemble"].view.clip == "original"
 
 
+def test_one_pass_is_compared_with_crops_and_has_nothing_masked_or_prompted():
+    settings = EvaluateSettings(namer="one-pass", picture_side_px=448, window_stride_px=112, masked_crops=False)
+    main = main_variant(settings, 0.7)
+    assert (main.view.namer, main.view.masked, main.view.mask_prompts) == ("one-pass", True, False)
+    assert main.view.slug == "adapted-t500-one-pass-px448-stride112"
+    assert main.to_json()["view"]["picture_side_px"] == 448
+    assert "picture_side_px" not in main_variant(EvaluateSettings(), 0.7).to_json()["view"]
+    by_name = {variant.name: variant for variant in ablation_variants(settings, 0.7)}
+    assert by_name["crops"].view == main_variant(EvaluateSettings(masked_crops=False), 0.7).view
+    assert by_name["true-masks-adapted"].view.namer == by_name["threshold-0.40"].view.namer == "one-pass"
+    assert not {"no-mask-prompts", "unmasked-crops", "true-boxes-adapted"} & by_name.keys()
+    views = views_of(tuple(by_name.values()))
+    assert len({view.slug for view in views}) == len(views)
+
+
 def test_views_are_few_and_their_slugs_differ():
     views = views_of(ablation_variants(EvaluateSettings(sweep={"finetune_modes": ["ft+mpt"]}), 0.7))
     assert len({view.slug for view in views}) == len(views) == len(set(views)) == 14
