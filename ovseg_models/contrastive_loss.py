@@ -16,7 +16,7 @@ from ovseg_models.precision import full_precision
 
 
 class HardNegatives(NamedTuple):
-    """Texts that each image is told from beside those of the batch.
+    """Texts that each image is compared with beside those of the batch.
 
     Attributes:
         text_features: L2-normalised, as those of the pairs.

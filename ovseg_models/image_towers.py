@@ -65,7 +65,7 @@ class TokenTower(ABC):
         """Return a tower of the same modules that takes pictures of another side, its positions resized to their grid.
 
         Learned positions are resized bicubically with antialiasing, as open_clip and timm do when weights are loaded,
-        rotary ones are computed for the grid. No parameter is copied, so that what is trained of one is of both.
+        rotary ones are computed for the grid. No parameter is copied: both towers train the same ones.
 
         Args:
             side_px: A multiple of the patches' side; at the tower's own side it is the tower itself.

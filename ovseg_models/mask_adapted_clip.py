@@ -186,6 +186,12 @@ class MaskAdaptedClip(nn.Module):
         """Whether each image with each text is a case of its own to the model, as for SigLIP, and not one of many."""
         return self.logit_bias is not None
 
+    def set_temperature(self, temperature: Temperature) -> None:
+        """Name with 100 times the cosine as OVSeg's code does, or with what the model has learned; it is recorded."""
+        self.temperature = temperature
+        if self.arguments:
+            self.arguments["temperature"] = temperature
+
     def class_logits(
         self, image_embeddings: Float[Tensor, "crop dim"], text_embeddings: Float[Tensor, "class dim"]
     ) -> Float[Tensor, "crop class"]:

@@ -24,6 +24,7 @@ import timm
 from huggingface_hub import hf_hub_download, try_to_load_from_cache
 from open_clip.constants import HF_CONFIG_NAME, HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME
 from open_clip.factory import HF_HUB_PREFIX, LOCAL_DIR_PREFIX
+from open_clip.model import CLIPTextCfg, CLIPVisionCfg
 
 from ovseg_models.hub_text_towers import hub_text_tower
 from ovseg_models.preprocessing import OPENAI, Preprocessing
@@ -168,7 +169,7 @@ def checked_config(config: Mapping[str, Any], where: str) -> dict[str, Any]:
 
 
 def has_published_form(config: Mapping[str, Any], preprocessing: Preprocessing) -> bool:
-    """Return whether a model differs from OpenAI's and OVSeg's in sizes alone: both towers, tokens, pixels, loss."""
+    """Return whether a model is of OpenAI's and OVSeg's kind: open_clip's own towers, tokens, pixels, loss."""
     vision = config["vision_cfg"]
     return (
         "timm_model_name" not in vision
@@ -178,6 +179,27 @@ def has_published_form(config: Mapping[str, Any], preprocessing: Preprocessing) 
         and config.get("init_logit_bias") is None
         and preprocessing == OPENAI
     )
+
+
+def beyond_sizes(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the configuration of such a model says that its weights do not show, where it is unusual.
+
+    Usual are 64 numbers a head, and what open_clip takes where nothing is said.
+    """
+    found: dict[str, Any] = {}
+    for part, shown, usual in (
+        ("vision_cfg", {"image_size", "layers", "width", "patch_size", "mlp_ratio"}, CLIPVisionCfg()),
+        ("text_cfg", {"context_length", "vocab_size", "layers", "width", "mlp_ratio"}, CLIPTextCfg()),
+    ):
+        said = {**vars(usual), **config[part]}
+        heads = {} if part == "vision_cfg" else {"heads": max(1, said["width"] // 64)}
+        expected = {**vars(usual), **heads}
+        found |= {
+            f"{part}.{key}": value
+            for key, value in said.items()
+            if key not in shown and (key not in expected or value != expected[key])
+        }
+    return found
 
 
 def hub_files(entry: Mapping[str, Any]) -> tuple[str, tuple[str, ...]]:

@@ -1,6 +1,5 @@
 """What a CLIP expects of its crops: side and patches, how pixels are normalised, and how crops are resized."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, get_args
@@ -17,8 +16,8 @@ class Preprocessing:
     """How a CLIP's training images were normalised and resized; by default as OpenAI's and most others.
 
     Attributes:
-        mean_rgb: Parts of 255.
-        std_rgb: Parts of 255, above 0.
+        mean_rgb: Parts of 255, from 0 to 1.
+        std_rgb: Parts of 255, above 0 and at most 1.
         interpolation: Of the resize to the side of CLIP's input.
     """
 
@@ -28,13 +27,16 @@ class Preprocessing:
 
     def __post_init__(self) -> None:
         """Refuse what no image can be normalised or resized with."""
-        for name, values, least in (("mean", self.mean_rgb, -math.inf), ("std", self.std_rgb, 0.0)):
-            numbers = isinstance(values, tuple) and all(isinstance(value, int | float) for value in values)
-            if not numbers or len(values) != 3 or not all(least < value < math.inf for value in values):
-                expected = "three finite numbers" if name == "mean" else "three numbers above 0"
+        for name, values in (("mean", self.mean_rgb), ("std", self.std_rgb)):
+            expected = "three numbers from 0 to 1" if name == "mean" else "three numbers above 0, at most 1"
+            fits = isinstance(values, tuple) and len(values) == 3
+            for value in values if fits else ():
+                is_number = isinstance(value, int | float) and not isinstance(value, bool)
+                fits = fits and is_number and 0 <= value <= 1 and (value > 0 or name == "mean")
+            if not fits:
                 raise ValueError(
-                    f"preprocessing: {name} is {values!r}, {expected} (red, green, blue, as parts of 255) are "
-                    "expected; correct the model's preprocess_cfg"
+                    f"preprocessing: {name} is {values!r}, {expected} (red, green, blue) are expected; divide by 255 "
+                    "what is given from 0 to 255, or correct the model's preprocess_cfg"
                 )
         if self.interpolation not in get_args(Interpolation):
             raise ValueError(
@@ -55,7 +57,7 @@ class Preprocessing:
         mean: Any
         std: Any
         mean, std = (
-            tuple(float(part) if isinstance(part, int) else part for part in value)
+            tuple(float(part) if type(part) is int else part for part in value)
             if isinstance(value, list | tuple)
             else value
             for value in (given.get("mean", CLIP_MEAN_RGB), given.get("std", CLIP_STD_RGB))

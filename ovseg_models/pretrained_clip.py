@@ -162,8 +162,7 @@ def mask_adapted_clip_of(
         TypeError: As `MaskAdaptedClip`.
         ValueError: As `MaskAdaptedClip`.
     """
-    if temperature is None:
-        temperature = "published" if not config or has_published_form(config, preprocessing) else "model"
+    temperature = temperature or temperature_of(config, preprocessing)
     adapted = MaskAdaptedClip(
         clip,
         prompt_depth=prompt_depth,
@@ -174,18 +173,23 @@ def mask_adapted_clip_of(
         tokenize=ModelTokenizer(config, tokenizer_folder) if config else None,
     )
     if config:
-        adapted.arguments = {"model": dict(config), "prompt_depth": prompt_depth, **recorded_choices(adapted)}
+        adapted.arguments = {"model": dict(config), "prompt_depth": prompt_depth, **recorded_choices(adapted, config)}
     return adapted.eval()
 
 
-def recorded_choices(adapted: MaskAdaptedClip) -> dict[str, object]:
+def temperature_of(config: Mapping[str, Any], preprocessing: Preprocessing) -> Temperature:
+    """Return the temperature of a model where nothing else is chosen; see `build_mask_adapted_clip`."""
+    return "published" if not config or has_published_form(config, preprocessing) else "model"
+
+
+def recorded_choices(adapted: MaskAdaptedClip, config: Mapping[str, Any]) -> dict[str, object]:
     """Return what is recorded of a model beside configuration and depth: nothing of one in the published form."""
     choices: dict[str, object] = {}
     if adapted.blank_patches != "kept":
         choices["blank_patches"] = adapted.blank_patches
     if adapted.crop.preprocessing != OPENAI:
         choices["preprocessing"] = adapted.crop.preprocessing.to_json()
-    if adapted.temperature != "published":
+    if adapted.temperature != "published" or temperature_of(config, adapted.crop.preprocessing) != "published":
         choices["temperature"] = adapted.temperature
     return choices
 
@@ -213,9 +217,9 @@ def _build(config: Mapping[str, Any], tensors: dict[str, Tensor], seed: int, whe
         torch.manual_seed(seed)
         try:
             clip = built_with_text_sizes(arguments, lambda complete: model_class(**complete))
-        except (TypeError, AssertionError) as error:
+        except (TypeError, AssertionError, ValueError, ArithmeticError, RuntimeError, KeyError) as error:
             raise ValueError(
-                f"build_clip: open_clip refuses the configuration ({error}); compare it with ViT-B-16's"
+                f"build_clip: open_clip refuses the configuration ({error!r}); compare it with ViT-B-16's"
             ) from error
     if tensors:
         found = _renamed(clip, tensors)

@@ -159,7 +159,7 @@ def encode_text(clip: OpenClip, tokens: Int[Tensor, "text context"]) -> Float[Te
         clip: Its text tower is used.
         tokens: On the tower's device, padded to the context's length. There may be none.
     """
-    if not _is_causal(clip) or len(tokens) == 0:
+    if not is_causal(clip) or len(tokens) == 0:
         untrimmed: Tensor = clip.encode_text(tokens, normalize=False)  # said, as CoCa's default is another one
         return untrimmed
     ends = tokens.argmax(dim=-1)  # the end of text has the highest number
@@ -182,7 +182,7 @@ def encode_related_texts(clip: OpenClip, tokens: Int[Tensor, "text context"]) ->
         clip: Its text tower is used.
         tokens: On the tower's device, padded to the context's length. There may be none.
     """
-    if not _is_causal(clip) or len(tokens) == 0:
+    if not is_causal(clip) or len(tokens) == 0:
         return encode_text(clip, tokens)
     nodes: dict[tuple[int, int], int] = {}  # by the node before it and its token
     depths: list[int] = []
@@ -243,7 +243,7 @@ def causal_with_room(clip: OpenClip, tokens: Int[Tensor, "text context"], prompt
         TypeError: If the text tower is no causal one of open_clip, as OpenAI's are.
         ValueError: If names and prompts are longer than the context.
     """
-    if not _is_causal(clip):
+    if not is_causal(clip):
         raise TypeError(
             f"text prompts: the text tower is that of a {type(clip).__name__}, a causal one of open_clip is expected; "
             "choose a model such as ViT-B-16"
@@ -257,7 +257,7 @@ def causal_with_room(clip: OpenClip, tokens: Int[Tensor, "text context"], prompt
     return clip, length
 
 
-def _is_causal(clip: OpenClip) -> TypeGuard[CLIP]:
+def is_causal(clip: OpenClip) -> TypeGuard[CLIP]:
     """Return whether a token sees only those before it, and an embedding is the state of a text's end."""
     return isinstance(clip, CLIP) and clip.attn_mask is not None and clip.text_pool_type == "argmax"
 

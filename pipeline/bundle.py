@@ -54,6 +54,8 @@ def bundle(settings: Settings, folder: Path, *, ensemble_weight: float = 0.7, or
             )
         clip = load_adapted_clip(clip_node.artifact, base)
     section = settings.evaluate
+    if section.temperature != "auto":
+        clip.set_temperature(section.temperature)
     try:
         segmenter_settings = SegmenterSettings(
             ensemble_weight=ensemble_weight,

@@ -4,7 +4,7 @@ import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -14,9 +14,13 @@ from ovseg_models.encoding import MaskNamer
 from ovseg_models.hub_text_towers import absent_text_tower
 from ovseg_models.mask_adapted_clip import BlankPatches, MaskAdaptedClip, OpenClip, Temperature
 from ovseg_models.one_pass import OnePass
-from ovseg_models.open_clip_models import OWN, files_here, find_model, has_scheme
+from ovseg_models.open_clip_models import OWN, beyond_sizes, files_here, find_model, has_scheme
 from ovseg_models.preprocessing import OPENAI, Preprocessing
-from ovseg_models.pretrained_clip import build_mask_adapted_clip, mask_adapted_clip_of, own_quick_gelu
+from ovseg_models.pretrained_clip import (
+    build_mask_adapted_clip,
+    mask_adapted_clip_of,
+    own_quick_gelu,
+)
 from ovseg_models.tokenizers import ModelTokenizer, Tokenize
 from ovseg_models.weights import weights_digest
 from ovseg_models.word_tokenizer import WordTokenizer
@@ -116,9 +120,17 @@ def load_clip(settings: ClipSettings) -> LoadedClip:
                 f"{settings.architecture!r}; change one of them"
             )
         weights = small_clip.WEIGHTS_FILE
-    quick_gelu = {"auto": None, "on": True, "off": False}[settings.quick_gelu]
+    if words is not None or has_scheme(model) or not isinstance(model, str):
+        clip_without_numbers(settings)  # of a file that anybody may have written; names of open_clip fit
+    build = partial(
+        build_mask_adapted_clip,
+        model,
+        prompt_depth=0,
+        quick_gelu={"auto": None, "on": True, "off": False}[settings.quick_gelu],
+        seed=settings.seed,
+    )
     try:
-        built = build_mask_adapted_clip(model, weights, prompt_depth=0, quick_gelu=quick_gelu, seed=settings.seed)
+        built = build(weights)
     except ConnectionError as error:
         if not settings.random_if_unavailable or has_scheme(model):  # whose form lies with the weights
             raise PipelineError(
@@ -127,7 +139,7 @@ def load_clip(settings: ClipSettings) -> LoadedClip:
         logger.warning("%s; random weights are used instead, as clip.random_if_unavailable says", error)
         _UNAVAILABLE.add(download)
         weights = None
-        built = build_mask_adapted_clip(model, None, prompt_depth=0, quick_gelu=quick_gelu, seed=settings.seed)
+        built = build(None)
     except (ValueError, OSError, ImportError) as error:
         raise PipelineError(f"clip: {error}") from error
     try:
@@ -140,7 +152,7 @@ def load_clip(settings: ClipSettings) -> LoadedClip:
         clip,
         words or built.tokenize,
         words,
-        _digest(built, model, weights, is_chosen=settings.quick_gelu != "auto"),
+        _digest(built, settings, model, weights, words),
         config,
         weights is None,
         built.crop.preprocessing,
@@ -229,10 +241,17 @@ def clip_without_numbers(settings: ClipSettings) -> MaskAdaptedClip:
                 f"clip.architecture: the text tower {tower} of {settings.architecture} is not in the hub's cache, so "
                 "its form is unknown; download it first"
             )
-        with torch.device("meta"):
-            return build_mask_adapted_clip(model, None, prompt_depth=0).requires_grad_(False)
+        with torch.device("meta"), torch.no_grad():
+            built = build_mask_adapted_clip(model, None, prompt_depth=0).requires_grad_(False)
+            found = built.encode_image(torch.zeros(1, 3, built.crop_px, built.crop_px)).shape[1]
     except (ValueError, TypeError, OSError, ImportError) as error:
         raise PipelineError(f"clip.architecture: {error}") from error
+    if found != built.embedding_dim:
+        raise PipelineError(
+            f"clip.architecture: the image tower of {settings.architecture} gives embeddings of {found} numbers, the "
+            f"text tower of {built.embedding_dim}; equal lengths are expected; correct embed_dim or the towers"
+        )
+    return built
 
 
 def weights_of(settings: ClipSettings) -> str:
@@ -254,23 +273,36 @@ def weights_of(settings: ClipSettings) -> str:
 
 
 def _digest(
-    built: MaskAdaptedClip, model: str | Mapping[str, Any], pretrained: str | Path | None, *, is_chosen: bool
+    built: MaskAdaptedClip,
+    settings: ClipSettings,
+    model: str | Mapping[str, Any],
+    pretrained: str | Path | None,
+    words: WordTokenizer | None,
 ) -> str:
-    """Return the digest of weights, and of what else decides embeddings where it is not as in OpenAI's CLIPs.
+    """Return the digest of weights, and of what else decides what CLIP says where it is not as in OpenAI's CLIPs.
+
+    Weights show sizes, but neither heads, activation, pooling and masks of attention, nor pixels and words. Of what a
+    name of open_clip says nothing is added, since one name has one form.
 
     Args:
         model: From which it was built, like ``pretrained``.
-        is_chosen: Whether a setting chose the activation.
+        words: Of its tokenizer, if a file lists them.
     """
     weights, config = weights_digest(built.clip.state_dict()), cast("Any", built.arguments["model"])
+    own = settings.architecture == SMALL
+    found: dict[str, Any] = {"words": list(words.words)} if words is not None and not own else {}
     if built.temperature != "published":
-        preprocessing = built.crop.preprocessing.to_json()
-        return sha256_of_json({"weights": weights, "model": config, "preprocessing": preprocessing})
-    # Without a choice, those of a name are as weights or name say; to ask the weights means to read them again.
-    quick_gelu = bool(config.get("quick_gelu"))
-    if (isinstance(model, str) and not is_chosen) or quick_gelu == own_quick_gelu(model, pretrained):
-        return weights
-    return sha256_of_json({"weights": weights, "quick_gelu": quick_gelu})
+        return sha256_of_json(
+            {"weights": weights, "model": config, "preprocessing": built.crop.preprocessing.to_json(), **found}
+        )
+    is_named = own or (isinstance(model, str) and not has_scheme(model))
+    if not is_named and (unusual := beyond_sizes(config)):
+        found["model"] = unusual
+    # Without a choice, a name's activation is as weights or name say; to ask the weights means to read them again.
+    quick_gelu, chosen = bool(config.get("quick_gelu")), settings.quick_gelu != "auto"
+    if (chosen or not isinstance(model, str)) and quick_gelu != own_quick_gelu(model, pretrained):
+        found["quick_gelu"] = quick_gelu
+    return sha256_of_json({"weights": weights, **found}) if found else weights
 
 
 def architecture_of(name: str) -> tuple[str | Mapping[str, Any], WordTokenizer | None]:

@@ -21,7 +21,7 @@ from storage_schemas.verification import SETTLED_AFTER_NS, Traits, keep, remembe
 _DIRECTORY = ".models"
 _READERS = ("torch", "open_clip_torch", "timm", "safetensors")
 _DIGEST = "digest"
-_VERSION = "1"  # raise it when the same files get another digest
+_VERSION = "2"  # raise it when the same files get another digest
 
 
 class ClipWeights:

@@ -37,9 +37,10 @@ Read these tables with three things in mind:
 * **Steps.** Two epochs of more pairs are more steps. "FT, twice the epochs" takes about as many on mined pairs as FT
   takes on both sources.
 * **Nothing was tuned** on these scenes. Rates: FT 3e-4 and MPT 1e-2 as in the tables above; PSM 1e-2, the slow tower
-  a hundredth of it; 8 hard negatives; held by embeddings at weight 1, by similarities at 100 (the mean square of
-  differences of probabilities is some hundred times smaller than a contrastive loss: at MAFT's own weight of 0.1 to 1
-  it has no effect beside one, as a trial on seed 101 showed).
+  a hundredth of it; SimBaseline's 8 tokens 1e-2, where its configuration has 16 tokens and SGD
+  ([why](finetuning.md#the-neighbours-in-the-papers-table-1)); 8 hard negatives; held by embeddings at weight 1, by
+  similarities at 100 (the mean square of differences of probabilities is some hundred times smaller than a contrastive
+  loss: at MAFT's own weight of 0.1 to 1 it has no effect beside one, as a trial on seed 101 showed).
 
 What these tables cannot say: whether any order holds for ViT-B/16 on photographs. The small CLIP was pretrained on
 pictures of this very world, unseen classes too, and ground truth of 30 classes in 28 steps leaves it little time to

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Int64, UInt8
@@ -41,6 +42,7 @@ class NetSources:
         max_side_px: Upper limit of its long side [px].
         batch_crops: Crops that CLIP takes at a time; None for what the device is fastest with.
         clip_names_alone: The proposal net was trained with another CLIP, and cannot name what it finds.
+        temperature: Of all CLIPs, in place of their own.
     """
 
     proposal_net: Artifact | None
@@ -55,6 +57,7 @@ class NetSources:
     batch_crops: int | None = None
     compute: WorkerCompute
     clip_names_alone: bool = False
+    temperature: Literal["auto", "published", "model"] = "auto"
 
     def open(self) -> "Nets":
         """Set up this process; each net is loaded when it is first used."""
@@ -168,6 +171,8 @@ class Nets:
                 if stock
                 else load_adapted_clip(self.sources.adapted[name], self.base)
             )
+            if self.sources.temperature != "auto":
+                loaded.set_temperature(self.sources.temperature)
             self._clips[name] = loaded.to(self.device).eval()
         return self._clips[name]
 

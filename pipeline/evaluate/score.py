@@ -6,8 +6,9 @@ Reads ``scenes``, ``proposal_net`` and ``adapted_clip``; writes ``scores``, and 
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
+from ovseg_models.prompt_templates import prompt_templates
 from pipeline.evaluate.labelled_images import NO_LABEL, LabelledScenes
 from pipeline.evaluate.variants import (
     GROUND_TRUTH,
@@ -32,7 +33,7 @@ from pipeline.stage_names import StageName
 from pipeline.text_embeddings import TextSource, embed_names
 from pipeline.worker_device import WorkerCompute
 from storage_schemas import branches, scores
-from storage_schemas.checkpoints import ADAPTED_CLIP
+from storage_schemas.checkpoints import ADAPTED_CLIP, TEMPLATE_WEIGHTS
 from storage_schemas.digests import Json
 from storage_schemas.scenes import ScenesAttributes, labelled_scenes
 from storage_schemas.scores import ScoresAttributes
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_OPTIONS = ("short_side_px", "max_side_px", "prompt_templates", "precision")
+_OPTIONS = ("short_side_px", "max_side_px", "prompt_templates", "precision", "temperature")
 SCORE_BYTES = 12_000
 _PRODUCER_VERSION = 3  # of branches and scores alike: the nets' outputs
 
@@ -102,12 +103,27 @@ class Score(Step):
             SettingsError: If no scene has a labelled pixel.
         """
         check_labels(node, self.dataset)
+        self._check_sentences(node)
         scenes = node["scenes"]
         if self.dataset.ensemble_on == "unseen" and scenes.is_complete():
             marks = set(ScenesAttributes.of(scenes.artifact).seen)
             if not marks >= {"seen", "unseen"}:
                 message = "has no classes marked as seen and as unseen, which ensemble_on 'unseen' tells apart"
                 raise SettingsError([f"evaluate.datasets: {self.dataset.dataset}: {message}; set it to 'all'"])
+
+    def _check_sentences(self, node: Node) -> None:
+        """Check that classes are named by the sentences that stage 3 trains weights for."""
+        tuned = node.get("adapted")
+        if tuned is None or TEMPLATE_WEIGHTS not in tuned.step.units(tuned):
+            return
+        settings: Any = cast("Any", tuned.step).settings
+        weighted, named = (prompt_templates(of.prompt_templates) for of in (settings, self.settings))
+        if len(weighted) > 1 and weighted != named:
+            message = (
+                f"evaluate.prompt_templates: CLIP is finetuned with a weight for each of {len(weighted)} sentences, "
+                f"and classes are named by {len(named)} others; set it to finetune.prompt_templates"
+            )
+            raise SettingsError([message])
 
     def fingerprint(self, node: Node) -> Mapping[str, Json]:
         """Return the variants, and the settings that change the nets' outputs."""
@@ -294,6 +310,7 @@ def net_sources(
         short_side_px=settings.short_side_px,
         max_side_px=settings.max_side_px,
         precision=settings.precision,
+        temperature=settings.temperature,
         batch_crops=settings.batch_crops,
         compute=WorkerCompute.of(compute),
     )
@@ -302,4 +319,4 @@ def net_sources(
 def branch_options(settings: EvaluateSettings) -> dict[str, Json]:
     """Return the settings that change the nets' outputs."""
     options = result_settings(settings)
-    return {"options": {name: options[name] for name in _OPTIONS}}
+    return {"options": {name: options[name] for name in _OPTIONS if name in options}}

@@ -53,6 +53,7 @@ class Finetune(Step):
             del options["mpt"], options["prompt_depth"]
         if IMAGE_TOWER not in trained:
             del options["ft"]
+            options.pop("holding", None)
         if TEMPLATE_WEIGHTS not in trained:
             options.pop("psm", None)
         if TEXT_PROMPTS not in trained:
@@ -68,24 +69,41 @@ class Finetune(Step):
         return (*units_of_phases(self.settings.phases), REPORT)
 
     def check(self, node: Node) -> None:
-        """Check that prompts that are to be trained have a place in the image tower.
+        """Check that what is to be trained has a place in CLIP, hours before it is.
 
         Raises:
-            SettingsError: If the tower has no patch tokens.
+            SettingsError: If it has none.
             PipelineError: If CLIP's architecture is not available.
         """
-        if MASK_PROMPTS in self.units(node):
-            from ovseg_models.image_towers import tower_name
-            from pipeline.clip_loading import clip_without_numbers
+        from ovseg_models.image_towers import tower_name
+        from ovseg_models.mask_adapted_clip import MaskAdaptedClip
+        from ovseg_models.text_classifier import is_causal
+        from pipeline.clip_loading import clip_without_numbers
 
-            clip = clip_without_numbers(node.clip.settings)
-            if clip.tower is None:
-                tower, named = tower_name(clip.clip.visual), node.clip.settings.architecture
+        clip, named = clip_without_numbers(node.clip.settings), node.clip.settings.architecture
+        trained, settings = self.units(node), self.settings
+        if MASK_PROMPTS in trained and clip.tower is None:
+            message = (
+                f"finetune.mode: {settings.mode!r} trains mask prompts, which have no meaning in {named}: its image "
+                f"tower, a {tower_name(clip.clip.visual)}, has no patch tokens; set it to 'ft'"
+            )
+            raise SettingsError([message])
+        depth = settings.prompt_depth if MASK_PROMPTS in trained else 0
+        try:
+            MaskAdaptedClip(clip.clip, prompt_depth=depth, blank_patches=settings.blank_patches)
+        except ValueError as error:
+            raise SettingsError([f"finetune: {str(error).removeprefix('MaskAdaptedClip: ')}"]) from error
+        if TEXT_PROMPTS in trained:
+            room = clip.clip.context_length - 2  # beside the start and the end of a text
+            if not is_causal(clip.clip):
                 message = (
-                    f"finetune.mode: {self.settings.mode!r} trains mask prompts, which have no meaning in {named}: its "
-                    f"image tower, a {tower}, has no patch tokens; set it to 'ft'"
+                    f"finetune.mode: 'text' trains tokens before names, and the text tower of {named} does not read "
+                    "from left to right as OpenAI's do; choose another mode or a model such as ViT-B-16"
                 )
                 raise SettingsError([message])
+            if settings.text.length >= room:
+                message = f"finetune.text.length: {settings.text.length} tokens leave no place for a name in {named}"
+                raise SettingsError([f"{message}; less than {room} are expected"])
 
     def make(self, node: Node, execution: Execution) -> StageReport:
         """Adapt CLIP; see `pipeline.finetune.training.train`."""

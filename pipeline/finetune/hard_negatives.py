@@ -15,7 +15,7 @@ NO_NOUN = -1
 
 @dataclass(frozen=True)
 class HardNouns:
-    """Which nouns a pair is told from; picklable.
+    """Which nouns a pair is compared with; picklable.
 
     Attributes:
         count: For each pair at most.
@@ -41,6 +41,7 @@ class HardNouns:
         for picture, noun in zip(pairs.pictures, pairs.noun_numbers.tolist(), strict=True):
             nouns_of[picture].add(noun)
         shared = {picture: frozenset(nouns) for picture, nouns in nouns_of.items()}
+        count = min(count, len(noun_embeddings) - 1)
         # So many candidates that a picture's own nouns, left out pair by pair, leave enough.
         most = min(count + max(map(len, shared.values())), len(noun_embeddings))
         vectors = noun_embeddings.astype(np.float64)

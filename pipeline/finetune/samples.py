@@ -50,7 +50,7 @@ class PairSamples:
         seed: What decides all chance.
         crop: What CLIP takes as a crop.
         with_unmasked: Whether crops are made without their masks, too.
-        hard_nouns: What pairs are told from beside the nouns of their batch; None for nothing.
+        hard_nouns: What pairs are compared with beside the nouns of their batch; None for nothing.
     """
 
     pairs: Pairs

@@ -144,7 +144,7 @@ def run_phases(
                 max_aspect=settings.augmentation.max_aspect,
                 seed=phase.seed,
                 crop=adapted.crop,
-                with_unmasked=original is not None,
+                with_unmasked=original is not None and "ft" in phase.parts,
                 hard_nouns=hard_nouns,
             ),
             noun_embeddings=inputs.noun_embeddings,
@@ -250,7 +250,8 @@ def loop_plan(phase: Phase, task: FinetuneTask, settings: FinetuneSettings, comp
     try:
         order = phase.order(pairs)
     except ValueError as error:
-        message = f"finetune.{'mpt' if phase.mode == 'mpt' else 'ft'}.batch_pairs: {error}, or mine more scenes"
+        section = phase.mode if phase.mode in {"mpt", "psm", "text"} else "ft"
+        message = f"finetune.{section}.batch_pairs: {error}, or mine more scenes"
         raise PipelineError(message) from error
     return Plan(
         steps=phase.steps(pairs),

@@ -761,7 +761,7 @@ class HoldingSettings(SettingsModel):
 
 
 class HardNegativeSettings(SettingsModel):
-    """Nouns of other pictures that each crop is told from, beside those of its batch."""
+    """Nouns of other pictures that each crop is compared with, beside those of its batch."""
 
     count: int = Field(
         default=0, ge=0, description="Nouns of a pair: the nearest to its own in CLIP's space, of other pictures."
@@ -868,9 +868,16 @@ class FinetuneSettings(SettingsModel):
             raise ValueError(message)
         return self
 
+    @model_validator(mode="after")
+    def _holds_what_is_trained(self) -> Self:
+        if self.holding.form != "none" and not any("ft" in phase.split("+") for phase in self.phases):
+            message = f"holding should be 'none' in mode {self.mode!r}: it keeps the image tower near the original CLIP"
+            raise ValueError(f"{message}, and no phase trains that")
+        return self
+
     @property
     def phases(self) -> tuple[str, ...]:
-        """What is trained after what: each is 'ft', 'mpt', 'psm', or two of them with '+' between."""
+        """What is trained after what: each is 'ft', 'mpt', 'psm', 'text', or two of them with '+' between."""
         return tuple(self.mode.split("-then-"))
 
     def in_mode(self, mode: Mode) -> "FinetuneSettings":
@@ -979,6 +986,12 @@ class EvaluateSettings(SettingsModel):
         default="net",
         description="'ground-truth' = masks of the labels with CLIP as the classifier (Figure 1(c)); 'imported' = the "
         "masks that the section 'masks' names for each data set, named by CLIP alone.",
+    )
+    temperature: Literal["auto", "published", "model"] = Field(
+        default="auto",
+        description="The factor on CLIP's cosines: 'published' = 100, as in OVSeg's code; 'model' = what the CLIP has "
+        "learned; 'auto' = 100 for CLIPs of OpenAI's form, else the model's.",
+        json_schema_extra=LATER_SETTING,
     )
     oracle_labels: bool = Field(
         default=False, description="Give each proposal the class of the ground truth that it covers best (Figure 1(c))."

@@ -30,10 +30,14 @@ def test_every_tag_of_open_clip_can_be_read():
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"mean": [0.5, 0.5]}, r"mean is \(0.5, 0.5\), three finite numbers .* are expected"),
-        ({"mean": [0.5, float("nan"), 0.5]}, r"mean is .*nan.*three finite numbers"),
+        ({"mean": [0.5, 0.5]}, r"mean is \(0.5, 0.5\), three numbers from 0 to 1 .* are expected"),
+        ({"mean": [0.5, float("nan"), 0.5]}, r"mean is .*nan.*three numbers from 0 to 1"),
         ({"std": [0.5, 0.0, 0.5]}, r"std is \(0.5, 0.0, 0.5\), three numbers above 0"),
         ({"std": 1}, r"std is 1, three numbers above 0"),
+        ({"mean": [123.7, 116.3, 103.5]}, r"mean is \(123.7, .* divide by 255 what is given from 0 to 255"),
+        ({"std": [58.4, 57.1, 57.4]}, r"std is \(58.4, .* at most 1 .* divide by 255"),
+        ({"mean": [-0.1, 0.5, 0.5]}, r"mean is \(-0.1, "),
+        ({"mean": [True, True, True]}, r"mean is \(True, "),
         ({"interpolation": "random"}, r"interpolation is 'random', one of \('bicubic', 'bilinear'\)"),
     ],
 )

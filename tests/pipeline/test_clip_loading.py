@@ -22,6 +22,7 @@ from pipeline.drawn_world.words import NOUNS, PROMPT_TEMPLATES, WORDS
 from pipeline.drawn_world.world import DrawnWorld, split_indices
 from pipeline.errors import PipelineError
 from pipeline.settings import ClipSettings
+from tests.tiny_clips import DRAWN_WORLD_TOKENIZER, FAMILIES
 
 SHIPPED = ClipSettings(architecture="drawn-world-small", pretrained="shipped")
 
@@ -83,7 +84,7 @@ def test_another_activation_than_the_weights_ask_for_is_in_the_digest(tmp_path: 
     def digest(of: str = architecture, **more: Any) -> str:
         return load_clip(ClipSettings(architecture=of, pretrained=str(file), **more)).digest
 
-    assert digest() == digest(quick_gelu="off") == weights_digest(clip.state_dict())
+    assert digest() == digest(quick_gelu="off")
     assert digest(quick_gelu="on") != digest()
     assert digest(architecture_file(tmp_path / "other.json", quick_gelu=True)) == digest(quick_gelu="on")
 
@@ -100,6 +101,54 @@ def test_an_activation_that_the_weights_ask_for_is_in_no_digest(monkeypatch: pyt
     }
     assert digests["auto"] == digests["on"] == weights_digest(random)
     assert digests["off"] != digests["on"]
+
+
+def test_what_weights_do_not_show_is_in_the_digest(tmp_path: Path) -> None:
+    config = json.loads(small_clip.ARCHITECTURE_FILE.read_bytes())
+    file = tmp_path / "weights.safetensors"
+    save_file(load_clip(SHIPPED).clip.state_dict(), file)
+
+    def digest(*, words: list[str] = config["words"], vision: Any = (), text: Any = ()) -> str:
+        parts = {"vision_cfg": config["vision_cfg"] | dict(vision), "text_cfg": config["text_cfg"] | dict(text)}
+        architecture = architecture_file(tmp_path / "model.json", words=words, **parts)
+        return load_clip(ClipSettings(architecture=architecture, pretrained=str(file))).digest
+
+    digests = [
+        digest(),
+        digest(words=config["words"][::-1]),
+        digest(vision={"head_width": config["vision_cfg"]["head_width"] // 2}),
+        digest(vision={"pool_type": "avg"}),
+        digest(text={"no_causal_mask": True}),
+        digest(text={"heads": 1}),
+    ]
+    assert len(set(digests)) == len(digests)
+    assert digest() == digests[0]
+    assert load_clip(SHIPPED).digest == weights_digest(load_clip(SHIPPED).clip.state_dict())
+
+
+def test_towers_of_other_lengths_are_found_at_once(tmp_path: Path) -> None:
+    model = {**FAMILIES["SigLIP2"], "embed_dim": 99}
+    (tmp_path / "model.json").write_text(json.dumps({**model, "words": list(DRAWN_WORLD_TOKENIZER.words)}))
+    settings = ClipSettings(architecture=str(tmp_path / "model.json"), pretrained="random")
+    for load in (load_clip, clip_loading.clip_without_numbers):
+        with pytest.raises(PipelineError, match=r"image tower of .* gives embeddings of 16 numbers, .* of 99; equal"):
+            load(settings)
+
+
+@pytest.mark.parametrize(
+    ("part", "changes"),
+    [
+        ("vision_cfg", {"patch_size": 0}),
+        ("vision_cfg", {"pos_embed_type": "bogus"}),
+        ("text_cfg", {"pool_type": "zz"}),
+        ("text_cfg", {"heads": 7}),
+    ],
+)
+def test_a_form_that_cannot_be_built_is_one_message(tmp_path: Path, part: str, changes: dict[str, object]) -> None:
+    config = json.loads(small_clip.ARCHITECTURE_FILE.read_bytes())
+    architecture = architecture_file(tmp_path / "model.json", **{part: config[part] | changes})
+    with pytest.raises(PipelineError, match=r"open_clip refuses the configuration \(\w+Error\(.*compare it with"):
+        load_clip(ClipSettings(architecture=architecture, pretrained="random"))
 
 
 def test_an_architecture_without_words_has_open_clips_tokenizer(tmp_path: Path) -> None:

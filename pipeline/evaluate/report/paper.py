@@ -145,6 +145,7 @@ def paper_miou(settings: Settings, vocabulary: str, variant: Variant) -> float |
     """Return the paper's mIoU [%] of a variant on a data set, or None where it reports none."""
     setting = paper_setting(settings)
     others = settings.evaluate.proposals == "imported" or variant.name == PREDICTIONS
+    others = others or settings.evaluate.temperature == "model"
     if setting is None or variant.section in {"weights", "thresholds"} or others:
         return None
     adaptation = None if variant.view is None else _adaptation(settings, variant.view)

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 
 from ovseg_models import encoding
 from ovseg_models.mask_adapted_clip import MaskAdaptedClip
@@ -31,9 +32,9 @@ from tests.pipeline.evaluate.test_weight_choice import mined
 from tests.pipeline.planned import artifact_of, prepare_scenes
 
 
-def adapted_settings(runs, mode: str = "mpt", **evaluate_settings) -> Settings:
+def adapted_settings(runs, mode: str = "mpt", *, clip: str = "adapted", **evaluate_settings) -> Settings:
     """Settings whose pairs are there, and whose proposal net is random."""
-    settings = settings_of(runs, clip="adapted", **evaluate_settings)
+    settings = settings_of(runs, clip=clip, **evaluate_settings)
     prepare_scenes(settings, ["drawn"])
     net = artifact_of(settings, "proposal_net")
     if not net.status().finished:
@@ -149,3 +150,31 @@ def test_what_was_trained_of_the_text_side_names_the_classes(tmp_path, mode):
     run("evaluate", settings)
     with pytest.raises(PipelineError, match=rf"bundle: .* has {text_side.unit} of \d+ rows, .* no place"):
         bundle(settings, tmp_path / "folder")
+
+
+def test_the_temperature_can_be_the_models_own(tmp_path):
+    settings = adapted_settings(tmp_path, temperature="model")
+    base = load_clip(settings.clip)
+    own = float(base.clip.logit_scale.detach().exp())
+    found = {}
+    for choice in ("auto", "published", "model"):
+        node = dataflow(adapted_settings(tmp_path, temperature=choice, clip="original")).of_kind("scores")[0]
+        names = class_names_of(node)
+        evaluate = adapted_settings(tmp_path, temperature=choice, clip="original").evaluate
+        nets = net_sources(node, evaluate, settings.compute, names).open()
+        found[choice] = nets.clip("original").class_logits(nets.text_embeddings[:1], nets.text_embeddings)
+        found[choice, "digest"] = node.step.fingerprint(node)["options"]
+    torch.testing.assert_close(found["auto"], found["published"])
+    torch.testing.assert_close(found["model"], found["published"] * own / 100)
+    assert abs(own - 100) > 10
+    assert "temperature" not in found["auto", "digest"]  # evaluations from before it was a choice stay
+    assert found["model", "digest"]["temperature"] == "model"
+
+
+def test_a_bundle_names_at_the_temperature_of_the_evaluation(tmp_path):
+    settings = adapted_settings(tmp_path, temperature="model")
+    write_adapted(settings, seed=1)
+    bundle(settings, tmp_path / "folder")
+    assert Segmenter.load(tmp_path / "folder").clip.temperature == "model"
+    bundle(adapted_settings(tmp_path), tmp_path / "plain")
+    assert Segmenter.load(tmp_path / "plain").clip.temperature == "published"

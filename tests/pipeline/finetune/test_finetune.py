@@ -242,6 +242,21 @@ def test_kills_in_ft_at_the_switch_and_in_mpt_change_nothing(
     assert files_of(run("finetune", settings).artifact) == expected
 
 
+@pytest.mark.parametrize(("family", "mode"), [("ResNet", "ft"), ("PE-Core", "ft"), ("EVA02", "ft+mpt")])
+def test_a_kill_changes_no_weight_of_other_families(pairs: Artifact, tmp_path: Path, family: str, mode: str) -> None:
+    """Batch norms; attention pools beside class tokens; rotary positions and prompts."""
+    whole = run("finetune", small_settings(tmp_path / "whole", pairs.directory, family=family, mode=mode)).artifact
+    settings = small_settings(tmp_path / "killed", pairs.directory, family=family, mode=mode)
+    metrics = artifact_of(settings, "adapted_clip").local_directory / mode / "metrics.jsonl"
+    killed = partial(finetune, pause_s=0.05, family=family, mode=mode)
+    process = forked.start(killed, tmp_path / "killed", pairs.directory)
+    while not (metrics.exists() and len(metrics.read_text().splitlines()) >= 4):
+        assert process.exitcode is None, "the run ended before the kill"
+        time.sleep(0.001)
+    forked.kill([process])
+    assert files_of(run("finetune", settings).artifact) == files_of(whole)
+
+
 @pytest.mark.parametrize(
     ("processes", "parts", "short_of_memory"),
     [(2, 1, None), (2, 2, None), (1, 0, (3, 5)), (2, 0, (3, 5))],

@@ -258,9 +258,7 @@ def test_text_prompts_are_trained_alone_and_name_classes(pairs: Artifact, tmp_pa
 
 def test_text_prompts_that_do_not_fit_the_context_are_refused(pairs: Artifact, tmp_path: Path) -> None:
     recipe = {"mode": "text", "text": {**PSM, "length": 64}}
-    with pytest.raises(
-        PipelineError, match=r"text prompts: 64 prompts .* tokens, at most .* lower finetune.text.length"
-    ):
+    with pytest.raises(SettingsError, match=r"finetune.text.length: 64 tokens leave no place for a name in .*tiny"):
         run("finetune", small_settings(tmp_path, pairs.directory, **recipe))
 
 
