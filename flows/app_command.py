@@ -26,6 +26,8 @@ def app(
     *,
     model: Path,
     examples: Path | None = None,
+    index: Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="")] = None,
+    memory: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = None,
     host: str = "127.0.0.1",
     port: Annotated[int, tyro.conf.arg(metavar="0..65535")] = 0,
     namer: Annotated[
@@ -46,6 +48,8 @@ def app(
     Args:
         model: Folder of a segmenter.
         examples: Folder of photographs that the page offers; the first 12 by name.
+        index: Folder of an index of mined pairs ('ovseg pairs index'); a click on a mask shows the nearest ones.
+        memory: File of remembered masks, made if need be; whoever uses the page may add masks to it.
         host: Address to listen on; 0.0.0.0 = every machine of the network may use it.
         port: Port to listen on; 0 = a free one from 7860 on.
         namer: How CLIP sees masks: a crop of each, or the picture in one pass, which is many times as fast.
@@ -67,10 +71,20 @@ def app(
     photographs = [] if examples is None else _photographs(examples)
     if importlib.util.find_spec("gradio") is None:
         raise PipelineError("ovseg app: Gradio is not installed; run: pip install 'ovseg-pipeline[app]'")
+    from ovseg_models.memory import Memory
     from ovseg_models.segmenter import Segmenter
+    from pipeline.pair_index import PairIndex
 
     try:
         segmenter = Segmenter.load(model, device=device, **({} if namer is None else {"namer": namer}))
+        if memory is not None and memory.exists():
+            segmenter.memory = Memory.load(memory)
+        neighbours = None if index is None else PairIndex.open(index)
+        if neighbours is not None and neighbours.space != segmenter.space:
+            raise PipelineError(
+                f"--index: {index} was made by another CLIP than {model} has; make an index with this model by "
+                "'ovseg pairs index'"
+            )
     except (ValueError, OSError, RuntimeError) as error:
         raise PipelineError(str(error)) from error
     with tempfile.TemporaryDirectory(prefix="ovseg-app-", ignore_cleanup_errors=True) as uploads:
@@ -81,7 +95,14 @@ def app(
         from flows.photo_app.page import build_page, serve
 
         images = EncodedImages(segmenter, limit_bytes=memory_mib * _MIB)
-        page = build_page(segmenter, images, title=f"ovseg: {model.name}", examples=photographs)
+        page = build_page(
+            segmenter,
+            images,
+            title=f"ovseg: {model.name}",
+            examples=photographs,
+            neighbours=neighbours,
+            memory=memory,
+        )
         try:
             address = serve(
                 page,

@@ -45,6 +45,7 @@ def segment(
     short_side_px: OwnSize = None,
     max_side_px: OwnSize = None,
     namer: OwnNamer = None,
+    memory: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint=_OF_THE_SEGMENTER)] = None,
     device: str = "cpu",
 ) -> int:
     """Segment photographs into classes that you name.
@@ -66,6 +67,7 @@ def segment(
         short_side_px: Short side of the net's input, in pixels.
         max_side_px: Upper bound of its long side.
         namer: How CLIP sees masks: a crop of each, or the picture in one pass, which is many times as fast.
+        memory: File of remembered masks, which name regions beside the texts ('ovseg memory add').
         device: Where to compute: cpu, cuda, cuda:1 and so on.
 
     Returns:
@@ -92,6 +94,10 @@ def segment(
     }
     try:
         segmenter = Segmenter.load(model, device=device, **{name: own[name] for name in own if own[name] is not None})
+        if memory is not None:
+            from ovseg_models.memory import Memory
+
+            segmenter.memory = Memory.load(memory)
     except (ValueError, OSError, RuntimeError) as error:
         raise PipelineError(str(error)) from error
     try:

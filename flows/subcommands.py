@@ -12,8 +12,10 @@ from flows.app_command import app
 from flows.audit_command import audit_pairs
 from flows.checkpoint_commands import bundle, export_checkpoint, export_clip, import_checkpoint
 from flows.compare_command import compare
+from flows.explain_command import explain, index_pairs
 from flows.flow_commands import demo, run, serve, ui
 from flows.masks_commands import export_masks, import_masks, proposals_report
+from flows.memory_commands import memory_add, memory_remove, memory_show
 from flows.pairs_command import export_pairs, filter_pairs, import_pairs, pair_negatives, pair_signs, pairs_card
 from flows.prepare_command import prepare
 from flows.segment_command import segment
@@ -201,6 +203,37 @@ _LISTED = (
         examples=("ovseg app --model models/ovseg-swin-b --examples photos",),
     ),
     Subcommand(
+        name="explain",
+        group="segment",
+        summary="say which mined pairs are behind a label",
+        function=explain,
+        examples=("ovseg explain photo.jpg --classes sled dog --at 120 80 --model models/demo --index models/index",),
+    ),
+    Subcommand(
+        name="memory add",
+        group="segment",
+        summary="let a segmenter know a class by a few masks of it, without training",
+        function=memory_add,
+        examples=(
+            "ovseg memory add mug --model models/demo --memory mine.safetensors --images mug.jpg --masks mug.png",
+            "ovseg memory add sled --model models/demo --memory mine.safetensors --pairs runs/pairs/demo-0123456789ab",
+        ),
+    ),
+    Subcommand(
+        name="memory remove",
+        group="segment",
+        summary="take masks or classes out of a memory",
+        function=memory_remove,
+        examples=("ovseg memory remove mug --memory mine.safetensors",),
+    ),
+    Subcommand(
+        name="memory show",
+        group="segment",
+        summary="list the masks of a memory",
+        function=memory_show,
+        examples=("ovseg memory show --memory mine.safetensors",),
+    ),
+    Subcommand(
         name="import-checkpoint",
         group="segment",
         summary="turn a published checkpoint of OVSeg, MaskFormer or CLIP into the folder of a segmenter",
@@ -255,6 +288,13 @@ _LISTED = (
             "ovseg pairs audit runs/pairs/demo-0123456789ab --count 200",
             "ovseg pairs audit runs/pairs/demo-0123456789ab --summary",
         ),
+    ),
+    Subcommand(
+        name="pairs index",
+        group="pairs",
+        summary="make the index by which 'ovseg explain' finds pairs",
+        function=index_pairs,
+        examples=("ovseg pairs index runs/pairs/demo-0123456789ab --model models/demo --out models/index",),
     ),
     Subcommand(
         name="pairs export",

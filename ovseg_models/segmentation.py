@@ -138,6 +138,24 @@ class Segmentation:
         given = None if self.found_queries is None else set(self.found_queries.tolist())
         return [row for row in self.masks if row.area_px and (given is None or row.query in given)]
 
+    def mask_at(self, x: int, y: int) -> int:
+        """Return the proposal that gives a pixel of the image the most of its label; -1 where nothing was found.
+
+        Raises:
+            ValueError: If the pixel lies outside the image.
+        """
+        height, width = self.encoded.size
+        if not (0 <= x < width and 0 <= y < height):
+            raise ValueError(f"mask_at: pixel {x}, {y} is outside the image of {width} x {height} px; give one inside")
+        label = int(self.label_map[y, x])
+        if label < 0:
+            return -1
+        net_height, net_width = self.encoded.net_size
+        at_pixel = self.encoded.mask_probs()[:, y * net_height // height, x * net_width // width]
+        given = self.query_scores[:, label] * at_pixel
+        with_pixels = self.encoded.valid.to(given.device)
+        return int(torch.where(with_pixels, given, -1.0).argmax())
+
     def hard_masks(self) -> Bool[Tensor, "query height width"]:
         """Return each proposal's hard mask at the image's own size, on the CPU; 1 byte per proposal and pixel."""
         return torch.cat([masks.cpu() for masks in self.encoded.hard_masks_at_image_size()])

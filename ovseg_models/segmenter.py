@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, UInt8
 from PIL import Image
@@ -32,6 +33,15 @@ from ovseg_models.fusion import ClassScores, classify, fused_labels, fused_score
 from ovseg_models.host_to_device import sent
 from ovseg_models.image_input import ImageInput, rgb_image
 from ovseg_models.mask_adapted_clip import MaskAdaptedClip
+from ovseg_models.memory import (
+    SURROUNDINGS_MAX,
+    Memory,
+    RememberedMask,
+    embedding_space,
+    picture_digest,
+    remembered_scores,
+)
+from ovseg_models.neighbours import Neighbour, Neighbours
 from ovseg_models.one_pass import OnePass
 from ovseg_models.precision import autocast
 from ovseg_models.proposal_masks import hard_masks
@@ -112,6 +122,8 @@ class Segmenter:
         self.tokenizer = tokenizer
         self.settings = settings
         self._warnings: set[str] = set()
+        self._memory: Memory | None = None
+        self._own_space: str | None = None
         self._classifier = TextClassifier(clip.clip, tokenizer or clip.tokenize)
 
     @classmethod
@@ -141,6 +153,7 @@ class Segmenter:
             settings=parts.settings,
             same_space=parts.same_space,
         )
+        segmenter.memory = parts.memory
         return segmenter.to(device)
 
     def save(self, folder: str | Path) -> None:
@@ -150,7 +163,11 @@ class Segmenter:
             FileExistsError: If there is something in the folder already.
             ValueError: If a net was built by hand, so that it isn't known how to build it again.
         """
-        parts = SegmenterParts(self.proposal_net, self.clip, self.tokenizer, self.settings, same_space=self.same_space)
+        parts = SegmenterParts(
+            *(self.proposal_net, self.clip, self.tokenizer, self.settings),
+            same_space=self.same_space,
+            memory=self._memory,
+        )
         write_segmenter_folder(Path(folder), parts)
 
     def to(self, device: str | torch.device) -> "Segmenter":
@@ -297,6 +314,106 @@ class Segmenter:
         scores = self._named(encoded, checked_class_names(class_names)).classes.scores
         return fused_scores(scores, encoded.mask_logits, net_size=encoded.net_size, size=encoded.size).cpu()
 
+    @torch.no_grad()
+    def explain(
+        self, segmentation: Segmentation, mask: int, neighbours: Neighbours, *, count: int = 8
+    ) -> Sequence[Neighbour]:
+        """Return the stored pairs that a mask is most like: what is behind its label. No old picture is encoded again.
+
+        Args:
+            segmentation: Of this segmenter.
+            mask: Number of the proposal (`MaskRow.query`, `Segmentation.mask_at`).
+            neighbours: An index that this segmenter's CLIP made, such as `pipeline.pair_index.PairIndex`.
+            count: How many pairs.
+
+        Raises:
+            ValueError: If another CLIP made the index, or there is no such mask or it has no pixel.
+        """
+        if neighbours.space != self.space:
+            raise ValueError(
+                f"explain: the index was made by CLIP {neighbours.space[:12]}, this one is {self.space[:12]}; make an "
+                "index with this one by 'ovseg pairs index'"
+            )
+        encoded = segmentation.encoded
+        if not 0 <= mask < len(encoded.mask_logits) or not encoded.valid[mask]:
+            raise ValueError(f"explain: there is no proposal {mask} with a pixel; give the query of a row of masks")
+        row = int(encoded.valid[:mask].sum())  # embeddings are those of the valid proposals in order
+        return neighbours.nearest(encoded.image_embeddings[row].cpu(), count)
+
+    @property
+    def memory(self) -> Memory | None:
+        """Remembered masks, which name regions beside the texts; None for none. Only their own CLIP's can be set."""
+        return self._memory
+
+    @memory.setter
+    def memory(self, memory: Memory | None) -> None:
+        if memory is not None:
+            memory.require_space(self.space, "memory")
+        self._memory = memory
+
+    @torch.no_grad()
+    def remember(
+        self,
+        class_name: str,
+        image: ImageInput | EncodedImage,
+        mask: Bool[np.ndarray, "height width"] | int,
+        *,
+        source: str = "",
+    ) -> str:
+        """Remember a mask of a class, which need not be named in words that CLIP knows; nothing is trained.
+
+        Args:
+            image: As for `segment`.
+            mask: True inside, at the image's own size, or the number of a proposal (`MaskRow.query`).
+            source: Where it comes from, for people.
+
+        Returns:
+            The mask's name, by which `Memory.without` takes it out.
+
+        Raises:
+            ValueError: If the mask is of another size or has no pixel at the net's size, or is remembered already.
+        """
+        (name,) = checked_class_names([class_name])
+        encoded = self._encoded(image)
+        if isinstance(mask, int):
+            masks = encoded.hard_masks()
+            if not 0 <= mask < len(masks):
+                raise ValueError(f"remember: there is no proposal {mask}, 0 to {len(masks) - 1} is expected")
+            at_net_size = masks[mask : mask + 1]
+        else:
+            if mask.shape != encoded.size:
+                raise ValueError(
+                    f"remember: the mask has {mask.shape[1]} x {mask.shape[0]} px, the image {encoded.image.width} x "
+                    f"{encoded.image.height}; give a mask of the image's own size"
+                )
+            # As numbers: Pillow's truth values are bytes of 255, and pixels are counted by their bytes.
+            pixels = Image.fromarray(mask.astype(np.uint8)).resize(encoded.net_size[::-1], Image.Resampling.NEAREST)
+            at_net_size = torch.from_numpy(np.array(pixels) > 0)[None].to(self.device)
+        if not at_net_size.any():
+            raise ValueError(f"remember: the mask of {name!r} has no pixel at the net's size; give a larger one")
+        embedding = encoded.embed(at_net_size).embeddings[0].cpu()
+        known = self._memory if self._memory is not None else Memory(self.space)
+        regions = encoded.image_embeddings.cpu()
+        some = torch.linspace(0, len(regions) - 1, min(len(regions), SURROUNDINGS_MAX)).round().long()
+        entry = RememberedMask(
+            class_name=name,
+            embedding=embedding,
+            picture=picture_digest(encoded.image),
+            source=source,
+            surroundings=regions[some] if len(regions) else None,
+        )
+        self._memory = known.with_masks([entry])
+        return entry.key
+
+    @property
+    def space(self) -> str:
+        """Digest of what decides the embeddings of masks; computed once, as the weights stay."""
+        settings = self.settings
+        if self._own_space is None:
+            one_pass = (settings.picture_side_px, settings.window_stride_px) if settings.namer == "one-pass" else None
+            self._own_space = embedding_space(self.clip, use_mask_prompts=settings.use_mask_prompts, one_pass=one_pass)
+        return self._own_space
+
     def text_embeddings(self, class_names: Sequence[str]) -> Float[Tensor, "class dim"]:
         """Embed class names, L2-normalised; they are kept in memory.
 
@@ -358,15 +475,19 @@ class Segmenter:
         return self.proposal_net.class_logits(proposals.proposal_embeddings, text_embeddings)
 
     def _named(self, encoded: EncodedImage, class_names: Sequence[str]) -> _Named:
-        """Name the proposals; at ensemble weight 0 CLIP's embeddings are not asked for."""
-        weight = self.settings.ensemble_weight
+        """Name the proposals; at ensemble weight 0 CLIP's embeddings are asked for by a memory alone."""
+        weight, memory = self.settings.ensemble_weight, self._memory
         text_embeddings = self.text_embeddings(class_names)
         proposal_logits = self._proposal_logits(encoded, text_embeddings)
-        if weight == 0:
+        if weight == 0 and memory is None:
             return _Named(text_embeddings, classify(proposal_logits, ensemble_weight=weight))
         embeddings, valid = encoded.regions
         clip_logits = self.clip.class_logits(embeddings, text_embeddings)
-        return _Named(text_embeddings, classify(proposal_logits, clip_logits, valid, ensemble_weight=weight))
+        classes = classify(proposal_logits, clip_logits, valid, ensemble_weight=weight)
+        near = None if memory is None else memory.similarities(embeddings, class_names)
+        if near is not None:
+            classes = classes._replace(scores=remembered_scores(classes.scores, clip_logits, valid, near))
+        return _Named(text_embeddings, classes)
 
 
 def _segmentation(

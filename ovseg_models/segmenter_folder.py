@@ -1,9 +1,9 @@
 """The folder of a segmenter: ``segmenter.json``, the weights of both nets as safetensors, and a tokenizer if need be.
 
 It is complete in itself: the JSON holds the arguments from which both nets are built, the settings and, for a small
-text tower, its word list; the files of a tokenizer that is no part of open_clip lie in ``tokenizer``. A folder may hold
-one net alone, as an imported CLIP does; the other is then null in the JSON. A folder is written under a temporary name
-and renamed, so that it is complete or not there.
+text tower, its word list; the files of a tokenizer that is no part of open_clip lie in ``tokenizer``, remembered masks
+in ``memory.safetensors``. A folder may hold one net alone, as an imported CLIP does; the other is then null in the
+JSON. A folder is written under a temporary name and renamed, so that it is complete or not there.
 """
 
 import json
@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from ovseg_models.checkpoint_keys.key_report import take_tensors
 from ovseg_models.hub_text_towers import NAME_KEY, SIZES_KEY, hub_text_tower
 from ovseg_models.mask_adapted_clip import MaskAdaptedClip
+from ovseg_models.memory import Memory
 from ovseg_models.pretrained_clip import build_mask_adapted_clip
 from ovseg_models.proposal_net import ProposalNet
 from ovseg_models.proposal_presets import build_proposal_net
@@ -42,6 +43,7 @@ _PROPOSAL_NET_NAME = "proposal_net.safetensors"
 _CLIP_NAME = "clip.safetensors"
 _PUBLISHED_NAME = "published_extras.safetensors"
 _TOKENIZER_NAME = "tokenizer"
+MEMORY_NAME = "memory.safetensors"
 _KEYS = {"format", "schema_version", "proposal_net", "clip", "words", "context_length", "settings", "published"}
 _LATER_KEYS = {"same_space"}
 _ORIGIN_KEYS = {"layout", "wrapper", "prefix", "dtypes"}
@@ -82,6 +84,7 @@ class SegmenterParts:
         settings: How the segmenter works.
         published: Where the weights come from, if they were imported and not changed since.
         same_space: Whether the proposal net was trained with this CLIP's texts.
+        memory: Remembered masks, if there are any.
     """
 
     proposal_net: ProposalNet | None
@@ -90,6 +93,7 @@ class SegmenterParts:
     settings: SegmenterSettings = field(default_factory=SegmenterSettings)
     published: PublishedOrigin | None = None
     same_space: bool = True
+    memory: Memory | None = None
 
 
 def have_same_dimension(net: ProposalNet, clip: MaskAdaptedClip) -> bool:
@@ -118,6 +122,8 @@ def write_segmenter_folder(folder: Path, parts: SegmenterParts) -> None:
             _write_tensors(temporary / _PUBLISHED_NAME, parts.published.extras)
         if parts.clip is not None and parts.tokenizer is None and isinstance(parts.clip.tokenize, ModelTokenizer):
             parts.clip.tokenize.save(temporary / _TOKENIZER_NAME)
+        if parts.memory is not None:
+            parts.memory.save(temporary / MEMORY_NAME)
         with (temporary / _JSON_NAME).open("w", encoding="utf-8") as file:
             json.dump(content, file, indent=2, ensure_ascii=False)
             file.flush()
@@ -173,6 +179,7 @@ def read_segmenter_folder(folder: Path, settings: Mapping[str, Any] | None = Non
         _checked(where, "settings", lambda: settings_from_json(overridden)),
         origin,
         same_space=content.get("same_space", True),
+        memory=Memory.load(folder / MEMORY_NAME) if (folder / MEMORY_NAME).exists() else None,
     )
 
 

@@ -41,6 +41,8 @@ class Answer:
         rows: The masks that have a pixel, the best score first; columns as `TABLE_HEADERS`. Boxes are in pixels of the
             photograph as shown.
         pictures: Of the first masks of the table: the photograph faded outside the mask, and its caption.
+        result: What all of it shows.
+        queries: Of the masks of ``pictures``.
     """
 
     message: str
@@ -48,6 +50,8 @@ class Answer:
     legend: tuple[LegendEntry, ...]
     rows: tuple[tuple[str | int, ...], ...]
     pictures: tuple[tuple[Image.Image, str], ...]
+    result: Segmentation
+    queries: tuple[int, ...]
 
 
 def answer(question: Question, segmenter: Segmenter, images: EncodedImages) -> Answer:
@@ -92,6 +96,8 @@ def answer(question: Question, segmenter: Segmenter, images: EncodedImages) -> A
             for number, row in enumerate(shown, start=1)
         ),
         pictures=pictures,
+        result=result,
+        queries=tuple(row.query for row in shown[:PICTURES_MAX]),
     )
 
 

@@ -12,9 +12,10 @@ from gradio.utils import get_upload_folder
 from starlette.middleware import Middleware
 
 from flows.local_server import AllowedHosts
-from flows.photo_app.answers import TABLE_HEADERS, LegendEntry, answer
+from flows.photo_app.answers import TABLE_HEADERS, Answer, LegendEntry, answer
 from flows.photo_app.encoded_images import EncodedImages
-from flows.photo_app.questions import NAMES_MAX, QuestionError, question, uploaded_file
+from flows.photo_app.questions import NAMES_MAX, QuestionError, class_names, question, uploaded_file
+from ovseg_models.neighbours import Neighbours
 from ovseg_models.segmenter import Segmenter
 
 _LOGGER = logging.getLogger(__name__)
@@ -42,7 +43,13 @@ _FETCHERS = ("async_ssrf_protected_download", "ssrf_protected_download", "save_u
 
 
 def build_page(
-    segmenter: Segmenter, images: EncodedImages, *, title: str, examples: Sequence[Path] = ()
+    segmenter: Segmenter,
+    images: EncodedImages,
+    *,
+    title: str,
+    examples: Sequence[Path] = (),
+    neighbours: Neighbours | None = None,
+    memory: Path | None = None,
 ) -> gradio.Blocks:
     """Build the page; it keeps nothing of a user but the uploaded file, for an hour, and ``images``.
 
@@ -52,6 +59,8 @@ def build_page(
         images: Encodes photographs and remembers the latest.
         title: Of the browser's tab.
         examples: Photographs to choose from.
+        neighbours: Mined pairs, of which a click on a mask shows the nearest; None for none.
+        memory: File in which masks are remembered that a user names; None lets nobody do so.
     """
     refuse_fetching()
 
@@ -63,14 +72,35 @@ def build_page(
             found = answer(question(path, file_name, typed, find=mode == _FIND), segmenter, images)
         except QuestionError as error:
             _LOGGER.info("refused: %s", error)
-            return _message(str(error), is_fault=True), None, [], []
+            return _message(str(error), is_fault=True), None, [], [], None
         _LOGGER.info("%s", found.message)
         return (
             _message(found.message) + _legend(found.legend),
             found.overlay,
             [list(row) for row in found.rows],
             list(found.pictures),
+            found,
         )
+
+    def chosen(shown: Answer | None, event: gradio.SelectData) -> tuple[Any, ...]:
+        if shown is None or not 0 <= int(event.index) < len(shown.queries):
+            return None, "", []
+        query = shown.queries[int(event.index)]
+        near = [] if neighbours is None else segmenter.explain(shown.result, query, neighbours)
+        pictures = [(pair.picture, f"{pair.similarity:.2f} {pair.noun}: {''.join(pair.caption)}") for pair in near]
+        return query, _message(f"Mask {int(event.index) + 1} is chosen."), pictures
+
+    def remember(shown: Answer | None, query: int | None, name: object) -> str:
+        if shown is None or query is None or memory is None:
+            return _message("No mask is chosen; click on one first.", is_fault=True)
+        try:
+            (class_name,) = class_names(name if isinstance(name, str) else "")
+            segmenter.remember(class_name, shown.result.encoded, query, source="a click")
+        except (ValueError, QuestionError) as error:
+            return _message(str(error), is_fault=True)
+        if segmenter.memory is not None:
+            segmenter.memory.save(memory)
+        return _message(f"The mask is remembered as {class_name}; segment again to see what it does.")
 
     with gradio.Blocks(title=title, analytics_enabled=False, delete_cache=(600, _UPLOADS_KEPT_S)) as page:
         gradio.Markdown(_INTRODUCTION)
@@ -79,15 +109,31 @@ def build_page(
                 photograph, names, mode, button = _question_side(examples)
             with gradio.Column(scale=3, min_width=320):
                 answer_side = _answer_side()
+                shown, query = gradio.State(None), gradio.State(None)
+                with gradio.Group(visible=neighbours is not None or memory is not None):
+                    of_mask = gradio.HTML("", padding=False, elem_id="chosen")
+                    similar = gradio.Gallery(
+                        label="Mined pairs like the mask that you click on",
+                        columns=4,
+                        format="png",
+                        object_fit="contain",
+                        elem_id="similar",
+                        visible=neighbours is not None,
+                    )
+                    with gradio.Row(visible=memory is not None):
+                        name = gradio.Textbox(label="Remember this mask as", elem_id="remember-name")
+                        remembering = gradio.Button("Remember", elem_id="remember")
         gradio.on(
             [button.click, names.submit],
             ask,
             [photograph, names, mode],
-            answer_side,
+            [*answer_side, shown],
             preprocess=False,  # a file that is no image is refused by us, in words
             show_progress="full",
             api_visibility="private",
         )
+        answer_side[-1].select(chosen, [shown], [query, of_mask, similar], api_visibility="private")
+        remembering.click(remember, [shown, query, name], [of_mask], api_visibility="private")
     page.queue(max_size=_ASKERS_WAITING_MAX, default_concurrency_limit=1, api_open=False)
     return page
 

@@ -54,7 +54,8 @@ class BranchJob:
                         parts = {name: torch.from_numpy(array).to(state.device) for name, array in tensors.items()}
                         proposals = ProposalBranch(**parts) if parts else None
                         said = vars(state.regions(scene, self.view, proposals, self.scenes.ignore_label))
-                    writer.add(scene.key, {name: tensor.cpu().contiguous().numpy() for name, tensor in said.items()})
+                    kept = {name: tensor for name, tensor in said.items() if tensor is not None}
+                    writer.add(scene.key, {name: tensor.cpu().contiguous().numpy() for name, tensor in kept.items()})
             return writer.commit()
 
 

@@ -14,12 +14,14 @@ from ovseg_models.encoding import MaskNamer, embed_regions, net_pixels, propose
 from ovseg_models.fusion import fused_labels, fused_mask_labels
 from ovseg_models.image_input import resized_size
 from ovseg_models.mask_adapted_clip import PUBLISHED_TEMPERATURE, MaskAdaptedClip
+from ovseg_models.memory import Memory, Similarities, embedding_space, picture_digest
 from ovseg_models.oracle import ground_truth_masks
 from ovseg_models.precision import autocast
 from ovseg_models.prompt_templates import prompt_templates
 from ovseg_models.proposal_masks import hard_masks
 from ovseg_models.proposal_net import ProposalNet
 from pipeline.clip_loading import LoadedClip, load_clip, namer_of
+from pipeline.errors import PipelineError
 from pipeline.evaluate.labelled_images import LabelledImage
 from pipeline.evaluate.variants import GROUND_TRUTH, ORIGINAL, ClipView
 from pipeline.settings import ClipSettings, Precision
@@ -43,6 +45,7 @@ class NetSources:
         batch_crops: Crops that CLIP takes at a time; None for what the device is fastest with.
         clip_names_alone: The proposal net was trained with another CLIP, and cannot name what it finds.
         temperature: Of all CLIPs, in place of their own.
+        memory: Remembered masks that name regions beside the texts; None for none.
     """
 
     proposal_net: Artifact | None
@@ -58,6 +61,7 @@ class NetSources:
     compute: WorkerCompute
     clip_names_alone: bool = False
     temperature: Literal["auto", "published", "model"] = "auto"
+    memory: Memory | None = None
 
     def open(self) -> "Nets":
         """Set up this process; each net is loaded when it is first used."""
@@ -120,10 +124,12 @@ class ClipBranch:
     Attributes:
         regions: Queries with a pixel above the mask threshold, or classes of the label map; ascending [region].
         clip_logits: Of `MaskAdaptedClip.class_logits` [region class].
+        similarities: With what is remembered; None where nothing is.
     """
 
     regions: Tensor
     clip_logits: Tensor
+    similarities: Similarities | None = None
 
 
 class Nets:
@@ -135,6 +141,7 @@ class Nets:
         self._clips: dict[str, MaskAdaptedClip] = {}
         self._namers: dict[tuple[str | int, ...], MaskNamer] = {}
         self._class_vectors: dict[str, Tensor] = {}
+        self._spaces: dict[ClipView, str] = {}
         self._texts = sources.texts.open(device)
 
     @cached_property
@@ -265,6 +272,7 @@ class Nets:
             # masks [query height width] at net size, where crops are cut
             masks = proposals.hard_masks(size, view.mask_threshold).to(self.device)
             names = torch.arange(len(masks))
+        memory = self._checked_memory(view, scene)
         with autocast(self.device, self.sources.precision):
             embeddings, valid = embed_regions(
                 self.namer(view),
@@ -275,8 +283,37 @@ class Nets:
                 at_once=self.crops_at_once,
             )
         # ``valid`` [region]: regions without a pixel have no crop, and no row in ``embeddings``
-        clip_logits = self.clip(view.clip).class_logits(embeddings, self.class_vectors(view.clip))
-        return ClipBranch(names[valid], clip_logits)
+        logits = self.clip(view.clip).class_logits(embeddings, self.class_vectors(view.clip))
+        near = None if memory is None else memory.similarities(embeddings, self.sources.class_names)
+        return ClipBranch(names[valid], logits, near)
+
+    def _checked_memory(self, view: ClipView, scene: LabelledImage) -> Memory | None:
+        """Return what is remembered, if it is of this CLIP and of other pictures.
+
+        Raises:
+            PipelineError: If it is not.
+        """
+        memory = self.sources.memory
+        if memory is None:
+            return None
+        try:
+            memory.require_space(self._space(view), "evaluate.memory")
+        except ValueError as error:
+            raise PipelineError(str(error)) from error
+        if picture_digest(scene.image) in memory.pictures:
+            raise PipelineError(
+                f"evaluate.memory: holds a mask of the picture of scene {scene.key!r}, which is evaluated; pictures of "
+                "others are expected, or the result says nothing: remove it by 'ovseg memory remove'"
+            )
+        return memory
+
+    def _space(self, view: ClipView) -> str:
+        """Return what decides the embeddings of a view; hashing the weights takes a second for large ones."""
+        if view not in self._spaces:
+            one_pass = (view.picture_side_px, view.window_stride_px) if view.namer == "one-pass" else None
+            prompts = view.mask_prompts
+            self._spaces[view] = embedding_space(self.clip(view.clip), use_mask_prompts=prompts, one_pass=one_pass)
+        return self._spaces[view]
 
     @property
     def crops_at_once(self) -> int:

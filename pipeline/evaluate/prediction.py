@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ovseg_models.fusion import classify
 from ovseg_models.image_input import resized_size
+from ovseg_models.memory import remembered_scores
 from ovseg_models.oracle import ground_truth_masks, labels_of_regions, oracle_scores, resized_labels
 from pipeline.evaluate.labelled_images import LabelledImage
 from pipeline.evaluate.nets import ClipBranch, ImportedBranch, Nets, ProposalBranch
@@ -170,4 +171,7 @@ class Predictor:
         valid = torch.zeros(len(logits), dtype=torch.bool)
         valid[clip.regions] = True
         seen = self._seen.to(logits.device) if variant.unseen_only else None
-        return classify(logits, clip.clip_logits, valid, ensemble_weight=variant.ensemble_weight, seen=seen).scores
+        scores = classify(logits, clip.clip_logits, valid, ensemble_weight=variant.ensemble_weight, seen=seen).scores
+        if clip.similarities is None:
+            return scores
+        return remembered_scores(scores, clip.clip_logits, valid, clip.similarities)

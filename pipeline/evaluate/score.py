@@ -6,6 +6,7 @@ Reads ``scenes``, ``proposal_net`` and ``adapted_clip``; writes ``scores``, and 
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from ovseg_models.prompt_templates import prompt_templates
@@ -14,6 +15,7 @@ from pipeline.evaluate.variants import (
     GROUND_TRUTH,
     IMPORTED,
     ORIGINAL,
+    PROPOSALS,
     ClipView,
     Variant,
     ablation_variants,
@@ -39,6 +41,7 @@ from storage_schemas.scenes import ScenesAttributes, labelled_scenes
 from storage_schemas.scores import ScoresAttributes
 
 if TYPE_CHECKING:
+    from ovseg_models.memory import Memory
     from pipeline.evaluate.jobs import BranchJob, ScoreJob
     from pipeline.evaluate.nets import NetSources
     from pipeline.evaluate.prediction import StoredSources
@@ -85,6 +88,12 @@ class Score(Step):
             found = tuple(each for each in found if each.ensemble_weight == 1 or each.oracle_threshold is not None)
         return found
 
+    @property
+    def _clip_names_proposals(self) -> bool:
+        """Whether CLIP has a say on proposals."""
+        view = self.variants[0].view
+        return view is not None and view.regions == PROPOSALS and self.variants[0].oracle_threshold is None
+
     def inputs_among(self, nets: Mapping[str, Source]) -> dict[str, Source]:
         """Return the nets that a variant needs.
 
@@ -105,6 +114,12 @@ class Score(Step):
         check_labels(node, self.dataset)
         self._check_sentences(node)
         scenes = node["scenes"]
+        if self.settings.memory and (self.ablate or not self.settings.masked_crops or not self._clip_names_proposals):
+            message = (
+                "names proposals by CLIP's masked crops, and these settings do without them: --ablate, masked_crops "
+                "off, ensemble_weight 0, oracle_labels or masks of the ground truth; leave one of them out"
+            )
+            raise SettingsError([f"evaluate.memory: {message}"])
         if self.dataset.ensemble_on == "unseen" and scenes.is_complete():
             marks = set(ScenesAttributes.of(scenes.artifact).seen)
             if not marks >= {"seen", "unseen"}:
@@ -128,7 +143,10 @@ class Score(Step):
     def fingerprint(self, node: Node) -> Mapping[str, Json]:
         """Return the variants, and the settings that change the nets' outputs."""
         del node
-        return {**branch_options(self.settings), "variants": [variant.to_json() for variant in self.variants]}
+        memory = memory_of(self.settings)
+        remembered: dict[str, Json] = {} if memory is None else {"memory": memory.digest()}
+        variants: list[Json] = [variant.to_json() for variant in self.variants]
+        return {**branch_options(self.settings), "variants": variants, **remembered}
 
     def attributes(self, node: Node) -> Mapping[str, Json]:
         """Return the classes and the variants."""
@@ -144,6 +162,7 @@ class Score(Step):
             nets=replace(
                 net_sources(node, self.settings, self.compute, class_names_of(node)),
                 clip_names_alone=self.clip_names_alone,
+                memory=memory_of(self.settings),
             ),
         )
 
@@ -314,6 +333,22 @@ def net_sources(
         batch_crops=settings.batch_crops,
         compute=WorkerCompute.of(compute),
     )
+
+
+def memory_of(settings: EvaluateSettings) -> "Memory | None":
+    """Read the remembered masks that settings name.
+
+    Raises:
+        SettingsError: If the file is not there or damaged.
+    """
+    if not settings.memory:
+        return None
+    from ovseg_models.memory import Memory
+
+    try:
+        return Memory.load(Path(settings.memory))
+    except (ValueError, OSError) as error:
+        raise SettingsError([f"evaluate.memory: {error}"]) from error
 
 
 def branch_options(settings: EvaluateSettings) -> dict[str, Json]:

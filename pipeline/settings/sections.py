@@ -996,6 +996,11 @@ class EvaluateSettings(SettingsModel):
     oracle_labels: bool = Field(
         default=False, description="Give each proposal the class of the ground truth that it covers best (Figure 1(c))."
     )
+    memory: str = Field(
+        default="",
+        description="File of remembered masks ('ovseg memory add'), which name regions beside the texts; empty = none.",
+        json_schema_extra=LATER_SETTING,
+    )
     sweep: SweepSettings = section(SweepSettings)
     bootstrap_rounds: int = Field(
         default=1000, ge=1, le=1_000_000, description="Resamplings of images for the 95 % intervals."
