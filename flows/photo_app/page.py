@@ -16,6 +16,7 @@ from flows.photo_app.answers import TABLE_HEADERS, Answer, LegendEntry, answer
 from flows.photo_app.encoded_images import EncodedImages
 from flows.photo_app.questions import NAMES_MAX, QuestionError, class_names, question, uploaded_file
 from ovseg_models.neighbours import Neighbours
+from ovseg_models.segmentation import Segmentation
 from ovseg_models.segmenter import Segmenter
 
 _LOGGER = logging.getLogger(__name__)
@@ -88,14 +89,15 @@ def build_page(
         query = shown.queries[int(event.index)]
         near = [] if neighbours is None else segmenter.explain(shown.result, query, neighbours)
         pictures = [(pair.picture, f"{pair.similarity:.2f} {pair.noun}: {''.join(pair.caption)}") for pair in near]
-        return query, _message(f"Mask {int(event.index) + 1} is chosen."), pictures
+        return (shown.result, query), _message(f"Mask {int(event.index) + 1} is chosen."), pictures
 
-    def remember(shown: Answer | None, query: int | None, name: object) -> str:
-        if shown is None or query is None or memory is None:
+    def remember(clicked: tuple[Segmentation, int] | None, name: object) -> str:
+        if clicked is None or memory is None:
             return _message("No mask is chosen; click on one first.", is_fault=True)
         try:
             (class_name,) = class_names(name if isinstance(name, str) else "")
-            segmenter.remember(class_name, shown.result.encoded, query, source="a click")
+            result, query = clicked
+            segmenter.remember(class_name, result.encoded, query, source="a click")
         except (ValueError, QuestionError) as error:
             return _message(str(error), is_fault=True)
         if segmenter.memory is not None:
@@ -109,7 +111,7 @@ def build_page(
                 photograph, names, mode, button = _question_side(examples)
             with gradio.Column(scale=3, min_width=320):
                 answer_side = _answer_side()
-                shown, query = gradio.State(None), gradio.State(None)
+                shown, clicked = gradio.State(None), gradio.State(None)
                 with gradio.Group(visible=neighbours is not None or memory is not None):
                     of_mask = gradio.HTML("", padding=False, elem_id="chosen")
                     similar = gradio.Gallery(
@@ -132,8 +134,8 @@ def build_page(
             show_progress="full",
             api_visibility="private",
         )
-        answer_side[-1].select(chosen, [shown], [query, of_mask, similar], api_visibility="private")
-        remembering.click(remember, [shown, query, name], [of_mask], api_visibility="private")
+        answer_side[-1].select(chosen, [shown], [clicked, of_mask, similar], api_visibility="private")
+        remembering.click(remember, [clicked, name], [of_mask], api_visibility="private")
     page.queue(max_size=_ASKERS_WAITING_MAX, default_concurrency_limit=1, api_open=False)
     return page
 
