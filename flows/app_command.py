@@ -9,12 +9,16 @@ import sys
 import tempfile
 import threading
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
 from flows.local_server import is_loopback, reach_this_machine_directly
 from pipeline.errors import PipelineError
+
+if TYPE_CHECKING:
+    from ovseg_models.segmenter import Segmenter
+    from pipeline.pair_index import PairIndex
 
 _LOGGER = logging.getLogger(__name__)
 _EXAMPLE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp"})
@@ -71,22 +75,7 @@ def app(
     photographs = [] if examples is None else _photographs(examples)
     if importlib.util.find_spec("gradio") is None:
         raise PipelineError("ovseg app: Gradio is not installed; run: pip install 'ovseg-pipeline[app]'")
-    from ovseg_models.memory import Memory
-    from ovseg_models.segmenter import Segmenter
-    from pipeline.pair_index import PairIndex
-
-    try:
-        segmenter = Segmenter.load(model, device=device, **({} if namer is None else {"namer": namer}))
-        if memory is not None and memory.exists():
-            segmenter.memory = Memory.load(memory)
-        neighbours = None if index is None else PairIndex.open(index)
-        if neighbours is not None and neighbours.space != segmenter.space:
-            raise PipelineError(
-                f"--index: {index} was made by another CLIP than {model} has; make an index with this model by "
-                "'ovseg pairs index'"
-            )
-    except (ValueError, OSError, RuntimeError) as error:
-        raise PipelineError(str(error)) from error
+    segmenter, neighbours = _loaded(model, device, namer, index, memory)
     with tempfile.TemporaryDirectory(prefix="ovseg-app-", ignore_cleanup_errors=True) as uploads:
         # Gradio reads these variables when it is imported, and later.
         os.environ |= {"GRADIO_TEMP_DIR": uploads, "GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1"}
@@ -125,6 +114,33 @@ def app(
             signal.signal(number, lambda *_: ended.set())
         ended.wait()
         page.close(verbose=False)
+
+
+def _loaded(
+    model: Path, device: str, namer: str | None, index: Path | None, memory: Path | None
+) -> "tuple[Segmenter, PairIndex | None]":
+    """Load a segmenter with its memory, and the index of pairs that its CLIP made.
+
+    Raises:
+        PipelineError: If one cannot be loaded, or is of another CLIP.
+    """
+    from ovseg_models.memory import Memory
+    from ovseg_models.segmenter import Segmenter
+    from pipeline.pair_index import PairIndex
+
+    try:
+        segmenter = Segmenter.load(model, device=device, **({} if namer is None else {"namer": namer}))
+        if memory is not None and memory.exists():
+            segmenter.memory = Memory.load(memory)
+        neighbours = None if index is None else PairIndex.open(index)
+        if neighbours is not None and neighbours.space != segmenter.space:
+            raise PipelineError(
+                f"--index: {index} was made by another CLIP than {model} has; make an index with this model by "
+                "'ovseg pairs index'"
+            )
+    except (ValueError, OSError, RuntimeError) as error:
+        raise PipelineError(str(error)) from error
+    return segmenter, neighbours
 
 
 def _refuse_unusable_address(host: str, port: int) -> None:

@@ -83,27 +83,6 @@ def build_page(
             found,
         )
 
-    def chosen(shown: Answer | None, event: gradio.SelectData) -> tuple[Any, ...]:
-        if shown is None or not 0 <= int(event.index) < len(shown.queries):
-            return None, "", []
-        query = shown.queries[int(event.index)]
-        near = [] if neighbours is None else segmenter.explain(shown.result, query, neighbours)
-        pictures = [(pair.picture, f"{pair.similarity:.2f} {pair.noun}: {''.join(pair.caption)}") for pair in near]
-        return (shown.result, query), _message(f"Mask {int(event.index) + 1} is chosen."), pictures
-
-    def remember(clicked: tuple[Segmentation, int] | None, name: object) -> str:
-        if clicked is None or memory is None:
-            return _message("No mask is chosen; click on one first.", is_fault=True)
-        try:
-            (class_name,) = class_names(name if isinstance(name, str) else "")
-            result, query = clicked
-            segmenter.remember(class_name, result.encoded, query, source="a click")
-        except (ValueError, QuestionError) as error:
-            return _message(str(error), is_fault=True)
-        if segmenter.memory is not None:
-            segmenter.memory.save(memory)
-        return _message(f"The mask is remembered as {class_name}; segment again to see what it does.")
-
     with gradio.Blocks(title=title, analytics_enabled=False, delete_cache=(600, _UPLOADS_KEPT_S)) as page:
         gradio.Markdown(_INTRODUCTION)
         with gradio.Row():
@@ -111,20 +90,8 @@ def build_page(
                 photograph, names, mode, button = _question_side(examples)
             with gradio.Column(scale=3, min_width=320):
                 answer_side = _answer_side()
-                shown, clicked = gradio.State(None), gradio.State(None)
-                with gradio.Group(visible=neighbours is not None or memory is not None):
-                    of_mask = gradio.HTML("", padding=False, elem_id="chosen")
-                    similar = gradio.Gallery(
-                        label="Mined pairs like the mask that you click on",
-                        columns=4,
-                        format="png",
-                        object_fit="contain",
-                        elem_id="similar",
-                        visible=neighbours is not None,
-                    )
-                    with gradio.Row(visible=memory is not None):
-                        name = gradio.Textbox(label="Remember this mask as", elem_id="remember-name")
-                        remembering = gradio.Button("Remember", elem_id="remember")
+                shown = gradio.State(None)
+                _mask_side(shown, answer_side[-1], segmenter, neighbours, memory)
         gradio.on(
             [button.click, names.submit],
             ask,
@@ -134,8 +101,6 @@ def build_page(
             show_progress="full",
             api_visibility="private",
         )
-        answer_side[-1].select(chosen, [shown], [clicked, of_mask, similar], api_visibility="private")
-        remembering.click(remember, [clicked, name], [of_mask], api_visibility="private")
     page.queue(max_size=_ASKERS_WAITING_MAX, default_concurrency_limit=1, api_open=False)
     return page
 
@@ -225,6 +190,56 @@ def _answer_side() -> list[gradio.Component]:
         ),
         gradio.Gallery(label="The first masks", columns=3, format="png", object_fit="contain", elem_id="pictures"),
     ]
+
+
+def _mask_side(
+    shown: gradio.State,
+    pictures: gradio.Component,
+    segmenter: Segmenter,
+    neighbours: Neighbours | None,
+    memory: Path | None,
+) -> None:
+    """Put on the page what a click on one of the pictures of masks does: its nearest pairs, and a memory of it."""
+
+    def chosen(shown: Answer | None, event: gradio.SelectData) -> tuple[Any, ...]:
+        if shown is None or not 0 <= int(event.index) < len(shown.queries):
+            return None, "", []
+        query = shown.queries[int(event.index)]
+        near = [] if neighbours is None else segmenter.explain(shown.result, query, neighbours)
+        pictures = [(pair.picture, f"{pair.similarity:.2f} {pair.noun}: {''.join(pair.caption)}") for pair in near]
+        return (shown.result, query), _message(f"Mask {int(event.index) + 1} is chosen."), pictures
+
+    def remember(clicked: tuple[Segmentation, int] | None, name: object) -> str:
+        if clicked is None or memory is None:
+            return _message("No mask is chosen; click on one first.", is_fault=True)
+        try:
+            class_name, *others = class_names(name if isinstance(name, str) else "")
+            if others:
+                raise QuestionError(f"{len(others) + 1} names are typed, one is expected; take the others away.")
+            result, query = clicked
+            segmenter.remember(class_name, result.encoded, query, source="a click")
+        except (ValueError, QuestionError) as error:
+            return _message(str(error), is_fault=True)
+        if segmenter.memory is not None:
+            segmenter.memory.save(memory)
+        return _message(f"The mask is remembered as {class_name}; segment again to see what it does.")
+
+    clicked = gradio.State(None)
+    with gradio.Group(visible=neighbours is not None or memory is not None):
+        of_mask = gradio.HTML("", padding=False, elem_id="chosen")
+        similar = gradio.Gallery(
+            label="Mined pairs like the mask that you click on",
+            columns=4,
+            format="png",
+            object_fit="contain",
+            elem_id="similar",
+            visible=neighbours is not None,
+        )
+        with gradio.Row(visible=memory is not None):
+            name = gradio.Textbox(label="Remember this mask as", elem_id="remember-name")
+            remembering = gradio.Button("Remember", elem_id="remember")
+    pictures.select(chosen, [shown], [clicked, of_mask, similar], api_visibility="private")
+    remembering.click(remember, [clicked, name], [of_mask], api_visibility="private")
 
 
 def _message(message: str, *, is_fault: bool = False) -> str:
