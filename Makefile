@@ -15,7 +15,7 @@ TESTERS ?= $(shell $(BIN)/python -c 'import os; print(min(8, os.cpu_count() + 1)
 # Processes that tests start would compile our modules each time where Python is told to write none.
 TEST_ENV := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 DO_NOT_TRACK=1 PREFECT_SERVER_ANALYTICS_ENABLED=false
 
-.PHONY: help install demo run ui proposals mine finetune bundle eval demo-results paper-tables recipe-table finetune-table status test test-gpu lint format bench docs constraints clean
+.PHONY: help install demo run ui proposals mine finetune bundle eval demo-results paper-tables recipe-table namer-table finetune-table status test test-gpu lint format bench docs constraints clean
 
 help:  ## Print this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -65,6 +65,11 @@ recipe-table: $(STAMP)  ## Measure recipes of stage 3 on three sources of pairs 
 	$(BIN)/python -m tools.measure_recipes --out $(or $(OUT),runs/recipe-table)
 	cp $(or $(OUT),runs/recipe-table)/results.jsonl docs/recipe_results.jsonl
 	$(BIN)/python -m tools.measure_recipes --out $(or $(OUT),runs/recipe-table) --write docs/drawn_world_results.md
+
+namer-table: $(STAMP)  ## Measure one pass beside crops on the drawn world (an hour; goes on where it stopped)
+	$(BIN)/python -m tools.measure_namers --out $(or $(OUT),runs/namer-table)
+	cp $(or $(OUT),runs/namer-table)/results.jsonl docs/namer_results.jsonl
+	$(BIN)/python -m tools.measure_namers --out $(or $(OUT),runs/namer-table) --write docs/drawn_world_results.md
 
 finetune-table: $(STAMP)  ## Measure the orders of FT and MPT on the drawn world (hours; goes on where it stopped)
 	$(BIN)/python -m tools.measure_finetuning --out $(or $(OUT),runs/finetune-table)

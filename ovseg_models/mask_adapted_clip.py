@@ -26,6 +26,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ovseg_models.host_to_device import sent
 from ovseg_models.image_towers import OpenClipTower, TokenTower, crop_side_px, token_tower, tower_name
+from ovseg_models.mask_queries import MaskQueries
 from ovseg_models.preprocessing import OPENAI, CropFormat, Preprocessing
 from ovseg_models.tokenizers import ModelTokenizer, Tokenize
 
@@ -47,9 +48,15 @@ Temperature: TypeAlias = Literal["published", "model"]
 """The factor on cosines when classes are named: 100 as in OVSeg's code, whatever CLIP has learned, or what it has."""
 
 
-FinetuningMode: TypeAlias = Literal["ft", "mpt", "ft+mpt"]
-"""FT trains the whole image tower, MPT the mask prompts alone; no mode trains the text tower."""
-_PREFIXES = {"ft": ("clip.visual.",), "mpt": ("mask_prompts",), "ft+mpt": ("clip.visual.", "mask_prompts")}
+FinetuningMode: TypeAlias = Literal["ft", "mpt", "ft+mpt", "query"]
+"""FT trains the whole image tower, MPT the mask prompts alone, and what mask tokens of one pass ask with is trained by
+the last; no mode trains the text tower."""
+_PREFIXES = {
+    "ft": ("clip.visual.",),
+    "mpt": ("mask_prompts",),
+    "ft+mpt": ("clip.visual.", "mask_prompts"),
+    "query": ("mask_queries.",),
+}
 _WITHOUT_CHANCE = (_BatchNorm, nn.Dropout, DropPath, PatchDropout)
 
 
@@ -74,6 +81,8 @@ class MaskAdaptedClip(nn.Module):
         clip: open_clip's CLIP or CustomTextCLIP.
         prompt_depth: How many layers' inputs take prompts; 0 for a model without prompts.
         prompt_seed: Seed of prompts to be trained, drawn from N(0, 0.02²); None for zeros, to load prompts into.
+        mask_queries: Whether mask tokens of one pass (`one_pass.OnePass`) have queries of their own, the tower's at
+            first; crops don't see them.
         blank_patches: What becomes of the tokens of blank patches, in training and ever after.
         preprocessing: How CLIP's training images were normalised and resized.
         temperature: The factor on cosines when classes are named; a sigmoid model always has its own.
@@ -83,6 +92,7 @@ class MaskAdaptedClip(nn.Module):
         clip: The open_clip model.
         tower: Its image tower in steps; None if that has no patch tokens.
         mask_prompts: [depth patch width], one prompt per layer and position, or None if ``prompt_depth`` is 0.
+        mask_queries: Of mask tokens in one pass; None if these ask as the class token does.
         tokenize: From texts to tokens.
         crop: What it takes as a crop.
         arguments: The plain arguments with which `build_mask_adapted_clip` builds a model of the same form; empty if
@@ -100,6 +110,7 @@ class MaskAdaptedClip(nn.Module):
 
     clip: OpenClip
     mask_prompts: nn.Parameter | None
+    mask_queries: MaskQueries | None
 
     def __init__(
         self,
@@ -107,6 +118,7 @@ class MaskAdaptedClip(nn.Module):
         *,
         prompt_depth: int = 3,
         prompt_seed: int | None = None,
+        mask_queries: bool = False,
         blank_patches: BlankPatches = "kept",
         preprocessing: Preprocessing = OPENAI,
         temperature: Temperature = "published",
@@ -148,6 +160,12 @@ class MaskAdaptedClip(nn.Module):
             else:
                 prompts = torch.randn(shape, generator=torch.Generator().manual_seed(prompt_seed)) * PROMPT_INIT_STD
         self.register_parameter("mask_prompts", nn.Parameter(prompts) if prompt_depth else None)
+        if mask_queries and self.tower is None:
+            raise ValueError(
+                f"MaskAdaptedClip: mask_queries is true, and the image tower ({tower_name(clip.visual)}) has no patch "
+                "tokens that masks could ask; choose a vision transformer"
+            )
+        self.mask_queries = MaskQueries(self.tower) if mask_queries and self.tower is not None else None
 
     @property
     def crop_px(self) -> int:
@@ -485,6 +503,11 @@ def select_trainable(
         raise ValueError(
             f"select_trainable: mode {mode!r} trains mask prompts, the model has none (prompt_depth 0); "
             "build it with a prompt_depth of at least 1"
+        )
+    if mode == "query" and model.mask_queries is None:
+        raise ValueError(
+            "select_trainable: mode 'query' trains queries of mask tokens, the model has none; build it with "
+            "mask_queries"
         )
     scale = ("clip.logit_scale", "clip.logit_bias") if train_logit_scale else ()
     prefixes = (*_PREFIXES[mode], *scale)

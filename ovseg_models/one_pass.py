@@ -39,7 +39,9 @@ from torch.nn import functional
 
 from ovseg_models.image_towers import OpenClipTower, TimmTower, TokenTower
 from ovseg_models.mask_adapted_clip import MaskAdaptedClip
+from ovseg_models.mask_queries import Projection
 from ovseg_models.masked_crops import normalised
+from ovseg_models.preprocessing import Preprocessing
 
 MASKS_AT_ONCE = 256
 """Masks that go through the tower together; each takes a column in the bias of all the others."""
@@ -104,14 +106,16 @@ class OnePass:
         self.grid = (self.side_px // patch_px,) * 2
         self._pool = _pool_of(self._tower)
         self.has_mask_tokens = self._pool is None
+        if model.mask_queries is not None and not self.has_mask_tokens:
+            raise ValueError(
+                "OnePass: the model has queries for mask tokens, and its image tower pools its last tokens, so that "
+                "masks have no token; tune the whole tower instead"
+            )
         self._layers = [_layer_of(layer) for layer in self._tower.layers] if self.has_mask_tokens else []
 
     def resized(self, picture: UInt8[Tensor, "3 height width"]) -> Float[Tensor, "3 side side"]:
         """Resize a picture to the square, whatever its aspect, with antialiasing, and normalise it as crops are."""
-        preprocessing = self.model.crop.preprocessing
-        pixels = normalised(picture, preprocessing)[None]
-        size = (self.side_px, self.side_px)
-        return functional.interpolate(pixels, size, mode=preprocessing.interpolation, antialias=True)[0]
+        return resized_picture(picture, self.side_px, self.model.crop.preprocessing)
 
     def filled(self, masks: Bool[Tensor, "mask height width"]) -> Float[Tensor, "mask patch"]:
         """Return which share of each patch of the square a mask fills; ``masks`` lie on the picture at any size."""
@@ -195,9 +199,12 @@ class OnePass:
         itself = torch.eye(masks, dtype=torch.bool, device=visible.device).expand(pictures, -1, -1)
         seen = torch.cat([functional.pad(visible, (self._tower.prefix - 1, 0), value=True), itself], dim=-1)
         bias = torch.zeros(seen.shape, dtype=states.dtype, device=states.device).masked_fill(~seen, -torch.inf)
-        for layer, key, value in zip(self._layers, features.keys, features.values, strict=True):
+        queries = self.model.mask_queries
+        for number, (layer, key, value) in enumerate(zip(self._layers, features.keys, features.values, strict=True)):
             normed = layer.norm(states)
             query, own_key, own_value = layer.projected(normed)  # as the class token's, these are not rotated
+            if queries is not None:
+                query = layer.queried(normed, queries.of_layer(number))
             attended = functional.scaled_dot_product_attention(
                 query,
                 torch.cat([key, own_key], dim=2),
@@ -208,6 +215,15 @@ class OnePass:
             states = layer.finished(states, normed, attended.transpose(1, 2).flatten(2))
         alone = self._tower.pool(states.flatten(0, 1)[:, None])  # each as the first token of a sequence of its own
         return _normalised(alone.unflatten(0, (pictures, masks)))
+
+
+def resized_picture(
+    picture: UInt8[Tensor, "3 height width"], side_px: int, preprocessing: Preprocessing
+) -> Float[Tensor, "3 side side"]:
+    """Resize a picture to a square, whatever its aspect, with antialiasing, and normalise it as crops are."""
+    pixels, size = normalised(picture, preprocessing)[None], (side_px, side_px)
+    resized: Tensor = functional.interpolate(pixels, size, mode=preprocessing.interpolation, antialias=True)[0]
+    return resized
 
 
 def visible_patches(masks: Bool[Tensor, "mask height width"], grid: tuple[int, int]) -> Bool[Tensor, "mask patch"]:
@@ -258,6 +274,10 @@ class _MaskLayer(ABC):
     ) -> Float[Tensor, "picture mask width"]:
         """Do what follows attention, from the projection of its result to the end of the layer."""
 
+    @abstractmethod
+    def queried(self, normed: Float[Tensor, "picture token width"], projection: Projection) -> Tensor:
+        """Return queries of another projection [picture head token dim]; those of `projected` of the layer's own."""
+
     def rotated(self, keys: Tensor, rotations: Tensor | None) -> Tensor:
         """Give keys of patches their rotary positions, where the tower has any."""
         del rotations
@@ -276,6 +296,10 @@ class _OpenClipLayer(_MaskLayer):
         attention = self._layer.attn
         joined = functional.linear(normed, attention.in_proj_weight, attention.in_proj_bias)
         return _by_head(joined, attention.num_heads)
+
+    def queried(self, normed: Float[Tensor, "picture token width"], projection: Projection) -> Tensor:
+        """Return queries of another projection."""
+        return _heads(functional.linear(normed, *projection), self._layer.attn.num_heads)
 
     def finished(self, states: Tensor, normed: Tensor, attended: Tensor) -> Tensor:
         """Do what follows attention."""
@@ -306,6 +330,12 @@ class _TimmLayer(_MaskLayer):
             joined = attention.qkv(normed)
         query, key, value = _by_head(joined, attention.num_heads)
         return attention.q_norm(query), attention.k_norm(key), value
+
+    def queried(self, normed: Float[Tensor, "picture token width"], projection: Projection) -> Tensor:
+        """Return queries of another projection, normalised as the layer's own."""
+        attention = self._attention
+        query: Tensor = attention.q_norm(_heads(functional.linear(normed, *projection), attention.num_heads))
+        return query
 
     def rotated(self, keys: Tensor, rotations: Tensor | None) -> Tensor:
         """Give keys of patches their rotary positions, where the tower has any."""
@@ -485,6 +515,12 @@ def _by_head(joined: Float[Tensor, "picture token joined"], heads: int) -> tuple
     """Take queries, keys and values apart [picture head token dim]."""
     query, key, value = joined.unflatten(-1, (3, heads, -1)).permute(2, 0, 3, 1, 4)
     return query, key, value
+
+
+def _heads(queries: Float[Tensor, "picture token inner"], heads: int) -> Tensor:
+    """Give each head its part [picture head token dim]."""
+    by_head: Tensor = queries.unflatten(-1, (heads, -1)).transpose(1, 2)
+    return by_head
 
 
 def _of_layer(rotations: Tensor | None, number: int) -> Tensor | None:

@@ -68,6 +68,7 @@ def build_mask_adapted_clip(
     pretrained: str | Path | None = None,
     *,
     prompt_depth: int = 3,
+    mask_queries: bool = False,
     blank_patches: BlankPatches = "kept",
     quick_gelu: bool | None = None,
     preprocessing: Mapping[str, Any] | None = None,
@@ -81,6 +82,7 @@ def build_mask_adapted_clip(
         model: As for ``build_clip``.
         pretrained: As for ``build_clip``; the file may hold mask prompts.
         prompt_depth: How many layers' inputs take prompts; 0 for none. Must agree with the prompts of the file.
+        mask_queries: Whether mask tokens of one pass have queries of their own; as for `MaskAdaptedClip`.
         blank_patches: Whether the tokens of patches without a mask pixel are dropped; as the weights were trained.
         quick_gelu: As for ``build_clip``.
         preprocessing: ``mean``, ``std`` and ``interpolation`` of the training images; None: as the tag or the model's
@@ -108,6 +110,7 @@ def build_mask_adapted_clip(
         config,
         prompt_depth=prompt_depth,
         prompt_seed=seed,
+        mask_queries=mask_queries,
         blank_patches=blank_patches,
         preprocessing=pixels,
         temperature=temperature,
@@ -143,6 +146,7 @@ def mask_adapted_clip_of(
     *,
     prompt_depth: int,
     prompt_seed: int | None = None,
+    mask_queries: bool = False,
     blank_patches: BlankPatches = "kept",
     preprocessing: Preprocessing = OPENAI,
     temperature: Temperature | None = None,
@@ -155,6 +159,7 @@ def mask_adapted_clip_of(
         config: From which it was built; it becomes the ``arguments``. Empty if it isn't known: they stay empty then.
         prompt_depth: How many layers' inputs take prompts.
         prompt_seed: Of new prompts; None for zeros.
+        mask_queries: As for `MaskAdaptedClip`.
         blank_patches: As for `MaskAdaptedClip`, like ``preprocessing``.
         temperature: As for `build_mask_adapted_clip`, like ``tokenizer_folder``.
 
@@ -167,6 +172,7 @@ def mask_adapted_clip_of(
         clip,
         prompt_depth=prompt_depth,
         prompt_seed=prompt_seed,
+        mask_queries=mask_queries,
         blank_patches=blank_patches,
         preprocessing=preprocessing,
         temperature=temperature,
@@ -185,6 +191,8 @@ def temperature_of(config: Mapping[str, Any], preprocessing: Preprocessing) -> T
 def recorded_choices(adapted: MaskAdaptedClip, config: Mapping[str, Any]) -> dict[str, object]:
     """Return what is recorded of a model beside configuration and depth: nothing of one in the published form."""
     choices: dict[str, object] = {}
+    if adapted.mask_queries is not None:
+        choices["mask_queries"] = True
     if adapted.blank_patches != "kept":
         choices["blank_patches"] = adapted.blank_patches
     if adapted.crop.preprocessing != OPENAI:

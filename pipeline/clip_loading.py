@@ -62,9 +62,14 @@ class LoadedClip:
     temperature: Temperature = "published"
 
     def mask_adapted(
-        self, *, prompt_depth: int = 0, prompt_seed: int | None = None, blank_patches: BlankPatches = "kept"
+        self,
+        *,
+        prompt_depth: int = 0,
+        prompt_seed: int | None = None,
+        mask_queries: bool = False,
+        blank_patches: BlankPatches = "kept",
     ) -> MaskAdaptedClip:
-        """Put mask prompts beside this very CLIP, which is not copied.
+        """Put mask prompts, or queries of mask tokens, beside this very CLIP, which is not copied.
 
         Raises:
             TypeError: As `MaskAdaptedClip`.
@@ -75,6 +80,7 @@ class LoadedClip:
             self.config,
             prompt_depth=prompt_depth,
             prompt_seed=prompt_seed,
+            mask_queries=mask_queries,
             blank_patches=blank_patches,
             preprocessing=self.preprocessing,
             temperature=self.temperature,

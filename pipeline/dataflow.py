@@ -77,6 +77,8 @@ def dataflow(settings: Settings, *, ablate: bool = False) -> Graph:
 
     validation = graph.scenes_or_none(settings.finetune.validation_dataset, "finetune.validation_dataset")
     read: dict[str, Source | None] = {**made_of, "validation": validation, "clip": graph.clip}
+    if settings.finetune.namer == "one-pass":  # pairs store what is inside their boxes alone
+        read["scenes"] = graph.scenes(mined, "mine.dataset")
     left_out = settings.proposal_net.held_out_classes
     finetune = Finetune(settings=settings.finetune, compute=settings.compute, left_out=left_out)
     has_pairs = bool(mined or settings.finetune.pairs_dir)

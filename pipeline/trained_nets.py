@@ -4,9 +4,9 @@
 
 ``adapted_clip`` holds only what training changed; the rest, such as the text tower, comes from the CLIP that was
 adapted. Unit ``image_tower`` holds ``clip.visual.*``, ``clip.logit_scale`` and a sigmoid model's ``clip.logit_bias``,
-unit ``mask_prompts`` holds ``mask_prompts``, each only where a phase trained it; scale and bias are with the prompts
-where MPT alone trained them. Unit ``template_weights`` or ``text_prompts`` holds what
-was trained of the text side (see `pipeline.text_side`).
+unit ``mask_prompts`` holds ``mask_prompts``, unit ``mask_queries`` holds ``mask_queries.*``, each only where a phase
+trained it; scale and bias are with prompts or queries where these alone were trained. Unit ``template_weights`` or
+``text_prompts`` holds what was trained of the text side (see `pipeline.text_side`).
 
 Both may have other units, such as a report, which are passed over here.
 """
@@ -33,6 +33,7 @@ from storage_schemas.checkpoints import (
     ADAPTED_CLIP,
     IMAGE_TOWER,
     MASK_PROMPTS,
+    MASK_QUERIES,
     PROPOSAL_NET,
     WEIGHTS,
     read_weights,
@@ -90,14 +91,20 @@ def load_proposal_net(artifact: Artifact, device: str | torch.device = "cpu") ->
 
 
 def new_mask_adapted_clip(
-    base: LoadedClip, *, prompt_depth: int, prompt_seed: int | None = None, blank_patches: BlankPatches = "kept"
+    base: LoadedClip,
+    *,
+    prompt_depth: int,
+    prompt_seed: int | None = None,
+    mask_queries: bool = False,
+    blank_patches: BlankPatches = "kept",
 ) -> MaskAdaptedClip:
-    """Put mask prompts beside a copy of stock CLIP, which is not changed.
+    """Put mask prompts, or queries of mask tokens, beside a copy of stock CLIP, which is not changed.
 
     Args:
         base: Stock CLIP.
         prompt_depth: Layers whose inputs take prompts; 0 for a model without prompts.
         prompt_seed: Seed of prompts to be trained; None for zeros.
+        mask_queries: Whether mask tokens of one pass have queries of their own.
         blank_patches: Whether the tokens of patches without a mask pixel are dropped.
 
     Raises:
@@ -105,7 +112,7 @@ def new_mask_adapted_clip(
     """
     try:
         return replace(base, clip=copy.deepcopy(base.clip)).mask_adapted(
-            prompt_depth=prompt_depth, prompt_seed=prompt_seed, blank_patches=blank_patches
+            prompt_depth=prompt_depth, prompt_seed=prompt_seed, mask_queries=mask_queries, blank_patches=blank_patches
         )
     except (TypeError, ValueError) as error:
         raise PipelineError(f"finetune: {error}") from error
@@ -185,7 +192,12 @@ def load_adapted_clip(artifact: Artifact, base: LoadedClip) -> MaskAdaptedClip:
             )
         base = replace(base, temperature="model")
     blank_patches = facts.get("blank_patches", "kept")
-    adapted = new_mask_adapted_clip(base, prompt_depth=facts["prompt_depth"], blank_patches=blank_patches)
+    adapted = new_mask_adapted_clip(
+        base,
+        prompt_depth=facts["prompt_depth"],
+        mask_queries=MASK_QUERIES in artifact.description.units,
+        blank_patches=blank_patches,
+    )
     for unit, expected in _tensors_by_unit(adapted, artifact.description.units).items():
         found = {name: torch.from_numpy(array) for name, array in read_weights(artifact, unit).items()}
         conversion = take_tensors(found, expected, {name: name for name in expected})
@@ -203,7 +215,8 @@ def _tensors_by_unit(adapted: MaskAdaptedClip, units: tuple[str, ...]) -> dict[s
     """Return the tensors of each unit by their names in the model."""
     state = adapted.state_dict()
     tower = {name: tensor for name, tensor in state.items() if name.startswith((_TOWER_PREFIX, *_OF_LOGITS))}
-    with_prompts = (MASK_PROMPTS,) if IMAGE_TOWER in units else (MASK_PROMPTS, *_OF_LOGITS)
-    prompts = {name: tensor for name, tensor in state.items() if name in with_prompts}
-    tensors = {IMAGE_TOWER: tower, MASK_PROMPTS: prompts}
+    of_logits = () if IMAGE_TOWER in units else _OF_LOGITS
+    prompts = {name: tensor for name, tensor in state.items() if name in (MASK_PROMPTS, *of_logits)}
+    queries = {name: tensor for name, tensor in state.items() if name.startswith((f"{MASK_QUERIES}.", *of_logits))}
+    tensors = {IMAGE_TOWER: tower, MASK_PROMPTS: prompts, MASK_QUERIES: queries}
     return {unit: tensors[unit] for unit in units if unit in tensors}

@@ -31,7 +31,7 @@ ADAPTED_CLIP = "adapted_clip"
 SCHEMA_VERSION = 1
 
 WEIGHTS, IMAGE_TOWER, MASK_PROMPTS, TEMPLATE_WEIGHTS = "weights", "image_tower", "mask_prompts", "template_weights"
-TEXT_PROMPTS = "text_prompts"
+TEXT_PROMPTS, MASK_QUERIES = "text_prompts", "mask_queries"
 """Units that hold tensors: of a proposal net; of an adapted CLIP, each where a phase trained it."""
 
 REPORT = "report"

@@ -29,6 +29,22 @@ class PairPlace(NamedTuple):
     pair: str
 
 
+class PairRegion(NamedTuple):
+    """Where a pair's mask lies in its picture.
+
+    Attributes:
+        key: Of the scene.
+        height_px: Of the picture in which the mask lies.
+        width_px: Of that picture.
+        mask_counts: Compressed COCO run lengths.
+    """
+
+    key: str
+    height_px: int
+    width_px: int
+    mask_counts: bytes
+
+
 class PairCollection:
     """The pairs with status ``"ok"`` in order of shard and name, numbered from 0.
 
@@ -80,6 +96,12 @@ class PairCollection:
         shard, row = self._places[number]
         return PairPlace(self.artifact.description.units[shard], self._indexes[shard]["pair"][int(row)].as_py())
 
+    def region(self, number: int) -> PairRegion:
+        """Return where a pair's mask lies in its picture."""
+        shard, row = self._places[number]
+        table = self._regions[shard]
+        return PairRegion(*(table[name][int(row)].as_py() for name in PairRegion._fields))
+
     @cached_property
     def pictures(self) -> list[str]:
         """Key of the picture of each pair."""
@@ -90,6 +112,11 @@ class PairCollection:
     def _indexes(self) -> list[pa.Table]:
         units = self.artifact.description.units  # in one piece each: a row is then found without going through chunks
         return [read_index(self.artifact, unit, columns=_COLUMNS).combine_chunks() for unit in units]
+
+    @cached_property
+    def _regions(self) -> list[pa.Table]:
+        units = self.artifact.description.units
+        return [read_index(self.artifact, unit, columns=PairRegion._fields).combine_chunks() for unit in units]
 
     @cached_property
     def _places(self) -> npt.NDArray[np.int64]:
@@ -156,6 +183,11 @@ class JoinedPairs:
         """
         part, own = self._part(number)
         return part.read(own)
+
+    def region(self, number: int) -> PairRegion:
+        """Return where a pair's mask lies in its picture."""
+        part, own = self._part(number)
+        return part.region(own)
 
     def place(self, number: int) -> PairPlace:
         """Return where a pair lies."""

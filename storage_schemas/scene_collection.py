@@ -54,6 +54,12 @@ class SceneCollection:
         return self.artifact.description.units[shard], self._shards[shard].index["key"][int(row)].as_py()
 
     @cached_property
+    def numbers(self) -> dict[str, int]:
+        """Number of each scene by its key."""
+        keys = [shard.index["key"].to_pylist() for shard in self._shards]
+        return {keys[shard][row]: number for number, (shard, row) in enumerate(self._places.tolist())}
+
+    @cached_property
     def _shards(self) -> list[SceneShard]:
         return [SceneShard(self.artifact, unit) for unit in self.artifact.description.units]
 

@@ -205,7 +205,8 @@ def main() -> None:
             parser.error(f"{options.out / 'results.jsonl'}: {what} ({others[0]}); measure them again, without --write")
         others = ("recipe_results.jsonl", "trust_results.jsonl")
         recipes, trust = (read_lines(options.write.with_name(name)) for name in others)
-        options.write.write_text(page(results, recipes, trust), encoding="utf-8")
+        namers = read_lines(options.write.with_name("namer_results.jsonl"))
+        options.write.write_text(page(results, recipes, trust, namers), encoding="utf-8")
         write_into(README, f"\n{in_short(results)}\n", name="paper tables")
         return
     logging.basicConfig(level=logging.WARNING)

@@ -110,7 +110,8 @@ def main() -> None:
     if options.write:
         others = ("drawn_world_results.jsonl", "trust_results.jsonl")
         tables, trust = (read_lines(options.write.with_name(name)) for name in others)
-        options.write.write_text(page(tables, results, trust), encoding="utf-8")
+        namers = read_lines(options.write.with_name("namer_results.jsonl"))
+        options.write.write_text(page(tables, results, trust, namers), encoding="utf-8")
         return
     logging.basicConfig(level=logging.WARNING)
     torch.set_num_threads(1)

@@ -239,8 +239,8 @@ def main() -> None:
     options = parser.parse_args()
     if options.write:
         stored = [options.write.with_name(name) for name in ("drawn_world_results.jsonl", "recipe_results.jsonl")]
-        results = read_results(options.out)
-        options.write.write_text(page(*map(read_lines, stored), results), encoding="utf-8")
+        results, namers = read_results(options.out), read_lines(options.write.with_name("namer_results.jsonl"))
+        options.write.write_text(page(*map(read_lines, stored), results, namers), encoding="utf-8")
         (options.write.parent / "images" / FIGURE).write_bytes(figure(results))
         return
     logging.basicConfig(level=logging.WARNING)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from pipeline.adaptations import GROUPS
+from tools.namers_page import section as namers_section
 from tools.recipes_page import section
 from tools.seed_results import half_width, with_interval
 from tools.trust_page import section as trust_section
@@ -238,13 +239,14 @@ def summary(results: Results) -> str:
     )
 
 
-def page(results: Results, recipes: Results = (), trust: Results = ()) -> str:
+def page(results: Results, recipes: Results = (), trust: Results = (), namers: Results = ()) -> str:
     """Write the whole page.
 
     Args:
         results: Of `tools.measure_paper_tables`.
         recipes: Of `tools.measure_recipes`.
         trust: Of `tools.measure_trust`.
+        namers: Of `tools.measure_namers`.
     """
     sections = [f"### {title}\n\n{table(results, lines)}\n" for title, lines in TABLES.items()]
     return f"""{_INTRODUCTION}
@@ -267,4 +269,4 @@ same: MPT changes no weight of CLIP.
 ### The pairs
 
 {pairs_table(results)}
-{section(recipes)}{trust_section(trust)}"""
+{section(recipes)}{trust_section(trust)}{namers_section(namers)}"""

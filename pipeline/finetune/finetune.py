@@ -15,6 +15,7 @@ from storage_schemas.checkpoints import (
     ADAPTED_CLIP,
     IMAGE_TOWER,
     MASK_PROMPTS,
+    MASK_QUERIES,
     REPORT,
     SCHEMA_VERSION,
     TEMPLATE_WEIGHTS,
@@ -58,6 +59,11 @@ class Finetune(Step):
             options.pop("psm", None)
         if TEXT_PROMPTS not in trained:
             options.pop("text", None)
+        if MASK_QUERIES not in trained:
+            options.pop("query", None)
+        if self.settings.namer == "crops":  # which see no whole picture
+            options.pop("picture_side_px", None)
+            options.pop("window_stride_px", None)
         options.pop("tuned_share", None)  # an average of what is trained here
         if self.settings.pair_source != "mined":
             options["ground_truth_without"] = sorted(self.left_out)
@@ -77,11 +83,19 @@ class Finetune(Step):
         """
         from ovseg_models.image_towers import tower_name
         from ovseg_models.mask_adapted_clip import MaskAdaptedClip
+        from ovseg_models.one_pass import OnePass
         from ovseg_models.text_classifier import is_causal
-        from pipeline.clip_loading import clip_without_numbers
+        from pipeline.clip_loading import clip_without_numbers, namer_of
 
         clip, named = clip_without_numbers(node.clip.settings), node.clip.settings.architecture
         trained, settings = self.units(node), self.settings
+        namer = namer_of(clip, settings, where="finetune")
+        if MASK_QUERIES in trained and isinstance(namer, OnePass) and not namer.has_mask_tokens:
+            message = (
+                f"finetune.mode: 'query' trains queries of mask tokens, and {named} pools its last tokens, so that masks "
+                "have none; set it to 'ft'"
+            )
+            raise SettingsError([message])
         if MASK_PROMPTS in trained and clip.tower is None:
             message = (
                 f"finetune.mode: {settings.mode!r} trains mask prompts, which have no meaning in {named}: its image "
@@ -124,5 +138,11 @@ class Finetune(Step):
 def units_of_phases(phases: tuple[str, ...]) -> tuple[str, ...]:
     """Return the units of weights from what is trained, each phase ``"ft"``, ``"mpt"``, ``"ft+mpt"`` and so on."""
     parts = {part for phase in phases for part in phase.split("+")}
-    units = ((IMAGE_TOWER, "ft"), (MASK_PROMPTS, "mpt"), (TEMPLATE_WEIGHTS, "psm"), (TEXT_PROMPTS, "text"))
-    return tuple(unit for unit, part in units if part in parts)
+    units = {
+        IMAGE_TOWER: "ft",
+        MASK_PROMPTS: "mpt",
+        TEMPLATE_WEIGHTS: "psm",
+        TEXT_PROMPTS: "text",
+        MASK_QUERIES: "query",
+    }
+    return tuple(unit for unit, part in units.items() if part in parts)

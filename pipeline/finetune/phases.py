@@ -24,6 +24,7 @@ class Phase:
         psm: How the weights of sentences learn.
         text: How tokens before names learn.
         text_length: Tokens before a name.
+        query: How queries of mask tokens learn.
         seed: What decides data order and augmentation.
     """
 
@@ -37,6 +38,7 @@ class Phase:
     psm: Rate
     text: Rate
     text_length: int
+    query: Rate
     seed: int
 
     @property
@@ -71,7 +73,9 @@ def phases_of(settings: FinetuneSettings, modes: Sequence[str] | None = None) ->
     names = settings.phases if modes is None else tuple(modes)
     phases = []
     for number, name in enumerate(names, start=1):
-        section = {"mpt": settings.mpt, "psm": settings.psm, "text": settings.text}.get(name, settings.ft)
+        section = {"mpt": settings.mpt, "psm": settings.psm, "text": settings.text, "query": settings.query}.get(
+            name, settings.ft
+        )
         phases.append(
             Phase(
                 number=number,
@@ -84,6 +88,7 @@ def phases_of(settings: FinetuneSettings, modes: Sequence[str] | None = None) ->
                 psm=Rate(settings.psm.learning_rate, settings.psm.weight_decay),
                 text=Rate(settings.text.learning_rate, settings.text.weight_decay),
                 text_length=settings.text.length,
+                query=Rate(settings.query.learning_rate, settings.query.weight_decay),
                 seed=torch_seed(settings.seed, "phase", number),
             )
         )

@@ -16,6 +16,7 @@ from pipeline.errors import StageError
 from pipeline.finetune.hard_negatives import HardNouns
 from pipeline.stored_pictures import UndecodableError, pair_pictures
 from pipeline.training.data_order import Draw, generator
+from pipeline.training.loader import rows
 from storage_schemas.pair_collection import Pairs
 
 
@@ -37,6 +38,10 @@ class PairBatch(NamedTuple):
     patch_masks: Tensor
     unmasked: Tensor
     hard_nouns: Tensor
+
+    def part(self, first: int, end: int) -> "PairBatch":
+        """Return some pairs."""
+        return rows(self, first, end)
 
 
 @dataclass(frozen=True)
@@ -75,18 +80,8 @@ class PairSamples:
         crop_masks = torch.empty(len(draws), side, side, dtype=torch.bool)
         unmasked = torch.empty(crops.shape if self.with_unmasked else (len(draws), 0), dtype=torch.uint8)
         for row, draw in enumerate(draws):
-            place = self.pairs.place(draw.sample)
-            try:
-                pixels, mask = pair_pictures(self.pairs.read(draw.sample))
-            except UndecodableError as error:
-                message = f"{place.unit}: a picture of pair {place.pair} {error}; run 'ovseg mine' again"
-                raise StageError(message) from error
-            if pixels.shape[:2] != mask.shape or not mask.any():
-                found = f"crop of {pixels.shape[:2]} px and mask of {mask.shape} px with {mask.sum()} pixels inside"
-                expected = "equal sizes and a filled mask are expected"
-                message = f"{place.unit}: pair {place.pair} has a {found}; {expected}; run 'ovseg mine' again"
-                raise StageError(message)
-            rng = generator(self.seed, "augment", draw.epoch, place.pair)
+            pixels, mask = read_pair(self.pairs, draw.sample)
+            rng = generator(self.seed, "augment", draw.epoch, self.pairs.place(draw.sample).pair)
             window = random_window(mask, rng, min_scale=self.min_scale, max_aspect=self.max_aspect)
             # [height width 3] to [3 height width]; resized to the square as inference does with the region's box
             region = torch.from_numpy(pixels[window]).permute(2, 0, 1), torch.from_numpy(mask[window])
@@ -95,19 +90,46 @@ class PairSamples:
             if self.with_unmasked:
                 crop, _ = crops_of_regions([region], crop_px=side, preprocessing=preprocessing, fill="unmasked")
                 unmasked[row] = without_normalisation(crop[0], preprocessing)
-        numbers = [draw.sample for draw in draws]
-        nouns = self.pairs.noun_numbers[numbers]
-        hard: list[list[int]] = [[] for _ in draws]
-        if self.hard_nouns is not None:
-            hard = [self.hard_nouns.of_pair(*pair) for pair in zip(numbers, nouns.tolist(), strict=True)]
         return PairBatch(
-            numbers=torch.tensor(numbers),
-            nouns=torch.from_numpy(nouns),
+            **noun_columns(self.pairs, self.hard_nouns, draws),
             crops=crops,
             patch_masks=patch_mask(crop_masks, self.crop.patch_px),
             unmasked=unmasked,
-            hard_nouns=torch.tensor(hard, dtype=torch.int64),
         )
+
+
+def read_pair(pairs: Pairs, number: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_]]:
+    """Read a pair's crop [height width 3], not masked, and its mask [height width].
+
+    Raises:
+        StageError: If the pictures cannot be decoded, differ in size, or the mask is empty.
+    """
+    place = pairs.place(number)
+    try:
+        pixels, mask = pair_pictures(pairs.read(number))
+    except UndecodableError as error:
+        message = f"{place.unit}: a picture of pair {place.pair} {error}; run 'ovseg mine' again"
+        raise StageError(message) from error
+    if pixels.shape[:2] != mask.shape or not mask.any():
+        found = f"crop of {pixels.shape[:2]} px and mask of {mask.shape} px with {mask.sum()} pixels inside"
+        expected = "equal sizes and a filled mask are expected"
+        message = f"{place.unit}: pair {place.pair} has a {found}; {expected}; run 'ovseg mine' again"
+        raise StageError(message)
+    return pixels, mask
+
+
+def noun_columns(pairs: Pairs, hard_nouns: HardNouns | None, draws: Sequence[Draw]) -> dict[str, Tensor]:
+    """Return ``numbers``, ``nouns`` and ``hard_nouns`` of a batch."""
+    numbers = [draw.sample for draw in draws]
+    nouns = pairs.noun_numbers[numbers]
+    hard: list[list[int]] = [[] for _ in draws]
+    if hard_nouns is not None:
+        hard = [hard_nouns.of_pair(*pair) for pair in zip(numbers, nouns.tolist(), strict=True)]
+    return {
+        "numbers": torch.tensor(numbers),
+        "nouns": torch.from_numpy(nouns),
+        "hard_nouns": torch.tensor(hard, dtype=torch.int64),
+    }
 
 
 def random_window(

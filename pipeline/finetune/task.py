@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import Literal, cast
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -15,16 +15,18 @@ from ovseg_models.contrastive_loss import HardNegatives, contrastive_loss, noun_
 from ovseg_models.holding_loss import embedding_holding_loss, similarity_holding_loss
 from ovseg_models.mask_adapted_clip import PROMPT_INIT_STD, FinetuningMode, MaskAdaptedClip, select_trainable
 from ovseg_models.masked_crops import normalised
+from ovseg_models.one_pass import OnePass
 from ovseg_models.text_classifier import encode_prompted_texts
 from ovseg_models.zero_shot import ZeroShotCounts
 from pipeline.finetune.hard_negatives import NO_NOUN
 from pipeline.finetune.phases import Phase
+from pipeline.finetune.picture_samples import PictureBatch, PictureSamples
 from pipeline.finetune.samples import PairBatch, PairSamples
 from pipeline.finetune.validation import Embed, Validation
 from pipeline.settings import HoldingSettings
 from pipeline.training.data_order import DataOrder
 from pipeline.training.learning_rates import Rate, parameter_groups
-from pipeline.training.loader import on_device, rows, size
+from pipeline.training.loader import on_device, size
 from pipeline.training.loop import StepContext
 from pipeline.training.processes import Processes
 
@@ -41,6 +43,7 @@ class ImageSide(nn.Module):
         sentences: Number of sentences around each noun that are weighted; 0 if none is.
         text_prompts: Tokens before each name, to begin with; None if none are trained.
         own_bias: Whether a sigmoid loss adds a number of its own to similarities, for a CLIP that has none.
+        one_pass: Of the same model, where masks of whole pictures are embedded; None for crops.
 
     Attributes:
         template_weights: Factors on the similarities with each sentence, whose sum is compared; None if these are not
@@ -62,9 +65,11 @@ class ImageSide(nn.Module):
         sentences: int = 0,
         text_prompts: Float[Tensor, "prompt width"] | None = None,
         own_bias: bool = False,
+        one_pass: OnePass | None = None,
     ) -> None:
         super().__init__()
         self.adapted = adapted
+        self.one_pass = one_pass
         self.uses_prompts = uses_prompts
         device = adapted.logit_scale.device
         weights = nn.Parameter(torch.full((sentences,), 1 / max(1, sentences), device=device)) if sentences else None
@@ -73,10 +78,18 @@ class ImageSide(nn.Module):
         self.register_parameter("text_prompts", prompts)
         self.register_parameter("bias", nn.Parameter(torch.zeros((), device=device)) if own_bias else None)
 
-    def forward(
-        self, crops: Float[Tensor, "crop 3 side side"], patch_masks: Bool[Tensor, "crop patch"] | None
-    ) -> Float[Tensor, "crop dim"]:
-        """Embed crops, L2-normalised, in single precision; without masks every patch is seen as it is."""
+    def forward(self, crops: Tensor, patch_masks: Tensor | None) -> Tensor:
+        """Embed crops, L2-normalised, in single precision; without masks every patch is seen as it is.
+
+        Args:
+            crops: [crop 3 side side]; in one pass pictures [picture 3 side side], each of which runs once.
+            patch_masks: [crop patch], bool; in one pass the shares of patches that masks fill [picture mask patch].
+
+        Returns:
+            [crop dim]; in one pass [picture mask dim].
+        """
+        if self.one_pass is not None and patch_masks is not None:
+            return self.one_pass.embed(self.one_pass.features(crops), patch_masks).float()
         return self.adapted.encode_image(crops, patch_masks, use_prompts=self.uses_prompts).float()
 
 
@@ -94,6 +107,8 @@ class FinetuneTask:
         noun_tokens: Of the samples' bare nouns, where tokens before them are trained.
         holding: What keeps the image tower near the original CLIP; None for nothing.
         original: That CLIP, on the device; None as ``holding``.
+        one_pass: Of ``adapted``, where masks of whole pictures are embedded; None for crops.
+        original_one_pass: Of ``original``; None without either.
         train_logit_scale: Whether the logit scale, and a sigmoid model's bias, are trained too.
         validation: What it is measured on; None for nothing.
         processes: The processes that train together.
@@ -101,12 +116,14 @@ class FinetuneTask:
 
     adapted: MaskAdaptedClip
     phase: Phase
-    samples: PairSamples
+    samples: PairSamples | PictureSamples
     noun_embeddings: Float[Tensor, "noun dim"] | Float[Tensor, "noun sentence dim"]
     loss: Literal["contrastive", "noun-aware", "sigmoid"]
     noun_tokens: Int[Tensor, "noun context"] | None = None
     holding: HoldingSettings | None = None
     original: MaskAdaptedClip | None = None
+    one_pass: OnePass | None = None
+    original_one_pass: OnePass | None = None
     train_logit_scale: bool
     validation: Validation | None
     processes: Processes
@@ -121,6 +138,7 @@ class FinetuneTask:
             sentences=self.noun_embeddings.shape[1] if weighted else 0,
             text_prompts=self._first_text_prompts() if "text" in self.phase.parts else None,
             own_bias=self.loss == "sigmoid" and self.adapted.logit_bias is None,
+            one_pass=self.one_pass,
         )
 
     @property
@@ -148,7 +166,7 @@ class FinetuneTask:
         rates = learning_rates(trainable, self.phase)
         return torch.optim.AdamW(parameter_groups(rates), betas=(0.9, 0.98), eps=1e-6)
 
-    def backward(self, model: nn.Module, batch: PairBatch, step: StepContext) -> Mapping[str, Tensor]:
+    def backward(self, model: nn.Module, batch: PairBatch | PictureBatch, step: StepContext) -> Mapping[str, Tensor]:
         """Compute the loss over the batch of all processes, and this process's part of its gradient.
 
         A batch that is cut stays one contrastive batch: all embeddings are computed first, without a graph; the loss
@@ -170,7 +188,7 @@ class FinetuneTask:
         else:
             part_size = math.ceil(size(batch) / step.parts)
             starts = range(0, size(batch), part_size)
-            cut = [rows(batch, start, start + part_size) for start in starts]
+            cut = [batch.part(start, start + part_size) for start in starts]
             with torch.no_grad():
                 parts = [self._embedded(model, part, step) for part in cut]
             before = torch.cat([self._original_embeddings(part, step) for part in cut])
@@ -207,7 +225,7 @@ class FinetuneTask:
             return {}
         return accuracies(self.validation, self.model, self.processes)
 
-    def describe(self, batch: PairBatch) -> str:
+    def describe(self, batch: PairBatch | PictureBatch) -> str:
         """Name the pairs of a batch with their shards."""
         places = [self.samples.pairs.place(number) for number in batch.numbers.tolist()]
         return "pairs " + ", ".join(f"{place.pair} ({place.unit})" for place in places)
@@ -219,8 +237,8 @@ class FinetuneTask:
 
     @property
     def _holding(self) -> HoldingSettings | None:
-        """What holds this phase to the original CLIP: nothing where no image tower is trained, which could leave it."""
-        return self.holding if "ft" in self.phase.parts else None
+        """What holds this phase to the original CLIP: nothing where nothing is trained that could leave it."""
+        return self.holding if {"ft", "query"} & set(self.phase.parts) else None
 
     def _first_text_prompts(self) -> Float[Tensor, "prompt width"]:
         """Draw tokens from N(0, 0.02²), as SimBaseline and mask prompts begin."""
@@ -242,22 +260,44 @@ class FinetuneTask:
         similarities = self.adapted.logit_scale.exp() * self._embedded(self.model, batch, context)[:, 0] @ texts.T
         bias.copy_(-similarities.mean() - math.log(len(draws) - 1))
 
-    def _embedded(self, model: nn.Module, batch: PairBatch, step: StepContext) -> Float[Tensor, "pair view dim"]:
-        """Embed crops that are on the device, masked, and where their similarities are held unmasked, too."""
+    def _embedded(
+        self, model: nn.Module, batch: PairBatch | PictureBatch, step: StepContext
+    ) -> Float[Tensor, "pair view dim"]:
+        """Embed crops that are on the device, masked, and where their similarities are held unmasked, too.
+
+        In one pass the second view is the whole picture: one mask more, which fills all patches.
+        """
         preprocessing = self.adapted.crop.preprocessing
+        holds_similarities = self._holding is not None and self._holding.form == "similarities"
+        if isinstance(batch, PictureBatch):
+            filled = batch.by_picture()
+            if holds_similarities:
+                filled = torch.cat([filled, torch.ones_like(filled[:, :1])], dim=1)
+            with step.autocast():
+                embeddings = model(normalised(batch.pictures, preprocessing), filled)  # [picture mask dim]
+            views = [embeddings[batch.picture_of, batch.place]]
+            if holds_similarities:
+                views.append(embeddings[batch.picture_of, -1])
+            return torch.stack(views, dim=1)
         with step.autocast():
             views = [model(normalised(batch.crops, preprocessing), batch.patch_masks)]
-            if self._holding is not None and self._holding.form == "similarities":
+            if holds_similarities:
                 views.append(model(normalised(batch.unmasked, preprocessing), None))
         return torch.stack(views, dim=1)
 
     @torch.no_grad()
-    def _original_embeddings(self, batch: PairBatch, step: StepContext) -> Float[Tensor, "pair dim"]:
-        """Embed unmasked crops by the original CLIP; nothing where nothing is held."""
+    def _original_embeddings(self, batch: PairBatch | PictureBatch, step: StepContext) -> Float[Tensor, "pair dim"]:
+        """Embed unmasked crops, or whole pictures, by the original CLIP; nothing where nothing is held."""
         if self._holding is None or self.original is None:
             return self.noun_embeddings.new_zeros(size(batch), 0)
+        preprocessing, seen = self.adapted.crop.preprocessing, self.original_one_pass
         with step.autocast():
-            embeddings = self.original.encode_image(normalised(batch.unmasked, self.adapted.crop.preprocessing))
+            if seen is not None and isinstance(batch, PictureBatch) and self._holding.form == "similarities":
+                features = seen.features(normalised(batch.pictures, preprocessing))
+                whole = batch.filled.new_ones(len(batch.pictures), 1, batch.filled.shape[1])
+                embeddings = seen.embed(features, whole)[batch.picture_of, 0]
+            else:
+                embeddings = self.original.encode_image(normalised(batch.unmasked, preprocessing))
         return embeddings.float()
 
     def _texts(self, nouns: Int[Tensor, "*shape"]) -> Float[Tensor, "*shape dim"]:
@@ -344,7 +384,8 @@ def learning_rates(trainable: Mapping[str, nn.Parameter], phase: Phase) -> Itera
         OVSeg's published script, whose names without decay (bn, ln, bias, logit_scale) are those of fewer dimensions.
     """
     rates = {"mask_prompts": phase.prompts, "template_weights": phase.psm, "text_prompts": phase.text}
+    rates |= {"mask_queries.weight": phase.query, "mask_queries.bias": phase.query}
     for name, parameter in trainable.items():
         rate = rates.get(name, phase.tower)
-        decays = parameter.ndim >= 2 or name == "template_weights"
+        decays = (parameter.ndim >= 2 or name == "template_weights") and name != "mask_queries.bias"
         yield parameter, rate if decays else rate._replace(weight_decay=0.0)

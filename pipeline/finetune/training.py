@@ -11,16 +11,18 @@ from torch.nn import functional
 
 from ovseg_models.encoding import embed_crops
 from ovseg_models.mask_adapted_clip import MaskAdaptedClip
+from ovseg_models.one_pass import OnePass
 from ovseg_models.precision import single_precision
 from ovseg_models.prompt_templates import VILD, prompt_templates
 from ovseg_models.text_classifier import TextClassifier, causal_with_room
-from pipeline.clip_loading import LoadedClip, load_clip
+from pipeline.clip_loading import LoadedClip, load_clip, namer_of
 from pipeline.errors import PipelineError
 from pipeline.finetune.hard_negatives import HardNouns
 from pipeline.finetune.phases import Phase, phases_of
+from pipeline.finetune.picture_samples import PictureSamples
 from pipeline.finetune.report import Training, write_report
 from pipeline.finetune.samples import PairSamples
-from pipeline.finetune.task import FinetuneTask, accuracies
+from pipeline.finetune.task import FinetuneTask, ImageSide, accuracies
 from pipeline.finetune.validation import Validation, seen_groups
 from pipeline.graph import Node
 from pipeline.settings import ComputeSettings, FinetuneSettings
@@ -32,7 +34,8 @@ from pipeline.training.loop import Plan, Trainer
 from pipeline.training.processes import Processes
 from pipeline.training.stage import run_training
 from storage_schemas.artifact import Artifact
-from storage_schemas.checkpoints import MASK_PROMPTS, Checkpoint, CheckpointStore
+from storage_schemas.checkpoints import MASK_PROMPTS, MASK_QUERIES, Checkpoint, CheckpointStore
+from storage_schemas.digests import Json
 from storage_schemas.pair_collection import JoinedPairs, PairCollection, Pairs
 from storage_schemas.scene_collection import SceneCollection
 from storage_schemas.scenes import ScenesAttributes
@@ -77,7 +80,9 @@ def train(
         if processes.is_first:
             training = Training(artifact=artifact, phases=phases, pairs=inputs.pairs, before=inputs.before)
             report = write_report(training, node, inputs.base, inputs.adapted)
-            facts = {"mode": settings.mode}
+            facts: dict[str, Json] = {"mode": settings.mode}
+            if settings.namer != "crops":
+                facts["namer"] = settings.namer
             written = {report.unit: report}
             write_adapted_clip(artifact, inputs.adapted, inputs.base, facts, text_side=text_side, written=written)
 
@@ -90,6 +95,8 @@ class Inputs(NamedTuple):
     Attributes:
         base: Stock CLIP, on the CPU.
         adapted: What is trained, on its device.
+        one_pass: Of the same; None where crops are named.
+        scenes: The pictures of the pairs; None where crops are named.
         pairs: To train on.
         validation: To measure on; None for nothing.
         noun_embeddings: L2-normalised, of the pairs' nouns [noun dim], on the device; one per sentence where these are
@@ -99,6 +106,8 @@ class Inputs(NamedTuple):
 
     base: LoadedClip
     adapted: MaskAdaptedClip
+    one_pass: OnePass | None
+    scenes: SceneCollection | None
     pairs: Pairs
     validation: Validation | None
     noun_embeddings: Tensor
@@ -125,28 +134,41 @@ def run_phases(
         PipelineError: If the pairs don't fill a batch.
         StageError: If the loss is not finite, or the device's memory runs out.
     """
-    adapted, original, hard_nouns = inputs.adapted, None, None
+    adapted, original, original_one_pass, hard_nouns = inputs.adapted, None, None, None
     text_side: TextSide | None = None
     if settings.holding.form != "none":
         original = stock_mask_adapted_clip(inputs.base).to(processes.device).requires_grad_(False)
+        found = namer_of(original, settings, where="finetune")
+        original_one_pass = found if isinstance(found, OnePass) else None
     if settings.hard_negatives.count:
         of_nouns = inputs.noun_embeddings
         if of_nouns.ndim == 3:  # one embedding per sentence
             of_nouns = functional.normalize(of_nouns.sum(dim=1), dim=-1)
         hard_nouns = HardNouns.of(inputs.pairs, of_nouns.cpu().numpy(), **settings.hard_negatives.model_dump())
     for phase in phases:
+        crops = PairSamples(
+            inputs.pairs,
+            min_scale=settings.augmentation.min_scale,
+            max_aspect=settings.augmentation.max_aspect,
+            seed=phase.seed,
+            crop=adapted.crop,
+            with_unmasked=original is not None and "ft" in phase.parts,
+            hard_nouns=hard_nouns,
+        )
+        samples: PairSamples | PictureSamples = crops
+        if inputs.one_pass is not None and inputs.scenes is not None:
+            samples = PictureSamples(
+                crops=replace(crops, with_unmasked=settings.holding.form == "embeddings"),
+                scenes=inputs.scenes,
+                side_px=inputs.one_pass.side_px,
+                grid=inputs.one_pass.grid,
+            )
         task = FinetuneTask(
             adapted=adapted,
             phase=phase,
-            samples=PairSamples(
-                inputs.pairs,
-                min_scale=settings.augmentation.min_scale,
-                max_aspect=settings.augmentation.max_aspect,
-                seed=phase.seed,
-                crop=adapted.crop,
-                with_unmasked=original is not None and "ft" in phase.parts,
-                hard_nouns=hard_nouns,
-            ),
+            samples=samples,
+            one_pass=inputs.one_pass,
+            original_one_pass=original_one_pass,
             noun_embeddings=inputs.noun_embeddings,
             noun_tokens=inputs.base.tokenize(list(inputs.pairs.nouns)).to(processes.device),
             loss=settings.loss,
@@ -185,8 +207,14 @@ def gather_inputs(
     base = load_clip(node.clip.settings)
     depth = settings.prompt_depth if MASK_PROMPTS in node.artifact.description.units else 0
     adapted = new_mask_adapted_clip(
-        base, prompt_depth=depth, prompt_seed=settings.seed, blank_patches=settings.blank_patches
+        base,
+        prompt_depth=depth,
+        prompt_seed=settings.seed,
+        mask_queries=MASK_QUERIES in node.artifact.description.units,
+        blank_patches=settings.blank_patches,
     ).to(processes.device)
+    namer = namer_of(adapted, settings, where="finetune")
+    one_pass = namer if isinstance(namer, OnePass) else None
     adapted.set_grad_checkpointing(settings.gradient_checkpointing)
     of_node = PairCollection(node["pairs"].artifact, left_out if settings.pair_source == "ground-truth" else ())
     pairs: Pairs = of_node
@@ -197,17 +225,8 @@ def gather_inputs(
             causal_with_room(base.clip, base.tokenize(list(pairs.nouns)), settings.text.length)
         except (TypeError, ValueError) as error:
             raise PipelineError(f"finetune: {error}") from error
-    validation = None
-    if "validation" in node:
-        scenes = node["validation"].artifact
-        labels = ScenesAttributes.of(scenes)
-        classifier = TextClassifier(adapted.clip, base.tokenize)
-        validation = Validation(
-            scenes=SceneCollection(scenes, labelled=True),
-            text_embeddings=classifier.text_embeddings(labels.class_names, VILD),  # the reference's 14 sentences
-            groups=seen_groups(labels.seen),
-            crop=adapted.crop,
-        )
+    pictures = None if one_pass is None else pictures_of(pairs, node["scenes"].artifact)
+    validation = validation_of(node, adapted, base, one_pass) if "validation" in node else None
     # What is known before the first step is a checkpoint of its own: the embeddings of all nouns, and the accuracies of
     # stock CLIP. The first process says whether it is there; the others might look while it writes.
     store = CheckpointStore(node.artifact, _START)
@@ -216,8 +235,11 @@ def gather_inputs(
         before = {}
         if validation is not None:
             with single_precision(processes.device, settings.precision):
+                untuned = ImageSide(adapted, uses_prompts=False, one_pass=one_pass)
                 before = accuracies(
-                    validation, lambda crops, _: embed_crops(adapted, crops, at_once=len(crops)), processes
+                    validation,
+                    untuned if one_pass else lambda crops, _: embed_crops(adapted, crops, at_once=len(crops)),
+                    processes,
                 )
         if processes.is_first:
             clip = replace(base, clip=adapted.clip)  # the copy on the device; its text tower is never trained
@@ -237,7 +259,36 @@ def gather_inputs(
     start = start or store.load(0)
     nouns = torch.from_numpy(start.tensors[_NOUN_EMBEDDINGS]).to(processes.device)
     measured: Any = start.facts["validation"]
-    return Inputs(base, adapted, pairs, validation, nouns, measured)
+    return Inputs(base, adapted, one_pass, pictures, pairs, validation, nouns, measured)
+
+
+def pictures_of(pairs: Pairs, artifact: Artifact) -> SceneCollection:
+    """Return the scenes that pairs are of.
+
+    Raises:
+        PipelineError: If one is not there.
+    """
+    scenes = SceneCollection(artifact)
+    if absent := next((key for key in pairs.pictures if key not in scenes.numbers), None):
+        raise PipelineError(
+            f"finetune.namer: 'one-pass' reads the pictures of pairs from mine.dataset, which has no {absent!r}; "
+            "set mine.dataset to the data set that the pairs were mined from"
+        )
+    return scenes
+
+
+def validation_of(node: Node, adapted: MaskAdaptedClip, base: LoadedClip, one_pass: OnePass | None) -> Validation:
+    """Return what is measured after each epoch: all class names of the validation scenes, by stock CLIP's texts."""
+    scenes = node["validation"].artifact
+    labels = ScenesAttributes.of(scenes)
+    classifier = TextClassifier(adapted.clip, base.tokenize)
+    return Validation(
+        scenes=SceneCollection(scenes, labelled=True),
+        text_embeddings=classifier.text_embeddings(labels.class_names, VILD),  # the reference's 14 sentences
+        groups=seen_groups(labels.seen),
+        crop=adapted.crop,
+        one_pass=one_pass,
+    )
 
 
 def loop_plan(phase: Phase, task: FinetuneTask, settings: FinetuneSettings, compute: ComputeSettings) -> Plan:

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ovseg_models.encoding import cut_regions
+from ovseg_models.one_pass import OnePass
 from ovseg_models.preprocessing import CropFormat
 from ovseg_models.zero_shot import ZeroShotCounts
 from pipeline.training.labelled_scenes import read_labelled
@@ -33,7 +34,8 @@ class LabelledCrops(NamedTuple):
 
 
 Embed = Callable[[Tensor, Tensor], Tensor]
-"""From crops and patch masks to L2-normalised embeddings."""
+"""From crops and patch masks to L2-normalised embeddings; or from pictures [picture 3 side side] and the shares of
+their patches that masks fill [picture mask patch] to embeddings [picture mask dim]."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,7 @@ class Validation:
         text_embeddings: Of their class names [class dim], L2-normalised.
         groups: Class indices by ``"seen"`` and ``"unseen"``, where the vocabulary has such marks.
         crop: What CLIP takes as a crop.
+        one_pass: Names masks of whole pictures; None for crops.
 
     References:
         OVSeg's finetuning script, which measures on masked crops of ADE20K's 150 classes.
@@ -54,6 +57,7 @@ class Validation:
     text_embeddings: Float[Tensor, "class dim"]
     groups: dict[str, tuple[int, ...]]
     crop: CropFormat
+    one_pass: OnePass | None = None
 
     @torch.no_grad()
     def counts(self, embed: Embed, numbers: Sequence[int]) -> ZeroShotCounts:
@@ -75,6 +79,10 @@ class Validation:
             class_ids = torch.tensor(scene.classes, dtype=torch.int64, device=device)
             # [height width] against [class 1 1]: one mask per class, [class height width]
             masks = torch.from_numpy(label_map).to(device) == class_ids[:, None, None]
+            if self.one_pass is not None:
+                seen = self.one_pass.resized(pixels.to(device))[None], self.one_pass.filled(masks)[None]
+                counts.add(embed(*seen)[0], self.text_embeddings, class_ids)
+                continue
             cut = cut_regions(pixels, masks, self.crop)
             valid = torch.from_numpy(cut.crop_of_mask >= 0)  # no classes share a pixel, so that each has its own crop
             waiting.append(LabelledCrops(class_ids[valid], cut.crops, cut.patch_mask))

@@ -712,7 +712,7 @@ class MineSettings(SettingsModel):
 # Stage 3: CLIP's adaptation (OVSeg, sections 3.2 and 3.3)
 
 
-Mode = Literal["ft", "mpt", "ft-then-mpt", "mpt-then-ft", "ft+mpt", "psm", "ft+psm", "text"]
+Mode = Literal["ft", "mpt", "ft-then-mpt", "mpt-then-ft", "ft+mpt", "psm", "ft+psm", "text", "query"]
 
 
 class PhaseSettings(SettingsModel):
@@ -749,13 +749,22 @@ class TextPhaseSettings(PhaseSettings):
     weight_decay: float = Field(default=0.0, ge=0, description="Decay of the tokens.")
 
 
+class QueryPhaseSettings(PhaseSettings):
+    """As for 'ft', for the queries of mask tokens; MasQCLIP has this rate."""
+
+    learning_rate: float = Field(default=1e-4, gt=0, description="Learning rate after the warm-up.")
+    weight_decay: float = Field(default=0.0, ge=0, description="Decay of the queries.")
+
+
 class HoldingSettings(SettingsModel):
     """Keeps the image tower near the original CLIP while it is trained."""
 
     form: Literal["none", "similarities", "embeddings"] = Field(
         default="none",
         description="'similarities' = what both say of unmasked crops, among the nouns of the batch (MAFT); "
-        "'embeddings' = the cosine of a masked crop with the original's embedding of the unmasked one (CLIPSelf).",
+        "'embeddings' = the cosine of a masked crop with the original's embedding of the unmasked one (CLIPSelf). In "
+        "one pass, whole pictures take the place of unmasked crops in the first, mask tokens that of masked crops in "
+        "the second.",
     )
     weight: float = Field(default=0.1, ge=0, description="Weight of this loss beside the contrastive one.")
 
@@ -790,8 +799,17 @@ class FinetuneSettings(SettingsModel):
         description="FT trains the image tower, MPT the mask prompt tokens alone; 'ft+mpt' trains both at once with "
         "batch, epochs and warm-up of 'ft', and learning rate and decay of 'mpt' for the prompts. 'psm' trains a "
         "weight for each sentence of prompt_templates on the similarities alone, as MaskCLIP++ does; 'ft+psm' the "
-        "image tower too, which there learns slowly; 'text' trains tokens before each name, as SimBaseline does.",
+        "image tower too, which there learns slowly; 'text' trains tokens before each name, as SimBaseline does; "
+        "'query' trains what mask tokens of one pass ask with, and no weight of CLIP, as MasQCLIP does.",
     )
+    namer: Namer = Field(
+        default="crops",
+        description="What CLIP is tuned for: 'crops', or mask tokens of 'one-pass'; not inherited, as the modes that "
+        "make sense depend on it. Evaluate by the same namer.",
+        json_schema_extra=LATER_SETTING,
+    )
+    picture_side_px: int = _inherited_side()
+    window_stride_px: int = _inherited_stride()
     pair_source: Literal["mined", "ground-truth", "both"] = Field(
         default="mined",
         description="'mined' = the pairs that 'mine' describes; 'ground-truth' = the labels' masks of mine.dataset "
@@ -838,6 +856,7 @@ class FinetuneSettings(SettingsModel):
     mpt: PromptPhaseSettings = section(PromptPhaseSettings)
     psm: SimilarityPhaseSettings = section(SimilarityPhaseSettings, LATER_SETTING)
     text: TextPhaseSettings = section(TextPhaseSettings, LATER_SETTING)
+    query: QueryPhaseSettings = section(QueryPhaseSettings, LATER_SETTING)
     augmentation: CropAugmentationSettings = section(CropAugmentationSettings)
     precision: Precision = _inherited("precision", "Arithmetic on CUDA; fp16 scales the loss.")
     accumulation_steps: int = Field(
@@ -870,9 +889,33 @@ class FinetuneSettings(SettingsModel):
 
     @model_validator(mode="after")
     def _holds_what_is_trained(self) -> Self:
-        if self.holding.form != "none" and not any("ft" in phase.split("+") for phase in self.phases):
+        if self.holding.form != "none" and not any({"ft", "query"} & set(phase.split("+")) for phase in self.phases):
             message = f"holding should be 'none' in mode {self.mode!r}: it keeps the image tower near the original CLIP"
             raise ValueError(f"{message}, and no phase trains that")
+        return self
+
+    @model_validator(mode="after")
+    def _trains_what_the_namer_uses(self) -> Self:
+        """Refuse what has no meaning for crops, or none in one pass."""
+        if self.namer == "crops" and self.mode == "query":
+            raise ValueError(
+                "mode 'query' should be another one where namer is 'crops': it trains what mask tokens of one pass ask "
+                "with; set namer to 'one-pass', or mode to 'ft'"
+            )
+        if self.namer == "crops":
+            return self
+        if "mpt" in self.mode:
+            raise ValueError(
+                f"mode {self.mode!r} should be 'ft' or 'query' where namer is 'one-pass': nothing is cut out of the "
+                "picture, so that mask prompts have no place"
+            )
+        if self.blank_patches == "dropped":
+            raise ValueError("blank_patches should be 'kept' where namer is 'one-pass', which sees whole pictures")
+        if self.mode == "query" and self.holding.form == "similarities":
+            raise ValueError(
+                "holding.form 'similarities' should be 'embeddings' or 'none' in mode 'query', which leaves what CLIP "
+                "says of whole pictures as it is"
+            )
         return self
 
     @property

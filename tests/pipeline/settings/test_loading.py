@@ -167,7 +167,7 @@ def test_wrong_type(write, line, what):
         ("mine.pair.min_score = 1.5", "mine.pair.min_score: should be less than or equal to 1 (got 1.5)"),
         (
             "finetune.mode = 'tune'",
-            "finetune.mode: should be 'ft', 'mpt', 'ft-then-mpt', 'mpt-then-ft', 'ft+mpt', 'psm', 'ft+psm' or 'text'",
+            "finetune.mode: should be 'ft', 'mpt', 'ft-then-mpt', 'mpt-then-ft', 'ft+mpt', 'psm', 'ft+psm', 'text' ",
         ),
         (
             "name = 'two words'",
