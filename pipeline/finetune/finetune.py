@@ -92,8 +92,8 @@ class Finetune(Step):
         namer = namer_of(clip, settings, where="finetune")
         if MASK_QUERIES in trained and isinstance(namer, OnePass) and not namer.has_mask_tokens:
             message = (
-                f"finetune.mode: 'query' trains queries of mask tokens, and {named} pools its last tokens, so that masks "
-                "have none; set it to 'ft'"
+                f"finetune.mode: 'query' trains queries of mask tokens, and {named} pools its last tokens, so that "
+                "masks have none; set it to 'ft'"
             )
             raise SettingsError([message])
         if MASK_PROMPTS in trained and clip.tower is None:
