@@ -29,6 +29,8 @@ OTHER_AREA = "mask_area"
 LOST = "mask_lost"
 
 _SAME_BOX_IOU = 0.5  # detectors' boxes are not the masks' own; those of another mask hardly overlap
+_BETTER_IOU = 0.01, 0.1  # by which another reading of run lengths meets the box better: if smoother, if as smooth
+_EXACT_BOX_IOU = 0.9  # the mask's own box, which proves more than an area: those of COCO's own crowds are often wrong
 _AREA_SLACK = 0.05
 _BORDER_PX = 1.0  # polygons of annotation tools end between pixels
 
@@ -146,6 +148,8 @@ def net_mask(mask: SourceMask, frame: PictureFrame) -> NetMask:
         return net_mask(replace(mask, segmentation=np.array(segmentation, bool)), frame)
     else:
         size, was_swapped = mask.size or getattr(frame, frame.prefers), False
+        if frame.side(size) is None:
+            raise MaskFault(OTHER_SIZE, _other_size(mask.where, size, frame))
         counts = _of_polygons(mask, size)
     area = int(areas_px([counts], *size)[0])
     if not area:
@@ -160,8 +164,9 @@ def net_mask(mask: SourceMask, frame: PictureFrame) -> NetMask:
 def _of_run_lengths(mask: SourceMask, frame: PictureFrame) -> tuple[bytes, Size, bool]:
     """Check run lengths; return them, the size that they are of, and whether the source states it swapped.
 
-    Counts say nothing of the size: with height and width swapped they decode to another picture of as many pixels. The
-    picture's size tells, and where that fits both, the box that the source states.
+    Counts say nothing of the size: with height and width swapped, or written along rows, they decode to another
+    picture of as many pixels. The picture's size tells, and where that fits several readings, the box that the source
+    states: the reading that meets it best is the one that is meant.
     """
     stated = mask.segmentation.get("size")
     if not (isinstance(stated, Sequence) and len(stated) == 2 and all(type(side) is int for side in stated)):
@@ -171,27 +176,83 @@ def _of_run_lengths(mask: SourceMask, frame: PictureFrame) -> tuple[bytes, Size,
         raise MaskFault(OTHER_SIZE, _other_size(mask.where, size, frame))
     counts = _compressed(mask, size)
     other: Size = (size[1], size[0])
-    overlap = _box_overlap(mask, counts, size)
-    swaps = size != other and frame.side(other) is not None and _box_overlap(mask, counts, other)
-    if frame.side(size) is None:
-        if swaps and mask.box is not None and swaps >= _SAME_BOX_IOU:
-            return counts, other, True
+    if not _is_box(mask.box):
+        if frame.side(size) is None:
+            raise MaskFault(OTHER_SIZE, _other_size(mask.where, size, frame))
+        _check_area(mask, int(areas_px([counts], *size)[0]))
+        return counts, size, False
+    readings = [_Reading(side, by_rows) for by_rows in (False, True) for side in dict.fromkeys((size, other))]
+    fits = {
+        reading: _box_overlap(mask.box, reading.box(counts), reading.size)
+        for reading in readings
+        if frame.side(reading.size) is not None
+    }
+    by_columns = [reading for reading in fits if not reading.by_rows]  # the size as stated goes first
+    plain = next((reading for reading in by_columns if fits[reading] >= _SAME_BOX_IOU), None)
+    chosen, edges = plain, dict[_Reading, int]()
+    for reading in sorted(fits, key=lambda one: -fits[one]):
+        gain = fits[reading] - (_SAME_BOX_IOU if chosen is None else fits[chosen])
+        if gain <= _BETTER_IOU[0] and (chosen is not None or gain < 0):
+            break
+        if chosen is not None:
+            # Boxes of detectors are loose, and pixels in a wrong order are often all over the picture: a box alone is
+            # not enough to doubt a mask. But then their outlines are long.
+            for one in (chosen, reading):
+                edges.setdefault(one, _edges_px(one.decoded(counts)))
+            if edges[reading] > edges[chosen] or (edges[reading] == edges[chosen] and gain <= _BETTER_IOU[1]):
+                continue
+        chosen = reading
+        break
+    if chosen is not None and not chosen.by_rows:
+        if chosen.size == size and fits[chosen] < _EXACT_BOX_IOU:
+            _check_area(mask, int(areas_px([counts], *size)[0]))
+        return counts, chosen.size, chosen.size != size
+    if chosen is None and frame.side(size) is None:
         raise MaskFault(OTHER_SIZE, _other_size(mask.where, size, frame))
-    if overlap < _SAME_BOX_IOU:
-        if swaps and swaps >= _SAME_BOX_IOU:
-            return counts, other, True
-        found = boxes_xyxy([counts], *size)[0].tolist()
-        reason = f"{mask.where}: states the box {mask.box}, its run lengths have {found} (left, top, right, bottom)"
-        if _box_overlap(mask, counts, size, turned=True) >= _SAME_BOX_IOU:
-            reason += "; rows and columns are swapped"
-        raise MaskFault(OTHER_BOX, reason)
-    area = int(areas_px([counts], *size)[0])
-    box_area = float(mask.box[2]) * float(mask.box[3]) if _is_box(mask.box) else area
-    if is_number(mask.area) and not any(
-        abs(float(mask.area) - fitting) <= 1 + _AREA_SLACK * fitting for fitting in (area, box_area)
-    ):  # some tools state the area of the box
-        raise MaskFault(OTHER_AREA, f"{mask.where}: states an area of {mask.area} px, its run lengths have {area}")
-    return counts, size, False
+    found = boxes_xyxy([counts], *size)[0].tolist()
+    reason = f"{mask.where}: states the box {mask.box}, its run lengths have {found} (left, top, right, bottom)"
+    raise MaskFault(OTHER_BOX, f"{reason}; rows and columns are swapped" if chosen is not None else reason)
+
+
+class _Reading(NamedTuple):
+    """How run lengths may be meant.
+
+    Attributes:
+        size: Of the mask that they then give.
+        by_rows: Whether they go along rows, where COCO's go along columns.
+    """
+
+    size: Size
+    by_rows: bool
+
+    def box(self, counts: bytes) -> Box:
+        """Return left, top, right, bottom."""
+        if not self.by_rows:
+            left, top, right, bottom = boxes_xyxy([counts], *self.size)[0].tolist()
+        else:  # they are the columns of the mask on its side
+            top, left, bottom, right = boxes_xyxy([counts], *self.size[::-1])[0].tolist()
+        return left, top, right, bottom
+
+    def decoded(self, counts: bytes) -> npt.NDArray[np.bool_]:
+        """Return the mask [height width]."""
+        inside: npt.NDArray[np.bool_] = decode_masks([counts], *(self.size[::-1] if self.by_rows else self.size))[0]
+        return inside.T if self.by_rows else inside
+
+
+def _edges_px(inside: npt.NDArray[np.bool_]) -> int:
+    """Count the sides of pixels between a mask and what is around it."""
+    return sum(int((np.diff(np.pad(inside, 1).astype(np.int8), axis=axis) != 0).sum()) for axis in (0, 1))
+
+
+def _check_area(mask: SourceMask, area: int) -> None:
+    """Check the area that a record states, if it states one.
+
+    Raises:
+        MaskFault: If it is neither the mask's nor, as with some tools, the box's.
+    """
+    fitting = [area, *([float(mask.box[2]) * float(mask.box[3])] if _is_box(mask.box) else [])]
+    if is_number(mask.area) and not any(abs(float(mask.area) - one) <= 1 + _AREA_SLACK * one for one in fitting):
+        raise MaskFault(OTHER_AREA, f"{mask.where}: states an area of {mask.area} px, its segmentation has {area}")
 
 
 def _compressed(mask: SourceMask, size: Size) -> bytes:
@@ -215,7 +276,7 @@ def _compressed(mask: SourceMask, size: Size) -> bytes:
 
 
 def _of_polygons(mask: SourceMask, size: Size) -> bytes:
-    """Draw polygons as pycocotools draws them, all parts together."""
+    """Draw polygons as pycocotools draws them, all parts together, and compare them with the box that is stated."""
     polygons = mask.segmentation
     if not isinstance(polygons, list) or not any(isinstance(polygon, list) and polygon for polygon in polygons):
         raise MaskFault(MALFORMED, f"{mask.where}: has no segmentation (a box alone is no mask)")
@@ -230,21 +291,26 @@ def _of_polygons(mask: SourceMask, size: Size) -> bytes:
             reason = f"{mask.where}: the point {worst} lies beyond the picture of {size[1]} x {size[0]} px"
             raise MaskFault(BEYOND_BORDER, reason)
     drawn: bytes = coco_mask.merge(coco_mask.frPyObjects(polygons, *size))["counts"]
+    if not areas_px([drawn], *size)[0]:
+        return drawn  # which is refused as empty
+    points = np.concatenate([np.array(polygon, float).reshape(-1, 2) for polygon in polygons])
+    left, top, right, bottom = boxes_xyxy([drawn], *size)[0].tolist()
+    boxes: list[Box] = [(*points.min(axis=0).tolist(), *points.max(axis=0).tolist()), (left, top, right, bottom)]
+    if _is_box(mask.box) and max(_box_overlap(mask.box, own, size) for own in boxes) < _SAME_BOX_IOU:
+        found = [round(side, 2) for side in boxes[0]]
+        reason = f"{mask.where}: states the box {mask.box}, its polygons have {found} (left, top, right, bottom)"
+        raise MaskFault(OTHER_BOX, reason)
+    # Not so the area: COCO's own of several parts adds up pixels that the parts share.
     return drawn
 
 
-def _box_overlap(mask: SourceMask, counts: bytes, size: Size, *, turned: bool = False) -> float:
-    """Return the IoU of the stated box with that of the mask at a size; 1 where no box is stated."""
-    if not _is_box(mask.box):
-        return 1.0
-    left, top, right, bottom = boxes_xyxy([counts], *size)[0].tolist()
-    if turned:
-        left, top, right, bottom = top, left, bottom, right
-    x, y, width, height = (float(value) for value in mask.box)
+def _box_overlap(box: Sequence[float], own: Box, size: Size) -> float:
+    """Return the IoU of a stated box with that of the mask (left, top, right, bottom), in a picture of a size."""
+    x, y, width, height = (float(value) for value in box)
     stated: list[Box] = [(x, y, x + width, y + height), (x, y, width, height)]  # XYWH, or XYXY as SAM 3 has it
     if max(x, y, width, height) <= 1:  # in parts of the picture
         stated.append((x * size[1], y * size[0], (x + width) * size[1], (y + height) * size[0]))
-    return max(_iou((left, top, right, bottom), box) for box in stated)
+    return max(_iou(own, meant) for meant in stated)
 
 
 def _iou(one: Box, other: Box) -> float:

@@ -35,6 +35,7 @@ from pipeline.import_masks.segmentation import (
     PICTURE_UNKNOWN,
     MaskFault,
     PictureFrame,
+    Size,
     SourceMask,
     is_number,
     masks_of_label_map,
@@ -252,18 +253,25 @@ class _RecordSource:
     def __init__(self, files: MaskFiles, pictures: ScenePictures) -> None:
         self._files = files
         self._path = files.settings.path
-        names = _names_of_ids(files.images_file) if files.images_file is not None else {}
+        listed = _listed_pictures(files.images_file) if files.images_file is not None else {}
         places, sizes, callings = array("q"), array("q"), array("q")
         calling_of: dict[tuple[Any, Any], int] = {}  # number of each picture by what records call it
         for record in json_records(self._path):
             if record.key == "images":
-                _add_name(names, record.value)
+                _add_picture(listed, record.value)
             elif record.key in {"", "annotations"}:
                 places.append(record.offset)
                 sizes.append(record.size_bytes)
                 callings.append(calling_of.setdefault(_picture_of(record), len(calling_of)))
         # Not before all is read, as pictures may be listed after the masks.
-        scene_of = np.array([_scene_of(*called, names, pictures) for called in calling_of] or [-1], np.int64)
+        scene_of = np.array([_scene_of(*called, listed, pictures) for called in calling_of] or [-1], np.int64)
+        by_name = {picture.name: picture.size for picture in listed.values()}
+        self._size_of: dict[int, Size] = {}  # of each scene's picture, as the list of pictures states it
+        for (image_id, file_name), number in zip(calling_of, scene_of.tolist(), strict=False):
+            picture = listed.get(str(image_id))
+            size = by_name.get(str(file_name)) if picture is None else picture.size
+            if size is not None:
+                self._size_of[number] = size
         numbers = scene_of[np.array(callings, np.int64)]
         order = np.argsort(numbers, kind="stable")  # records of one picture may lie anywhere in the file
         order = order[np.searchsorted(numbers[order], 0) :]  # those of no scene are -1
@@ -296,7 +304,7 @@ class _RecordSource:
                 if self._files.format == "panoptic":
                     yield from _panoptic_masks(record, self._files.png_root, frame, where)
                 else:
-                    yield _coco_mask(record, where)
+                    yield _coco_mask(record, where, self._size_of.get(number))
 
     def label_map(self, number: int, frame: PictureFrame) -> LabelNumbers | None:
         """Put the masks of a picture together, each with its category."""
@@ -334,37 +342,52 @@ def _picture_of(record: JsonRecord) -> tuple[Any, Any]:
     )
 
 
-def _scene_of(image_id: Any, file_name: str | None, names: Mapping[str, str], pictures: ScenePictures) -> int:
+def _scene_of(
+    image_id: Any, file_name: str | None, listed: Mapping[str, "_ListedPicture"], pictures: ScenePictures
+) -> int:
     """Return the number of the scene that a record is of, -1 if it is of none.
 
     The list of pictures goes first: some tools count ids anew.
     """
-    listed = names.get(str(image_id))
-    if listed is not None:
-        number = pictures.by_name(listed)
+    picture = listed.get(str(image_id))
+    if picture is not None:
+        number = pictures.by_name(picture.name)
     else:
         number = pictures.by_id(image_id) if image_id is not None else None
         number = pictures.by_name(file_name) if number is None and file_name is not None else number
     return -1 if number is None else number
 
 
-def _names_of_ids(file: Path) -> dict[str, str]:
-    """Read the names of pictures by their ids.
+class _ListedPicture(NamedTuple):
+    """A picture of a list ``images``; its size is None where it is not stated."""
+
+    name: str
+    size: Size | None
+
+
+def _listed_pictures(file: Path) -> dict[str, _ListedPicture]:
+    """Read the names and sizes of pictures by their ids.
 
     Raises:
         MaskSourceError: If the file cannot be read.
     """
-    names: dict[str, str] = {}
+    listed: dict[str, _ListedPicture] = {}
     for record in json_records(file):
         if record.key == "images":
-            _add_name(names, record.value)
-    return names
+            _add_picture(listed, record.value)
+    return listed
 
 
-def _add_name(names: dict[str, str], image: object) -> None:
-    """Note the name of a picture by its id; a record without both is passed over."""
+def _add_picture(listed: dict[str, _ListedPicture], image: object) -> None:
+    """Note the name and size of a picture by its id; a record without id and name is passed over."""
     if isinstance(image, dict) and isinstance(image.get("file_name"), str) and "id" in image:
-        names.setdefault(str(image["id"]), image["file_name"])
+        listed.setdefault(str(image["id"]), _ListedPicture(image["file_name"], _stated_size(image)))
+
+
+def _stated_size(image: Mapping[str, Any]) -> Size | None:
+    """Return height and width where a record of a picture states them."""
+    height, width = image.get("height"), image.get("width")
+    return (height, width) if type(height) is int and type(width) is int and min(height, width) > 0 else None
 
 
 def _coco_mask(record: object, where: str, size: tuple[int, int] | None = None) -> Found:
@@ -533,9 +556,7 @@ def _sam_json(root: DataRoot, name: str) -> Iterator[Found]:
     if not isinstance(listed, list):
         raise MaskFault(FILE_UNREADABLE, f"{name}: expected a list of masks, or an object with 'annotations'")
     image = document.get("image") if isinstance(document, dict) else None
-    size = None
-    if isinstance(image, dict) and all(type(image.get(side)) is int for side in ("height", "width")):
-        size = (image["height"], image["width"])
+    size = _stated_size(image) if isinstance(image, dict) else None
     for place, record in enumerate(listed):
         yield _coco_mask(record, f"{name}, mask {place}", size)
 

@@ -30,6 +30,8 @@ SWAPPED = {"size": [60, 40], "counts": coco_record(0, GOOD)["segmentation"]["cou
 WIDE = np.zeros((40, 60), bool)
 WIDE[5:9, 3:50] = True  # its transposed twin hardly overlaps it
 TINY = np.zeros((40, 60), bool)
+FULL = np.ones((40, 60), bool)
+FULL[:2, :] = FULL[:, 57:] = FULL[30:, :9] = False  # read along the wrong lines its box hardly changes
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +89,16 @@ BROKEN_RECORDS = {
     ),
     "the box of another mask": (record(bbox=[55, 35, 4, 4]), "mask_box", "states the box [55, 35, 4, 4]"),
     "the area of another mask": (record(area=9), "mask_area", "states an area of 9 px"),
+    "rows for columns of a mask that fills its picture": (
+        record(segmentation=uncompressed(FULL.T) | {"size": [40, 60]}, bbox=box_of(FULL), area=int(FULL.sum())),
+        "mask_box",
+        "rows and columns are swapped",
+    ),
+    "polygons with the box of another mask": (
+        record(segmentation=[[5, 5, 25, 5, 25, 25, 5, 25]], bbox=[40, 30, 10, 8]),
+        "mask_box",
+        "its polygons have",
+    ),
     "a score that is no number": (record(score="high"), "mask_malformed", "the score is 'high'"),
     "a score beyond 32 bits": (record(score=1e300), "mask_malformed", "the score is 1e+300"),
     "a score of hundreds of digits": (record(score=10**60), "mask_malformed", "of 32 bits"),
@@ -117,6 +129,59 @@ def test_a_swapped_size_that_the_box_contradicts_is_put_right(scenes, tmp_path):
     artifact = import_of(path, scenes, tmp_path / "runs")
     np.testing.assert_array_equal(masks_of(found_in(artifact)["low"]), [GOOD])
     assert sum(unit.facts["swapped"] for unit in artifact.manifest().units) == 1
+
+
+@pytest.mark.parametrize("box", [[], [0, 0, 0, 0], "x", [1, 2]])
+def test_a_box_that_says_nothing_proves_no_swapped_size(scenes, tmp_path, box):
+    path = tmp_path / "m.json"
+    path.write_text(json.dumps([record(), record(segmentation=SWAPPED, bbox=box)]))
+    artifact = import_of(path, scenes, tmp_path / "runs")
+    ((status, reason),) = found_in(artifact)["low"].refused
+    assert status == "mask_size"
+    assert "height and width seem to be swapped" in reason
+    assert sum(unit.facts["swapped"] for unit in artifact.manifest().units) == 0
+
+
+def test_sound_masks_with_their_own_boxes_are_never_doubted(scenes, tmp_path):
+    """Whatever another reading of the same counts would give; boxes of detectors are looser than the masks."""
+    rng, records, expected = np.random.default_rng(7), [], blobs((40, 60), 60, seed=9)
+    for number, mask in enumerate(expected):
+        x, y, w, h = box_of(mask)
+        loose = number % 2 * rng.integers(0, 3, 4)
+        box = [max(0, x - loose[0]), max(0, y - loose[1]), w + loose[2], h + loose[3]]
+        records.append(coco_record("low", mask, bbox=[float(side) for side in box], area=int(mask.sum())))
+    path = tmp_path / "m.json"
+    path.write_text(json.dumps(records))
+    found = found_in(import_of(path, scenes, tmp_path / "runs"))["low"]
+    assert not found.refused
+    np.testing.assert_array_equal(masks_of(found), expected)
+
+
+def test_masks_along_rows_are_refused_wherever_their_box_tells(scenes, tmp_path):
+    masks = blobs((40, 60), 60, seed=11)
+    path = tmp_path / "m.json"
+    rows = [
+        record(segmentation=uncompressed(mask.T) | {"size": [40, 60]}, bbox=box_of(mask), area=int(mask.sum()))
+        for mask in masks
+    ]
+    path.write_text(json.dumps([record(), *rows]))
+    found = found_in(import_of(path, scenes, tmp_path / "runs"))["low"]
+    assert {status for status, _ in found.refused} == {"mask_box"}
+    assert len(found.refused) >= 58  # a square in a corner is its own twin
+
+
+def test_polygons_of_another_pictures_size_are_refused(scenes, tmp_path):
+    """Drawn as they are they would be four times as large as what they mean."""
+    images = [{"id": 1, "file_name": "low.jpg", "height": 80, "width": 120}]
+    annotation = {"id": 1, "image_id": 1, "category_id": 1, "segmentation": [[5, 5, 25, 5, 25, 25, 5, 25]]}
+    path = tmp_path / "m.json"
+    path.write_text(json.dumps({"images": images, "annotations": [annotation], "categories": []}))
+    with pytest.raises(PipelineError, match="no mask is left"):
+        import_of(path, scenes, tmp_path / "runs")
+    images[0] |= {"height": 40, "width": 60}
+    path.write_text(json.dumps({"images": images, "annotations": [annotation], "categories": []}))
+    (mask,) = masks_of(found_in(import_of(path, scenes, tmp_path / "own"))["low"])
+    assert mask.sum() == 400
 
 
 def test_a_swapped_size_of_a_picture_that_exif_turns_is_found_by_the_box(scenes, tmp_path):

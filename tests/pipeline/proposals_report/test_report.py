@@ -120,10 +120,22 @@ def oracle_twin(pairs, masks, class_of, labels):
     return named
 
 
+def best_fit(truth, masks, ious):
+    """A region's best IoU, the share of it that is left out, of the mask outside it, and whether it is in parts."""
+    if not masks:
+        return 0.0, 1.0, 0.0, False
+    best = int(ious.argmax())
+    common, iou = len(truth & masks[best]), float(ious[best])
+    parts = [mask for mask in masks if len(mask & truth) >= 0.8 * max(1, len(mask))]
+    union = set().union(*parts) & truth
+    split = len(parts) >= 2 and iou < 0.5 and len(union) >= 0.8 * len(truth)
+    return iou, 1 - common / len(truth), 1 - common / len(masks[best]) if common else 1.0, split
+
+
 def twin(scenes, proposals, things):
     """The report's numbers, by sets of pixels."""
-    marks, regions, pixels = ScenesAttributes.of(scenes).seen, [], []
-    covered = depth = labelled = count = 0
+    marks, regions, pixels, with_instances = ScenesAttributes.of(scenes).seen, [], [], set()
+    covered = depth = labelled = count = merging = 0
     for unit in scenes.description.units:
         for scene, found in zip(SceneShard(scenes, unit).scenes(), read_proposals(proposals, unit), strict=True):
             pairs, truths, areas, masks, class_of, labels, known = scene_twin(scene, found, things)
@@ -131,10 +143,13 @@ def twin(scenes, proposals, things):
             order = sorted(range(len(masks)), key=lambda place: -found.objectness[place])
             reached = found_by_cocos_rule(ious, order)
             for number, (pair, truth) in enumerate(zip(pairs, truths, strict=True)):
-                best = int(ious[number].argmax()) if masks else -1
-                iou = float(ious[number, best]) if masks else 0.0
-                left_out = 1 - len(truth & masks[best]) / len(truth) if masks else 1.0
-                regions.append((marks[pair[0]], areas[number], iou, left_out, reached[number]))
+                fit = best_fit(truth, masks, ious[number])
+                regions.append((marks[pair[0]], areas[number], fit[0], fit[1], reached[number], pair[0], *fit[2:]))
+            for mask in masks:
+                held = {c for (c, _), truth in zip(pairs, truths, strict=True) if len(mask & truth) >= 0.8 * len(truth)}
+                merging += len(held) >= 2
+            map_, numbered = (np.asarray(Image.open(io.BytesIO(p))) for p in (scene.label_png, scene.instances_png))
+            with_instances |= set(map_[(numbered > 0) & (map_ != 255)].tolist())
             covered += len(set().union(*masks))
             depth += sum(map(len, masks))
             labelled += len(known)
@@ -145,7 +160,11 @@ def twin(scenes, proposals, things):
     oracle = [((true == c) & (named == c)).sum() / ((true == c) | (named == c)).sum() for c in classes]
     groups = {
         "all": regions,
+        "seen": [region for region in regions if region[0] == "seen"],
         "unseen": [region for region in regions if region[0] == "unseen"],
+        "things": [region for region in regions if region[5] in with_instances],
+        "stuff": [region for region in regions if region[5] not in with_instances],
+        "large": [region for region in regions if region[1] > 9216],
         "small": [region for region in regions if region[1] < 1024],
         "medium": [region for region in regions if 1024 <= region[1] <= 9216],
     }
@@ -153,6 +172,7 @@ def twin(scenes, proposals, things):
         "regions": len(regions),
         "uncovered_share": 1 - covered / labelled,
         "masks_per_pixel": depth / labelled,
+        "merging_share": merging / max(1, count),
         "proposals_per_picture": count / 5,
         "oracle_miou": float(np.mean(oracle)),
         "groups": {
@@ -163,8 +183,11 @@ def twin(scenes, proposals, things):
                 "best_iou": np.mean([region[2] for region in chosen]),
                 "missed": np.mean([region[2] < 0.5 for region in chosen]),
                 "missed_share": np.mean([region[3] for region in chosen]),
+                "spilled_share": np.mean([region[6] for region in chosen]),
+                "split": np.mean([region[7] for region in chosen]),
             }
             for name, chosen in groups.items()
+            if chosen
         },
     }
 
@@ -174,6 +197,8 @@ def test_the_numbers_equal_a_brute_force_twin(scenes, guessed, tmp_path, kind):
     artifact = report_on(guessed.directory, scenes.directory, tmp_path, regions=kind).artifact
     numbers, expected = read_numbers(artifact), twin(scenes, guessed, kind == "things")
     assert numbers["pictures"] == 5
+    assert numbers["groups"].keys() == expected["groups"].keys()
+    assert 0 < expected["merging_share"] < 1
     for name, value in expected.items():
         if name == "groups":
             for group, values in value.items():
