@@ -31,10 +31,13 @@ QUERY = "finetune.mode='query'"
 QUERY_RATE = "finetune.query={ epochs = 2, batch_pairs = 64, learning_rate = 1e-3, warmup_steps = 10 }"
 BY_EMBEDDINGS = "finetune.holding={ form = 'embeddings', weight = 1.0 }"
 BY_SIMILARITIES = "finetune.holding={ form = 'similarities', weight = 100.0 }"
+TWICE_THE_SIDE = "one_pass.side_px=128"  # 16 x 16 patches in place of 8 x 8
 ROWS = (
     Row("crops", (ORIGINAL,)),
     Row("one pass", (ORIGINAL, EVALUATED)),
     Row("crops, FT", (FT,)),
+    Row("one pass at 128 px", (ORIGINAL, EVALUATED, TWICE_THE_SIDE)),
+    Row("one pass at 128 px, FT", (FT, *TUNED, TWICE_THE_SIDE)),
     Row("one pass, FT", (FT, *TUNED)),
     Row("one pass, FT, held by embeddings", (FT, *TUNED, BY_EMBEDDINGS)),
     Row("one pass, queries", (QUERY, QUERY_RATE, *TUNED)),

@@ -50,16 +50,14 @@ def namer_table(results: Sequence[dict[str, Any]]) -> str:
 
 def verdict(results: Sequence[dict[str, Any]]) -> str:
     """Say which row of one pass is best, and whether it reaches the goal."""
-    rows = dict.fromkeys(line["row"] for line in results if line["row"].startswith("one pass,"))
+    rows = dict.fromkeys(line["row"] for line in results if line["row"].startswith("one pass") and "," in line["row"])
     means = {row: statistics.fmean(differences(results, row, CROPS_TUNED, "all")) for row in rows}
     if not means:
         return "No tuned row of one pass was measured."
     first = max(means, key=lambda row: means[row])
     reached = "within" if means[first] >= -_GOAL else "not within"
     found = with_interval(differences(results, first, CROPS_TUNED, "all"), sign="+")
-    return (
-        f"**Best of one pass:** {first}, {found} points against tuned crops: {reached} the goal of {_GOAL:.0f} point."
-    )
+    return f"**Best of tuned one pass:** {first}, {found} points against tuned crops: {reached} the goal of {_GOAL:.0f} point."
 
 
 def section(results: Sequence[dict[str, Any]]) -> str:
