@@ -10,6 +10,8 @@ import argparse
 import json
 import logging
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +53,8 @@ _MASKS, _ROUNDS = 100, 5
 def speeds() -> dict[str, Any]:
     """Time both namers on one picture with many masks, on one core: the median of several rounds [s]."""
     model = load_clip(settings_of(ROWS[0], 1, Path("runs"), 1.0).clip).mask_adapted().eval()
-    one_pass, generator = OnePass(model), torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(0)
+    own, larger = OnePass(model), OnePass(model, side_px=128)
     picture = torch.randint(0, 256, (3, 160, 160), generator=generator, dtype=torch.uint8)
     masks = torch.zeros(_MASKS, 160, 160, dtype=torch.bool)
     for mask, (line, column, height, width) in zip(
@@ -64,13 +67,18 @@ def speeds() -> dict[str, Any]:
         return embed_crops(model, cut.crops, cut.patch_mask, at_once=_MASKS)
 
     @torch.no_grad()
-    def in_one_pass() -> Tensor:
+    def in_one_pass(one_pass: OnePass) -> Tensor:
         features = one_pass.features(one_pass.resized(picture)[None])
         return one_pass.embed(features, one_pass.filled(masks)[None])
 
-    times: dict[str, list[float]] = {"crops": [], "one pass": []}
+    ways: dict[str, Callable[[], Tensor]] = {
+        "crops": by_crops,
+        "one pass": partial(in_one_pass, own),
+        "one pass at 128 px": partial(in_one_pass, larger),
+    }
+    times: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(_ROUNDS):
-        for name, embed in (("crops", by_crops), ("one pass", in_one_pass)):
+        for name, embed in ways.items():
             started = time.perf_counter()
             embed()
             times[name].append(time.perf_counter() - started)

@@ -15,8 +15,14 @@ _INTRODUCTION = """## One pass beside crops
 `make namer-table` measures this anew and goes on where it stopped; the numbers come from
 [namer_results.jsonl](namer_results.jsonl). Seeds, scenes, nets, proposals, pairs (mined by crops) and the ensemble are
 those of the recipes above, and so are the rows of crops; what differs is how CLIP sees a mask
-([naming in one pass](finetuning.md#tuning-for-one-pass)). The small CLIP sees a picture as 8 x 8 patches, at its own
-64 px. FT and holding are set as above, queries learn at 1e-3, all for two epochs. Nothing was tuned on these scenes.
+([naming in one pass](finetuning.md#tuning-for-one-pass)). The small CLIP sees a picture as 8 x 8 patches at
+its own 64 px, and as 16 x 16 at 128 px, its positions resized. FT and holding are set as above, for two epochs; the
+one rate tried for queries was 1e-3. The side was chosen on scenes of another seed (11), where one pass of 8 x 8
+patches came to 26.5 untuned, 27.6 after FT and 27.3 with queries alone, one pass of 16 x 16 to 34.1 untuned, and crops
+to 28.3 untuned and 29.5 after FT. So the coarse grid costs more than tuning gives back: a crop shows each region at
+CLIP's full side, a grid of 8 x 8 shows a small one as a patch or two. Rows that are not measured on all seeds are not
+shown.
+
 mIoU in percent, mean over the seeds with 95 % interval; differences seed by seed, bold where the interval does not
 hold 0.
 """
@@ -37,7 +43,10 @@ def namer_table(results: Sequence[dict[str, Any]]) -> str:
         "| namer | seeds | steps | all classes | seen | unseen | against crops, FT: all | seen | unseen |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
+    seeds = {line["seed"] for line in results if line["row"] == CROPS_TUNED}
     for row in dict.fromkeys(line["row"] for line in results if line["row"] != SPEED):
+        if len(values_of(results, row, "all")) < len(seeds):
+            continue
         found = [list(values_of(results, row, group).values()) for group in GROUPS]
         steps = max(line["steps"] for line in results if line["row"] == row)
         apart = ["-"] * 3
@@ -51,13 +60,16 @@ def namer_table(results: Sequence[dict[str, Any]]) -> str:
 def verdict(results: Sequence[dict[str, Any]]) -> str:
     """Say which row of one pass is best, and whether it reaches the goal."""
     rows = dict.fromkeys(line["row"] for line in results if line["row"].startswith("one pass") and "," in line["row"])
+    seeds = values_of(results, CROPS_TUNED, "all")
+    rows = {row: None for row in rows if len(values_of(results, row, "all")) == len(seeds)}
     means = {row: statistics.fmean(differences(results, row, CROPS_TUNED, "all")) for row in rows}
     if not means:
         return "No tuned row of one pass was measured."
     first = max(means, key=lambda row: means[row])
     reached = "within" if means[first] >= -_GOAL else "not within"
     found = with_interval(differences(results, first, CROPS_TUNED, "all"), sign="+")
-    return f"**Best of tuned one pass:** {first}, {found} points against tuned crops: {reached} the goal of {_GOAL:.0f} point."
+    against = f"{reached} the goal of at most {_GOAL:.0f} point below"
+    return f"**Best of tuned one pass:** {first}, {found} points against tuned crops: {against}."
 
 
 def section(results: Sequence[dict[str, Any]]) -> str:
