@@ -149,7 +149,6 @@ def test_the_pages_show_their_results(tmp_path):
     results = read_results(tmp_path)
     assert {(line["seed"], line["row"]) for line in results} == {(seed, row.name) for seed in SEEDS for row in ROWS}
     assert all(re.fullmatch("[0-9a-f]{16}", line["made_by"]) for line in results)
-    assert (docs / "drawn_world_results.md").read_text(encoding="utf-8") == page(
-        results, read_lines(docs / "recipe_results.jsonl"), read_lines(docs / "trust_results.jsonl")
-    )
+    others = [read_lines(docs / f"{name}_results.jsonl") for name in ("recipe", "trust", "namer")]
+    assert (docs / "drawn_world_results.md").read_text(encoding="utf-8") == page(results, *others)
     assert between_marks(ROOT / "README.md", name="paper tables") == f"\n{in_short(results)}\n"
