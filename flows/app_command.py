@@ -35,7 +35,7 @@ def app(
     host: str = "127.0.0.1",
     port: Annotated[int, tyro.conf.arg(metavar="0..65535")] = 0,
     namer: Annotated[
-        Literal["crops", "one-pass"] | None,
+        Literal["crops", "one-pass", "pooled"] | None,
         tyro.conf.arg(help_behavior_hint="(default: as the segmenter says)"),
     ] = None,
     device: str = "cpu",

@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 _OF_THE_SEGMENTER = "(default: as the segmenter says)"
 OwnShare = Annotated[float | None, tyro.conf.arg(metavar="FLOAT", help_behavior_hint=_OF_THE_SEGMENTER)]
-OwnNamer = Annotated[Literal["crops", "one-pass"] | None, tyro.conf.arg(help_behavior_hint=_OF_THE_SEGMENTER)]
+OwnNamer = Annotated[Literal["crops", "one-pass", "pooled"] | None, tyro.conf.arg(help_behavior_hint=_OF_THE_SEGMENTER)]
 OwnSize = Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint=_OF_THE_SEGMENTER)]
 
 _IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"})

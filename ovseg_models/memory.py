@@ -330,17 +330,19 @@ def remembered_scores(
 
 
 def embedding_space(
-    clip: MaskAdaptedClip, *, use_mask_prompts: bool = True, one_pass: tuple[int, int] | None = None
+    clip: MaskAdaptedClip, *, use_mask_prompts: bool = True, one_pass: tuple[str, int, int] | None = None
 ) -> str:
     """Return the digest of all that decides what a CLIP makes of a mask. Hashing ViT-L/14's weights takes a second.
 
     Args:
         use_mask_prompts: Whether CLIP sees its mask prompts.
-        one_pass: Side of the picture's square and stride of its windows [px], where it is no crop that CLIP sees.
+        one_pass: Namer, side of the picture's square and stride of its windows [px], where CLIP sees no crops.
     """
     weights = image_tower_weights(clip.clip)
     if use_mask_prompts and clip.mask_prompts is not None and one_pass is None:
         weights["mask_prompts"] = clip.mask_prompts
+    if one_pass is not None and clip.mask_queries is not None:
+        weights |= {f"mask_queries.{name}": tensor for name, tensor in clip.mask_queries.state_dict().items()}
     how = json.dumps([repr(clip.crop), clip.blank_patches, one_pass])
     return hashlib.sha256(f"{weights_digest(weights)}\0{how}".encode()).hexdigest()
 

@@ -73,6 +73,7 @@ class OnePass:
         model: CLIP; its mask prompts take no part, for nothing is cut out.
         side_px: Of the squares that pictures are resized to; 0 for the tower's own.
         stride_px: From one window of the tower's own side to the next; 0 for none: the whole square at once.
+        pooled: Masks have no tokens: they pool the last tokens of their patches, each as if it were the class token.
 
     Attributes:
         has_mask_tokens: Whether masks have tokens of their own; else they pool the last tokens.
@@ -84,7 +85,7 @@ class OnePass:
             be divided into patches or windows.
     """
 
-    def __init__(self, model: MaskAdaptedClip, *, side_px: int = 0, stride_px: int = 0) -> None:
+    def __init__(self, model: MaskAdaptedClip, *, side_px: int = 0, stride_px: int = 0, pooled: bool = False) -> None:
         if model.tower is None:
             raise ValueError(
                 f"OnePass: the image tower ({type(model.clip.visual).__name__}) has no patch tokens, a vision "
@@ -105,6 +106,8 @@ class OnePass:
         self._tower: TokenTower = model.tower if self._stride else model.tower.at_side(self.side_px)
         self.grid = (self.side_px // patch_px,) * 2
         self._pool = _pool_of(self._tower)
+        if pooled and self._pool is None:
+            self._pool = _PatchPool(self._tower)
         self.has_mask_tokens = self._pool is None
         if model.mask_queries is not None and not self.has_mask_tokens:
             raise ValueError(
@@ -407,6 +410,23 @@ class _MeanPool(_Pool):
         patches = self._before(last)[:, self._prefix :]
         weights = visible.to(patches.dtype)
         means: Tensor = self._after(weights @ patches / weights.sum(dim=-1, keepdim=True))
+        return means
+
+
+class _PatchPool(_Pool):
+    """The mean of what the tower would make of each patch of the mask in the class token's place."""
+
+    def __init__(self, tower: TokenTower) -> None:
+        self._tower = tower
+
+    def __call__(
+        self, last: Float[Tensor, "picture token width"], visible: Bool[Tensor, "picture mask patch"]
+    ) -> Float[Tensor, "picture mask dim"]:
+        """Return the mean of each mask's patches."""
+        patches = last[:, self._tower.prefix :]
+        embeddings = self._tower.pool(patches.flatten(0, 1)[:, None]).unflatten(0, patches.shape[:2])
+        weights = visible.to(embeddings.dtype)
+        means: Tensor = weights @ embeddings / weights.sum(dim=-1, keepdim=True)
         return means
 
 

@@ -1,5 +1,6 @@
 """Building CLIP with open_clip's modules, with weights of an open_clip tag, of a file or folder, or random ones."""
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from ovseg_models.open_clip_models import FoundModel, find_model, has_published_
 from ovseg_models.preprocessing import OPENAI, Preprocessing
 from ovseg_models.tokenizers import ModelTokenizer
 from ovseg_models.weights_file import read_weights_file
+
+logger = logging.getLogger(__name__)
 
 _OF_NO_USE = (  # CoCa's captions; numbers in a row; sines of places
     "text_decoder.",
@@ -74,6 +77,7 @@ def build_mask_adapted_clip(
     preprocessing: Mapping[str, Any] | None = None,
     temperature: Temperature | None = None,
     tokenizer_folder: Path | None = None,
+    without_prompts: bool = False,
     seed: int = 0,
 ) -> MaskAdaptedClip:
     """Build CLIP with mask prompts: those of the file if it holds any, else new ones of ``seed``, to be trained.
@@ -91,6 +95,7 @@ def build_mask_adapted_clip(
             of OpenAI's, and for others what they have learned.
         tokenizer_folder: Where the files of a tokenizer of ``transformers`` lie; None: with a ``local-dir:`` model,
             else in the hub's cache.
+        without_prompts: Leave out the prompts of a file, as one pass and a new adaptation do; it is logged.
         seed: Of random weights and of new prompts.
 
     Raises:
@@ -103,6 +108,9 @@ def build_mask_adapted_clip(
     found = find_model(model, pretrained)
     tensors, said_quick_gelu = _read_weights(found)
     prompts = tensors.pop(MASK_PROMPTS_KEY, None)
+    if prompts is not None and without_prompts:
+        logger.warning("%s: its mask prompts are left out; CLIP alone is taken", found.weights)
+        prompts = None
     config = _configured(found, quick_gelu, said_quick_gelu)
     pixels = found.preprocessing if preprocessing is None else Preprocessing.of(preprocessing)
     adapted = mask_adapted_clip_of(

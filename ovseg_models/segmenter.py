@@ -117,8 +117,9 @@ class Segmenter:
         self.proposal_net = proposal_net.eval()
         self.clip = clip.eval()
         self.namer: MaskNamer = clip
-        if settings.namer == "one-pass":
-            self.namer = OnePass(clip, side_px=settings.picture_side_px, stride_px=settings.window_stride_px)
+        if settings.namer != "crops":
+            sizes = {"side_px": settings.picture_side_px, "stride_px": settings.window_stride_px}
+            self.namer = OnePass(clip, **sizes, pooled=settings.namer == "pooled")
         self.tokenizer = tokenizer
         self.settings = settings
         self._warnings: set[str] = set()
@@ -410,7 +411,9 @@ class Segmenter:
         """Digest of what decides the embeddings of masks; computed once, as the weights stay."""
         settings = self.settings
         if self._own_space is None:
-            one_pass = (settings.picture_side_px, settings.window_stride_px) if settings.namer == "one-pass" else None
+            one_pass = None
+            if settings.namer != "crops":
+                one_pass = (settings.namer, settings.picture_side_px, settings.window_stride_px)
             self._own_space = embedding_space(self.clip, use_mask_prompts=settings.use_mask_prompts, one_pass=one_pass)
         return self._own_space
 

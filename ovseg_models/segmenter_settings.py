@@ -8,8 +8,9 @@ from ovseg_models.prompt_templates import VILD
 
 SIDE_MAX_PX = 16_384
 
-Namer: TypeAlias = Literal["crops", "one-pass"]
-"""How CLIP sees masks: a crop of each, or the picture once, with a token for each mask (`ovseg_models.one_pass`)."""
+Namer: TypeAlias = Literal["crops", "one-pass", "pooled"]
+"""How CLIP sees masks: a crop of each, or the picture once (`ovseg_models.one_pass`), where each mask has a token, or
+pools the last tokens of its patches."""
 _LATER = ("namer", "picture_side_px", "window_stride_px")  # are written only where they are not the default
 
 

@@ -132,6 +132,7 @@ def load_clip(settings: ClipSettings) -> LoadedClip:
         build_mask_adapted_clip,
         model,
         prompt_depth=0,
+        without_prompts=True,  # of a published CLIP that is tuned further
         quick_gelu={"auto": None, "on": True, "off": False}[settings.quick_gelu],
         seed=settings.seed,
     )
@@ -197,7 +198,12 @@ def namer_of(clip: MaskAdaptedClip, settings: NamingSettings, *, where: str) -> 
     if settings.namer == "crops":
         return clip
     try:
-        return OnePass(clip, side_px=settings.picture_side_px, stride_px=settings.window_stride_px)
+        return OnePass(
+            clip,
+            side_px=settings.picture_side_px,
+            stride_px=settings.window_stride_px,
+            pooled=settings.namer == "pooled",
+        )
     except ValueError as error:
         raise PipelineError(f"{where}.namer: {error}") from error
 

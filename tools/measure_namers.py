@@ -28,6 +28,7 @@ from tools.paper_tables_page import page
 from tools.seed_results import append_result, read_lines, read_results
 
 EVALUATED = "evaluate.namer='one-pass'"
+POOLED = "evaluate.namer='pooled'"
 TUNED = ("finetune.namer='one-pass'", EVALUATED)
 QUERY = "finetune.mode='query'"
 QUERY_RATE = "finetune.query={ epochs = 2, batch_pairs = 64, learning_rate = 1e-3, warmup_steps = 10 }"
@@ -38,6 +39,8 @@ ROWS = (
     Row("crops", (ORIGINAL,)),
     Row("one pass", (ORIGINAL, EVALUATED)),
     Row("crops, FT", (FT,)),
+    Row("pooled tokens", (ORIGINAL, POOLED)),
+    Row("pooled tokens at 128 px", (ORIGINAL, POOLED, TWICE_THE_SIDE)),
     Row("one pass at 128 px", (ORIGINAL, EVALUATED, TWICE_THE_SIDE)),
     Row("one pass at 128 px, FT", (FT, *TUNED, TWICE_THE_SIDE)),
     Row("one pass, FT", (FT, *TUNED)),
@@ -45,6 +48,8 @@ ROWS = (
     Row("one pass, queries", (QUERY, QUERY_RATE, *TUNED)),
     Row("one pass, queries, held by embeddings", (QUERY, QUERY_RATE, *TUNED, BY_EMBEDDINGS)),
     Row("one pass, FT, held by similarities", (FT, *TUNED, BY_SIMILARITIES)),
+    Row("one pass at 128 px, FT, held by embeddings", (FT, *TUNED, BY_EMBEDDINGS, TWICE_THE_SIDE)),
+    Row("one pass at 128 px, queries", (QUERY, QUERY_RATE, *TUNED, TWICE_THE_SIDE)),
     Row("crops, FT then MPT"),
 )
 _MASKS, _ROUNDS = 100, 5

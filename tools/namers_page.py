@@ -20,8 +20,9 @@ its own 64 px, and as 16 x 16 at 128 px, its positions resized. FT and holding a
 one rate tried for queries was 1e-3. The side was chosen on scenes of another seed (11), where one pass of 8 x 8
 patches came to 26.5 untuned, 27.6 after FT and 27.3 with queries alone, one pass of 16 x 16 to 34.1 untuned, and crops
 to 28.3 untuned and 29.5 after FT. So the coarse grid costs more than tuning gives back: a crop shows each region at
-CLIP's full side, a grid of 8 x 8 shows a small one as a patch or two. Rows that are not measured on all seeds are not
-shown.
+CLIP's full side, a grid of 8 x 8 shows a small one as a patch or two. Pooled tokens (`namer = "pooled"`: the mean of
+the last tokens of a mask's patches, each as if it were the class token) name next to nothing: nobody taught them to.
+Rows that are not measured on all seeds are not shown.
 
 mIoU in percent, mean over the seeds with 95 % interval; differences seed by seed, bold where the interval does not
 hold 0.

@@ -180,6 +180,10 @@ def _naming_findings(settings: Settings, ready: Iterable[Node]) -> Iterator[Find
         check_namers(settings)
     except PipelineError as error:
         yield _finding_of(error)
+    tuned, named = settings.finetune.namer, settings.evaluate.namer
+    if settings.evaluate.clip == "adapted" and (tuned == "crops") != (named == "crops"):
+        text = f"is {named!r}, and finetune.namer {tuned!r}: CLIP is tuned for other views than it is evaluated on"
+        yield Finding("evaluate.namer", text, is_missing=False)
     if settings.clip_names_alone:
         text = "is another CLIP than 'clip': the proposal net finds the masks, and 'clip' alone names them"
         yield Finding("proposal_net.clip", f"{text} (ensemble weight 1)", is_missing=False)

@@ -310,7 +310,7 @@ class Nets:
     def _space(self, view: ClipView) -> str:
         """Return what decides the embeddings of a view; hashing the weights takes a second for large ones."""
         if view not in self._spaces:
-            one_pass = (view.picture_side_px, view.window_stride_px) if view.namer == "one-pass" else None
+            one_pass = None if view.namer == "crops" else (view.namer, view.picture_side_px, view.window_stride_px)
             prompts = view.mask_prompts
             self._spaces[view] = embedding_space(self.clip(view.clip), use_mask_prompts=prompts, one_pass=one_pass)
         return self._spaces[view]

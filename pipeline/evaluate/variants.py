@@ -29,7 +29,7 @@ class ClipView:
         mask_threshold: Mask probability above which a pixel is in the crop; of no matter for the ground truth.
         masked: Fill the crop outside the region; otherwise the box is seen as it is.
         mask_prompts: Give patches outside the region their prompt tokens.
-        namer: ``"crops"``, or ``"one-pass"``: the picture once.
+        namer: ``"crops"``, or the picture once: ``"one-pass"`` or ``"pooled"``.
         picture_side_px: Of the square that one pass sees; 0 for CLIP's own.
         window_stride_px: From one of its windows to the next; 0 for none.
     """

@@ -46,8 +46,9 @@ Precision = Literal["fp32", "tf32", "bf16", "fp16"]
 BlankPatches = Literal["kept", "dropped"]
 """What becomes of the tokens of a crop's patches without a mask pixel in CLIP's image tower."""
 
-Namer = Literal["crops", "one-pass"]
-"""How CLIP sees masks: a crop of each, or the picture once, with a token for each mask (`ovseg_models.one_pass`)."""
+Namer = Literal["crops", "one-pass", "pooled"]
+"""How CLIP sees masks: a crop of each, or the picture once (`ovseg_models.one_pass`), where each mask has a token, or
+pools the last tokens of its patches."""
 
 ONE_PASS_SIZES = frozenset({"picture_side_px", "window_stride_px"})
 """Settings of a stage, which have no say where crops are named."""

@@ -96,7 +96,9 @@ def _inherited(key: str, description: str, mark: JsonDict | None = None) -> Any:
 
 def _inherited_namer() -> Any:
     """Declare how a stage's masks are named."""
-    return _inherited("namer", "How CLIP sees masks: 'crops', or the picture in 'one-pass'.", LATER_SETTING)
+    return _inherited(
+        "namer", "How CLIP sees masks: 'crops', or the picture once: 'one-pass', 'pooled'.", LATER_SETTING
+    )
 
 
 def _inherited_side() -> Any:
@@ -607,9 +609,9 @@ class EmbedSettings(SettingsModel):
 
     @model_validator(mode="after")
     def _shares_crops_alone(self) -> Self:
-        if self.namer == "one-pass" and self.share_above_iou < 1:
+        if self.namer != "crops" and self.share_above_iou < 1:
             raise ValueError(
-                f"share_above_iou {self.share_above_iou} should be 1 where namer is 'one-pass', which cuts no crops"
+                f"share_above_iou {self.share_above_iou} should be 1 where namer is {self.namer!r}, which cuts no crops"
             )
         return self
 
@@ -802,7 +804,7 @@ class FinetuneSettings(SettingsModel):
         "image tower too, which there learns slowly; 'text' trains tokens before each name, as SimBaseline does; "
         "'query' trains what mask tokens of one pass ask with, and no weight of CLIP, as MasQCLIP does.",
     )
-    namer: Namer = Field(
+    namer: Literal["crops", "one-pass"] = Field(
         default="crops",
         description="What CLIP is tuned for: 'crops', or mask tokens of 'one-pass'; not inherited, as the modes that "
         "make sense depend on it. Evaluate by the same namer.",

@@ -180,7 +180,8 @@ def test_a_memory_of_another_clip_is_refused():
         tiny_segmenter(use_mask_prompts=False).memory = segmenter.memory
     clip = segmenter.clip
     assert embedding_space(clip) != embedding_space(clip, use_mask_prompts=False)
-    assert embedding_space(clip, one_pass=(16, 0)) != embedding_space(clip, use_mask_prompts=False)
+    spaces = [embedding_space(clip, one_pass=(namer, side, 0)) for namer in ("one-pass", "pooled") for side in (0, 16)]
+    assert len({*spaces, embedding_space(clip, use_mask_prompts=False)}) == 5
 
 
 def test_a_segmenters_folder_holds_its_memory(tmp_path):

@@ -67,6 +67,27 @@ def test_a_mask_of_all_patches_is_the_picture(name):
 
 @pytest.mark.parametrize("name", TOKEN_TOWERS)
 @torch.no_grad()
+def test_pooled_masks_are_the_mean_of_their_patches_in_the_class_tokens_place(name):
+    model = model_of(name).double()
+    pictures, visible = pictures_and_masks(model)
+    one_pass = OnePass(model, pooled=True)
+    assert not one_pass.has_mask_tokens
+    features = one_pass.features(pictures.double())
+    assert features.keys == ()  # which nobody reads
+    found = one_pass.mask_embeddings(features, visible)
+    prefix = model.tower.prefix
+    for picture, states in enumerate(features.last):
+        for mask, own in enumerate(visible[picture]):
+            seen = own if own.any() else torch.ones_like(own)  # a mask of nothing pools all
+            of_patches = [model.tower.pool(states[prefix + int(at)][None, None])[0] for at in seen.nonzero()[:, 0]]
+            expected = functional.normalize(torch.stack(of_patches).mean(dim=0), dim=0)
+            torch.testing.assert_close(found[picture, mask], expected, atol=1e-9, rtol=0)
+    tokens = OnePass(model).mask_embeddings(OnePass(model).features(pictures.double()), visible)
+    assert (tokens[:, 2] - found[:, 2]).norm(dim=-1).min() > 1e-3
+
+
+@pytest.mark.parametrize("name", TOKEN_TOWERS)
+@torch.no_grad()
 def test_mask_tokens_equal_one_long_masked_sequence(name):
     """Mask tokens stand in the prefix, which is not rotated; the tower's own layers are told what sees what."""
     model = model_of(name)

@@ -201,3 +201,15 @@ def test_pairs_grow_with_the_captions(tmp_path):
 @pytest.mark.parametrize(("count", "text"), [(0, "0 B"), (999, "999 B"), (1500, "1.5 kB"), (7 * 10**9, "7.0 GB")])
 def test_bytes_have_the_unit_that_suits_them(count, text):
     assert shown_bytes(count) == text
+
+
+@pytest.mark.parametrize(
+    ("tuned", "named", "found"), [("crops", "one-pass", 1), ("one-pass", "crops", 1), ("crops", "crops", 0)]
+)
+def test_a_clip_tuned_for_another_namer_is_said(tmp_path, tuned, named, found):
+    settings = all_stages(
+        tmp_path / "runs", "finetune.mode='ft'", f"finetune.namer='{tuned}'", f"evaluate.namer='{named}'"
+    )
+    said = [each for each in dry_run(settings, STAGE_NAMES).findings if each.where == "evaluate.namer"]
+    assert len(said) == found
+    assert all(f"is '{named}', and finetune.namer '{tuned}'" in each.text and not each.is_missing for each in said)

@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
+from safetensors.torch import save_file
 from torch import Tensor
 
+from ovseg_models.checkpoint_keys.clip import to_ovseg
 from ovseg_models.contrastive_loss import contrastive_loss
 from ovseg_models.holding_loss import similarity_holding_loss
 from ovseg_models.mask_adapted_clip import select_trainable
@@ -291,6 +293,30 @@ def test_a_kill_and_workers_change_nothing_and_two_processes_equal_one(tmp_path:
     np.testing.assert_allclose(losses[1], losses[0], rtol=1e-4)
     for name, array in read_weights(whole, "image_tower").items():
         np.testing.assert_allclose(read_weights(both, "image_tower")[name], array, atol=2e-4, err_msg=name)
+
+
+@pytest.mark.parametrize("mode", ["ft", "query"])
+def test_a_published_clip_is_tuned_further(mined: Settings, tmp_path: Path, mode: str, caplog: Any) -> None:
+    """A file in the published layout, prompts and all: one pass has no place for them, and its tower goes on."""
+    adapted = load_clip(mined.clip).mask_adapted(prompt_depth=2, prompt_seed=1)
+    with torch.no_grad():
+        adapted.clip.visual.ln_post.weight.mul_(1.5)  # as if it had been tuned
+    tensors = {**adapted.clip.state_dict(), "visual.mask_embedding": adapted.mask_prompts.detach()}
+    save_file(
+        {name: tensor.contiguous() for name, tensor in to_ovseg(tensors).items()}, tmp_path / "published.safetensors"
+    )
+    settings = one_pass_settings(tmp_path, mode=mode)
+    clip = settings.clip.model_copy(update={"pretrained": str(tmp_path / "published.safetensors")})
+    settings = settings.model_copy(update={"clip": clip})
+    for stage in ("mine", "finetune"):
+        artifact = run(stage, settings).artifact
+    assert "its mask prompts are left out" in caplog.text
+    base = load_clip(clip)
+    assert torch.equal(base.clip.visual.ln_post.weight, adapted.clip.visual.ln_post.weight)
+    tuned = load_adapted_clip(artifact, base)
+    same = torch.equal(tuned.clip.visual.proj, base.clip.visual.proj)
+    assert same == (mode == "query")
+    assert OnePass(tuned).has_mask_tokens
 
 
 def test_pairs_without_their_pictures_are_refused(mined: Settings, tmp_path: Path) -> None:
