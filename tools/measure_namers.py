@@ -48,8 +48,6 @@ ROWS = (
     Row("one pass, queries", (QUERY, QUERY_RATE, *TUNED)),
     Row("one pass, queries, held by embeddings", (QUERY, QUERY_RATE, *TUNED, BY_EMBEDDINGS)),
     Row("one pass, FT, held by similarities", (FT, *TUNED, BY_SIMILARITIES)),
-    Row("one pass at 128 px, FT, held by embeddings", (FT, *TUNED, BY_EMBEDDINGS, TWICE_THE_SIDE)),
-    Row("one pass at 128 px, queries", (QUERY, QUERY_RATE, *TUNED, TWICE_THE_SIDE)),
     Row("crops, FT then MPT"),
 )
 _MASKS, _ROUNDS = 100, 5

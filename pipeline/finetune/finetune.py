@@ -54,6 +54,7 @@ class Finetune(Step):
             del options["mpt"], options["prompt_depth"]
         if IMAGE_TOWER not in trained:
             del options["ft"]
+        if not {IMAGE_TOWER, MASK_QUERIES} & set(trained):
             options.pop("holding", None)
         if TEMPLATE_WEIGHTS not in trained:
             options.pop("psm", None)

@@ -70,6 +70,17 @@ def test_holding_is_in_no_digest_where_it_does_nothing() -> None:
     assert prints[0] == prints[1]
 
 
+@pytest.mark.parametrize("mode", ["ft", "query"])
+def test_holding_is_in_the_digest_where_it_acts(mode: str) -> None:
+    given = ["mine.dataset='drawn'", "datasets.drawn={dataset='drawn-world', split='val'}", f"finetune.mode='{mode}'"]
+    given.append("finetune.namer='one-pass'")
+    prints = []
+    for more in ([], ["finetune.holding.form='embeddings'"]):
+        node = dataflow(load_settings(None, [*given, *more])).only("adapted_clip")
+        prints.append(node.step.fingerprint(node))
+    assert prints[0] != prints[1]
+
+
 @pytest.mark.parametrize(("mode", "section"), [("ft", "ft"), ("mpt", "mpt"), ("psm", "psm"), ("ft+psm", "ft")])
 def test_too_large_a_batch_is_reported_by_the_setting_that_is_read(pairs: Artifact, mode: str, section: str) -> None:
     settings = FinetuneSettings.model_validate(
