@@ -234,6 +234,8 @@ def _build(config: Mapping[str, Any], tensors: dict[str, Tensor], seed: int, whe
         try:
             clip = built_with_text_sizes(arguments, lambda complete: model_class(**complete))
         except (TypeError, AssertionError, ValueError, ArithmeticError, RuntimeError, KeyError) as error:
+            if isinstance(error, ValueError) and str(error):
+                raise  # says what is wrong: ours of sizes beyond the weights', or open_clip's
             raise ValueError(
                 f"build_clip: open_clip refuses the configuration ({error!r}); compare it with ViT-B-16's"
             ) from error

@@ -542,5 +542,5 @@ def test_mpt_without_prompts_is_refused(tiny_clip_config):
 
 @pytest.mark.usefixtures("without_shape_checks")
 def test_an_unknown_mode_is_refused(model):
-    with pytest.raises(ValueError, match=r"mode is 'all', one of \('ft', 'mpt', 'ft\+mpt'\) is expected"):
+    with pytest.raises(ValueError, match=r"mode is 'all', one of \('ft', 'mpt', 'ft\+mpt', 'query'\) is expected"):
         select_trainable(model, "all")

@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.dry_run import crop_cost
 from pipeline.dry_run.dry_run import dry_run
 from pipeline.mine.tagger import sources
 from pipeline.mine.tagger.sources import load_tagger
@@ -25,7 +24,7 @@ def no_gpu(monkeypatch):
 def two_gpus(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    monkeypatch.setattr(crop_cost, "operations_per_second", lambda *_: 1e12)
+    monkeypatch.setattr("pipeline.dry_run.dry_run.operations_per_second", lambda *_: 1e12)
 
 
 @pytest.fixture
@@ -62,7 +61,7 @@ def test_a_gpu_that_cannot_compute_is_missing(tmp_path: Path, monkeypatch: pytes
         message = "CUDA error: CUDA driver version is insufficient\nSearch for it"
         raise RuntimeError(message)
 
-    monkeypatch.setattr(crop_cost, "operations_per_second", too_old)
+    monkeypatch.setattr("pipeline.dry_run.dry_run.operations_per_second", too_old)
     ((where, text),) = missing(all_stages(tmp_path, "compute.device='cuda:1'"))
     assert where == "compute.device"
     assert text == "'cuda:1' cannot compute (CUDA error: CUDA driver version is insufficient); choose another one"
