@@ -7,17 +7,13 @@ evaluation sees, drawn by lot among regions of at least one percent of a picture
 chosen on other seeds (`DEVELOPMENT_SEEDS`), which this tool measures too where they are asked for.
 """
 
-import argparse
-import json
-import logging
 import shutil
-import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 
 from ovseg_models.memory import Memory
 from ovseg_models.segmenter import Segmenter
@@ -31,7 +27,7 @@ from storage_schemas.artifact import Artifact
 from storage_schemas.reports import read_numbers
 from storage_schemas.scenes import ScenesAttributes
 from tools.measure_paper_tables import DATASET, ORIGINAL, SEEDS, Row, settings_of
-from tools.seed_results import append_result, read_results, with_interval, write_into
+from tools.seed_results import measure_missing, read_results, seed_options, with_interval, write_into
 
 DEVELOPMENT_SEEDS = (11, 12, 13, 14, 15)
 LEAST_SHARE = 0.01
@@ -139,27 +135,22 @@ def table(results: list[dict[str, Any]]) -> str:
 
 def main() -> None:
     """Measure what is missing, or write the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
-    parser.add_argument("--scale", type=float, default=1.0, help="share of the scenes, for a trial")
-    parser.add_argument("--write", type=Path, help="write this page, measure nothing")
-    options = parser.parse_args()
+    options = seed_options(__doc__, SEEDS).parse_args()
     results = read_results(options.out)
     if options.write:
         write_into(options.write, f"\n{table(results)}\n")
         return
-    logging.basicConfig(level=logging.WARNING)
-    torch.set_num_threads(1)
-    options.out.mkdir(parents=True, exist_ok=True)
-    done = {(line["seed"], line["row"]) for line in results}
-    for case in CASES:
-        for seed in options.seeds:
-            if (seed, case.name) not in done:
-                started = time.monotonic()
-                line = measured(case, seed, options.out, options.scale)
-                append_result(options.out, line, alike=("seed", "row"))
-                print(f"{json.dumps(line)}: {time.monotonic() - started:.0f} s", flush=True)
+    measure_missing(
+        options.out,
+        (
+            (
+                {"seed": seed, "row": case.name},
+                partial(measured, case, seed, options.out, options.scale),
+            )
+            for case in CASES
+            for seed in options.seeds
+        ),
+    )
 
 
 if __name__ == "__main__":

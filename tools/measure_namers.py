@@ -6,9 +6,6 @@ into docs/drawn_world_results.md, beside the paper's tables. Seeds, scenes and s
 `tools.measure_paper_tables`; rows that `tools.measure_recipes` has, too, are measured as there.
 """
 
-import argparse
-import json
-import logging
 import time
 from collections.abc import Callable
 from functools import partial
@@ -25,7 +22,7 @@ from tools.measure_paper_tables import ORIGINAL, SEEDS, Row, made_by, settings_o
 from tools.measure_recipes import FT, measured
 from tools.namers_page import SPEED
 from tools.paper_tables_page import page
-from tools.seed_results import append_result, read_lines, read_results
+from tools.seed_results import measure_missing, read_lines, read_results, seed_options
 
 EVALUATED = "evaluate.namer='one-pass'"
 POOLED = "evaluate.namer='pooled'"
@@ -91,31 +88,23 @@ def speeds() -> dict[str, Any]:
 
 def main() -> None:
     """Measure what is missing, or write the section."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
-    parser.add_argument("--scale", type=float, default=1.0, help="share of the scenes, for a trial")
-    parser.add_argument("--write", type=Path, help="write this page, measure nothing")
-    options = parser.parse_args()
+    options = seed_options(__doc__, SEEDS).parse_args()
     results = read_results(options.out)
     if options.write:
         names = ("drawn_world_results.jsonl", "recipe_results.jsonl", "trust_results.jsonl")
         stored = [read_lines(options.write.with_name(name)) for name in names]
         options.write.write_text(page(*stored, results), encoding="utf-8")
         return
-    logging.basicConfig(level=logging.WARNING)
-    torch.set_num_threads(1)
-    options.out.mkdir(parents=True, exist_ok=True)
-    if not any(line["row"] == SPEED for line in results):
-        append_result(options.out, speeds(), alike=("seed", "row"))
-    done = {(line["seed"], line["row"], line.get("made_by")) for line in results}
-    for row in ROWS:
-        for seed in options.seeds:
-            if (seed, row.name, made_by(row, seed, options.scale)) not in done:
-                started = time.monotonic()
-                line = measured(row, seed, options.out, options.scale)
-                append_result(options.out, line, alike=("seed", "row"))
-                print(f"{json.dumps(line)}: {time.monotonic() - started:.0f} s", flush=True)
+    wanted: list[tuple[dict[str, Any], Callable[[], dict[str, Any]]]] = [({"seed": 0, "row": SPEED}, speeds)]
+    wanted += [
+        (
+            {"seed": seed, "row": row.name, "made_by": made_by(row, seed, options.scale)},
+            partial(measured, row, seed, options.out, options.scale),
+        )
+        for row in ROWS
+        for seed in options.seeds
+    ]
+    measure_missing(options.out, wanted)
 
 
 if __name__ == "__main__":

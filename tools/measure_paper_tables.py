@@ -10,16 +10,11 @@ rate 1e-9). Per seed all else is new: the scenes to mine and to test on, prompts
 can: proposals, embeddings and pairs are made once per seed.
 """
 
-import argparse
 import functools
-import json
-import logging
-import time
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
-
-import torch
 
 from pipeline.adaptations import GROUPS
 from pipeline.dataflow import dataflow
@@ -37,7 +32,7 @@ from storage_schemas.reports import KIND as REPORTS
 from storage_schemas.reports import read_numbers
 from tools.measure_mining import tally_of
 from tools.paper_tables_page import in_short, page
-from tools.seed_results import append_result, read_lines, read_results, write_into
+from tools.seed_results import measure_missing, read_lines, read_results, seed_options, write_into
 
 ROOT = Path(__file__).parents[1]
 CONFIG, README = ROOT / "flows" / "configs" / "demo.toml", ROOT / "README.md"
@@ -192,11 +187,7 @@ def measured(row: Row, seed: int, runs: Path, scale: float) -> dict[str, Any]:
 
 def main() -> None:
     """Measure what is missing, or write the page."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
-    parser.add_argument("--scale", type=float, default=1.0, help="share of the scenes, for a trial")
-    parser.add_argument("--write", type=Path, help="write this page, measure nothing")
+    parser = seed_options(__doc__, SEEDS)
     options = parser.parse_args()
     results = read_results(options.out)
     if options.write:
@@ -209,17 +200,17 @@ def main() -> None:
         options.write.write_text(page(results, recipes, trust, namers), encoding="utf-8")
         write_into(README, f"\n{in_short(results)}\n", name="paper tables")
         return
-    logging.basicConfig(level=logging.WARNING)
-    torch.set_num_threads(1)
-    options.out.mkdir(parents=True, exist_ok=True)
-    done = {(line["seed"], line["row"], line.get("made_by")) for line in results}
-    for seed in options.seeds:
-        for row in ROWS:
-            if (seed, row.name, made_by(row, seed, options.scale)) not in done:
-                started = time.monotonic()
-                line = measured(row, seed, options.out, options.scale)
-                append_result(options.out, line, alike=("seed", "row"))
-                print(f"{json.dumps(line)}: {time.monotonic() - started:.0f} s", flush=True)
+    measure_missing(
+        options.out,
+        (
+            (
+                {"seed": seed, "row": row.name, "made_by": made_by(row, seed, options.scale)},
+                partial(measured, row, seed, options.out, options.scale),
+            )
+            for seed in options.seeds
+            for row in ROWS
+        ),
+    )
 
 
 if __name__ == "__main__":

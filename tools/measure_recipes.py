@@ -7,15 +7,10 @@ docs/drawn_world_results.md, beside the paper's tables. Seeds, scenes and settin
 early has whole rows.
 """
 
-import argparse
-import json
-import logging
-import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from pipeline.adaptations import GROUPS
 from pipeline.dataflow import dataflow
@@ -24,7 +19,7 @@ from storage_schemas.checkpoints import ADAPTED_CLIP, REPORT
 from storage_schemas.reports import read_numbers
 from tools.measure_paper_tables import DATASET, ORIGINAL, SEEDS, Row, made_by, settings_of
 from tools.paper_tables_page import page
-from tools.seed_results import append_result, read_lines, read_results
+from tools.seed_results import measure_missing, read_lines, read_results, seed_options
 
 SOURCES = {
     "mined": (),
@@ -100,12 +95,7 @@ def measured(row: Row, seed: int, runs: Path, scale: float) -> dict[str, Any]:
 
 def main() -> None:
     """Measure what is missing, or write the section."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
-    parser.add_argument("--scale", type=float, default=1.0, help="share of the scenes, for a trial")
-    parser.add_argument("--write", type=Path, help="write this page, measure nothing")
-    options = parser.parse_args()
+    options = seed_options(__doc__, SEEDS).parse_args()
     results = read_results(options.out)
     if options.write:
         others = ("drawn_world_results.jsonl", "trust_results.jsonl")
@@ -113,17 +103,17 @@ def main() -> None:
         namers = read_lines(options.write.with_name("namer_results.jsonl"))
         options.write.write_text(page(tables, results, trust, namers), encoding="utf-8")
         return
-    logging.basicConfig(level=logging.WARNING)
-    torch.set_num_threads(1)
-    options.out.mkdir(parents=True, exist_ok=True)
-    done = {(line["seed"], line["row"], line.get("made_by")) for line in results}
-    for row in rows():
-        for seed in options.seeds:
-            if (seed, row.name, made_by(row, seed, options.scale)) not in done:
-                started = time.monotonic()
-                line = measured(row, seed, options.out, options.scale)
-                append_result(options.out, line, alike=("seed", "row"))
-                print(f"{json.dumps(line)}: {time.monotonic() - started:.0f} s", flush=True)
+    measure_missing(
+        options.out,
+        (
+            (
+                {"seed": seed, "row": row.name, "made_by": made_by(row, seed, options.scale)},
+                partial(measured, row, seed, options.out, options.scale),
+            )
+            for row in rows()
+            for seed in options.seeds
+        ),
+    )
 
 
 if __name__ == "__main__":

@@ -1,8 +1,11 @@
 """Results of measurements over several seeds: kept line by line, averaged, and written into a page."""
 
+import argparse
 import json
+import logging
 import statistics
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +39,38 @@ def append_result(out: Path, line: dict[str, Any], *, alike: Sequence[str] = ())
     new = path.with_suffix(".new")
     new.write_text("".join([*kept, json.dumps(line) + "\n"]), encoding="utf-8")
     new.replace(path)  # so that a kill costs no line that was there
+
+
+def seed_options(description: str | None, seeds: Sequence[int]) -> argparse.ArgumentParser:
+    """Return a parser of what such a measurement takes: where, which seeds, how much of it, or the page to write."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--seeds", type=int, nargs="+", default=seeds)
+    parser.add_argument("--scale", type=float, default=1.0, help="share of the scenes, for a trial")
+    parser.add_argument("--write", type=Path, help="write this page, measure nothing")
+    return parser
+
+
+def measure_missing(out: Path, wanted: Iterable[tuple[dict[str, Any], Callable[[], dict[str, Any]]]]) -> None:
+    """Measure what no line is of, one after the other on one core, and append its lines.
+
+    Args:
+        out: Directory of the results.
+        wanted: What its line must hold, seed and row among it, and what measures it.
+    """
+    import torch  # pages are written without
+
+    logging.basicConfig(level=logging.WARNING)
+    torch.set_num_threads(1)
+    out.mkdir(parents=True, exist_ok=True)
+    results = read_results(out)
+    for held, measure in wanted:
+        if any(all(line.get(name) == value for name, value in held.items()) for line in results):
+            continue
+        started = time.monotonic()
+        line = measure()
+        append_result(out, line, alike=("seed", "row"))
+        print(f"{json.dumps(line)}: {time.monotonic() - started:.0f} s", flush=True)
 
 
 def _whole_lines(path: Path) -> list[str]:

@@ -17,7 +17,7 @@ from tools.recipes_page import (
     source_table,
     temperature_table,
 )
-from tools.seed_results import read_lines
+from tools.seed_results import measure_missing, read_lines, read_results
 
 
 def line(seed, row, seen, unseen):
@@ -117,3 +117,20 @@ def test_the_stored_results_are_whole_rows():
     assert measured <= named
     assert {(line["row"], line["seed"]) for line in results} == {(row, seed) for row in measured for seed in SEEDS}
     assert len(results) == len(measured) * len(SEEDS)
+
+
+def test_what_has_a_line_is_not_measured_again(tmp_path, monkeypatch):
+    monkeypatch.setattr("torch.set_num_threads", lambda _: None)
+    measured = []
+
+    def measure(seed, made_by):
+        measured.append((seed, made_by))
+        return {"seed": seed, "row": "FT", "made_by": made_by, "all": 1.0}
+
+    def wanted(*pairs):
+        return [({"seed": s, "row": "FT", "made_by": m}, lambda s=s, m=m: measure(s, m)) for s, m in pairs]
+
+    measure_missing(tmp_path, wanted((1, "a"), (2, "a")))
+    measure_missing(tmp_path, wanted((1, "a"), (2, "b"), (3, "a")))
+    assert measured == [(1, "a"), (2, "a"), (2, "b"), (3, "a")]
+    assert [(line["seed"], line["made_by"]) for line in read_results(tmp_path)] == [(1, "a"), (2, "b"), (3, "a")]
