@@ -39,13 +39,14 @@ class ParameterCounts:
     """Numbers of parameters that sizes of artifacts follow from.
 
     Attributes:
+        adaptation: What stage 3 trains, in all its phases together.
         embedding_dim: Length of the embeddings of the CLIP that names.
         proposal_dim: Length of the proposal net's embeddings.
     """
 
     proposal_net: int
     image_tower: int
-    mask_prompts: int
+    adaptation: int
     embedding_dim: int
     proposal_dim: int
 

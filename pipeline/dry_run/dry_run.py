@@ -15,13 +15,14 @@ from pipeline.dataflow import dataflow
 from pipeline.dry_run.crop_cost import CropCost, PassCost, operations_per_second
 from pipeline.dry_run.weights import Finding, clip_is_here, weights_findings
 from pipeline.errors import PipelineError
+from pipeline.finetune.finetune import units_of_phases
 from pipeline.graph import Finished, Graph, Node, ParameterCounts
 from pipeline.prepare.data_root import LayoutError
 from pipeline.settings import Settings
 from pipeline.stage_names import StageName
 from pipeline.states import ArtifactState, shown_bytes, state_of_node
 from pipeline.worker_device import chosen_device
-from storage_schemas.checkpoints import PROPOSAL_NET
+from storage_schemas.checkpoints import IMAGE_TOWER, MASK_PROMPTS, MASK_QUERIES, PROPOSAL_NET, TEXT_PROMPTS
 from storage_schemas.manifest import MANIFEST_FILE
 from storage_schemas.verification import nothing_kept
 
@@ -237,11 +238,19 @@ def parameter_counts(settings: Settings) -> ParameterCounts:
     with torch.device("meta"):
         sizes = {"pretrained": False, "embedding_dim": proposal_dim}
         net = build_proposal_net(**settings.proposal_net.architecture.arguments() | sizes)
-    of_a_layer = 0 if clip.tower is None else clip.crop.patches * clip.tower.width
+    image_tower = sum(each.numel() for each in clip.clip.visual.parameters())
+    width = 0 if clip.tower is None else clip.tower.width
+    layers = 0 if clip.tower is None else len(clip.tower.layers)
+    trained = {
+        IMAGE_TOWER: image_tower,
+        MASK_PROMPTS: settings.finetune.prompt_depth * clip.crop.patches * width,
+        MASK_QUERIES: layers * width * (width + 1),
+        TEXT_PROMPTS: settings.finetune.text.length * clip.embedding_dim,  # about: texts are as wide or narrower
+    }
     return ParameterCounts(
         proposal_net=sum(each.numel() for each in net.parameters()),
-        image_tower=sum(each.numel() for each in clip.clip.visual.parameters()),
-        mask_prompts=settings.finetune.prompt_depth * of_a_layer,
+        image_tower=image_tower,
+        adaptation=sum(trained.get(unit, 0) for unit in units_of_phases(settings.finetune.phases)),
         embedding_dim=clip.embedding_dim,
         proposal_dim=proposal_dim,
     )

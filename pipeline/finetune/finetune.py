@@ -133,7 +133,7 @@ class Finetune(Step):
     def size_bytes(self, counts: ParameterCounts, scenes: int) -> int:
         """Return what the weights and the kept checkpoints take."""
         del scenes
-        return checkpoint_bytes(counts.image_tower + counts.mask_prompts, self.settings.checkpoints.keep_last)
+        return checkpoint_bytes(counts.adaptation, self.settings.checkpoints.keep_last)
 
 
 def units_of_phases(phases: tuple[str, ...]) -> tuple[str, ...]:

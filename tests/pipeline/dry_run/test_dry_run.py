@@ -186,15 +186,22 @@ def test_official_numbers_agree_with_those_of_the_counted_work():
 def test_sizes_of_the_papers_smaller_model_follow_from_its_parameters():
     settings = load_settings(CONFIGS / "ovseg_r101c_vitb16.toml")
     nets = parameter_counts(settings)
-    assert (nets.embedding_dim, nets.mask_prompts) == (512, 3 * 196 * 768)
-    assert nets.image_tower == 86_192_640
+    assert (nets.embedding_dim, nets.image_tower) == (512, 86_192_640)
+    assert nets.adaptation == nets.image_tower + 3 * 196 * 768
     assert size_bytes(settings, "embeddings", nets, 10) == 10 * 100 * 512 * 2
     assert size_bytes(settings, "proposal_net", nets, 0) == nets.proposal_net * 40
 
 
+@pytest.mark.parametrize(("mode", "trained"), [("mpt", 3 * 196 * 768), ("query", 12 * 768 * 769), ("ft", 86_192_640)])
+def test_what_stage_3_writes_is_what_its_phases_train(mode, trained):
+    namer = ["finetune.namer='one-pass'"] if mode == "query" else []
+    settings = load_settings(CONFIGS / "ovseg_r101c_vitb16.toml", [f"finetune.mode='{mode}'", *namer])
+    assert parameter_counts(settings).adaptation == trained
+
+
 def test_pairs_grow_with_the_captions(tmp_path):
     one, five = (settings_of(tmp_path, f"mine.source='proposals-{count}'") for count in ("1-caption", "5-captions"))
-    nets = ParameterCounts(proposal_net=1, image_tower=1, embedding_dim=1, proposal_dim=1, mask_prompts=0)
+    nets = ParameterCounts(proposal_net=1, image_tower=1, embedding_dim=1, proposal_dim=1, adaptation=1)
     assert size_bytes(five, "pairs", nets, 100) == 5 * size_bytes(one, "pairs", nets, 100)
 
 
