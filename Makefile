@@ -58,23 +58,23 @@ demo-results: demo  ## Put the demo's table and picture into README.md and docs
 
 paper-tables: $(STAMP)  ## Measure the paper's tables 2 to 6 on the drawn world (half an hour or more; goes on where it stopped)
 	$(BIN)/python -m tools.measure_paper_tables --out $(or $(OUT),runs/paper-tables)
-	cp $(or $(OUT),runs/paper-tables)/results.jsonl docs/drawn_world_results.jsonl
-	$(BIN)/python -m tools.measure_paper_tables --out $(or $(OUT),runs/paper-tables) --write docs/drawn_world_results.md
+	cp $(or $(OUT),runs/paper-tables)/results.jsonl docs/results/drawn_world_results.jsonl
+	$(BIN)/python -m tools.measure_paper_tables --out $(or $(OUT),runs/paper-tables) --write docs/results/drawn_world_results.md
 
 recipe-table: $(STAMP)  ## Measure recipes of stage 3 on three sources of pairs (hours; goes on where it stopped)
 	$(BIN)/python -m tools.measure_recipes --out $(or $(OUT),runs/recipe-table)
-	cp $(or $(OUT),runs/recipe-table)/results.jsonl docs/recipe_results.jsonl
-	$(BIN)/python -m tools.measure_recipes --out $(or $(OUT),runs/recipe-table) --write docs/drawn_world_results.md
+	cp $(or $(OUT),runs/recipe-table)/results.jsonl docs/results/recipe_results.jsonl
+	$(BIN)/python -m tools.measure_recipes --out $(or $(OUT),runs/recipe-table) --write docs/results/drawn_world_results.md
 
 namer-table: $(STAMP)  ## Measure one pass beside crops on the drawn world (an hour; goes on where it stopped)
 	$(BIN)/python -m tools.measure_namers --out $(or $(OUT),runs/namer-table)
-	cp $(or $(OUT),runs/namer-table)/results.jsonl docs/namer_results.jsonl
-	$(BIN)/python -m tools.measure_namers --out $(or $(OUT),runs/namer-table) --write docs/drawn_world_results.md
+	cp $(or $(OUT),runs/namer-table)/results.jsonl docs/results/namer_results.jsonl
+	$(BIN)/python -m tools.measure_namers --out $(or $(OUT),runs/namer-table) --write docs/results/drawn_world_results.md
 
 finetune-table: $(STAMP)  ## Measure the orders of FT and MPT on the drawn world (hours; goes on where it stopped)
 	$(BIN)/python -m tools.measure_finetuning --out $(or $(OUT),runs/finetune-table)
-	$(BIN)/python -m tools.measure_finetuning --out $(or $(OUT),runs/finetune-table) --write docs/finetuning.md
-	cp $(or $(OUT),runs/finetune-table)/results.jsonl docs/finetuning_results.jsonl
+	$(BIN)/python -m tools.measure_finetuning --out $(or $(OUT),runs/finetune-table) --write docs/guides/finetuning.md
+	cp $(or $(OUT),runs/finetune-table)/results.jsonl docs/results/finetuning_results.jsonl
 
 status: $(STAMP)  ## Show what is complete, stale, missing or corrupt of CONFIG (flows/configs/demo.toml)
 	$(BIN)/ovseg status --config $(CONFIG)

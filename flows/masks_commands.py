@@ -27,7 +27,7 @@ def import_masks(
 
     With PATH and --scenes: the masks there, for these scenes. With --config: all masks that its settings use, of
     sections such as [masks.coco-train]. Masks that don't fit their picture are rows with a reason; rules say which of
-    the others are kept. docs/own_masks.md lists the formats and rules.
+    the others are kept. docs/guides/own_masks.md lists the formats and rules.
 
     Args:
         path: JSON file, or folder, of the masks.

@@ -59,7 +59,7 @@ def ovseg_flow(
     """Do all that is not done, from data sets to scores.
 
     Args:
-        settings: Of the run; docs/settings.md explains each of them.
+        settings: Of the run; docs/reference/settings.md explains each of them.
         from_stage: The stage to begin with; those before it have to be done.
         only_stage: The one stage to run.
         variant: A name for runs that share artifacts but differ in settings, such as "baseline"; shown with the run.

@@ -1,9 +1,9 @@
 """A Prefect server for a run: the one that the environment or ``ovseg ui`` names, else one for the time of the run.
 
-Prefect's own ways to start one do not suffice (docs/architecture.md says why). Ours shows the UI, does not see a Ctrl-C
-that is meant for the run, and ends with the process that started it, however that ends: it is this module as a program
-(``python -m flows.prefect_server``), which prints its address as soon as the port is its own, and ends when its
-standard input does. Whoever started it holds the other end, and a killed process lets go of it.
+Prefect's own ways to start one do not suffice (docs/internals/architecture.md says why). Ours shows the UI, does not
+see a Ctrl-C that is meant for the run, and ends with the process that started it, however that ends: it is this module
+as a program (``python -m flows.prefect_server``), which prints its address as soon as the port is its own, and ends
+when its standard input does. Whoever started it holds the other end, and a killed process lets go of it.
 
 Nothing here imports Prefect at the top: `set_prefect_environment` sets the variables that it reads when first imported.
 """

@@ -42,8 +42,8 @@ def prepare(
 ) -> None:
     """Turn a data set in its official layout into scenes, or check it.
 
-    What was prepared before is kept; the same command again does only the rest. docs/data_preparation.md shows the
-    layouts and says what becomes of odd files.
+    What was prepared before is kept; the same command again does only the rest. docs/guides/data_preparation.md shows
+    the layouts and says what becomes of odd files.
 
     Args:
         dataset: Name of the data set.

@@ -21,8 +21,8 @@ def train_proposals(run: RunArguments) -> None:
     """Train the proposal net on labelled scenes.
 
     Scenes that are missing are prepared first. A run that was stopped goes on where its newest checkpoint is, with the
-    same result. What is trained, and how, is in the section proposal_net of the settings; docs/train_proposals.md
-    explains it. torchrun starts several processes that train together.
+    same result. What is trained, and how, is in the section proposal_net of the settings;
+    docs/guides/train_proposals.md explains it. torchrun starts several processes that train together.
 
     Args:
         run: Where the settings come from.
@@ -39,7 +39,8 @@ def mine(run: RunArguments) -> None:
 
     Scenes that are missing are prepared first. Three steps are kept apart, so that no image goes through a model twice:
     other captions, noun rules, templates or thresholds redo the last step alone. What is mined, and how, is in the
-    section mine of the settings; docs/mining.md explains it, docs/using_pairs.md shows how to read the result.
+    section mine of the settings; docs/guides/mining.md explains it, docs/start/using_pairs.md shows how to read the
+    result.
 
     Args:
         run: Where the settings come from.
@@ -56,8 +57,8 @@ def finetune(run: RunArguments) -> None:
     """Adapt CLIP to masked crops: finetune its image tower (FT), train mask prompts (MPT), or both.
 
     A run that was stopped goes on where its newest checkpoint is, with the same result, in whichever phase that is.
-    What is trained after what is the setting finetune.mode; docs/finetuning.md explains it. torchrun starts several
-    processes that train together.
+    What is trained after what is the setting finetune.mode; docs/guides/finetuning.md explains it. torchrun starts
+    several processes that train together.
 
     Args:
         run: Where the settings come from.

@@ -4,7 +4,8 @@ Status, dry run, commands and the Prefect flow read this page; none of them name
 command does, such as ``make mine`` (``ovseg mine``): it makes the artifacts of its stage that are not complete, in the
 order of this page (`pipeline.stages.run`), each by its step (`Propose`, `Embed` and `PairNouns` of ``pipeline/mine``).
 
-A new stage is a module with its `Step`, and its line here. docs/architecture.md has the picture, made from this page.
+A new stage is a module with its `Step`, and its line here. docs/internals/architecture.md has the picture, made from
+this page.
 
 Two kinds are no part of it, as they are intermediate and nobody asks for them: ``text_embeddings``, whose nouns are
 known when pairs are about to be made, and ``branches``, which ablations store for their scores. Two more are made of

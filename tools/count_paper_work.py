@@ -1,7 +1,8 @@
 """Count the floating-point operations of the paper's two runs, stage by stage, from their configurations alone.
 
-Prints the table of docs/reproduce.md, as Markdown. Nets are built on torch's meta device: no weights, no download, no
-number is computed, so it takes seconds. A multiply-add counts as two operations, as in torch's own counter.
+Prints the table of docs/guides/reproduce.md, as Markdown. Nets are built on torch's meta device: no weights, no
+download, no number is computed, so it takes seconds. A multiply-add counts as two operations, as in torch's own
+counter.
 
     python -m tools.count_paper_work
 """

@@ -1,9 +1,10 @@
 """Count the memory that a GPU needs for the paper's two trainings, by parts of a batch, with and without checkpointing.
 
-Prints the table of docs/train_proposals.md, as Markdown. A whole step is run on tensors that have shapes and no numbers
-(torch's FakeTensorMode), and the bytes that are alive at a time are added up: weights, moments, gradients, activations
-and what is made in between, in the forward and in the backward pass. Attention is counted as CUDA's memory-efficient
-kernel. Not counted are CUDA itself, workspaces of its libraries, and gaps of the allocator: some GiB. It takes minutes.
+Prints the table of docs/guides/train_proposals.md, as Markdown. A whole step is run on tensors that have shapes and no
+numbers (torch's FakeTensorMode), and the bytes that are alive at a time are added up: weights, moments, gradients,
+activations and what is made in between, in the forward and in the backward pass. Attention is counted as CUDA's
+memory-efficient kernel. Not counted are CUDA itself, workspaces of its libraries, and gaps of the allocator: some GiB.
+It takes minutes.
 
     python -m tools.count_training_memory
 """

@@ -1,8 +1,8 @@
 """Measure how often the interval of an audit holds the truth, by auditors who know it, on pairs of drawn scenes.
 
 ``python -m tools.measure_audit --out DIR`` mines what is missing, lets 100 auditors look at 200 pairs of each of five
-seeds' scenes, and writes one line per seed to ``DIR/audits.jsonl``; docs/audit_results.jsonl is such a file. A pair is
-right as in `tools.measure_mining`: its mask has an IoU of at least 0.5 with the named thing.
+seeds' scenes, and writes one line per seed to ``DIR/audits.jsonl``; docs/results/audit_results.jsonl is such a file. A
+pair is right as in `tools.measure_mining`: its mask has an IoU of at least 0.5 with the named thing.
 """
 
 import argparse

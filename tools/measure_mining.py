@@ -1,4 +1,4 @@
-"""Measure the pairs of all four sources on the drawn world, where the truth is known: the table of docs/mining.md.
+"""Measure the pairs of all four sources on the drawn world, where truth is known: the table of docs/guides/mining.md.
 
 python -m tools.measure_mining --config flows/configs/demo.toml --set runs_dir=/tmp/mining
 

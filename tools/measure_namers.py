@@ -2,7 +2,7 @@
 
 ``python -m tools.measure_namers --out DIR`` (``make namer-table``) mines, finetunes and evaluates what is missing, and
 writes one line per seed and row to ``DIR/results.jsonl``; a run that was stopped goes on. ``--write PAGE`` writes them
-into docs/drawn_world_results.md, beside the paper's tables. Seeds, scenes and settings are those of
+into docs/results/drawn_world_results.md, beside the paper's tables. Seeds, scenes and settings are those of
 `tools.measure_paper_tables`; rows that `tools.measure_recipes` has, too, are measured as there.
 """
 

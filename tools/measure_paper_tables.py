@@ -3,8 +3,8 @@
 ``python -m tools.measure_paper_tables --out DIR`` mines, finetunes and evaluates what is missing, and writes one line
 per seed and row to ``DIR/results.jsonl``; a run that was stopped goes on. Each line says by a digest of settings,
 producer versions and shipped weights what made it (`made_by`); one that was made otherwise is measured again and
-replaced. ``--write PAGE`` writes the page made of it, docs/drawn_world_results.md, and the first comparisons into
-README.md.
+replaced. ``--write PAGE`` writes the page made of it, docs/results/drawn_world_results.md, and the first comparisons
+into README.md.
 All seeds share the proposal net, which is the one that the project ships (stage 1 is one training step of
 rate 1e-9). Per seed all else is new: the scenes to mine and to test on, prompts, order of pairs. Rows share what they
 can: proposals, embeddings and pairs are made once per seed.

@@ -2,7 +2,7 @@
 
 ``python -m tools.measure_recipes --out DIR`` mines, finetunes and evaluates what is missing, and writes one line per
 seed and row to ``DIR/results.jsonl``; a run that was stopped goes on. ``--write PAGE`` writes them into
-docs/drawn_world_results.md, beside the paper's tables. Seeds, scenes and settings are those of
+docs/results/drawn_world_results.md, beside the paper's tables. Seeds, scenes and settings are those of
 `tools.measure_paper_tables`. A row is measured on all seeds before the next one begins, so that a run that was stopped
 early has whole rows.
 """

@@ -1,4 +1,4 @@
-"""Measure what masks that share embeddings save in mining, and what they cost: a table of docs/mining.md.
+"""Measure what masks that share embeddings save in mining, and what they cost: a table of docs/guides/mining.md.
 
 python -m tools.measure_sharing --config flows/configs/demo.toml --set runs_dir=/tmp/mining
 

@@ -2,8 +2,8 @@
 
 ``python -m tools.measure_trust --out DIR`` mines, filters, finetunes and evaluates what is missing, and writes one line
 per seed and row to ``DIR/results.jsonl``; a run that was stopped goes on. ``--write PAGE`` writes them into
-docs/drawn_world_results.md. Seeds, scenes and settings are those of `tools.measure_paper_tables`. The sum of margins
-that pairs are ordered by was chosen on the scenes of seeds 101 to 103, and nothing is fitted.
+docs/results/drawn_world_results.md. Seeds, scenes and settings are those of `tools.measure_paper_tables`. The sum of
+margins that pairs are ordered by was chosen on the scenes of seeds 101 to 103, and nothing is fitted.
 
 The rows ``signs``, ``negatives`` and ``instances`` are about the pairs. The others finetune on a subset of a third or
 of two thirds, as often as makes the steps equal to two epochs of all pairs: the most trusted pairs, pairs drawn by
@@ -241,7 +241,7 @@ def main() -> None:
         stored = [options.write.with_name(name) for name in ("drawn_world_results.jsonl", "recipe_results.jsonl")]
         results, namers = read_results(options.out), read_lines(options.write.with_name("namer_results.jsonl"))
         options.write.write_text(page(*map(read_lines, stored), results, namers), encoding="utf-8")
-        (options.write.parent / "images" / FIGURE).write_bytes(figure(results))
+        (options.write.parents[1] / "images" / FIGURE).write_bytes(figure(results))
         return
     logging.basicConfig(level=logging.WARNING)
     torch.set_num_threads(1)

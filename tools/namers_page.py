@@ -1,4 +1,4 @@
-"""A section of docs/drawn_world_results.md: naming by one pass beside crops, on the same proposals."""
+"""A section of docs/results/drawn_world_results.md: naming by one pass beside crops, on the same proposals."""
 
 import statistics
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ _INTRODUCTION = """## One pass beside crops
 `make namer-table` measures this anew and goes on where it stopped; the numbers come from
 [namer_results.jsonl](namer_results.jsonl). Seeds, scenes, nets, proposals, pairs (mined by crops) and the ensemble are
 those of the recipes above, and so are the rows of crops; what differs is how CLIP sees a mask
-([naming in one pass](finetuning.md#tuning-for-one-pass)). The small CLIP sees a picture as 8 x 8 patches at
+([naming in one pass](../guides/finetuning.md#tuning-for-one-pass)). The small CLIP sees a picture as 8 x 8 patches at
 its own 64 px, and as 16 x 16 at 128 px, its positions resized. FT and holding are set as above, for two epochs; the
 one rate tried for queries was 1e-3. The side was chosen on scenes of another seed (11), where one pass of 8 x 8
 patches came to 26.5 untuned, 27.6 after FT and 27.3 with queries alone, one pass of 16 x 16 to 34.1 untuned, and crops

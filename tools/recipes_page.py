@@ -1,4 +1,4 @@
-"""A section of docs/drawn_world_results.md: recipes of stage 3 on mined pairs, on ground truth, and on both."""
+"""A section of docs/results/drawn_world_results.md: recipes of stage 3 on mined pairs, on ground truth, and on both."""
 
 import statistics
 from collections.abc import Mapping, Sequence
@@ -22,8 +22,8 @@ _INTRODUCTION = """## Recipes of stage 3, on three sources of pairs
 [recipe_results.jsonl](recipe_results.jsonl). Seeds, scenes, nets and settings are those of the tables above, but for
 words such as "photo" and "view", which `flows/configs/demo.toml` has mining leave out since these were measured: fewer
 pairs, so that rows of both must not be mixed. Each recipe is one setting of
-[stage 3](finetuning.md#recipes-beside-ft-and-mpt). "Ground truth" are the masks and names of the classes that stage 1
-is shown, the closed set; no pair of it names an unseen class. Five seeds each, 50 rows.
+[stage 3](../guides/finetuning.md#recipes-beside-ft-and-mpt). "Ground truth" are the masks and names of the classes that
+stage 1 is shown, the closed set; no pair of it names an unseen class. Five seeds each, 50 rows.
 
 OVSeg finds that tuning on ground truth harms unseen classes. MaskCLIP++ tunes on ground truth alone and reports the
 best results of two-stage methods, with parameters that act on similarities (PSM), and a tower that learns slowly.
@@ -38,9 +38,9 @@ Read these tables with three things in mind:
   takes on both sources.
 * **Nothing was tuned** on these scenes. Rates: FT 3e-4 and MPT 1e-2 as in the tables above; PSM 1e-2, the slow tower
   a hundredth of it; SimBaseline's 8 tokens 1e-2, where its configuration has 16 tokens and SGD
-  ([why](finetuning.md#the-neighbours-in-the-papers-table-1)); 8 hard negatives; held by embeddings at weight 1, by
-  similarities at 100 (the mean square of differences of probabilities is some hundred times smaller than a contrastive
-  loss: at MAFT's own weight of 0.1 to 1 it has no effect beside one, as a trial on seed 101 showed).
+  ([why](../guides/finetuning.md#the-neighbours-in-the-papers-table-1)); 8 hard negatives; held by embeddings at weight
+  1, by similarities at 100 (the mean square of differences of probabilities is some hundred times smaller than a
+  contrastive loss: at MAFT's own weight of 0.1 to 1 it has no effect beside one, as a trial on seed 101 showed).
 
 What these tables cannot say: whether any order holds for ViT-B/16 on photographs. The small CLIP was pretrained on
 pictures of this very world, unseen classes too, and ground truth of 30 classes in 28 steps leaves it little time to

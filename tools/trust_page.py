@@ -1,4 +1,4 @@
-"""The section of docs/drawn_world_results.md on signs of trust: precision, finetuning, negatives."""
+"""The section of docs/results/drawn_world_results.md on signs of trust: precision, finetuning, negatives."""
 
 import statistics
 from collections.abc import Sequence
@@ -103,8 +103,8 @@ def section(results: Results) -> str:
 
 `python -m tools.measure_trust` measures this anew; the numbers come from
 [trust_results.jsonl](trust_results.jsonl). Of the mined pairs, `proposals-1-caption` of the five seeds, {right} %
-are right. What the signs are: [using_pairs.md](using_pairs.md#signs-of-trust). Nothing is fitted: trust is a plain
-sum, chosen on the scenes of three other seeds.
+are right. What the signs are: [using_pairs.md](../start/using_pairs.md#signs-of-trust). Nothing is fitted: trust is a
+plain sum, chosen on the scenes of three other seeds.
 
 ### Precision against yield
 
@@ -113,7 +113,7 @@ mean over the seeds and 95 % interval.
 
 {precision_table(results)}
 
-![right ones among the pairs that are kept, by the share of the right ones](images/{FIGURE})
+![right ones among the pairs that are kept, by the share of the right ones](../images/{FIGURE})
 
 ### Finetuning on the most trusted pairs, at equal steps
 

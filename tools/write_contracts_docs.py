@@ -1,4 +1,4 @@
-"""Write docs/contracts.md, the columns of every artifact; ``--check`` only checks that it is current."""
+"""Write docs/reference/contracts.md, the columns of every artifact; ``--check`` only checks that it is current."""
 
 import argparse
 import re
@@ -27,7 +27,7 @@ from storage_schemas import (
 )
 from storage_schemas.tables import TableSchema
 
-TARGET = Path(__file__).parents[1] / "docs" / "contracts.md"
+TARGET = Path(__file__).parents[1] / "docs" / "reference" / "contracts.md"
 EXAMPLE_DIM = 512
 
 INTRODUCTION = """\
@@ -35,7 +35,7 @@ INTRODUCTION = """\
 
 Written by `make docs` from `storage_schemas`; edit those modules, not this page. Each Parquet file carries these
 descriptions too, as metadata of its columns. What every artifact has in common
-(directories, sidecars, manifests, commits) is in [architecture.md](architecture.md).
+(directories, sidecars, manifests, commits) is in [architecture.md](../internals/architecture.md).
 
 `D` is the length of an embedding of the CLIP in use (512 for ViT-B/16, 768 for ViT-L/14).
 """

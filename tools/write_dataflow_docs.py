@@ -1,4 +1,4 @@
-"""Write the picture of the dataflow into docs/architecture.md and README.md, from ``pipeline.dataflow``.
+"""Write the picture of the dataflow into docs/internals/architecture.md and README.md, from ``pipeline.dataflow``.
 
 ``python -m tools.write_dataflow_docs``; ``make docs`` runs it, and a test fails when the pages are not current.
 """
@@ -12,7 +12,7 @@ from tools.seed_results import write_into
 
 ROOT = Path(__file__).parents[1]
 CONFIG = ROOT / "flows" / "configs" / "demo.toml"
-PAGES = (ROOT / "README.md", ROOT / "docs" / "architecture.md")
+PAGES = (ROOT / "README.md", ROOT / "docs" / "internals" / "architecture.md")
 
 
 def picture() -> str:

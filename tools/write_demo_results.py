@@ -16,7 +16,7 @@ from tools.seed_results import write_into
 ROOT = Path(__file__).parents[1]
 README, RESULTS, PICTURE = (
     ROOT / "README.md",
-    ROOT / "docs" / "demo_results.json",
+    ROOT / "docs" / "results" / "demo_results.json",
     ROOT / "docs" / "images" / "demo.png",
 )
 

@@ -1,4 +1,4 @@
-"""Write docs/settings.md from the settings models; ``--check`` only checks whether it is up to date."""
+"""Write docs/reference/settings.md from the settings models; ``--check`` only checks whether it is up to date."""
 
 import argparse
 import json
@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from pipeline.settings import Settings
 from pipeline.settings.model import ANY_ITEM, all_settings, changes_result
 
-TARGET = Path(__file__).parents[1] / "docs" / "settings.md"
+TARGET = Path(__file__).parents[1] / "docs" / "reference" / "settings.md"
 
 INTRODUCTION = """\
 # Settings

@@ -3,7 +3,7 @@
 Of each stratum the share among those looked at, weighted by the stratum's pairs: the usual stratified estimate. Its
 interval is Wilson's, for as many pairs drawn from the whole as would have the same variance. Few verdicts in a stratum,
 all of them alike, would seem to have no variance: there the share is drawn a little towards that of the whole. How
-often the interval holds the truth is measured by tools/measure_audit.py; see docs/using_pairs.md.
+often the interval holds the truth is measured by tools/measure_audit.py; see docs/start/using_pairs.md.
 
 References:
     Cochran, Sampling Techniques, 1977, chapter 5; Wilson, 1927.

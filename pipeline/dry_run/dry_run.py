@@ -142,7 +142,7 @@ def _data_findings(graph: Graph) -> Iterator[Finding]:
         try:
             _ = node.artifact
         except LayoutError as error:
-            text = f"{error}; docs/data_preparation.md says where it comes from"
+            text = f"{error}; docs/guides/data_preparation.md says where it comes from"
             yield Finding(f"datasets.{node.setting}", text, is_missing=True)
     for node in graph.nodes:
         for role in node.step.labels_of:

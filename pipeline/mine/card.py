@@ -34,11 +34,11 @@ MAKER = "ovseg pairs card 5"
 _COLUMNS = ("key", "status", "noun", "caption_id", "score", "margin", "area_px", "height_px", "width_px")
 _MINED = """\
 Masked regions with the nouns that name them, mined as in OVSeg (Liang et al., CVPR 2023), section 3.2. How to read
-them: docs/using_pairs.md of the project."""
+them: docs/start/using_pairs.md of the project."""
 _UNCHECKED = " Nobody has checked the pairs by hand."
 _IMPORTED = """\
-Masked regions with the nouns that name them, imported from a COCO file. How to read them: docs/using_pairs.md of the
-project."""
+Masked regions with the nouns that name them, imported from a COCO file. How to read them: docs/start/using_pairs.md of
+the project."""
 _SHEET = (
     f"![pairs, drawn by lot, the nearest first](card/{SHEET_FILE})",
     "Each as it is stored, and what lies inside its mask; below, its noun, its share of the picture, and its score.",
@@ -338,7 +338,7 @@ def _sharing(sharing: Any) -> list[tuple[str, str]]:
     masks, embedded, above_iou = sharing["masks"], sharing["embedded"], sharing["above_iou"]
     shared = (
         f"{embedded:,} of {masks:,} ({embedded / max(1, masks):.1%}): those that overlap by an IoU above {above_iou} "
-        "share an embedding, so a noun may have got another mask of such a group; what that costs: docs/mining.md"
+        "share an embedding, so a noun may have another mask of such a group; what that costs: docs/guides/mining.md"
     )
     return [("masks embedded", shared)]
 

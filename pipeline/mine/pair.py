@@ -60,7 +60,7 @@ from storage_schemas.scenes import Scene, ScenesAttributes
 
 logger = logging.getLogger(__name__)
 
-_PAIR_BYTES = 110_000  # a crop as PNG, of a net input of 512 px, and its mask; docs/reproduce.md
+_PAIR_BYTES = 110_000  # a crop as PNG, of a net input of 512 px, and its mask; docs/guides/reproduce.md
 _PAIRS_PER_SCENE = 3.74  # of the paper, for one caption
 _JPEG_QUALITY = 95  # Pillow advises against more: files grow, and pixels hardly change
 _PNG_LEVEL = 1  # higher ones take several times as long and save a tenth on photographs

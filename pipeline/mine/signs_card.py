@@ -116,8 +116,8 @@ def _markdown(signs: Artifact, pairs: Artifact, facts: Mapping[str, Any]) -> str
     lines = [f"| {what} | {facts[name]:,} | {facts[name] / count:.1%} |" for name, what in named.items()]
     what_it_is = (
         "What stored embeddings say for and against each pair; no picture went through a model for it. The columns are "
-        "explained in docs/contracts.md of the project, and in the Parquet files. They are of the pairs with the "
-        f"manifest `{pairs.manifest().digest()}`."
+        "explained in docs/reference/contracts.md of the project, and in the Parquet files. They are of the pairs with "
+        f"the manifest `{pairs.manifest().digest()}`."
     )
     parts = [
         f"# Signs of trust: {signs.identity.name}",

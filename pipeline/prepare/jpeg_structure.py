@@ -3,7 +3,7 @@
 The walk costs about as much as hashing the file, a tenth of Pillow's cheapest decoding (``draft`` to an eighth), and
 finds what decoding finds: files that are cut, zero-filled tails, broken markers, and tables that a scan needs and that
 are absent or impossible. Pillow's ``verify()`` reads a JPEG's header alone. None finds changed bits inside the coded
-picture: libjpeg draws such a picture without complaint. ``docs/data_preparation.md`` has figures.
+picture: libjpeg draws such a picture without complaint. ``docs/guides/data_preparation.md`` has figures.
 """
 
 import re

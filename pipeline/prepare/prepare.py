@@ -42,7 +42,7 @@ OFFICIAL_SCENES = {
 }
 """Pictures of official splits, for data that is not there yet."""
 
-_SCENE_BYTES = 186_000  # of COCO; docs/reproduce.md says where measured sizes are from
+_SCENE_BYTES = 186_000  # of COCO; docs/guides/reproduce.md says where measured sizes are from
 _READERS = 2  # threads that read pictures of a shard
 _PLAN_HOLDS_S = 60.0  # after that, files are checked again before scenes are made of them
 _REPORT_MAKER = "prepare 2"

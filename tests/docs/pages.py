@@ -17,7 +17,7 @@ COMMANDS = ("ovseg", "make", "python", "pip", "torchrun")
 PAGES = tuple(
     sorted(
         path
-        for pattern in ("*.md", "docs/*.md", "pipeline/**/*.md")
+        for pattern in ("*.md", "docs/**/*.md", "pipeline/**/*.md")
         for path in ROOT.glob(pattern)
         if path.name != "CHANGELOG.md"  # it tells of commands that may be gone
     )

@@ -27,7 +27,7 @@ from tests.tiny_segmenter import picture, tiny_segmenter
 
 BLOCKS = [block for page in PAGES for block in blocks_of(page)]
 INLINE = [(page, command) for page in PAGES for command in inline_commands(page)]
-INLINE_IS_RUN = ("docs/data_preparation.md",)
+INLINE_IS_RUN = ("docs/guides/data_preparation.md",)
 
 
 def of(*languages: str, is_run: bool | None = None):
@@ -146,7 +146,7 @@ def test_settings_of_pages_parse(block):
 def test_pages_are_found_and_something_of_each_kind_is_run():
     names = {str(page.relative_to(ROOT)) for page in PAGES}
     cards = {"pipeline/drawn_world/small_clip/README.md"}
-    assert {"README.md", "CONTRIBUTING.md", "docs/architecture.md"} | cards <= names
+    assert {"README.md", "CONTRIBUTING.md", "docs/internals/architecture.md"} | cards <= names
     assert {block.language for block in BLOCKS if block.is_run} >= {"sh", "python"}
     assert any(block.page.name == "README.md" for block in BLOCKS if block.is_run)
 

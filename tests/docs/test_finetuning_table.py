@@ -1,4 +1,4 @@
-"""The measured tables of docs/finetuning.md: made of the results beside them, by the command that the page names."""
+"""The measured tables of docs/guides/finetuning.md: made of stored results, by the command that the page names."""
 
 import json
 
@@ -8,8 +8,8 @@ from tests.docs.pages import ROOT
 from tools.measure_finetuning import SCHEDULES, table, tables
 from tools.seed_results import append_result, between_marks, read_results, with_interval, write_into
 
-PAGE = ROOT / "docs" / "finetuning.md"
-RESULTS = ROOT / "docs" / "finetuning_results.jsonl"
+PAGE = ROOT / "docs" / "guides" / "finetuning.md"
+RESULTS = ROOT / "docs" / "results" / "finetuning_results.jsonl"
 
 
 def test_the_page_shows_its_results(tmp_path):

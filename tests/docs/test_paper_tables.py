@@ -1,4 +1,4 @@
-"""The tables of docs/drawn_world_results.md: what they make of results, and of the paper's numbers."""
+"""The tables of docs/results/drawn_world_results.md: what they make of results, and of the paper's numbers."""
 
 import json
 import re
@@ -144,7 +144,7 @@ def test_the_page_holds_all_that_is_made_of_the_results():
 
 
 def test_the_pages_show_their_results(tmp_path):
-    docs = ROOT / "docs"
+    docs = ROOT / "docs" / "results"
     (tmp_path / "results.jsonl").write_bytes((docs / "drawn_world_results.jsonl").read_bytes())
     results = read_results(tmp_path)
     assert {(line["seed"], line["row"]) for line in results} == {(seed, row.name) for seed in SEEDS for row in ROWS}

@@ -1,4 +1,4 @@
-"""The recipes' section of docs/drawn_world_results.md: what it makes of results, and which rows are measured."""
+"""The recipes' section of docs/results/drawn_world_results.md: what it makes of results, which rows are measured."""
 
 import pytest
 
@@ -111,7 +111,7 @@ def test_a_row_is_measured_on_all_seeds_first_and_a_stopped_run_goes_on(monkeypa
 
 
 def test_the_stored_results_are_whole_rows():
-    results = read_lines(ROOT / "docs" / "recipe_results.jsonl")
+    results = read_lines(ROOT / "docs" / "results" / "recipe_results.jsonl")
     named = {row.name for row in rows()}
     measured = {line["row"] for line in results}
     assert measured <= named

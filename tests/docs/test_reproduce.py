@@ -1,10 +1,10 @@
-"""The counted work of docs/reproduce.md is what the tool counts today."""
+"""The counted work of docs/guides/reproduce.md is what the tool counts today."""
 
 from pipeline.settings import load_settings
 from tests.docs.pages import ROOT
 from tools.count_paper_work import CONFIGS, EVALUATED_IMAGES, RUNS, table, work_of
 
-PAGE = (ROOT / "docs" / "reproduce.md").read_text(encoding="utf-8")
+PAGE = (ROOT / "docs" / "guides" / "reproduce.md").read_text(encoding="utf-8")
 
 
 def test_the_table_of_counted_work_is_current():

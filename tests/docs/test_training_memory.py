@@ -1,4 +1,4 @@
-"""The counted memory of docs/train_proposals.md is what the tool counts, and the tool counts bytes as they are."""
+"""The counted memory of docs/guides/train_proposals.md is what the tool counts; the tool counts bytes as they are."""
 
 import re
 
@@ -11,7 +11,7 @@ from tests.docs.pages import ROOT
 from tools.count_paper_work import CONFIGS, RUNS
 from tools.count_training_memory import GPU_GIB, peak_gib, stage_3
 
-PAGE = (ROOT / "docs" / "train_proposals.md").read_text(encoding="utf-8")
+PAGE = (ROOT / "docs" / "guides" / "train_proposals.md").read_text(encoding="utf-8")
 ROW = re.compile(
     r"^\| (stage [13], .+?) \| (\d+) \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \| (\d+) MiB \| (\d+) \|$", re.MULTILINE
 )

@@ -13,7 +13,7 @@ from tools.paper_tables_page import page
 from tools.seed_results import read_lines
 from tools.trust_page import FIGURE, figure, lines_of, precision_table, section, tuning_table
 
-RESULTS = read_lines(ROOT / "docs" / "trust_results.jsonl")
+RESULTS = read_lines(ROOT / "docs" / "results" / "trust_results.jsonl")
 ROWS = [*ABOUT_PAIRS, *(subset.name for subset in SUBSETS)]
 
 

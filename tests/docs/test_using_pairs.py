@@ -1,4 +1,4 @@
-"""Each snippet of docs/using_pairs.md reads pairs that were just mined; open_clip's own script trains on them."""
+"""Each snippet of docs/start/using_pairs.md reads pairs that were just mined; open_clip's own script trains on them."""
 
 import json
 import os
@@ -21,7 +21,7 @@ pytest.importorskip("datasets", reason="the environment is older than pyproject.
 duckdb = pytest.importorskip("duckdb", reason="the environment is older than pyproject.toml; run make install")
 pandas = pytest.importorskip("pandas", reason="the environment is older than pyproject.toml; run make install")
 
-BLOCKS = blocks_of(ROOT / "docs" / "using_pairs.md")
+BLOCKS = blocks_of(ROOT / "docs" / "start" / "using_pairs.md")
 TRAINING = [
     line for block in BLOCKS if block.language == "sh" for line in block.commands() if "open_clip_train" in line
 ]

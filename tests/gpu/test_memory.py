@@ -32,7 +32,7 @@ pytestmark = pytest.mark.gpu
 ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / "flows" / "configs"
 CLASSES_OF_A_PICTURE = 8
-ROWS = {  # of docs/train_proposals.md, which has what was counted without a GPU
+ROWS = {  # of docs/guides/train_proposals.md, which has what was counted without a GPU
     ("stage 1", "ovseg_r101c_vitb16"): "stage 1, R101c,",
     ("stage 1", "ovseg_swinb_vitl14"): "stage 1, Swin-B,",
     ("FT", "ovseg_r101c_vitb16"): "stage 3, FT, ViT-B-16,",
@@ -146,7 +146,7 @@ def test_the_documents_have_what_is_compared(stage, config):
 
 def documented_gib(stage, config):
     """Return what the whole batch takes without checkpointing."""
-    lines = (ROOT / "docs" / "train_proposals.md").read_text().splitlines()
+    lines = (ROOT / "docs" / "guides" / "train_proposals.md").read_text().splitlines()
     (row,) = (line for line in lines if line.startswith(f"| {ROWS[stage, config]}") and "checkpointing" not in line)
     return float(row.split("|")[3])
 

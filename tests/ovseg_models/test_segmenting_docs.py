@@ -1,4 +1,4 @@
-"""docs/segmenting.md names the settings, defaults and options that there are."""
+"""docs/start/segmenting.md names the settings, defaults and options that there are."""
 
 import inspect
 import re
@@ -10,7 +10,7 @@ from ovseg_models.prompt_templates import VILD
 from ovseg_models.segmenter import Segmenter
 from ovseg_models.segmenter_settings import SegmenterSettings
 
-PAGE = (Path(__file__).parents[2] / "docs" / "segmenting.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[2] / "docs" / "start" / "segmenting.md").read_text(encoding="utf-8")
 
 
 def test_the_table_lists_every_setting_with_its_default():

@@ -1,4 +1,4 @@
-"""What docs/data_preparation.md states, as far as the code knows it."""
+"""What docs/guides/data_preparation.md states, as far as the code knows it."""
 
 import re
 from pathlib import Path
@@ -8,7 +8,7 @@ from pipeline.data_set_options import DataSetName
 from pipeline.prepare.faults import FAULTS
 from pipeline.prepare.vocabulary import VOCABULARY_NAMES, load_vocabulary
 
-TEXT = (Path(__file__).parents[3] / "docs" / "data_preparation.md").read_text(encoding="utf-8")
+TEXT = (Path(__file__).parents[3] / "docs" / "guides" / "data_preparation.md").read_text(encoding="utf-8")
 
 
 def test_every_fault_has_its_row_and_no_other():

@@ -1,4 +1,4 @@
-"""docs/settings.md says what the models say."""
+"""docs/reference/settings.md says what the models say."""
 
 import subprocess
 import sys
@@ -23,7 +23,7 @@ def test_every_setting_is_described():
     from pipeline.settings import Settings
     from pipeline.settings.model import all_settings
 
-    page = (ROOT / "docs" / "settings.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "reference" / "settings.md").read_text(encoding="utf-8")
     for setting in all_settings(Settings):
         assert setting.field.description, setting.key
         assert setting.sections or f"| `{setting.key[-1]}` |" in page
