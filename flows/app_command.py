@@ -38,7 +38,7 @@ def app(
         Literal["crops", "one-pass", "pooled"] | None,
         tyro.conf.arg(help_behavior_hint="(default: as the segmenter says)"),
     ] = None,
-    device: str = "cpu",
+    device: str = "auto",
     allowed_hosts: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME")] = (),
     max_upload_mib: int = 20,
     memory_mib: int = 512,
@@ -58,7 +58,7 @@ def app(
         port: Port to listen on; 0 = a free one from 7860 on.
         namer: How CLIP sees masks: a crop of each, or the picture in one pass, which is many times as fast.
         allowed_hosts: Further names under which browsers reach the page, beside this machine's own and its numbers.
-        device: Where to compute: cpu, cuda, cuda:1 and so on.
+        device: Where to compute: auto (CUDA where there is one), cpu, cuda, cuda:1 and so on.
         max_upload_mib: Largest file that may be uploaded, in MiB.
         memory_mib: Memory for the photographs that were segmented last, in MiB.
 

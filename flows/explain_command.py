@@ -19,7 +19,7 @@ def index_pairs(
     *,
     model: Annotated[Path, tyro.conf.arg(metavar="DIR")],
     out: Annotated[Path, tyro.conf.arg(metavar="DIR")],
-    device: str = "cpu",
+    device: str = "auto",
 ) -> None:
     """Make the index by which 'ovseg explain' finds the mined pairs behind a label.
 
@@ -30,7 +30,7 @@ def index_pairs(
         pairs: Directory of pairs, such as runs/pairs/demo-0123456789ab.
         model: Folder of the segmenter whose labels are to be explained.
         out: Folder for the index, new.
-        device: Where to compute: cpu, cuda, cuda:1 and so on.
+        device: Where to compute: auto (CUDA where there is one), cpu, cuda, cuda:1 and so on.
 
     Raises:
         PipelineError: If the directory holds no pairs, or the folder is there.
@@ -57,7 +57,7 @@ def explain(
     pairs: Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="")] = None,
     count: int = 8,
     out: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = None,
-    device: str = "cpu",
+    device: str = "auto",
 ) -> None:
     """Say which mined pairs the mask behind a pixel's label is most like.
 
@@ -72,7 +72,7 @@ def explain(
         pairs: Directory of the pairs, where they have been moved since.
         count: How many pairs.
         out: PNG file for a sheet of their crops.
-        device: Where to compute: cpu, cuda, cuda:1 and so on.
+        device: Where to compute: auto (CUDA where there is one), cpu, cuda, cuda:1 and so on.
 
     Raises:
         PipelineError: If the index is of another CLIP or of other pairs, or the pixel lies outside.

@@ -34,7 +34,7 @@ def memory_add(
     scenes: Directory = None,
     noun: str = "",
     count: int = 5,
-    device: str = "cpu",
+    device: str = "auto",
 ) -> None:
     """Remember masks of a class, from files or from mined pairs; nothing is trained.
 
@@ -51,7 +51,7 @@ def memory_add(
         scenes: Directory of their scenes, where they are not in the same runs directory.
         noun: Noun of the pairs; by default the name of the class.
         count: How many pairs.
-        device: Where to compute: cpu, cuda, cuda:1 and so on.
+        device: Where to compute: auto (CUDA where there is one), cpu, cuda, cuda:1 and so on.
 
     Raises:
         PipelineError: If there is nothing to remember, or something doesn't fit.

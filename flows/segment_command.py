@@ -1,23 +1,17 @@
 """``ovseg segment``: photographs and class names in; label maps, pictures of them and lists of masks out."""
 
-import json
 import logging
-import os
 import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import tyro
 
 from pipeline.errors import PipelineError
 from pipeline.visible_text import visible
-
-if TYPE_CHECKING:
-    from ovseg_models.segmentation import Segmentation
 
 logger = logging.getLogger(__name__)
 
@@ -27,9 +21,6 @@ OwnNamer = Annotated[Literal["crops", "one-pass", "pooled"] | None, tyro.conf.ar
 OwnSize = Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint=_OF_THE_SEGMENTER)]
 
 _IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"})
-_RESULT_ENDINGS = (".labels.png", ".overlay.png")
-_MAX_CLASSES_IN_8_BIT = 255  # the value 255 says that nothing was found
-_MAX_CLASSES = 65_535  # likewise in 16 bit
 
 
 def segment(
@@ -46,7 +37,7 @@ def segment(
     max_side_px: OwnSize = None,
     namer: OwnNamer = None,
     memory: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint=_OF_THE_SEGMENTER)] = None,
-    device: str = "cpu",
+    device: str = "auto",
 ) -> int:
     """Segment photographs into classes that you name.
 
@@ -68,7 +59,7 @@ def segment(
         max_side_px: Upper bound of its long side.
         namer: How CLIP sees masks: a crop of each, or the picture in one pass, which is many times as fast.
         memory: File of remembered masks, which name regions beside the texts ('ovseg memory add').
-        device: Where to compute: cpu, cuda, cuda:1 and so on.
+        device: Where to compute: auto (CUDA where there is one), cpu, cuda, cuda:1 and so on.
 
     Returns:
         0, or 1 if an image failed.
@@ -111,12 +102,12 @@ def segment(
         try:
             _refuse_too_many_pixels(path)
             result = segmenter.find(path, classes, min_score=min_score) if find else segmenter.segment(path, classes)
-            _write(result, path, out / name)
+            result.save(out, name)
         except (ValueError, OSError) as error:
             failures.append(str(error))
             continue
         seconds = time.monotonic() - start_s
-        logger.info("%s: %d x %d px, %.1f s: %s", path, *result.encoded.image.size, seconds, _shares(result))
+        logger.info("%s: %d x %d px, %.1f s: %s", path, *result.encoded.image.size, seconds, result.shares_in_words())
     if failures:
         sys.stderr.write("".join(f"ovseg: {visible(str(failure))}\n" for failure in failures))
         summary = f"{len(failures)} of {len(paths)} images failed; the results of the others are"
@@ -133,7 +124,7 @@ def _class_names(classes: Sequence[str], *, has_images: bool) -> tuple[str, ...]
     Raises:
         PipelineError: Before anything is loaded.
     """
-    from ovseg_models.class_names import checked_class_names, split_class_names
+    from ovseg_models.class_names import CLASSES_MAX, checked_class_names, split_class_names
 
     for name in classes:
         path = Path(name)
@@ -146,8 +137,8 @@ def _class_names(classes: Sequence[str], *, has_images: bool) -> tuple[str, ...]
         raise PipelineError(
             f"--classes: found {list(classes)}, at least one name and no blank one is expected; name what to find"
         )
-    if len(classes) > _MAX_CLASSES:
-        raise PipelineError(f"--classes: found {len(classes)} names, a PNG can hold {_MAX_CLASSES}; name fewer")
+    if len(classes) > CLASSES_MAX:
+        raise PipelineError(f"--classes: found {len(classes)} names, a PNG can hold {CLASSES_MAX}; name fewer")
     try:
         return tuple(checked_class_names([part for name in classes for part in split_class_names(name)]))
     except ValueError as error:
@@ -181,6 +172,8 @@ def _image_files(given: Sequence[Path]) -> list[Path]:
     Raises:
         PipelineError: If there is none, or a folder holds none.
     """
+    from ovseg_models.segmentation import RESULT_ENDINGS
+
     paths: dict[Path, None] = {}
     for path in given:
         if not path.is_dir():
@@ -189,7 +182,7 @@ def _image_files(given: Sequence[Path]) -> list[Path]:
         inside = sorted(
             file
             for file in path.iterdir()
-            if file.suffix.lower() in _IMAGE_SUFFIXES and not file.name.endswith(_RESULT_ENDINGS) and file.is_file()
+            if file.suffix.lower() in _IMAGE_SUFFIXES and not file.name.endswith(RESULT_ENDINGS) and file.is_file()
         )
         if not inside:
             raise PipelineError(
@@ -214,67 +207,3 @@ def _result_names(paths: Sequence[Path]) -> list[str]:
         taken.add(unique)
         names.append(unique)
     return names
-
-
-def _write(result: "Segmentation", source: Path, stem: Path) -> None:
-    """Write the three files of an image, or none: under temporary names first, the JSON is renamed last.
-
-    Raises:
-        OSError: If the disk is full or a file cannot be replaced.
-    """
-    import numpy as np
-    from PIL import Image
-
-    from storage_schemas.rle import encode_masks
-
-    is_8_bit = len(result.class_names) <= _MAX_CLASSES_IN_8_BIT
-    dtype, nothing = (np.uint8, 255) if is_8_bit else (np.uint16, 65535)
-    labels = result.label_map.numpy()
-    label_path, overlay_path = (stem.with_name(stem.name + ending) for ending in _RESULT_ENDINGS)
-    height_px, width_px = result.encoded.size
-    counts = [one for some in result.encoded.hard_masks_at_image_size() for one in encode_masks(some.cpu().numpy())]
-    masks = [
-        asdict(row) | {"rle": {"size": [height_px, width_px], "counts": counts[row.query].decode("ascii")}}
-        for row in result.found_masks
-    ]
-    content = {
-        "image": str(source),
-        "height_px": height_px,
-        "width_px": width_px,
-        "class_names": list(result.class_names),
-        "labels": label_path.name,
-        "overlay": overlay_path.name,
-        "nothing_found": nothing,
-        "masks": masks,
-    }
-    text = json.dumps(content, indent=1, ensure_ascii=False)
-    json_path = stem.with_name(f"{stem.name}.json")
-    temporary = {
-        path: path.with_name(f".tmp-{os.getpid()}-{path.name}") for path in (label_path, overlay_path, json_path)
-    }
-    try:
-        Image.fromarray(np.where(labels < 0, nothing, labels).astype(dtype)).save(temporary[label_path], "PNG")
-        result.overlay().save(temporary[overlay_path], "PNG")
-        # A file's name that is not UTF-8 has lone surrogates, which are written as JSON's escapes.
-        temporary[json_path].write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
-    except BaseException:
-        for written in temporary.values():
-            written.unlink(missing_ok=True)
-        raise
-    try:
-        json_path.unlink(missing_ok=True)  # a kill between the renames leaves no JSON of other pictures
-        for path, written in temporary.items():
-            written.replace(path)
-    except BaseException:
-        for path in (*temporary.values(), *temporary):
-            if not path.is_dir():
-                path.unlink(missing_ok=True)
-        raise
-
-
-def _shares(result: "Segmentation") -> str:
-    """Return the classes that cover most of an image, with their shares, in words."""
-    counts = Counter(result.label_map.flatten().tolist())
-    total = sum(counts.values())
-    named = [(result.class_names[index], count) for index, count in counts.most_common(4) if index >= 0]
-    return ", ".join(f"{name} {count / total:.0%}" for name, count in named) or "nothing found"

@@ -4,6 +4,8 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 
+CLASSES_IN_8_BIT, CLASSES_MAX = 255, 65_535
+"""Most classes that a label map can number in 8 and in 16 bits; the value above them says that nothing was found."""
 _SEPARATORS = re.compile(r"[,;\n]")
 
 

@@ -120,6 +120,7 @@ class EncodedImage(Proposals):
         mask_threshold: With which hard masks are made.
         embed: Embeds masks at net size, the proposals or any others.
         seen: The picture as one pass has it, which runs it through CLIP only once for all masks; None for crops.
+        source: Path of its file; empty if it is not known.
         class_logits: Compares their embeddings with those of class names; see `MaskAdaptedClip.class_logits`.
     """
 
@@ -128,6 +129,7 @@ class EncodedImage(Proposals):
     embed: Callable[[Tensor], Regions] = field(repr=False, compare=False)
     class_logits: Callable[[Tensor, Tensor], Tensor] = field(repr=False, compare=False)
     seen: SeenPicture | None = field(default=None, repr=False, compare=False)
+    source: str = ""
 
     @cached_property
     def regions(self) -> Regions:

@@ -1,7 +1,9 @@
 """Images as callers give them, as upright 8-bit RGB, and the size at which the nets see them."""
 
+import io
+import sys
 from pathlib import Path
-from typing import Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -10,49 +12,103 @@ from PIL import Image, ImageOps
 PIXELS_MAX = 89_478_485
 """Width times height of a picture at most: where Pillow begins to warn of decompression bombs."""
 
-ImageInput: TypeAlias = str | Path | Image.Image | npt.NDArray[np.uint8]
-"""A file, a Pillow image, or an array [height width] (grey), [height width 3] (RGB) or [height width 4] (RGBA)."""
+if TYPE_CHECKING:
+    from torch import Tensor
 
+    ImageInput: TypeAlias = (
+        str | Path | bytes | BinaryIO | Image.Image | npt.NDArray[np.uint8] | npt.NDArray[np.floating] | Tensor
+    )
+    """A file, its bytes or an open one; a Pillow image; an array [height width] (grey), [height width 3] (RGB) or
+    [height width 4] (RGBA); a tensor [1 height width], [3 height width] or [4 height width]. Pixels of arrays and
+    tensors are uint8, or floating-point numbers from 0 to 1."""
+else:
+    ImageInput = Any  # planning imports this module, and no torch; `rgb_image` says what it cannot read
 
 IndexMap = TypeVar("IndexMap", bound=npt.NDArray[Any])
 
 
-def rgb_image(image: ImageInput) -> Image.Image:
+def rgb_image(image: ImageInput, where: str = "image") -> Image.Image:
     """Read an image as 8-bit RGB, turned upright.
 
     Files and Pillow images are turned as their EXIF orientation says, so the result's height and width are those that a
-    viewer shows; arrays are taken as they are. Grey and CMYK are converted, transparency is dropped (the colour that
-    lies beneath shows), 16-bit grey is divided by 256, and of an animation the first frame is taken.
+    viewer shows; arrays and tensors are taken as they are. Grey and CMYK are converted, transparency is dropped (the
+    colour that lies beneath shows), 16-bit grey is divided by 256, and of an animation the first frame is taken.
+
+    Args:
+        image: See `ImageInput`.
+        where: What the caller calls the image, for messages; files are named by their paths.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If the file is no image, is damaged or too large, or the array has another shape or type.
+        ValueError: If the file is no image, is damaged or too large, or an array has another shape, type or range.
         TypeError: If ``image`` is none of these things.
     """
     if isinstance(image, Image.Image):
-        return _to_rgb(image, "image")
-    if isinstance(image, np.ndarray):
-        is_grey, is_colour = image.ndim == 2, image.ndim == 3 and image.shape[2] in {3, 4}
-        if image.dtype != np.uint8 or 0 in image.shape or not (is_grey or is_colour):
+        return _to_rgb(image, where)
+    torch = sys.modules.get("torch")  # whoever has a tensor has imported it
+    if torch is not None and isinstance(image, torch.Tensor):
+        if image.ndim != 3 or image.shape[0] not in {1, 3, 4}:
+            batch = image.ndim == 4 and image.shape[1] in {1, 3, 4}
+            remedy = "give a batch as list(images)" if batch else "use tensor.permute(2, 0, 1) if channels come last"
             raise ValueError(
-                f"image: found an array of {image.dtype} {image.shape}; "
-                "uint8 [height width], [height width 3] or [height width 4] is expected; convert it"
+                f"{where}: found a tensor {tuple(image.shape)}; [channels height width] with 1, 3 or 4 channels is "
+                f"expected; {remedy}"
             )
-        return Image.fromarray(image).convert("RGB")
+        channels_last = image.detach().cpu().permute(1, 2, 0)
+        if channels_last.dtype in {torch.float16, torch.bfloat16}:
+            channels_last = channels_last.float()
+        array = channels_last.numpy()
+        return _of_array(array[..., 0] if array.shape[2] == 1 else array, where)
+    if isinstance(image, np.ndarray):
+        return _of_array(image, where)
+    if isinstance(image, bytes | bytearray | memoryview):
+        return _decoded(io.BytesIO(image), where, "its bytes cannot be read as an image")
     if isinstance(image, str | Path):
         path = Path(image)
         if not path.is_file():
-            raise FileNotFoundError(f"{path}: there is no such file; check the path")
-        try:
-            with Image.open(path) as opened:
-                return _to_rgb(opened, str(path))
-        except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-            raise ValueError(
-                f"{path}: cannot be read as an image ({error}); a whole JPEG, PNG or the like is expected"
-            ) from error
+            is_address = str(image).startswith(("http://", "https://"))
+            remedy = "addresses are not fetched: download it first" if is_address else "check the path"
+            raise FileNotFoundError(f"{image}: there is no such file; {remedy}")
+        return _decoded(path, str(path), "cannot be read as an image")
+    opened: Any = image
+    if isinstance(opened, io.TextIOBase):
+        raise TypeError(f"{where}: found a file that is open for text; open it with mode 'rb'")
+    if hasattr(opened, "read"):
+        named = getattr(opened, "name", None)
+        return _decoded(opened, named if isinstance(named, str) else where, "the file cannot be read as an image")
     raise TypeError(
-        f"image: found a {type(image).__name__}; a path, a Pillow image or a uint8 array is expected; convert it"
+        f"{where}: found {type(image).__name__}; a path, bytes, an open file, a Pillow image, an array or a tensor is "
+        "expected; convert it"
     )
+
+
+def _decoded(source: Any, where: str, fault: str) -> Image.Image:
+    """Read a file of any format that Pillow knows, by its path or open."""
+    try:
+        with Image.open(source) as opened:
+            return _to_rgb(opened, where)
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{where}: {fault} ({error}); a whole JPEG, PNG or the like is expected") from error
+
+
+def _of_array(array: npt.NDArray[Any], where: str) -> Image.Image:
+    """Make an image of pixels that are 0 to 255, or 0 to 1 where they are floating-point numbers."""
+    is_float = np.issubdtype(array.dtype, np.floating)
+    fits = array.ndim == 2 or (array.ndim == 3 and array.shape[2] in {3, 4})
+    if 0 in array.shape or not fits or not (array.dtype == np.uint8 or is_float):
+        raise ValueError(
+            f"{where}: found an array of {array.dtype} {array.shape}; uint8 or float [height width], [height width 3] "
+            "or [height width 4] is expected; convert it"
+        )
+    if is_float:
+        low, high = float(array.min()), float(array.max())
+        if not (low >= 0 and high <= 1):  # NaN is neither
+            raise ValueError(
+                f"{where}: found floating-point pixels from {low:g} to {high:g}, 0 to 1 is expected; undo a "
+                "normalisation, or convert pixels from 0 to 255 to uint8"
+            )
+        array = (array * 255 + 0.5).astype(np.uint8)
+    return Image.fromarray(np.ascontiguousarray(array)).convert("RGB")
 
 
 def _to_rgb(image: Image.Image, where: str) -> Image.Image:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias, overload
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from ovseg_models.class_names import checked_class_names
+from ovseg_models.devices import chosen_device
 from ovseg_models.encoding import (
     EncodedImage,
     MaskNamer,
@@ -59,6 +60,12 @@ from ovseg_models.text_classifier import TextClassifier
 from ovseg_models.word_tokenizer import WordTokenizer, split_words
 
 logger = logging.getLogger(__name__)
+
+Picture: TypeAlias = ImageInput | EncodedImage
+"""An image as callers have it, or one that both nets have seen."""
+SeveralPictures: TypeAlias = list[Any] | tuple[Any, ...]
+"""Of any of these."""
+_PICTURES_AT_ONCE = 8  # of equal size through the proposal net
 
 
 class _Named(NamedTuple):
@@ -128,18 +135,22 @@ class Segmenter:
         self._classifier = TextClassifier(clip.clip, tokenizer or clip.tokenize)
 
     @classmethod
-    def load(cls, folder: str | Path, *, device: str | torch.device = "cpu", **settings: Any) -> "Segmenter":
+    def load(cls, folder: str | Path, *, device: str | torch.device = "auto", **settings: Any) -> "Segmenter":
         """Load a segmenter from its folder, without any network.
 
         Args:
             folder: As `save` or ``ovseg import-checkpoint`` wrote it.
-            device: Where it computes.
+            device: Where it computes: ``"auto"`` is CUDA where there is one, else the CPU; or a device of torch.
             **settings: Of `SegmenterSettings`; they override those in the folder.
 
         Raises:
             FileNotFoundError: If the folder or one of its files isn't there.
-            ValueError: If what is in the folder, or a setting, doesn't fit.
+            ValueError: If what is in the folder, or a setting, doesn't fit, or there is no such device.
         """
+        try:
+            where = chosen_device(device)
+        except ValueError as error:
+            raise ValueError(f"device: {error}") from error
         parts = read_segmenter_folder(Path(folder), settings)
         if parts.proposal_net is None or parts.clip is None:
             present, absent = ("clip", "proposal net") if parts.proposal_net is None else ("proposal net", "CLIP")
@@ -155,7 +166,7 @@ class Segmenter:
             same_space=parts.same_space,
         )
         segmenter.memory = parts.memory
-        return segmenter.to(device)
+        return segmenter.to(where)
 
     def save(self, folder: str | Path) -> None:
         """Write all that `load` needs into a new folder: one JSON and safetensors; it appears when it is complete.
@@ -182,14 +193,22 @@ class Segmenter:
         """Where the segmenter computes."""
         return self.proposal_net.no_object_embedding.device
 
+    @overload
+    def segment(self, image: Picture, class_names: Sequence[str], *, return_scores: bool = False) -> Segmentation: ...
+    @overload
     def segment(
-        self, image: ImageInput | EncodedImage, class_names: Sequence[str], *, return_scores: bool = False
-    ) -> Segmentation:
+        self, image: SeveralPictures, class_names: Sequence[str], *, return_scores: bool = False
+    ) -> list[Segmentation]: ...
+    def segment(
+        self, image: Picture | SeveralPictures, class_names: Sequence[str], *, return_scores: bool = False
+    ) -> Segmentation | list[Segmentation]:
         """Give each pixel of an image one of the classes.
 
         Args:
-            image: A file, a Pillow image, a uint8 array (see `rgb_image`; EXIF orientation is applied to the first
-                two), or what `encode` returned.
+            image: A file, its bytes or an open one, a Pillow image, an array or a tensor (see `ImageInput`; EXIF
+                orientation is applied to files and Pillow images), or what `encode` returned. Of a list or tuple of
+                these a list comes back, and images of equal padded size go through the proposal net together; each
+                result is that of the image alone.
             class_names: In index order, at least one; what isn't named cannot be found.
             return_scores: Return the fused scores too; 4 bytes per class and pixel.
 
@@ -199,23 +218,26 @@ class Segmenter:
                 that is not valid UTF-8.
             TypeError: If ``class_names`` is one string or holds what is none, or the image is of another type.
         """
-        return self.classify(self._encoded(image), class_names, return_scores=return_scores)
+        names = checked_class_names(class_names)  # before the nets run
+        results = [self.classify(one, names, return_scores=return_scores) for one in self._all_encoded(image)]
+        return results if isinstance(image, list | tuple) else results[0]
 
-    def segment_batch(self, images: Sequence[ImageInput], class_names: Sequence[str]) -> list[Segmentation]:
-        """Segment several images; images of equal padded size go through the proposal net together.
+    __call__ = segment
 
-        Results are those of the images alone. Arguments and errors are those of `segment`.
-        """
-        return [self.classify(encoded, class_names) for encoded in self.encode_batch(images)]
-
+    @overload
+    def find(self, image: Picture, class_names: Sequence[str], *, min_score: float | int = 0.0) -> Segmentation: ...
+    @overload
+    def find(
+        self, image: SeveralPictures, class_names: Sequence[str], *, min_score: float | int = 0.0
+    ) -> list[Segmentation]: ...
     @torch.no_grad()
     def find(
-        self, image: ImageInput | EncodedImage, class_names: Sequence[str], *, min_score: float | int = 0.0
-    ) -> Segmentation:
+        self, image: Picture | SeveralPictures, class_names: Sequence[str], *, min_score: float | int = 0.0
+    ) -> Segmentation | list[Segmentation]:
         """Find the named things and leave the rest unlabelled (OVSeg, figure 5); see `query_mode`.
 
         Args:
-            image: As for `segment`.
+            image: As for `segment`, one or a list.
             class_names: What to find, at least one. A single name is compared with "others".
             min_score: A class whose best proposal scores less is not found.
 
@@ -224,43 +246,23 @@ class Segmenter:
             ValueError: As `segment`.
             TypeError: As `segment`.
         """
-        encoded = self._encoded(image)
         names = with_others(checked_class_names(class_names))
-        named = self._named(encoded, names)
-        scores = named.classes.scores
-        found = find_regions(scores, encoded.hard_masks(), names, encoded.size, min_score=float(min_score))
-        return _segmentation(encoded, names, named, found.label_map, found_queries=found.queries.cpu())
+        results = []
+        for encoded in self._all_encoded(image):
+            named = self._named(encoded, names)
+            scores = named.classes.scores
+            found = find_regions(scores, encoded.hard_masks(), names, encoded.size, min_score=float(min_score))
+            results.append(_segmentation(encoded, names, named, found.label_map, found_queries=found.queries.cpu()))
+        return results if isinstance(image, list | tuple) else results[0]
 
-    def encode(self, image: ImageInput) -> EncodedImage:
-        """Run both nets on an image; `classify`, `segment` and `find` take the result, with any class names."""
-        return self.encode_batch([image])[0]
-
-    @torch.no_grad()
-    def encode_batch(self, images: Sequence[ImageInput]) -> list[EncodedImage]:
-        """Run both nets on several images, in order."""
-        settings = self.settings
-        own = [rgb_image(image) for image in images]  # at their own sizes, which label maps will have
-        pictures = [self._net_pixels(image) for image in own]  # at net size, at which both nets see them
-        with autocast(self.device, settings.precision):
-            found = propose(self.proposal_net, pictures)
-        one_pass = self.namer if isinstance(self.namer, OnePass) else None
-        encoded = []
-        for image, pixels, proposals in zip(own, pictures, found, strict=True):
-            seen = None if one_pass is None else SeenPicture(one_pass, pixels)
-            encoded.append(
-                EncodedImage(
-                    **vars(proposals),
-                    image=image,
-                    mask_threshold=settings.mask_threshold,
-                    embed=partial(self._embedded, pixels, seen),  # called when regions are first asked for
-                    class_logits=self.clip.class_logits,
-                    seen=seen,
-                )
-            )
-        if settings.ensemble_weight > 0:  # else nobody may ever ask for CLIP's embeddings
-            for one in encoded:
-                _ = one.regions
-        return encoded
+    @overload
+    def encode(self, image: ImageInput) -> EncodedImage: ...
+    @overload
+    def encode(self, image: SeveralPictures) -> list[EncodedImage]: ...
+    def encode(self, image: ImageInput | SeveralPictures) -> EncodedImage | list[EncodedImage]:
+        """Run both nets on an image or a list of them; `segment` and `find` take the result, with any class names."""
+        encoded = self._all_encoded(image)
+        return encoded if isinstance(image, list | tuple) else encoded[0]
 
     @torch.no_grad()
     def classify(
@@ -307,9 +309,7 @@ class Segmenter:
         )
 
     @torch.no_grad()
-    def scores(
-        self, image: ImageInput | EncodedImage, class_names: Sequence[str]
-    ) -> Float[Tensor, "class height width"]:
+    def scores(self, image: Picture, class_names: Sequence[str]) -> Float[Tensor, "class height width"]:
         """Return the fused scores of each class and pixel, at the image's own size, on the CPU."""
         encoded = self._encoded(image)
         scores = self._named(encoded, checked_class_names(class_names)).classes.scores
@@ -356,7 +356,7 @@ class Segmenter:
     def remember(
         self,
         class_name: str,
-        image: ImageInput | EncodedImage,
+        image: Picture,
         mask: Bool[np.ndarray, "height width"] | int,
         *,
         source: str = "",
@@ -441,9 +441,39 @@ class Segmenter:
         around = {word for template in self.settings.prompt_templates for word in split_words(template)}
         return self.tokenizer.check_names([name for name in class_names if name != OTHERS], no_names=around)
 
-    def _encoded(self, image: ImageInput | EncodedImage) -> EncodedImage:
+    def _encoded(self, image: Picture) -> EncodedImage:
         """Encode an image that isn't yet."""
-        return image if isinstance(image, EncodedImage) else self.encode(image)
+        return image if isinstance(image, EncodedImage) else self._all_encoded(image)[0]
+
+    @torch.no_grad()
+    def _all_encoded(self, image: Picture | SeveralPictures) -> list[EncodedImage]:
+        """Run both nets on an image, or on those of a list that they have not seen yet."""
+        settings = self.settings
+        given: dict[str, Any] = {"image": image}
+        if isinstance(image, list | tuple):
+            given = {f"image[{place}]": one for place, one in enumerate(image)}
+        known = {where: one for where, one in given.items() if isinstance(one, EncodedImage)}
+        # At their own sizes, which label maps will have.
+        upright = {where: rgb_image(one, where) for where, one in given.items() if where not in known}
+        pictures = [self._net_pixels(one) for one in upright.values()]  # at net size, at which both nets see them
+        with autocast(self.device, settings.precision):
+            found = propose(self.proposal_net, pictures, at_once=_PICTURES_AT_ONCE)
+        one_pass = self.namer if isinstance(self.namer, OnePass) else None
+        for (where, own), pixels, proposals in zip(upright.items(), pictures, found, strict=True):
+            seen = None if one_pass is None else SeenPicture(one_pass, pixels)
+            source = given[where]
+            known[where] = EncodedImage(
+                **vars(proposals),
+                image=own,
+                mask_threshold=settings.mask_threshold,
+                embed=partial(self._embedded, pixels, seen),  # called when regions are first asked for
+                class_logits=self.clip.class_logits,
+                seen=seen,
+                source=str(source) if isinstance(source, str | Path) else "",
+            )
+            if settings.ensemble_weight > 0:  # else nobody may ever ask for CLIP's embeddings
+                _ = known[where].regions
+        return [known[where] for where in given]
 
     def _net_pixels(self, image: Image.Image) -> UInt8[Tensor, "3 height width"]:
         """Resize an image to net size."""

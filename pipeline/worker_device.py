@@ -65,21 +65,12 @@ def chosen_device(device: str, local_rank: int | None = None) -> "torch.device":
     Raises:
         PipelineError: If CUDA is asked for and there is none, or none of that number.
     """
-    import torch
+    from ovseg_models import devices
 
-    available = torch.cuda.is_available()
-    if device == "cpu" or (device == "auto" and not available):
-        return torch.device("cpu")
-    if not available:
-        raise PipelineError(f"compute.device: {device!r}, but torch sees no CUDA device; set it to 'auto' or 'cpu'")
-    chosen = torch.device("cuda" if device == "auto" else device)
-    if device in {"auto", "cuda"} and local_rank is not None:
-        chosen = torch.device("cuda", local_rank)
-    if (chosen.index or 0) >= torch.cuda.device_count():
-        found = f"{str(chosen)!r}, but torch sees {torch.cuda.device_count()} CUDA devices, from cuda:0 on"
-        remedy = "choose one of them" if local_rank is None else "start no more processes than that"
-        raise PipelineError(f"compute.device: {found}; {remedy}")
-    return chosen
+    try:
+        return devices.chosen_device(device, local_rank)
+    except ValueError as error:
+        raise PipelineError(f"compute.device: {error}") from error
 
 
 def use_deterministic_algorithms(device: "torch.device") -> None:

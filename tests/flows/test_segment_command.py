@@ -1,5 +1,6 @@
 """``ovseg segment`` writes what it says, and one bad image doesn't stop the others."""
 
+import io
 import json
 import os
 
@@ -13,7 +14,7 @@ from ovseg_models import image_input
 from ovseg_models.segmenter import Segmenter
 from pipeline.errors import PipelineError
 from pipeline.settings import PrepareSettings
-from storage_schemas.rle import decode_masks
+from storage_schemas.rle import decode_masks, encode_masks
 from tests.tiny_segmenter import CLASS_NAMES, picture, tiny_segmenter
 
 
@@ -52,6 +53,49 @@ def test_labels_overlay_and_masks_are_written(model, photos, tmp_path):
         assert np.array_equal(mask, masks[entry["query"]])
         assert entry["area_px"] == mask.sum()
         assert entry["class_name"] == CLASS_NAMES[entry["class_index"]]
+
+
+@pytest.mark.parametrize(("find", "classes"), [(False, CLASS_NAMES), (True, ["cat"]), (False, range(256))])
+def test_files_have_the_bytes_of_their_twin(model, photos, tmp_path, find, classes):
+    names = [f"cat {name}" if isinstance(name, int) else name for name in classes]
+    segment((photos / "one.png",), classes=tuple(names), model=model, out=tmp_path, find=find, device="cpu")
+    segmenter = Segmenter.load(model, device="cpu")
+    result = (segmenter.find if find else segmenter.segment)(photos / "one.png", names)
+
+    is_8_bit = len(result.class_names) <= 255
+    nothing = 255 if is_8_bit else 65535
+    labels = np.where(result.label_map < 0, nothing, result.label_map).astype(np.uint8 if is_8_bit else np.uint16)
+    masks = result.hard_masks().numpy()
+    rows = [
+        {
+            "query": row.query,
+            "class_index": row.class_index,
+            "class_name": row.class_name,
+            "score": row.score,
+            "proposal_prob": row.proposal_prob,
+            "clip_prob": row.clip_prob,
+            "area_px": row.area_px,
+            "box_xyxy": row.box_xyxy,
+            "rle": {"size": [50, 70], "counts": encode_masks(masks[row.query : row.query + 1])[0].decode()},
+        }
+        for row in result.found_masks
+    ]
+    content = {
+        "image": str(photos / "one.png"),
+        "height_px": 50,
+        "width_px": 70,
+        "class_names": list(result.class_names),
+        "labels": "one.labels.png",
+        "overlay": "one.overlay.png",
+        "nothing_found": nothing,
+        "masks": rows,
+    }
+    expected = {"one.json": (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode()}
+    for name, pixels in (("labels", Image.fromarray(labels)), ("overlay", result.overlay())):
+        pixels.save(png := io.BytesIO(), "PNG")
+        expected[f"one.{name}.png"] = png.getvalue()
+    assert rows
+    assert {path.name: path.read_bytes() for path in tmp_path.glob("one.*")} == expected
 
 
 def test_a_folder_gives_its_images(model, photos, tmp_path):

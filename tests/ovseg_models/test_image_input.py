@@ -1,7 +1,10 @@
 """Every kind of image comes out as upright 8-bit RGB."""
 
+import io
+
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -50,11 +53,61 @@ def test_arrays_are_taken_as_they_are(shape):
     assert np.array_equal(np.asarray(rgb_image(array)), expected)
 
 
-@pytest.mark.usefixtures("without_shape_checks")
-@pytest.mark.parametrize("array", [np.zeros((4, 6, 2), np.uint8), np.zeros((0, 6), np.uint8), np.zeros((3, 3))])
+@pytest.mark.parametrize("array", [np.zeros((4, 6, 2), np.uint8), np.zeros((0, 6), np.uint8), np.zeros((3, 3), int)])
 def test_other_arrays_are_refused(array):
-    with pytest.raises(ValueError, match=r"found an array of .* uint8 \[height width\]"):
-        rgb_image(array)
+    with pytest.raises(ValueError, match=r"^photo: found an array of .* uint8 or float \[height width\]"):
+        rgb_image(array, "photo")
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32, torch.float64, torch.float16])
+def test_tensors_have_their_channels_first_and_floats_from_0_to_1(channels, dtype):
+    pixels = np.random.default_rng(0).integers(0, 256, (channels, 4, 6), dtype=np.uint8)
+    tensor = torch.from_numpy(pixels)
+    tensor = tensor if dtype == torch.uint8 else (tensor.double() / 255).to(dtype).requires_grad_()
+    expected = np.repeat(pixels, 3, axis=0) if channels == 1 else pixels[:3]
+    assert np.array_equal(np.asarray(rgb_image(tensor)), expected.transpose(1, 2, 0))
+    if dtype == torch.float32:
+        as_array = tensor.detach().permute(1, 2, 0).numpy()
+        assert np.array_equal(np.asarray(rgb_image(as_array[..., 0] if channels == 1 else as_array)), rgb_image(tensor))
+
+
+@pytest.mark.parametrize(
+    ("tensor", "remedy"),
+    [
+        (torch.zeros(5, 6, 3), r"found a tensor \(5, 6, 3\).* use tensor\.permute\(2, 0, 1\)"),
+        (torch.zeros(2, 3, 4, 6), r"found a tensor \(2, 3, 4, 6\).* give a batch as list\(images\)"),
+        (torch.full((3, 4, 6), 255.0), "floating-point pixels from 255 to 255, 0 to 1 is expected.* to uint8"),
+        (torch.full((3, 4, 6), torch.nan), "floating-point pixels from nan to nan"),
+        (torch.full((3, 4, 6), -0.1), "undo a normalisation"),
+        (torch.zeros(3, 4, 6, dtype=torch.int64), "found an array of int64"),
+    ],
+)
+def test_tensors_whose_meaning_is_not_clear_are_refused(tensor, remedy):
+    with pytest.raises(ValueError, match=f"^image: .*{remedy}"):
+        rgb_image(tensor)
+
+
+def test_bytes_and_open_files_are_read_like_files(tmp_path):
+    path = tmp_path / "photo.png"
+    picture().save(path)
+    expected, content = np.asarray(picture()), path.read_bytes()
+    with path.open("rb") as opened:
+        for given in (content, bytearray(content), io.BytesIO(content), opened):
+            assert np.array_equal(np.asarray(rgb_image(given)), expected)
+        assert not opened.closed
+    with pytest.raises(ValueError, match=r"^image: its bytes cannot be read as an image"):
+        rgb_image(content[:20])
+    (tmp_path / "cut.png").write_bytes(content[:20])
+    with (tmp_path / "cut.png").open("rb") as opened, pytest.raises(ValueError, match=r"cut\.png: the file cannot be"):
+        rgb_image(opened)
+    with path.open(encoding="latin-1") as opened, pytest.raises(TypeError, match=r"^image: .* open it with mode 'rb'"):
+        rgb_image(opened)
+
+
+def test_an_address_is_not_fetched():
+    with pytest.raises(FileNotFoundError, match=r"https://example\.org/a\.jpg: .* not fetched: download it first"):
+        rgb_image("https://example.org/a.jpg")
 
 
 def test_a_missing_file_and_one_that_is_no_image_are_refused(tmp_path):
@@ -85,10 +138,10 @@ def test_floating_point_pixels_are_refused():
         rgb_image(Image.fromarray(np.zeros((2, 2), np.float32)))
 
 
-@pytest.mark.usefixtures("without_shape_checks")
-def test_anything_else_is_refused():
-    with pytest.raises(TypeError, match="found a list"):
-        rgb_image([[1, 2]])
+@pytest.mark.parametrize("given", [[[1, 2]], None, 3])
+def test_anything_else_is_refused(given):
+    with pytest.raises(TypeError, match=f"^image: found {type(given).__name__}; a path, bytes"):
+        rgb_image(given)
 
 
 @pytest.mark.parametrize(

@@ -210,7 +210,7 @@ def test_one_valid_mask_is_like_any_other():
 def test_a_batch_equals_its_images_alone_whatever_their_sizes():
     segmenter = tiny_segmenter()
     images = [picture(50, 70, 1), picture(64, 64, 2), picture(50, 70, 3), picture(48, 66, 4)]
-    for together, image in zip(segmenter.segment_batch(images, CLASS_NAMES), images, strict=True):
+    for together, image in zip(segmenter.segment(images, CLASS_NAMES), images, strict=True):
         alone = segmenter.segment(image, CLASS_NAMES)
         torch.testing.assert_close(together.query_scores, alone.query_scores, atol=1e-5, rtol=1e-4)
         assert (together.label_map == alone.label_map).float().mean() > 0.999
