@@ -15,6 +15,7 @@ import traceback
 from collections.abc import Sequence
 from typing import Any, TextIO, cast
 
+from flows.help_text import description_of, with_readable_options
 from flows.logging_setup import LEVELS, VisibleStream, configure_logging
 from flows.subcommands import SUBCOMMANDS, Subcommand
 from pipeline.visible_text import visible
@@ -28,6 +29,20 @@ usage: ovseg COMMAND [OPTIONS]
 Open-vocabulary segmentation with mask-adapted CLIP: name what you want to find in a photograph, in your own words.
 What a command has finished is kept; the same command again does only the rest.
 """
+_HEADINGS = {  # of the groups of subcommands, in this order; a group that is not here has its own name
+    "run": "whole runs",
+    "stages": "one stage at a time, in their order",
+    "segment": "segment pictures",
+    "results": "look at results",
+    "pairs": "mined pairs",
+    "masks": "masks of others",
+}
+_FIRST_STEPS = (
+    "ovseg demo",
+    "ovseg bundle --out models/demo",
+    "ovseg segment photo.png --classes sky house tree --model models/demo --out out",
+    "ovseg app --model models/demo",
+)
 _GENERAL_OPTIONS = """\
 options of every command:
   -h, --help           what the command does, its options, examples
@@ -70,8 +85,8 @@ def overview() -> str:
     """Return what ``ovseg --help`` prints: every subcommand under its heading, general options, examples."""
     width = max(len(subcommand.name) for subcommand in SUBCOMMANDS) + 4
     lines = [_INTRODUCTION]
-    for group in dict.fromkeys(subcommand.group for subcommand in SUBCOMMANDS):
-        lines.append(f"{group}:")
+    for group in dict.fromkeys([*_HEADINGS, *(subcommand.group for subcommand in SUBCOMMANDS)]):
+        lines.append(f"{_HEADINGS.get(group, group)}:")
         for subcommand in SUBCOMMANDS:
             if subcommand.group == group:
                 lines.extend(
@@ -81,8 +96,8 @@ def overview() -> str:
                 )
         lines.append("")
     lines.append(_GENERAL_OPTIONS)
-    lines.append("examples:")
-    lines.extend(f"  {subcommand.examples[0]}" for subcommand in SUBCOMMANDS)
+    lines.append("first steps ('ovseg COMMAND --help' has examples of each command):")
+    lines.extend(f"  {step}" for step in _FIRST_STEPS)
     return "\n".join(lines) + "\n"
 
 
@@ -137,10 +152,14 @@ def _call(subcommand: Subcommand, arguments: Sequence[str]) -> int:
             code: int | None = subcommand.function(*given, **options)
             return code
 
+    if {"-h", "--help"} & set(itertools.takewhile(lambda argument: argument != "--", arguments)):
+        # tyro would join the lines of a description into one that no terminal is wide enough for.
+        sys.stdout.write(f"{description_of(subcommand.function)}\n\n")
     try:
         code = tyro.cli(
-            run_visibly,
+            with_readable_options(run_visibly),
             prog=f"ovseg {subcommand.name}",
+            description="",
             args=arguments,
             config=(tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes),
         )

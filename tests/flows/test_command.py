@@ -3,6 +3,7 @@
 import inspect
 import logging
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from pipeline.errors import PipelineError, StageError
 from pipeline.settings import SettingsError
 from pipeline.stage_names import STAGE_NAMES
 from storage_schemas.errors import ArtifactError
+from tests.docs.commands import check_command
 
 ROOT = Path(__file__).parents[2]
 CONFIG = str(ROOT / "flows" / "configs" / "demo.toml")
@@ -70,13 +72,32 @@ def process(*arguments: str, **options) -> subprocess.CompletedProcess[str]:
 # Help
 
 
-def test_help_lists_every_subcommand_with_its_summary_and_an_example(capsys):
+def test_help_lists_every_subcommand_with_its_summary(capsys):
     assert command.main(["--help"]) == 0
     shown = capsys.readouterr().out
     for subcommand in SUBCOMMANDS:
         assert f"  {subcommand.name} " in shown
-        assert subcommand.examples[0] in shown
+        assert " ".join(subcommand.summary.split()) in " ".join(shown.split())
     assert all(len(line) <= 120 for line in shown.splitlines())
+
+
+def test_help_keeps_the_stages_together_and_ends_with_first_steps_that_can_be_typed(capsys, monkeypatch):
+    lines = command.overview().splitlines()
+    listed = [line.split()[0] for line in lines if re.match(r"  [a-z]", line) and not line.startswith("  ovseg")]
+    first = listed.index(STAGE_NAMES[0])
+    assert tuple(listed[first : first + len(STAGE_NAMES)]) == STAGE_NAMES
+    steps = [line.strip() for line in lines[-4:]]
+    assert [step.split()[1] for step in steps] == ["demo", "bundle", "segment", "app"]
+    for step in steps:
+        check_command(step, monkeypatch)
+
+
+@pytest.mark.parametrize("subcommand", SUBCOMMANDS, ids=lambda subcommand: subcommand.name)
+def test_help_shows_no_types_of_python(subcommand, capsys):
+    assert command.main([subcommand.name, "--help"]) == 0
+    shown = capsys.readouterr().out
+    for leftover in ("None", "(default: )", "arguments options", "run options", "STR", "False"):
+        assert leftover not in shown, f"{subcommand.name}: {leftover}"
 
 
 @pytest.mark.parametrize("arguments", [["-h"], ["help"]])
