@@ -4,6 +4,8 @@ SHELL := /bin/bash
 # The first that runs and is new enough; a name on PATH may be a shim without a Python behind it.
 PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3; do \
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$python; break; }; done)
+# torch for CPUs where no NVIDIA driver is (auto), always (cpu), or PyPI's build, which runs on both (default).
+TORCH ?= auto
 CONFIG ?= flows/configs/demo.toml
 VENV := .venv
 BIN := $(VENV)/bin
@@ -26,6 +28,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "no Python 3.11 or newer runs here; install one or set PYTHON=/path/to/python"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python tools/install_torch.py $(TORCH)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	@touch $(STAMP)
 

@@ -126,18 +126,21 @@ def _loaded(
     """
     from ovseg_models.memory import Memory
     from ovseg_models.segmenter import Segmenter
-    from pipeline.pair_index import PairIndex
 
     try:
         segmenter = Segmenter.load(model, device=device, **({} if namer is None else {"namer": namer}))
         if memory is not None and memory.exists():
             segmenter.memory = Memory.load(memory)
-        neighbours = None if index is None else PairIndex.open(index)
-        if neighbours is not None and neighbours.space != segmenter.space:
-            raise PipelineError(
-                f"--index: {index} was made by another CLIP than {model} has; make an index with this model by "
-                "'ovseg pairs index'"
-            )
+        neighbours = None
+        if index is not None:
+            from pipeline.pair_index import PairIndex  # of the extra 'pipeline'
+
+            neighbours = PairIndex.open(index)
+            if neighbours.space != segmenter.space:
+                raise PipelineError(
+                    f"--index: {index} was made by another CLIP than {model} has; make an index with this model by "
+                    "'ovseg pairs index'"
+                )
     except (ValueError, OSError, RuntimeError) as error:
         raise PipelineError(str(error)) from error
     return segmenter, neighbours

@@ -15,6 +15,7 @@ import traceback
 from collections.abc import Sequence
 from typing import Any, TextIO, cast
 
+from flows.extras import missing_extra
 from flows.help_text import description_of, with_readable_options
 from flows.logging_setup import LEVELS, VisibleStream, configure_logging
 from flows.subcommands import SUBCOMMANDS, Subcommand
@@ -166,6 +167,10 @@ def _call(subcommand: Subcommand, arguments: Sequence[str]) -> int:
     except SystemExit as leaving:
         if not leaving.code:
             sys.stdout.write("\n".join(["examples:", *(f"  {example}" for example in subcommand.examples), ""]))
+        raise
+    except ModuleNotFoundError as error:
+        if missing := missing_extra(error):
+            raise _UsageError(f"ovseg {subcommand.name}: {missing}") from error
         raise
     return code if isinstance(code, int) else 0
 

@@ -60,12 +60,13 @@ def memory_add(
         found = f"found {len(images)} images, {len(masks)} masks and {'pairs' if pairs else 'no pairs'}"
         raise PipelineError(f"memory add: {found}; --images with as many --masks are expected, or --pairs")
     from ovseg_models.segmenter import Segmenter
-    from storage_schemas.artifact import Artifact
 
     try:
         segmenter = Segmenter.load(model, device=device)
         segmenter.memory = _read(memory) if memory.exists() else None
         if pairs is not None:
+            from storage_schemas.artifact import Artifact
+
             given = None if scenes is None else Artifact.open(scenes)
             of_pairs = masks_of_pairs(Artifact.open(pairs, kind="pairs"), noun or name, count, given)
             keys = [segmenter.remember(name, picture, mask, source=pair) for pair, picture, mask in of_pairs]

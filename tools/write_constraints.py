@@ -66,7 +66,7 @@ def main() -> int:
         try:
             versions |= closure([requirement])
         except PackageNotFoundError as error:
-            if extra in {"", "app", "dev"}:
+            if extra in {"", "pipeline", "app", "dev"}:
                 print(f"{error.name}: is not installed; run 'make install' first", file=sys.stderr)
                 return 1
             print(f"{error.name} of extra '{extra}' is not installed and gets no version", file=sys.stderr)
