@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
 from pipeline.graph import Node, ParameterCounts, Step
-from pipeline.mine.regions import EXPECTED, RegionSource, net_size, regions_of
+from pipeline.mine.regions import EXPECTED, RegionSource, left_out_identity, net_size, regions_of
 from pipeline.mine.scene_nouns import check_scenes
 from pipeline.ordered_threads import in_threads
 from pipeline.settings import (
@@ -61,7 +61,8 @@ class Embed(Step):
         options = result_settings(self.mining.embed)
         if self.mining.embed.namer == "crops":  # the size of one pass may be inherited all the same
             options = {name: value for name, value in options.items() if name not in ONE_PASS_SIZES}
-        return {"options": options, "size": net_size(self.mining)._asdict()}
+        left_out = left_out_identity(node, self.mining)
+        return {"options": options, "size": net_size(self.mining)._asdict(), **left_out}
 
     def job(self, node: Node) -> "EmbedJob":
         """Return what makes a shard."""

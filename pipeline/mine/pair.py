@@ -28,6 +28,7 @@ from pipeline.mine.regions import (
     NetSize,
     RegionSource,
     SceneRegions,
+    left_out_identity,
     net_picture,
     net_size,
     regions_of,
@@ -96,6 +97,7 @@ class PairNouns(Step):
             "options": result_settings(self.mining.pair),
             "nouns": noun_identity(self.mining),
             "size": net_size(self.mining)._asdict(),
+            **left_out_identity(node, self.mining),
         }
 
     def attributes(self, node: Node) -> Mapping[str, Json]:

@@ -15,10 +15,11 @@ from PIL import Image
 from ovseg_models.image_input import nearest_resized, resize_image, resized_size
 from pipeline.errors import StageError
 from pipeline.graph import Node
-from pipeline.settings import MineSettings
+from pipeline.settings import MineSettings, SettingsError
 from pipeline.stored_pictures import upright_labels, upright_picture
 from storage_schemas.artifact import Artifact
 from storage_schemas.columns import OK
+from storage_schemas.digests import Json
 from storage_schemas.proposals import SceneProposals, read_proposals
 from storage_schemas.rle import areas_px, boxes_xyxy, encode_masks
 from storage_schemas.scenes import Scene, ScenesAttributes, SceneShard
@@ -121,16 +122,23 @@ class SceneRegions:
         )
 
     @classmethod
-    def of_labels(cls, scene: Scene, ignore_label: int, size: NetSize) -> "SceneRegions":
-        """Return the classes of a scene's label map as regions, all places of a class together."""
+    def of_labels(
+        cls, scene: Scene, ignore_label: int, size: NetSize, *, left_out: frozenset[int] = frozenset()
+    ) -> "SceneRegions":
+        """Return the classes of a scene's label map as regions, all places of a class together.
+
+        Args:
+            left_out: Classes that are no regions.
+        """
         if scene.status != OK:
             return cls.none(scene.status, scene.reason)
         if scene.label_png is None:
             return cls.none(NO_LABEL, "the scene has no label map")
         label_map = net_label_map(scene, scene.label_png, size)
-        classes = [value for value in np.unique(label_map).tolist() if value != ignore_label]
+        classes = [value for value in np.unique(label_map).tolist() if value not in {ignore_label, *left_out}]
         if not classes:
-            return cls.none(NO_CLASS, f"the label map holds nothing but the ignore label {ignore_label}")
+            others = " and classes that are left out" if left_out else ""
+            return cls.none(NO_CLASS, f"the label map holds nothing but the ignore label {ignore_label}{others}")
         height, width = label_map.shape
         counts = encode_masks(np.stack([label_map == value for value in classes]))
         return cls(
@@ -205,16 +213,20 @@ class LabelRegions:
     Attributes:
         scenes: The scenes, finished.
         size: At which size the regions are expected.
+        left_out_classes: Names of classes that are no regions.
     """
 
     scenes: Artifact
     size: NetSize
+    left_out_classes: tuple[str, ...] = ()
 
     def read(self, unit: str) -> Iterator[SceneAndRegions]:
         """Read the scenes of a shard with the classes of their label maps."""
-        ignore_label = ScenesAttributes.of(self.scenes).ignore_label
+        labels = ScenesAttributes.of(self.scenes)
+        left_out = frozenset(labels.class_names.index(name) for name in self.left_out_classes)
         for scene in SceneShard(self.scenes, unit).scenes():
-            yield SceneAndRegions(scene, SceneRegions.of_labels(scene, ignore_label, self.size))
+            regions = SceneRegions.of_labels(scene, labels.ignore_label, self.size, left_out=left_out)
+            yield SceneAndRegions(scene, regions)
 
 
 def net_size(settings: MineSettings) -> NetSize:
@@ -227,4 +239,19 @@ def regions_of(node: Node, settings: MineSettings) -> RegionSource:
     scenes, size = node["scenes"].artifact, net_size(settings)
     if "proposals" in node:
         return ProposalRegions(scenes, node["proposals"].artifact, size)
-    return LabelRegions(scenes, size)
+    return LabelRegions(scenes, size, settings.left_out_classes)
+
+
+def left_out_identity(node: Node, settings: MineSettings) -> dict[str, Json]:
+    """Return what classes whose masks are left out add to a fingerprint; nothing where there are none.
+
+    Raises:
+        SettingsError: If one is no class of the scenes.
+    """
+    if not settings.left_out_classes or not settings.uses_ground_truth_masks:
+        return {}
+    known = ScenesAttributes.of(node["scenes"].artifact).class_names
+    if unknown := [name for name in settings.left_out_classes if name not in known]:
+        message = f"mine.left_out_classes: {unknown} are none of the {len(known)} classes of the scenes"
+        raise SettingsError([f"{message}; correct the names"])
+    return {"left_out_classes": sorted(set(settings.left_out_classes))}

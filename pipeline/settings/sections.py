@@ -689,6 +689,12 @@ class MineSettings(SettingsModel):
         description="Table 2 of the paper: ground-truth masks with their classes or with the nouns of one caption, or "
         "proposals with the nouns of one caption (the one with the lowest id) or of five.",
     )
+    left_out_classes: ListOf[str] = Field(
+        default=(),
+        description="Classes whose ground-truth masks are no regions, for the sources 'masks-...'. The paper's masks "
+        "are of the classes that its proposal net learned: give those of proposal_net.held_out_classes.",
+        json_schema_extra=LATER_SETTING,
+    )
     proposals: Literal["net", "imported"] = Field(
         default="net",
         description="Where proposals come from: the proposal net, or 'imported' = the masks of others that the section "

@@ -184,6 +184,22 @@ def test_ground_truth_masks_need_no_proposal_net(tmp_path, forward_passes):
     assert all(row["caption_id"] is not None for row in pair_rows(nouns.artifact))
 
 
+def test_masks_of_left_out_classes_are_no_regions(tmp_path):
+    source = "mine.source=masks-classes"
+    whole = run("mine", mining_settings(tmp_path, source)).artifact
+    rows = [row for row in pair_rows(whole) if row["status"] == "ok"]
+    left_out = sorted({row["noun"] for row in rows})[::2]
+    names = f"mine.left_out_classes={left_out}"
+    kept = pair_rows(run("mine", mining_settings(tmp_path, source, names)).artifact)
+    assert [(row["key"], row["noun"]) for row in kept if row["status"] == "ok"] == [
+        (row["key"], row["noun"]) for row in rows if row["noun"] not in left_out
+    ]
+    proposed = run("mine", with_net(mining_settings(tmp_path))).artifact.directory
+    assert run("mine", mining_settings(tmp_path, names)).artifact.directory == proposed
+    with pytest.raises(SettingsError, match=r"mine.left_out_classes: \['zeppelin'\] are none of the 54 classes"):
+        run("mine", mining_settings(tmp_path, source, "mine.left_out_classes=['zeppelin']"))
+
+
 def poisoned(root: Path) -> None:
     """Make a folder of seven pictures of which two are fine."""
     make_folder(root, images=7)

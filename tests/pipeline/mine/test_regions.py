@@ -58,6 +58,15 @@ def test_regions_of_labels_are_their_classes_at_the_nets_size():
     assert regions.boxes_xyxy.tolist() == [[40, 8, 48, 24], [0, 0, 16, 32]]
 
 
+def test_classes_that_are_left_out_are_no_regions():
+    label = np.full((16, 32), 7, np.uint8)
+    label[4:12, 20:24] = 3
+    assert SceneRegions.of_labels(scene(label), 255, SIZE, left_out=frozenset({7})).indices.tolist() == [3]
+    nothing = SceneRegions.of_labels(scene(label), 255, SIZE, left_out=frozenset({3, 7}))
+    assert nothing.status == "no_class"
+    assert "left out" in nothing.reason
+
+
 def test_why_a_scene_has_no_regions():
     unlabelled = SceneRegions.of_labels(scene(None), 255, SIZE)
     ignored = SceneRegions.of_labels(scene(np.full((4, 4), 255, np.uint8)), 255, SIZE)
