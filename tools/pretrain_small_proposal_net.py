@@ -29,7 +29,15 @@ from pipeline.train_proposals.validation import MASK_THRESHOLD
 from pipeline.trained_nets import load_proposal_net
 from storage_schemas.artifact import Artifact
 
-LATER_STEPS = (2500,)
+MORE_STEPS = 2500
+NAMING = (
+    "proposal_net.training.steps=4000",
+    "proposal_net.training.learning_rate=6e-4",
+    "proposal_net.training.loss.class_weight=2.0",
+    "proposal_net.training.loss.unlabelled_pixels=left_out",
+    "proposal_net.architecture.backbone.frozen_batch_norm=true",
+)
+"""Of the last phase, which learns names, and no longer that unlabelled regions are background."""
 
 
 def halved(net: ProposalNet) -> dict[str, torch.Tensor]:
@@ -84,13 +92,19 @@ def figures(net: ProposalNet, *, split: str, scenes: int) -> dict[str, dict[str,
 
 
 def trained(runs: Path) -> Artifact:
-    """Train from random weights, then again from what came of that, with the learning rate falling anew each time."""
-    artifact = run("train-proposals", load_settings(PRETRAINING, [f"runs_dir={runs}"])).artifact
-    for steps in LATER_STEPS:
-        start = artifact.directory / "weights.safetensors"
-        later = [f"proposal_net.initial_weights={start}", f"proposal_net.training.steps={steps}"]
-        artifact = run("train-proposals", load_settings(PRETRAINING, [f"runs_dir={runs}", *later])).artifact
-    return artifact
+    """Train from random weights in three phases, with the learning rate falling anew each time.
+
+    The first two learn masks above all, with batch norms and a small class weight; the third starts from the half
+    precision of these.
+    """
+    masks = run("train-proposals", load_settings(PRETRAINING, [f"runs_dir={runs}"])).artifact
+    start = masks.directory / "weights.safetensors"
+    later = [f"proposal_net.initial_weights={start}", f"proposal_net.training.steps={MORE_STEPS}"]
+    masks = run("train-proposals", load_settings(PRETRAINING, [f"runs_dir={runs}", *later])).artifact
+    start = runs / "masks.safetensors"
+    safetensors.torch.save_file(halved(load_proposal_net(masks)), start)
+    later = [f"proposal_net.initial_weights={start}", *NAMING]
+    return run("train-proposals", load_settings(PRETRAINING, [f"runs_dir={runs}", *later])).artifact
 
 
 def main() -> None:

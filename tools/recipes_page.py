@@ -4,7 +4,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tools.seed_results import half_width, with_interval
+from tools.seed_results import earlier_net, half_width, with_interval
 
 Results = Sequence[dict[str, Any]]
 GROUPS = ("all", "seen", "unseen")
@@ -220,6 +220,7 @@ def section(results: Results) -> str:
     )
     return f"""
 {_INTRODUCTION}
+{earlier_net(results)}
 ### What gives most, and what these seeds cannot tell
 
 {findings}

@@ -9,7 +9,11 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import filelock
 from scipy import stats
+
+from pipeline.drawn_world.small_proposal_net import WEIGHTS_FILE
+from storage_schemas.digests import sha256_of_file
 
 
 def read_results(out: Path) -> list[dict[str, Any]]:
@@ -31,14 +35,37 @@ def append_result(out: Path, line: dict[str, Any], *, alike: Sequence[str] = ())
         alike: Names of fields; older lines that agree with this one in all of them make way for it.
     """
     path = out / "results.jsonl"
-    kept = [
-        old
-        for old in _whole_lines(path)
-        if not (alike and all(json.loads(old).get(name) == line[name] for name in alike))
-    ]
-    new = path.with_suffix(".new")
-    new.write_text("".join([*kept, json.dumps(line) + "\n"]), encoding="utf-8")
-    new.replace(path)  # so that a kill costs no line that was there
+    with filelock.FileLock(path.with_suffix(".lock")):  # several processes may measure, each seeds of its own
+        kept = [
+            old
+            for old in _whole_lines(path)
+            if not (alike and all(json.loads(old).get(name) == line[name] for name in alike))
+        ]
+        new = path.with_suffix(".new")
+        new.write_text("".join([*kept, json.dumps(line) + "\n"]), encoding="utf-8")
+        new.replace(path)  # so that a kill costs no line that was there
+
+
+FIRST_NET = "2ccfca1544f9"
+"""Beginning of the sha256 of the small proposal net that made results which do not say by which net they are."""
+
+
+def earlier_net(results: Sequence[dict[str, Any]]) -> str:
+    """Return a paragraph on results of a small proposal net that the project no longer ships; empty if there are none.
+
+    Args:
+        results: Lines; ``proposal_net`` is the beginning of the sha256 of their net.
+    """
+    shipped = sha256_of_file(WEIGHTS_FILE)
+    nets = sorted({line.get("proposal_net", FIRST_NET) for line in results})
+    earlier = ", ".join(f"`{net}`" for net in nets if not shipped.startswith(net))
+    if not earlier:
+        return ""
+    return (
+        f"**Measured with a small proposal net that the project no longer ships** (sha256 {earlier}...; the present "
+        f"one is `{shipped[:12]}`), whose masks of unseen classes are worse. Rows of this section compare with one "
+        "another, not with those of other sections.\n"
+    )
 
 
 def seed_options(description: str | None, seeds: Sequence[int]) -> argparse.ArgumentParser:

@@ -6,7 +6,7 @@ from typing import Any
 
 from pipeline.charts import share_curves
 from tools.recipes_page import marked
-from tools.seed_results import with_interval
+from tools.seed_results import earlier_net, with_interval
 
 Results = Sequence[dict[str, Any]]
 
@@ -106,6 +106,7 @@ def section(results: Results) -> str:
 are right. What the signs are: [using_pairs.md](../start/using_pairs.md#signs-of-trust). Nothing is fitted: trust is a
 plain sum, chosen on the scenes of three other seeds.
 
+{earlier_net(results)}
 ### Precision against yield
 
 Right ones among the pairs that are kept, in percent, when the share of all right pairs that the head says is kept;

@@ -1,12 +1,23 @@
 """The measured tables of docs/guides/finetuning.md: made of stored results, by the command that the page names."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
+from hashlib import sha256
 
 import pytest
 
 from tests.docs.pages import ROOT
+from tools import seed_results
 from tools.measure_finetuning import SCHEDULES, table, tables
-from tools.seed_results import append_result, between_marks, read_results, with_interval, write_into
+from tools.seed_results import (
+    FIRST_NET,
+    append_result,
+    between_marks,
+    earlier_net,
+    read_results,
+    with_interval,
+    write_into,
+)
 
 PAGE = ROOT / "docs" / "guides" / "finetuning.md"
 RESULTS = ROOT / "docs" / "results" / "finetuning_results.jsonl"
@@ -87,3 +98,19 @@ def test_a_page_without_marks_is_reported(tmp_path):
     (tmp_path / "page.md").write_text("<!-- table -->\n")
     with pytest.raises(ValueError, match="has no marks '<!-- table -->' and '<!-- end of table -->'; add them"):
         write_into(tmp_path / "page.md", "new")
+
+
+def test_results_of_a_net_that_is_no_longer_shipped_are_said_to_be(monkeypatch, tmp_path):
+    shipped = tmp_path / "net.safetensors"
+    shipped.write_bytes(b"weights")
+    monkeypatch.setattr(seed_results, "WEIGHTS_FILE", shipped)
+    present = {"seed": 1, "proposal_net": sha256(b"weights").hexdigest()[:12]}
+    assert earlier_net([present]) == earlier_net([]) == ""
+    assert f"`{FIRST_NET}`" in earlier_net([present, {"seed": 2}])
+    assert "`0123`" in earlier_net([{"seed": 3, "proposal_net": "0123"}])
+
+
+def test_two_processes_append_to_the_same_results(tmp_path):
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda seed: append_result(tmp_path, {"seed": seed}), range(20)))
+    assert sorted(line["seed"] for line in read_results(tmp_path)) == list(range(20))
