@@ -32,6 +32,8 @@ _TILE_LOGITS = _TILE_PX // MASK_STRIDE_PX
 _WINDOW = _TILE_LOGITS + 2  # bilinear interpolation reads one logit beyond the tile on each side
 _LINES = _TILE_PX + 1
 _ROUNDING = 1e-4  # far above what the sums of some hundred products are rounded by
+_FEW_CLASSES = 4  # that are left in a tile cost less than to look for fewer
+_TIGHTENED_ON = ("cpu",)  # a GPU has the sums of more classes sooner than it has waited for the tighter bounds
 _MASK_PIXELS_AT_ONCE = 1 << 16
 _CPU_WORK_BYTES = 4 * 2**20  # more leaves the cache, and its pages come new from the system each time
 _GPU_WORK_BYTES = 2 * 2**30  # few and large steps, so that a GPU is not idle between them
@@ -326,9 +328,25 @@ def _windows_and_classes(
     windows = padded.unfold(1, _WINDOW, _TILE_LOGITS).unfold(2, _WINDOW, _TILE_LOGITS).permute(1, 2, 0, 3, 4)
     greatest = functional.max_pool2d(padded, _WINDOW, _TILE_LOGITS).sigmoid().flatten(1)
     least = functional.max_pool2d(-padded, _WINDOW, _TILE_LOGITS).neg_().sigmoid_().flatten(1)
-    # A comparison that is false for NaN leaves such classes in, as the plain form does.
-    surely = (least.T @ scores.float()).amax(dim=1, keepdim=True)
-    return windows, ~(greatest.T @ scores.float() < surely * (1 - _ROUNDING))
+    of_scores = scores.float()
+    highest = greatest.T @ of_scores
+    surely, leaders = (least.T @ of_scores).max(dim=1)  # the class that is surely highest somewhere, and how high
+    # Comparisons that are false for NaN leave such classes in, as the plain form does.
+    kept = ~(highest < surely[:, None] * (1 - _ROUNDING))
+    if scores.device.type not in _TIGHTENED_ON:
+        return windows, kept
+    # Where scores are flat, these bounds leave many: masks that raise one class raise its rivals as well. What a class
+    # has more than the leader of its tile is bounded better: each mask counts with its greatest value where the class
+    # has the higher score, with its least where the leader has. Tiles with the same leader go together.
+    crowded = (kept.sum(dim=1) > _FEW_CLASSES).nonzero()[:, 0]
+    crowded = crowded[leaders[crowded].argsort(stable=True)]
+    of_tiles, tile_counts = leaders[crowded].unique_consecutive(return_counts=True)
+    for leader, tiles in zip(of_tiles.tolist(), crowded.split(tile_counts.tolist()), strict=False):
+        more = of_scores - of_scores[:, leader, None]
+        at_most = greatest[:, tiles].T @ more.clamp(min=0) - least[:, tiles].T @ more.neg().clamp_(min=0)
+        # The margin is of the sums themselves: a difference of two of them is not known better.
+        kept[tiles] &= ~(at_most < -_ROUNDING * highest[tiles, leader, None])
+    return windows, kept
 
 
 class _TileLines(NamedTuple):

@@ -56,6 +56,7 @@ from ovseg_models.segmenter_folder import (
     write_segmenter_folder,
 )
 from ovseg_models.segmenter_settings import SegmenterSettings
+from ovseg_models.text_cache import user_cache
 from ovseg_models.text_classifier import TextClassifier
 from ovseg_models.word_tokenizer import WordTokenizer, split_words
 
@@ -132,7 +133,7 @@ class Segmenter:
         self._warnings: set[str] = set()
         self._memory: Memory | None = None
         self._own_space: str | None = None
-        self._classifier = TextClassifier(clip.clip, tokenizer or clip.tokenize)
+        self._classifier = TextClassifier(clip.clip, tokenizer or clip.tokenize, cache=user_cache())
 
     @classmethod
     def load(cls, folder: str | Path, *, device: str | torch.device = "auto", **settings: Any) -> "Segmenter":

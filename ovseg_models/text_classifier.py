@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from ovseg_models.mask_adapted_clip import OpenClip
 from ovseg_models.precision import full_precision
+from ovseg_models.text_cache import TextCache, space_of, tower_structure
 from ovseg_models.tokenizers import Tokenize
 from ovseg_models.weights import text_tower_weights, weights_digest
 
@@ -20,7 +21,7 @@ _ROOT = -1
 
 
 class TextClassifier:
-    """Computes text embeddings of class names and keeps them in memory.
+    """Computes text embeddings of class names and keeps them in memory, and on disk where there is a cache.
 
     An embedding is kept under the digest of the text tower's weights, the templates and the name. So a name is computed
     once, and a tower that is trained, loaded or replaced, or other templates, never get vectors of the old ones.
@@ -31,13 +32,21 @@ class TextClassifier:
         texts_per_batch: Sentences that the text tower takes at a time.
         name_by_name: Each name goes through the tower alone, and what its sentences have in common goes through once:
             half the work, and the same bits whichever names go before or after. A GPU does better with full batches.
+        cache: Where vectors are looked up and kept beyond this process. A vector there must not depend on the names
+            that it was made with, so each name goes alone.
 
     Raises:
         ValueError: If ``texts_per_batch`` is below one.
     """
 
     def __init__(
-        self, clip: OpenClip, tokenize: Tokenize, *, texts_per_batch: int = 256, name_by_name: bool = False
+        self,
+        clip: OpenClip,
+        tokenize: Tokenize,
+        *,
+        texts_per_batch: int = 256,
+        name_by_name: bool = False,
+        cache: TextCache | None = None,
     ) -> None:
         if texts_per_batch < 1:
             raise ValueError(
@@ -46,7 +55,9 @@ class TextClassifier:
         self._clip = clip
         self._tokenize = tokenize
         self._texts_per_batch = texts_per_batch
-        self._name_by_name = name_by_name
+        self._name_by_name = name_by_name or cache is not None
+        self._cache = cache
+        self._spaces: dict[tuple[str, tuple[str, ...], str], str] = {}  # in the cache
         self._tower = _WatchedTower(clip)
         self._kept: dict[tuple[str, tuple[str, ...], str], Tensor] = {}  # each [dim]
 
@@ -83,11 +94,34 @@ class TextClassifier:
         names = dict.fromkeys(part for parts in synonyms for part in parts)
         missing = [name for name in names if (digest, wording, name) not in self._kept]
         if missing:
-            for name, embedding in zip(missing, self._embed(missing, wording), strict=True):
-                self._kept[digest, wording, name] = embedding
+            found = self._cached_or_embedded(missing, wording, digest)
+            self._kept.update({(digest, wording, name): vector for name, vector in found.items()})
         device = self._clip.logit_scale.device
         rows = [torch.stack([self._kept[digest, wording, part] for part in parts]).to(device) for parts in synonyms]
         return torch.stack([row[0] if len(row) == 1 else functional.normalize(row.mean(dim=0), dim=0) for row in rows])
+
+    def _cached_or_embedded(self, names: list[str], wording: tuple[str, ...], digest: str) -> dict[str, Tensor]:
+        """Return vectors [dim] from the cache, and embed the others, which it then has."""
+        cache = self._cache
+        if cache is None:
+            return dict(zip(names, self._embed(names, wording), strict=True))
+        device = self._clip.logit_scale.device
+        key = (digest, wording, device.type)
+        if key not in self._spaces:
+            tower = f"{digest} {tower_structure(self._clip)}"
+            self._spaces[key] = space_of(tower, wording, self._tokenize(list(wording)), device)
+        space = self._spaces[key]
+        found = cache.read(space, names)
+        if len(found) < len(names):
+            with cache.alone(space):
+                # Another process may have embedded them while this one waited.
+                found |= cache.read(space, [name for name in names if name not in found])
+                missing = [name for name in names if name not in found]
+                if missing:
+                    made = dict(zip(missing, self._embed(missing, wording), strict=True))
+                    cache.write(space, made)
+                    found |= made
+        return found
 
     def _embed(self, names: list[str], templates: tuple[str, ...]) -> Float[Tensor, "name dim"]:
         """Run the text tower over every sentence of every name."""

@@ -13,6 +13,7 @@ import pytest
 # Read when torch is first imported; tests of the storage never import it, so it isn't imported here to be printed.
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["MKL_NUM_THREADS"] = "1"
+os.environ["OVSEG_TEXT_CACHE"] = "off"  # tests of the cache make their own; none writes into a user's home
 
 # A shell's background job ignores Ctrl-C, and so would the processes that tests start and interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -68,6 +68,37 @@ def test_masks_like_a_trained_nets_leave_few_classes():
     assert torch.equal(fused_labels(scores, logits, net_size=(160, 240), size=(107, 160)), expected)
 
 
+def flat(queries, classes, seed=0):
+    """Class scores as of a net that hardly names: the highest is a few times the mean."""
+    logits = torch.randn(queries, classes, generator=torch.Generator().manual_seed(seed)) / 2
+    return ensemble_scores(logits.softmax(dim=1), logits.roll(1, 0).softmax(dim=1), torch.ones(queries).bool(), 0.7)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("net_size", [(160, 240), (97, 131)])
+def test_flat_scores_leave_few_of_1000_classes_too_and_no_winner_is_lost(net_size, seed, monkeypatch):
+    scores = flat(60, 1000, seed)
+    logits = ellipse_logits(60, *net_size, seed=seed)
+    kept = fusion._windows_and_classes(scores, with_edges(ellipse_logits(60, 640, 960, seed=seed)))[1].sum(dim=1)
+    sums = naive_scores(scores, logits, net_size, (107, 160))
+    assert torch.equal(fused_labels(scores, logits, net_size=net_size, size=(107, 160)), sums.argmax(dim=0))
+    monkeypatch.setattr(fusion, "_TIGHTENED_ON", ())
+    loosely = fusion._windows_and_classes(scores, with_edges(ellipse_logits(60, 640, 960, seed=seed)))[1].sum(dim=1)
+    assert kept.double().mean() < 20 < 130 < loosely.double().mean()
+    assert torch.equal(fused_labels(scores, logits, net_size=net_size, size=(107, 160)), sums.argmax(dim=0))
+
+
+def test_equal_and_nearly_equal_classes_are_left_to_the_sums():
+    """Ten copies of each class, of which all but the first are lower by less than the bounds' rounding."""
+    first = flat(30, 40)
+    scores = torch.cat([first, *(first * (1 - factor) for factor in (0, 0, 1e-7, 3e-7, 1e-6, 1e-5))], dim=1)
+    logits = ellipse_logits(30, 160, 240)
+    expected = naive_scores(scores, logits, (160, 240), (107, 160)).argmax(dim=0)
+    found = fused_labels(scores, logits, net_size=(160, 240), size=(107, 160))
+    assert torch.equal(found % 40, expected % 40)
+    assert found.max() < 40
+
+
 def test_bounds_are_of_use_nowhere_and_no_class_is_lost():
     generator = torch.Generator().manual_seed(1)
     scores, logits = torch.rand(100, 847, generator=generator), torch.randn(100, 16, 24, generator=generator)
@@ -129,6 +160,7 @@ def test_a_result_is_made_under_autograd_too():
 @pytest.mark.parametrize("classes", [150, 847])
 def test_a_gpu_gets_few_operations_and_two_synchronisations(monkeypatch, classes):
     monkeypatch.setattr(fusion, "_CPU_WORK_BYTES", fusion._GPU_WORK_BYTES)
+    monkeypatch.setattr(fusion, "_TIGHTENED_ON", ())
     logits = ellipse_logits(100, 640, 961)
     scores, _ = realistic(100, classes, (32, 32))
     with CountedOperations() as counted:
