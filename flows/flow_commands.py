@@ -177,8 +177,10 @@ def serve(arguments: RunArguments) -> None:
 def demo(arguments: RunArguments, *, picture: Path | None = None) -> None:
     """Run all stages for the original CLIP, MPT, FT, and FT then MPT, as far as that is not done, and compare them.
 
+    Where settings start from the shipped nets, these segment a few scenes first, which shows something after seconds.
     The four share all that they can: scenes, proposal net, pairs, and of trainings all but MPT's. The last lines are a
-    table of mIoU with 95 % intervals over the images, and the paths of the last row's report and of the picture.
+    table of mIoU with 95 % intervals over the images, and the paths of the page that compares the four by class and by
+    picture, of the last row's report and of the picture.
 
     Args:
         arguments: Where the settings come from.
@@ -195,16 +197,28 @@ def demo(arguments: RunArguments, *, picture: Path | None = None) -> None:
         adaptation_tables,
         report_of,
     )
+    from pipeline.adaptations_page.page import adaptations_page
+    from pipeline.first_picture import first_picture, shows_shipped_nets
     from pipeline.picture_sheets import write_picture
-    from pipeline.settings import SettingsError
+    from pipeline.settings import SettingsError, writable_runs_dir
+    from storage_schemas.commit import Disk, write_file
     from storage_schemas.reports import html_path
 
     settings = arguments.settings()
     if not settings.evaluate.datasets:
         raise SettingsError(["evaluate.datasets: at least one data set is expected; name one (got [])"])
+    first = settings.runs_dir / f"{settings.name}-first.png"
+    if shows_shipped_nets(settings) and not first.exists():
+        writable_runs_dir(settings.runs_dir)
+        write_picture(first_picture(settings, images=SHOWN_IMAGES), first)
+        logger.info("first picture, of the shipped nets before any training: %s", first)
     run_missing({row.title: row.settings_of(settings) for row in ADAPTATIONS})
     target = picture or settings.runs_dir / f"{settings.name}.png"
     write_picture(adaptation_picture(settings, images=SHOWN_IMAGES), target)
-    for table in adaptation_tables(settings):
+    tables = adaptation_tables(settings)
+    page = settings.runs_dir / f"{settings.name}.html"
+    write_file(page, adaptations_page(settings, tables).encode(), Disk())
+    for table in tables:
         sys.stdout.write(f"{table.text()}\n")
-    sys.stdout.write(f"report:  {html_path(report_of(AFTER.settings_of(settings)))}\npicture: {target}\n")
+    report = html_path(report_of(AFTER.settings_of(settings)))
+    sys.stdout.write(f"page:    {page}\nreport:  {report}\npicture: {target}\n")

@@ -119,6 +119,23 @@ def compare(
     }
 
 
+def class_differences(
+    first: ClassCounts, second: ClassCounts, *, rounds: int, seed: int = 0
+) -> Float64[np.ndarray, "2 class"]:
+    """Return the 95 % interval of how much better the second model is in each class's IoU; NaN for absent classes.
+
+    Args:
+        first: Per image and class [image class].
+        second: Of the same images in the same order; each resampling is given to both.
+        seed: Decides which.
+
+    Raises:
+        ValueError: If there is no image or no round.
+    """
+    pairs = zip(_resampled(first, rounds, seed), _resampled(second, rounds, seed), strict=True)
+    return _percentiles(np.concatenate([class_iou(other) - class_iou(one) for one, other in pairs]))
+
+
 def interval_of(values: Float64[np.ndarray, "round"]) -> Interval:
     """Return where the middle 95 % of the values lie; NaN values are left out."""
     low, high = _percentiles(values[:, None])[:, 0]

@@ -153,14 +153,14 @@ def adaptation_tables(settings: Settings) -> list[AdaptationTable]:
         # image by image: the interval of a difference is narrower than those of what it is between
         found = compare_scores(*pair, rounds=settings.evaluate.bootstrap_rounds).differences
         gain = {
-            group: _estimate(change.second - change.first, change.interval.low, change.interval.high)
+            group: estimate(change.second - change.first, change.interval.low, change.interval.high)
             for group, change in ((group, found[name]) for group, name in GROUPS.items())
         }
         rows = {}
         for title, dataset in numbers.items():
             main = dataset["variants"][0]
             rows[title] = {
-                group: _estimate(main["metrics"][name], *main["intervals"][name]) for group, name in GROUPS.items()
+                group: estimate(main["metrics"][name], *main["intervals"][name]) for group, name in GROUPS.items()
             }
         first = numbers[BEFORE.title]
         tables.append(AdaptationTable(first["dataset"], first["images"], rows, gain))
@@ -185,7 +185,7 @@ def adaptation_picture(settings: Settings, *, images: int) -> Image.Image:
     return side_by_side(books, names, images=images)
 
 
-def _estimate(*numbers: float | None) -> Estimate:
+def estimate(*numbers: float | None) -> Estimate:
     """Turn shares into percent; what does not exist is None."""
     return Estimate(*(None if share is None or math.isnan(share) else 100 * share for share in numbers))
 

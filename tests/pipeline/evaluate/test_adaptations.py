@@ -18,6 +18,7 @@ from pipeline.adaptations import (
     adaptation_tables,
     report_of,
 )
+from pipeline.adaptations_page.page import adaptations_page
 from pipeline.evaluate.compare import compare_runs
 from pipeline.evaluate.side_by_side import PICTURE_PX, named_map
 from pipeline.graph import MissingInputError
@@ -124,9 +125,11 @@ def test_a_second_demo_does_nothing_and_shows_the_same(settings, tmp_path, capsy
     printed = capsys.readouterr()
     assert "prepare, train-proposals, finetune, evaluate: already complete; nothing to do" in printed.err
     (table,) = adaptation_tables(settings)
-    page = report_of(AFTER.settings_of(settings)).directory / "report.html"
-    assert printed.out == f"{table.text()}\nreport:  {page}\npicture: {picture}\n"
-    assert page.exists()
+    report = report_of(AFTER.settings_of(settings)).directory / "report.html"
+    page = settings.runs_dir / f"{settings.name}.html"
+    assert printed.out == f"{table.text()}\npage:    {page}\nreport:  {report}\npicture: {picture}\n"
+    assert report.exists()
+    assert page.read_text() == adaptations_page(settings, [table])
     assert picture.exists()
 
 
