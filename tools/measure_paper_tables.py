@@ -116,6 +116,7 @@ def settings_of(row: Row, seed: int, runs: Path, scale: float) -> Settings:
             f"datasets.drawn-test.drawn_world={{ scenes = {round(TEST_SCENES * scale)}, seed = {seed} }}",
             "evaluate.bootstrap_rounds=1",  # intervals are over the seeds here
             "compute.device='cpu'",
+            "compute.wait_s=600",  # another process may be making what all seeds share
             *row.overrides,
         ],
     )
