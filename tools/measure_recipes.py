@@ -67,7 +67,7 @@ def rows() -> Iterator[Row]:
         for source, of_source in SOURCES.items():
             yield Row(f"{recipe} | {source}", (*overrides, *of_source))
         if recipe == "FT":  # as many steps as with both sources, or nearly so
-            yield Row("FT, twice the epochs | mined", (FT, "finetune.ft.epochs=4"))
+            yield Row("FT, twice the epochs | mined", (FT, "finetune.ft.epochs=8"))
 
 
 def measured(row: Row, seed: int, runs: Path, scale: float) -> dict[str, Any]:

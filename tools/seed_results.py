@@ -63,8 +63,9 @@ def earlier_net(results: Sequence[dict[str, Any]]) -> str:
         return ""
     return (
         f"**Measured with a small proposal net that the project no longer ships** (sha256 {earlier}...; the present "
-        f"one is `{shipped[:12]}`), whose masks of unseen classes are worse. Rows of this section compare with one "
-        "another, not with those of other sections.\n"
+        f"one is `{shipped[:12]}`), whose masks of unseen classes are worse, and with two epochs of FT, where the "
+        "demo's settings now have four. Rows of this section compare with one another, not with those of other "
+        "sections.\n"
     )
 
 
