@@ -30,6 +30,7 @@ from pipeline.settings import Settings, check_references, settings_document
 from pipeline.shard_runner import Execution
 from pipeline.stage_names import StageName
 from pipeline.stages import chosen_stages, is_complete, run_stage_of
+from pipeline.training.trackers import check_trackers
 from storage_schemas.artifact import Artifact
 
 logger = logging.getLogger(__name__)
@@ -71,6 +72,7 @@ def ovseg_flow(
     with _log_shown(variant):
         check_references(settings)
         check_namers(settings)
+        check_trackers(settings.compute.trackers)  # here already: stage 3 may be hours away
         graph = pipeline.dataflow.dataflow(settings)
         stages = [stage for stage in chosen_stages(from_stage, only_stage) if graph.of_stage(stage)]
         try:

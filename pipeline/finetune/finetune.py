@@ -11,6 +11,7 @@ from pipeline.graph import Node, ParameterCounts, Step
 from pipeline.settings import ComputeSettings, FinetuneSettings, SettingsError, result_settings
 from pipeline.shard_runner import Execution, StageReport
 from pipeline.stage_names import StageName
+from pipeline.training.trackers import check_trackers
 from storage_schemas.checkpoints import (
     ADAPTED_CLIP,
     IMAGE_TOWER,
@@ -76,11 +77,11 @@ class Finetune(Step):
         return (*units_of_phases(self.settings.phases), REPORT)
 
     def check(self, node: Node) -> None:
-        """Check that what is to be trained has a place in CLIP, hours before it is.
+        """Check that what is to be trained has a place in CLIP, hours before it is, and that trackers are installed.
 
         Raises:
             SettingsError: If it has none.
-            PipelineError: If CLIP's architecture is not available.
+            PipelineError: If CLIP's architecture or a tracker's package is not available.
         """
         from ovseg_models.image_towers import tower_name
         from ovseg_models.mask_adapted_clip import MaskAdaptedClip
@@ -88,6 +89,7 @@ class Finetune(Step):
         from ovseg_models.text_classifier import is_causal
         from pipeline.clip_loading import clip_without_numbers, namer_of
 
+        check_trackers(self.compute.trackers)
         clip, named = clip_without_numbers(node.clip.settings), node.clip.settings.architecture
         trained, settings = self.units(node), self.settings
         namer = namer_of(clip, settings, where="finetune")

@@ -316,4 +316,5 @@ def loop_plan(phase: Phase, task: FinetuneTask, settings: FinetuneSettings, comp
         keep_last=settings.checkpoints.keep_last,
         validate_every=order.steps_per_epoch if task.validation is not None else 0,
         section="finetune",
+        trackers=compute.trackers,
     )

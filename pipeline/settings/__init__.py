@@ -38,6 +38,7 @@ from pipeline.settings.sections import (
     ProposeSettings,
     Settings,
     Source,
+    TrackerName,
 )
 
 __all__ = [
@@ -74,6 +75,7 @@ __all__ = [
     "SettingsError",
     "SettingsModel",
     "Source",
+    "TrackerName",
     "check_references",
     "load_section",
     "load_settings",

@@ -1083,6 +1083,9 @@ class EvaluateSettings(SettingsModel):
 # How the work is done; none of it changes a result
 
 
+TrackerName = Literal["wandb", "mlflow", "trackio"]
+
+
 class ComputeSettings(SettingsModel):
     """Processes, devices, and how much may go wrong before a stage gives up."""
 
@@ -1118,6 +1121,11 @@ class ComputeSettings(SettingsModel):
         default=False,
         description="Let a GPU give the same bits on every run; slower, and experimental: not yet tried on one. A CPU "
         "does so anyway.",
+    )
+    trackers: ListOf[TrackerName] = Field(
+        default=(),
+        description="Trackers that get the numbers of metrics.jsonl while stages 1 and 3 train, beside TensorBoard: "
+        "'wandb', 'mlflow', 'trackio'. Each is an extra of its own: pip install 'ovseg-pipeline[wandb]'.",
     )
     max_failed_units: int = Field(default=10, ge=0, description="Units that may fail before no more are begun.")
     max_failed_share: Share = Field(

@@ -12,6 +12,7 @@ from pipeline.settings import ComputeSettings, ProposalNetSettings, SettingsErro
 from pipeline.shard_runner import Execution, StageReport
 from pipeline.stage_names import StageName
 from pipeline.train_proposals.options import held_out_indices, result_options
+from pipeline.training.trackers import check_trackers
 from storage_schemas.checkpoints import PROPOSAL_NET, REPORT, SCHEMA_VERSION, WEIGHTS, checkpoint_bytes
 from storage_schemas.digests import Json
 from storage_schemas.scenes import ScenesAttributes
@@ -60,12 +61,14 @@ class TrainProposals(Step):
         return WEIGHTS, REPORT
 
     def check(self, node: Node) -> None:
-        """Check the held-out classes: a data set's classes are known before any scene of it is made.
+        """Check the held-out classes: a data set's classes are known before any scene of it is made. And the trackers.
 
         Raises:
             SettingsError: If a name is no class of the data set, or no class is left.
+            PipelineError: If a tracker's package is not installed.
             LayoutError: If the data set's directory is not laid out as expected.
         """
+        check_trackers(self.compute.trackers)
         if self.settings.held_out_classes:  # else there is no need to open the data set, which each process would do
             labels = ScenesAttributes.of(node["scenes"].artifact)
             held_out_indices(self.settings.held_out_classes, labels.class_names)

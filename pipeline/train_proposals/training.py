@@ -219,4 +219,5 @@ def loop_plan(settings: ProposalNetSettings, compute: ComputeSettings) -> Plan:
         validate_every=settings.validation_every_steps if validated else 0,
         best_by="miou" if validated else "",
         section="proposal_net.training",
+        trackers=compute.trackers,
     )

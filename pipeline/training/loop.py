@@ -21,7 +21,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from ovseg_models.checkpointing import running_statistics
 from ovseg_models.precision import half_precision, single_precision
 from pipeline.errors import StageError
-from pipeline.settings import Precision
+from pipeline.settings import Precision, TrackerName
 from pipeline.training.data_order import DataOrder, torch_seed
 from pipeline.training.learning_rates import Schedule
 from pipeline.training.loader import Batch, BatchSource, loading, lost_worker, rows, size
@@ -53,6 +53,7 @@ class Plan:
         validate_every: Steps from one validation to the next; 0 for none.
         best_by: Name of the validation value whose greatest marks the best checkpoint; empty for none.
         section: Section of the settings that has ``accumulation_steps``, for messages.
+        trackers: Names of trackers that get the numbers of the run.
     """
 
     steps: int
@@ -68,6 +69,7 @@ class Plan:
     validate_every: int = 0
     best_by: str = ""
     section: str = "training"
+    trackers: tuple[TrackerName, ...] = ()
 
 
 class Task(Protocol):
@@ -242,7 +244,11 @@ class Trainer:
             with contextlib.ExitStack() as stack:
                 metrics = None
                 if processes.is_first:
-                    metrics = stack.enter_context(MetricsLog(self._artifact.local_directory / self._run, step=step))
+                    title = f"{self._artifact.identity.kind} {self._artifact.directory.name} {self._run}".rstrip()
+                    log = MetricsLog(
+                        self._artifact.local_directory / self._run, step=step, trackers=plan.trackers, title=title
+                    )
+                    metrics = stack.enter_context(log)
                 stack.enter_context(single_precision(processes.device, plan.precision))
                 try:
                     self._steps(step, store, metrics)

@@ -1,4 +1,4 @@
-"""What a training run logs: ``metrics.jsonl``, equal bytes for equal runs on a CPU, and TensorBoard beside it.
+"""What a training run logs: ``metrics.jsonl``, equal bytes for equal runs on a CPU; beside it TensorBoard and trackers.
 
 The metrics of an evaluation are in ``ovseg_models.segmentation_metrics``.
 """
@@ -6,25 +6,29 @@ The metrics of an evaluation are in ``ovseg_models.segmentation_metrics``.
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from pipeline.settings import TrackerName
+from pipeline.training.trackers import Trackers
 from storage_schemas.commit import Disk, explained_write_errors, write_file
 
 METRICS_FILE = "metrics.jsonl"
 
 
 class MetricsLog:
-    """Appends one line per event to ``metrics.jsonl`` and to TensorBoard; no clock reading goes into the former.
+    """Appends one line per event to ``metrics.jsonl``, TensorBoard and trackers; no clock reading goes into the first.
 
     Args:
         directory: Of ``metrics.jsonl`` and the folder ``tensorboard``.
         step: Step from which the run goes on; lines of later steps, written before a kill, are cut off.
+        trackers: Names of the trackers.
+        title: What trackers call the run.
     """
 
-    def __init__(self, directory: Path, *, step: int) -> None:
+    def __init__(self, directory: Path, *, step: int, trackers: Sequence[TrackerName] = (), title: str = "") -> None:
         from torch.utils.tensorboard.writer import SummaryWriter
 
         self.path = directory / METRICS_FILE
@@ -33,6 +37,10 @@ class MetricsLog:
         write_file(self.path, "".join(kept).encode(), Disk())
         self._file = self.path.open("a", encoding="utf-8")
         self._board = SummaryWriter(str(directory / "tensorboard"), purge_step=step + 1)
+        self._trackers = Trackers(trackers, directory, title) if trackers else None
+        if self._trackers is not None:
+            for line in kept:
+                self._trackers.log(json.loads(line))
 
     def __enter__(self) -> Self:
         return self
@@ -42,6 +50,8 @@ class MetricsLog:
     ) -> None:
         self._file.close()
         self._board.close()
+        if self._trackers is not None:
+            self._trackers.close(finished=kind is None)
 
     def write(self, step: int, values: Mapping[str, float], *, group: str = "train") -> None:
         """Record values of one step.
@@ -53,10 +63,13 @@ class MetricsLog:
             group: ``"train"`` or ``"validation"``.
         """
         numbers = {name: value if math.isfinite(value) else None for name, value in values.items()}
-        self._file.write(json.dumps({"step": step, "group": group, **numbers}) + "\n")
+        line = {"step": step, "group": group, **numbers}
+        self._file.write(json.dumps(line) + "\n")
         self._file.flush()
         for name, value in values.items():
             self._board.add_scalar(f"{group}/{name}", value, step)
+        if self._trackers is not None:
+            self._trackers.log(line)
 
     def sync(self) -> None:
         """Flush the lines to the device, before a checkpoint that counts on them.
