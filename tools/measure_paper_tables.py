@@ -8,7 +8,7 @@ into README.md.
 All seeds share the proposal net, which is the one that the project ships (stage 1 is one training step of
 rate 1e-9). Per seed all else is new: the scenes to mine and to test on, prompts, order of pairs. Rows share what they
 can: proposals, embeddings, pairs and trained phases are made once per seed, and no report is drawn. One seed is
-measured after the other; rows that no comparison needs come last, and on the first five seeds alone. Two processes may
+measured after the other; rows that no comparison needs come last, and on the first five alone. Two processes may
 share the work, each with ``--seeds`` of its own.
 """
 
@@ -40,8 +40,9 @@ from tools.seed_results import measure_missing, read_lines, read_results, seed_o
 ROOT = Path(__file__).parents[1]
 CONFIG, README = ROOT / "flows" / "configs" / "demo.toml", ROOT / "README.md"
 SEEDS = (1, 2, 3, 4, 5)
-COMPARED_SEEDS = tuple(range(1, 21))
-"""Of rows that are compared; how many it takes is said by ``tools.power``."""
+COMPARED_SEEDS = tuple(seed for seed in range(2, 23) if seed != 11)
+"""Of rows that are compared; `tools.power` says how many it takes. Rows of 1 and 11 were seen while settings were
+chosen."""
 MINED_SCENES, TEST_SCENES = 300, 200
 SHIPPED_NET = (
     "proposal_net.training.steps=1",
@@ -168,10 +169,11 @@ def pairs_and_right(pairs: Path, scenes: Path) -> tuple[int, float]:
 
 
 def seeds_and_rows(seeds: Sequence[int]) -> list[tuple[int, Row]]:
-    """Return what is measured, in order: seed by seed what is compared, then the other rows on the first five seeds."""
+    """Return what is measured, in order: seed by seed what is compared, then the other rows on five of the seeds."""
     compared = {name for claim in CLAIMS for name in (claim.better, claim.worse)}
+    others = [row for row in ROWS if row.name not in compared]
     first = [(seed, row) for seed in seeds for row in ROWS if row.name in compared]
-    return first + [(seed, row) for seed in seeds if seed in SEEDS for row in ROWS if row.name not in compared]
+    return first + [(seed, row) for seed in seeds if seed in COMPARED_SEEDS[:5] for row in others]
 
 
 def measured(row: Row, seed: int, runs: Path, scale: float) -> dict[str, Any]:
