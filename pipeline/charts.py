@@ -246,6 +246,40 @@ def share_curves(
         return buffer.getvalue()
 
 
+def stacked_bar_chart(
+    rows: Sequence[tuple[str, Sequence[float]]], parts: Mapping[str, str], *, title: str, x_label: str
+) -> str:
+    """Draw horizontal bars, the first on top, each divided into the same parts, as an SVG element.
+
+    Args:
+        rows: Label of each bar and its parts, 0..1 each, in the order of ``parts``; at least one row. The first part is
+            written beside the bar.
+        parts: Names of the parts as the legend has them, each with its colour.
+        x_label: With its unit; values are shown in percent.
+    """
+    with _figure(WIDTH / 72, (62 + 14 * len(parts) + _BAR_UNITS * len(rows)) / 72) as figure:
+        axes = _axes(figure, title, size=10)
+        names = [visible_line(label) for label, _ in rows]
+        labels = [_shortened(name) for name in names]
+        axes.set_yticks(range(len(rows)), labels, color=_INK)
+        axes.set_ylim(len(rows) - 0.5, -0.5)
+        axes.tick_params(axis="y", length=0)
+        axes.grid(visible=False, axis="y")
+        values = 100 * np.array([shares for _, shares in rows], float)  # [row part]
+        ends = values.cumsum(axis=1)
+        for part, (name, colour) in enumerate(parts.items()):
+            starts = ends[:, part] - values[:, part]
+            axes.barh(range(len(rows)), values[:, part], left=starts, height=0.72, color=colour, label=name)
+        for row, label in enumerate(axes.get_yticklabels()):
+            label.set_gid(f"bar-{row}")
+            reached = f"{values[row, 0]:.1f}"
+            axes.text(1.015, row, reached, transform=axes.get_yaxis_transform(), size=10, va="center")
+        axes.set_xlim(0, 100)
+        axes.set_xlabel(x_label, size=10)
+        figure.legend(loc="outside lower left", frameon=False, fontsize=9)
+        return _svg(figure, title, {f"bar-{row}": name for row, name in enumerate(names) if name != labels[row]})
+
+
 def _scale(axes: "Axes", values: npt.NDArray[np.float64], *, cut_off: bool) -> None:
     """Choose a linear or logarithmic axis that shows how values change."""
     from matplotlib.ticker import FuncFormatter

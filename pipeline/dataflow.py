@@ -7,8 +7,9 @@ order of this page (`pipeline.stages.run`), each by its step (`Propose`, `Embed`
 A new stage is a module with its `Step`, and its line here. docs/internals/architecture.md has the picture, made from
 this page.
 
-Two kinds are no part of it, as they are intermediate and nobody asks for them: ``text_embeddings``, whose nouns are
-known when pairs are about to be made, and ``branches``, which ablations store for their scores. Two more are made of
+Three kinds are no part of it, as they are intermediate and nobody asks for them: ``text_embeddings``, whose nouns are
+known when pairs are about to be made, ``branches``, which ablations store for their scores, and ``picture_hashes``, by
+which a report finds test pictures among those of training. Two more are made of
 finished pairs by commands of their own, and no stage reads them: ``pair_signs`` and ``negatives``.
 """
 

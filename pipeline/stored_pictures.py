@@ -59,7 +59,12 @@ def upright_picture(scene: Scene) -> Image.Image:
     """
     with decoding(), Image.open(io.BytesIO(scene.image)) as image:
         stored = stored_rgb(image)
-    turn = _TURNS.get(scene.exif_orientation)
+    return upright(stored, scene.exif_orientation)
+
+
+def upright(stored: Image.Image, exif_orientation: int) -> Image.Image:
+    """Turn a picture as its EXIF orientation says."""
+    turn = _TURNS.get(exif_orientation)
     return stored if turn is None else stored.transpose(turn)
 
 

@@ -10,6 +10,7 @@ of as many bits as the label map's. A *variant* is one way of predicting, such a
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import numpy as np
@@ -215,8 +216,11 @@ class ScoreShardWriter:
         row = {"variant": variant, "key": key, "status": status, "reason": reason, "labelled_px": 0, "correct_px": 0}
         self._images.append({**row, "confused": [], "prediction": None})
 
-    def commit(self) -> Sidecar:
+    def commit(self, facts: Mapping[str, Json] = MappingProxyType({})) -> Sidecar:
         """Make the shard a finished unit.
+
+        Args:
+            facts: What else is known of it.
 
         Raises:
             WriteError: If the operating system refuses.
@@ -247,7 +251,7 @@ class ScoreShardWriter:
                     columns[name] = np.concatenate([getattr(counts, name) for _, counts in images])
                 table.write_columns(columns)
         counts = Counter(row["status"] for row in self._images)
-        return self._writer.commit(rows=len(self._images), counts=counts)
+        return self._writer.commit(rows=len(self._images), counts=counts, facts=facts)
 
 
 def read_scores(artifact: Artifact, unit: str, table: str) -> pa.Table:

@@ -17,6 +17,7 @@ from storage_schemas import (
     negatives,
     pair_signs,
     pairs,
+    picture_hashes,
     proposals,
     reports,
     scenes,
@@ -76,6 +77,7 @@ KINDS = (
         },
     ),
     Kind("branches", branches, {"UNIT.parquet": branches.SCHEMA}),
+    Kind("picture_hashes", picture_hashes, {"UNIT.parquet": picture_hashes.SCHEMA}),
     Kind("weight_choices", weight_choices, {"pairs.parquet": weight_choices.SCHEMA}),
     Kind("reports", reports, {}),
 )

@@ -70,16 +70,41 @@ def compare_runs(
         ArtifactError: If an artifact is not finished.
     """
     found = [scores_at(directory) for directory in (first, second)]
-    by_scenes = [{one.artifact.identity.inputs["scenes"]: one for one in some} for some in found]
-    shared = [digest for digest in by_scenes[0] if digest in by_scenes[1]]
+    differing = {(one, other): difference(one, other) for one in found[0] for other in found[1]}
+    shared = [pair for pair, reason in differing.items() if reason is None]
     if not shared:
-        raise PipelineError(
-            f"{first} and {second}: were scored on different scenes; evaluate both on the same data set"
+        reasons = "; ".join(
+            f"{one.attributes.dataset} and {other.attributes.dataset}: {reason}"
+            for (one, other), reason in differing.items()
         )
-    return [
-        compare_scores(by_scenes[0][digest], by_scenes[1][digest], variants=variants, rounds=rounds)
-        for digest in shared
-    ]
+        raise PipelineError(
+            f"{first} and {second}: were scored on different data ({reasons}); evaluate both on the same data set"
+        )
+    return [compare_scores(one, other, variants=variants, rounds=rounds) for one, other in shared]
+
+
+def difference(first: Scores, second: Scores) -> str | None:
+    """Return in what two evaluations' data differ: classes, pictures or labels; None where they are the same.
+
+    Scenes that were prepared twice, in other shards or at other places, have other digests and may yet be the same.
+    """
+    if first.artifact.identity.inputs["scenes"] == second.artifact.identity.inputs["scenes"]:
+        return None
+    names = [of.attributes.class_names for of in (first, second)]
+    if names[0] != names[1]:
+        odd = next((one for one in [*names[0], *names[1]] if (one in names[0]) != (one in names[1])), None)
+        which = "their order" if odd is None else f"such as {odd!r}"
+        return f"the classes differ, {len(names[0])} and {len(names[1])}, {which}"
+    keys = [of.image_keys() for of in (first, second)]
+    if keys[0] != keys[1]:
+        odd = min(keys[0] ^ keys[1])
+        return f"the pictures differ, {len(keys[0])} and {len(keys[1])}, such as {odd}, which one of them lacks"
+    tables = [of.counts(of.attributes.main_variant) for of in (first, second)]
+    labels = [dict(zip(table.keys, table.counts.true_px, strict=True)) for table in tables]
+    for key in sorted(labels[0].keys() & labels[1].keys()):
+        if not np.array_equal(labels[0][key], labels[1][key]):
+            return f"the labels differ, such as those of {key}"
+    return None
 
 
 def compare_scores(first: Scores, second: Scores, *, variants: tuple[str, str] = ("", ""), rounds: int) -> Comparison:

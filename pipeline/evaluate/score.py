@@ -19,6 +19,7 @@ from pipeline.evaluate.variants import (
     ClipView,
     Variant,
     ablation_variants,
+    error_source_variants,
     main_variant,
     views_of,
 )
@@ -82,7 +83,8 @@ class Score(Step):
         weight = 1.0 if self.clip_names_alone else self.dataset.ensemble_weight
         unseen_only = self.dataset.ensemble_on == "unseen" and not self.clip_names_alone
         if not self.ablate:
-            return (main_variant(self.settings, weight, unseen_only=unseen_only),)
+            main = main_variant(self.settings, weight, unseen_only=unseen_only)
+            return (main, *(error_source_variants(self.settings) if self.settings.error_sources else ()))
         found = ablation_variants(self.settings, weight, unseen_only=unseen_only)
         if self.clip_names_alone:
             found = tuple(each for each in found if each.ensemble_weight == 1 or each.oracle_threshold is not None)
@@ -114,10 +116,11 @@ class Score(Step):
         check_labels(node, self.dataset)
         self._check_sentences(node)
         scenes = node["scenes"]
-        if self.settings.memory and (self.ablate or not self.settings.masked_crops or not self._clip_names_proposals):
+        without = self.ablate or self.settings.error_sources or not self.settings.masked_crops
+        if self.settings.memory and (without or not self._clip_names_proposals):
             message = (
-                "names proposals by CLIP's masked crops, and these settings do without them: --ablate, masked_crops "
-                "off, ensemble_weight 0, oracle_labels or masks of the ground truth; leave one of them out"
+                "names proposals by CLIP's masked crops, and these settings do without them: --ablate, error_sources, "
+                "masked_crops off, ensemble_weight 0, oracle_labels or masks of the ground truth; leave one of them out"
             )
             raise SettingsError([f"evaluate.memory: {message}"])
         if self.dataset.ensemble_on == "unseen" and scenes.is_complete():

@@ -95,6 +95,10 @@ class Scores:
             arrays[name][image, column] = rows[name].to_numpy()
         return ImageCountTable(keys, ClassCounts(**arrays))
 
+    def image_keys(self) -> set[str]:
+        """Return the keys of all images, also of those that could not be scored."""
+        return set(self._table("images")["key"].unique().to_pylist())
+
     def confusion(self, variant: str) -> Confusion:
         """Return the pixels [true predicted] of all images together."""
         units = self.artifact.description.units

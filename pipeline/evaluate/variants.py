@@ -14,6 +14,10 @@ IMPORTED: Final = "imported"
 PREDICTIONS: Final = "predictions"
 """Name of the one variant of predictions that lie in files."""
 
+ORACLE_LABELS: Final = "oracle-labels"
+TRUE_MASKS: Final = "true-masks"
+"""Names, the second followed by that of a CLIP, of the variants in which labels replace names or masks."""
+
 Section = Literal["main", "branches", "bottleneck", "adaptation", "weights", "thresholds"]
 
 
@@ -111,7 +115,7 @@ def main_variant(settings: EvaluateSettings, ensemble_weight: float, *, unseen_o
         regions = ClipView(clip=ORIGINAL, regions=GROUND_TRUTH, mask_prompts=False)
         return Variant(name="ground-truth", section="main", view=regions, oracle_threshold=settings.mask_threshold)
     if settings.oracle_labels:
-        return Variant(name="oracle-labels", section="main", oracle_threshold=settings.mask_threshold)
+        return Variant(name=ORACLE_LABELS, section="main", oracle_threshold=settings.mask_threshold)
     view = view_of(settings, settings.clip)
     if settings.proposals == GROUND_TRUTH:
         return Variant(name="ground-truth-masks", section="main", ensemble_weight=1.0, view=_of_ground_truth(view))
@@ -163,6 +167,17 @@ def ablation_variants(
     )
 
 
+def error_source_variants(settings: EvaluateSettings) -> tuple[Variant, ...]:
+    """Return our masks with perfect names, and perfect masks with the names of the CLIP that is evaluated.
+
+    They say what names and what masks lose; none where the main variant replaces one of them already.
+    """
+    if settings.oracle_labels or settings.proposals == GROUND_TRUTH:
+        return ()
+    names = {ORACLE_LABELS, f"{TRUE_MASKS}-{settings.clip}"}
+    return tuple(each for each in _bottleneck_variants(settings, [settings.clip]) if each.name in names)
+
+
 def views_of(variants: Sequence[Variant]) -> tuple[ClipView, ...]:
     """Return the views that variants need, each once, in order."""
     return tuple(dict.fromkeys(variant.view for variant in variants if variant.view is not None))
@@ -188,12 +203,12 @@ def _bottleneck_variants(settings: EvaluateSettings, clips: Sequence[str]) -> It
     """Yield perfect masks with CLIP as the classifier, and our masks with a perfect classifier (OVSeg, figure 1)."""
     for clip in clips:
         view = _of_ground_truth(view_of(settings, clip))
-        yield Variant(name=f"true-masks-{clip}", section="bottleneck", ensemble_weight=1.0, view=view)
+        yield Variant(name=f"{TRUE_MASKS}-{clip}", section="bottleneck", ensemble_weight=1.0, view=view)
     for clip in clips if settings.namer == "crops" else ():
         unmasked = ClipView(clip=clip, regions=GROUND_TRUTH, mask_threshold=0.5, masked=False, mask_prompts=False)
         name = f"true-boxes-{clip}"
         yield Variant(name=name, section="bottleneck", ensemble_weight=1.0, view=unmasked)
-    yield Variant(name="oracle-labels", section="bottleneck", oracle_threshold=settings.mask_threshold)
+    yield Variant(name=ORACLE_LABELS, section="bottleneck", oracle_threshold=settings.mask_threshold)
 
 
 def _weighted(section: Section, view: ClipView, weight: float, prefix: str = "") -> Variant:

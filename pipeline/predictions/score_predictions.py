@@ -9,6 +9,7 @@ from functools import cached_property
 
 from ovseg_models.label_counts import count_labels
 from pipeline.evaluate.labelled_images import NO_LABEL, FailedImage, LabelledImage
+from pipeline.evaluate.protocol import NUMBERS
 from pipeline.evaluate.score import SCORE_BYTES, check_labels, labelled_scenes_of, scores_attributes
 from pipeline.evaluate.variants import PREDICTIONS, Variant
 from pipeline.graph import Node, ParameterCounts, Step
@@ -49,7 +50,7 @@ class ScorePredictions(Step):
 
     kind = scores.KIND
     schema_version = scores.SCHEMA_VERSION
-    producer_version = 1
+    producer_version = 2
     stage: StageName = "evaluate"
     tolerated = frozenset({NO_LABEL})
     computes = False
@@ -150,7 +151,7 @@ class ScorePredictionsJob:
                 failed = scene if isinstance(scene, FailedImage) else self._add(scene, readers[scene.key](), writer)
                 if failed is not None:
                     writer.add_failed(PREDICTIONS, failed.key, failed.status, failed.reason)
-            return writer.commit()
+            return writer.commit({NUMBERS: self.numbering.kind})
 
     def _add(
         self, scene: LabelledImage, numbers: Numbers | FailedImage, writer: ScoreShardWriter

@@ -70,6 +70,11 @@ def mark_of(class_name: str, stuff_names: Sequence[str]) -> SeenMark:
     return SeenMark.UNSEEN
 
 
+def name_aliases() -> dict[str, tuple[str, ...]]:
+    """Return other names of a name, from ``vocabularies/aliases.tsv``."""
+    return {name: (other,) for name, other in _table("aliases.tsv").items()}
+
+
 def normalised(name: str) -> str:
     """Reduce a name to what its spellings share: ``"Window-other"`` and ``"windows"`` give ``"window"``."""
     stem = _ENDINGS_WITHOUT_MEANING.sub("", name.lower().strip())

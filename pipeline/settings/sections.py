@@ -1047,6 +1047,19 @@ class EvaluateSettings(SettingsModel):
     oracle_labels: bool = Field(
         default=False, description="Give each proposal the class of the ground truth that it covers best (Figure 1(c))."
     )
+    error_sources: bool = Field(
+        default=False,
+        description="Also score our masks with perfect names, and perfect masks with CLIP's names: the report then "
+        "shows by class what masks lose and what names lose. CLIP runs once more, on the label map's regions; --ablate "
+        "scores both anyway.",
+        json_schema_extra=LATER_SETTING,
+    )
+    audit_overlap: bool = Field(
+        default=True,
+        description="Look for pictures and class names of the test data in the training data, and list them in the "
+        "report. Each picture is decoded once per data set, at an eighth of its size.",
+        json_schema_extra=LATER_SETTING,
+    )
     memory: str = Field(
         default="",
         description="File of remembered masks ('ovseg memory add'), which name regions beside the texts; empty = none.",

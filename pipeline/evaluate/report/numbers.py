@@ -17,6 +17,9 @@ from ovseg_models.segmentation_metrics import (
     metrics_of,
     top_confusions,
 )
+from pipeline.evaluate.error_sources import error_sources
+from pipeline.evaluate.overlap import overlap_numbers
+from pipeline.evaluate.protocol import protocol
 from pipeline.evaluate.report.paper import paper_miou
 from pipeline.evaluate.score import Score
 from pipeline.evaluate.stored_scores import ImageCountTable, Scores, json_number
@@ -95,6 +98,14 @@ def dataset_numbers(settings: Settings, node: Node) -> Numbers:
         "classes": _class_numbers(attributes.class_names, attributes.seen, table.counts.summed(), boot),
         "confusions": _confusion_numbers(scores, attributes.class_names),
         "per_image": _image_numbers(table),
+        "protocol": protocol(
+            scores,
+            settings.evaluate,
+            step.dataset.predictions,
+            ignore_label=ScenesAttributes.of(node["scenes"].artifact).ignore_label,
+        ),
+        "overlap": overlap_numbers(node, settings) if settings.evaluate.audit_overlap else None,
+        "error_sources": error_sources(scores, rounds=settings.evaluate.bootstrap_rounds),
         "digests": {
             "scores": identity.digest(),
             **identity.inputs,

@@ -10,6 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from pipeline.charts import Bar, bar_chart, curve_chart
+from pipeline.evaluate.error_sources import CHARTED, error_chart, most_lost
 from pipeline.evaluate.report.numbers import Numbers
 from pipeline.evaluate.report.paper import A150_SEEN, A150_UNSEEN, PAPER_ABLATIONS
 from pipeline.evaluate.report.pictures import ConfusionExample, PictureBook, PictureRow, spread
@@ -159,6 +160,7 @@ def _shown(dataset: Numbers, report: Numbers) -> dict[str, Any]:
         "main": main,
         "class_charts": [_safe(chart) for chart in _class_charts(dataset["classes"])],
         "tables": tables,
+        "error_chart": _error_chart(dataset["error_sources"]),
         "curves": [_safe(chart) for chart in _curves(dataset, report["weight_choice"])],
         "choice": _choice(dataset, report["weight_choice"]),
     }
@@ -167,6 +169,15 @@ def _shown(dataset: Numbers, report: Numbers) -> dict[str, Any]:
 def _safe(svg: str) -> Markup:
     """Mark a chart as escaped already: an XML library wrote it."""
     return Markup(svg)  # noqa: S704
+
+
+def _error_chart(sources: Numbers | None) -> Markup | None:
+    """Draw what masks and names lose of the classes that lose most."""
+    if sources is None or not sources["classes"]:
+        return None
+    shown = most_lost(sources["classes"], CHARTED)
+    more = "" if len(shown) == len(sources["classes"]) else f": {len(shown)} of {len(sources['classes'])} classes"
+    return _safe(error_chart(shown, title=f"What names and masks lose{more}"))
 
 
 def _class_charts(classes: Sequence[Numbers]) -> list[str]:

@@ -25,7 +25,7 @@ class Report(Step):
 
     kind = KIND
     schema_version = SCHEMA_VERSION
-    producer_version = 7
+    producer_version = 8
     stage: StageName = "evaluate"
     computes = False
 
@@ -50,7 +50,13 @@ class Report(Step):
         return ReportJob(self.settings, node)
 
     def make(self, node: Node, execution: Execution) -> StageReport:
-        """Write the report, in this process."""
+        """Write the report, in this process; pictures are hashed for the overlap audit before."""
+        if self.settings.evaluate.audit_overlap and not node.status().finished:
+            from pipeline.evaluate.overlap import audit_pictures  # imports torch
+
+            for scores in node.inputs:
+                if scores.step.kind == SCORES:
+                    audit_pictures(scores, self.settings.compute, execution)
         return execution.run(self.job(node), node.artifact, inline=True)
 
     def unit_count(self, node: Node) -> int:
