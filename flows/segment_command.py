@@ -6,12 +6,15 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
 from pipeline.errors import PipelineError
 from pipeline.visible_text import visible
+
+if TYPE_CHECKING:
+    from ovseg_models.class_names import Vocabulary
 
 logger = logging.getLogger(__name__)
 
@@ -26,7 +29,8 @@ _IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".
 def segment(
     images: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="IMAGE ...")],
     *,
-    classes: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME ...")],
+    classes: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME ...")] = (),
+    vocabulary: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None,
     model: Annotated[Path, tyro.conf.arg(metavar="DIR")],
     out: Annotated[Path, tyro.conf.arg(metavar="DIR")],
     find: bool = False,
@@ -48,7 +52,9 @@ def segment(
 
     Args:
         images: Image files, and folders whose image files are taken, but for results of an earlier run.
-        classes: Class names, such as: --classes "traffic light" street sky, or --classes "traffic light, street"
+        classes: Class names, such as: --classes "traffic light" street sky, or --classes "traffic light, street";
+            "sofa|couch" is one class of two words
+        vocabulary: In place of --classes: file with a class a line, such as sofa | couch, with groups and others.
         model: Folder of a segmenter.
         out: Folder for the results, made if need be; files of the same names are replaced.
         find: Find the named things and leave the rest unlabelled, instead of giving each pixel a class.
@@ -68,7 +74,8 @@ def segment(
         PipelineError: If there are no classes, one of them twice or not in UTF-8, no images, or the segmenter cannot be
             loaded.
     """
-    classes = _class_names(classes, has_images=bool(images))
+    named = _vocabulary(classes, vocabulary, has_images=bool(images))
+    where = "--classes" if vocabulary is None else f"--vocabulary: {vocabulary}"
     if min_score and not find:
         raise PipelineError(
             f"--min-score: found {min_score} without --find, which it is for; add --find, or leave it out"
@@ -92,16 +99,16 @@ def segment(
     except (ValueError, OSError, RuntimeError) as error:
         raise PipelineError(str(error)) from error
     try:
-        segmenter.check_names(classes)  # before any image is read; a warning comes with the first one
+        segmenter.check_names(named)  # before any image is read; a warning comes with the first one
     except ValueError as error:
-        raise PipelineError(str(error).replace("class names", "--classes", 1)) from error
+        raise PipelineError(str(error).replace("class names", where, 1)) from error
     out.mkdir(parents=True, exist_ok=True)
     failures = []
     for path, name in zip(paths, _result_names(paths), strict=True):
         start_s = time.monotonic()
         try:
             _refuse_too_many_pixels(path)
-            result = segmenter.find(path, classes, min_score=min_score) if find else segmenter.segment(path, classes)
+            result = segmenter.find(path, named, min_score=min_score) if find else segmenter.segment(path, named)
             result.save(out, name)
         except (ValueError, OSError) as error:
             failures.append(str(error))
@@ -118,14 +125,24 @@ def segment(
     return 1 if failures else 0
 
 
-def _class_names(classes: Sequence[str], *, has_images: bool) -> tuple[str, ...]:
-    """Split names at commas as the app does; refuse images among them, no name, a blank one, and too many.
+def _vocabulary(classes: Sequence[str], file: Path | None, *, has_images: bool) -> "Vocabulary":
+    """Read the file, or split names at commas as the app does; refuse images among them, no name, and too many.
 
     Raises:
         PipelineError: Before anything is loaded.
     """
-    from ovseg_models.class_names import CLASSES_MAX, checked_class_names, split_class_names
+    from ovseg_models.class_names import CLASSES_MAX, Vocabulary, split_class_names
 
+    if file is not None:
+        if classes:
+            raise PipelineError(f"--classes: found {list(classes)} beside --vocabulary; give one of them")
+        try:
+            read = Vocabulary.read(file)
+        except (OSError, ValueError) as error:
+            raise PipelineError(f"--vocabulary: {error}") from error
+        if len(read.class_names) > CLASSES_MAX:
+            raise PipelineError(f"--vocabulary: {file}: holds more than {CLASSES_MAX} classes; name fewer")
+        return read
     for name in classes:
         path = Path(name)
         if path.suffix.lower() in _IMAGE_SUFFIXES or (not has_images and path.exists()):
@@ -140,7 +157,7 @@ def _class_names(classes: Sequence[str], *, has_images: bool) -> tuple[str, ...]
     if len(classes) > CLASSES_MAX:
         raise PipelineError(f"--classes: found {len(classes)} names, a PNG can hold {CLASSES_MAX}; name fewer")
     try:
-        return tuple(checked_class_names([part for name in classes for part in split_class_names(name)]))
+        return Vocabulary.of([part for name in classes for part in split_class_names(name)])
     except ValueError as error:
         raise PipelineError(str(error).replace("class names", "--classes", 1)) from error
 

@@ -9,6 +9,7 @@ import importlib.metadata
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ovseg_models.class_names import Vocabulary
     from ovseg_models.encoding import EncodedImage
     from ovseg_models.memory import Memory
     from ovseg_models.segmentation import MaskRow, Segment, Segmentation
@@ -25,6 +26,7 @@ __all__ = [
     "Segmentation",
     "Segmenter",
     "SegmenterSettings",
+    "Vocabulary",
     "__version__",
 ]
 
@@ -36,6 +38,7 @@ _MODULES = {
     "Segmentation": "segmentation",
     "Segmenter": "segmenter",
     "SegmenterSettings": "segmenter_settings",
+    "Vocabulary": "class_names",
 }
 
 

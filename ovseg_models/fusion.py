@@ -14,7 +14,7 @@ Letters in shapes: ``tile`` counts tiles line by line, ``win`` is the side of a 
 tile's side and one pixel more (17), which the resize may read.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -51,6 +51,20 @@ class ClassScores(NamedTuple):
     proposal_probs: Float[Tensor, "query class"]
     clip_probs: Float[Tensor, "valid class"] | None
     scores: Float[Tensor, "query class"]
+
+
+def best_of_words(logits: Float[Tensor, "row word"], word_counts: Sequence[int]) -> Float[Tensor, "row class"]:
+    """Return the highest logit of each class's words; see `Vocabulary`.
+
+    Args:
+        logits: Columns of a class's words lie side by side. What follows all of them, as no object does, stays.
+        word_counts: Number of words of each class.
+    """
+    if all(count == 1 for count in word_counts):
+        return logits
+    words = sum(word_counts)
+    classes = [part.amax(dim=1) for part in logits[:, :words].split(list(word_counts), dim=1)]
+    return torch.cat([torch.stack(classes, dim=1), logits[:, words:]], dim=1)
 
 
 @torch.no_grad()

@@ -16,7 +16,8 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 from torch.nn import functional
 
-OTHERS = "others"
+from ovseg_models.class_names import OTHERS, Vocabulary
+
 UNLABELLED = -1
 _NO_SCORE = -1.0
 _CLASSES_AT_ONCE = 16  # bounds the memory
@@ -35,10 +36,12 @@ class FoundRegions(NamedTuple):
     queries: Int64[Tensor, "class"]
 
 
-def with_others(class_names: Sequence[str]) -> list[str]:
-    """Append "others" to a single name that isn't "others" itself; return other lists as they are."""
-    names = list(class_names)
-    return [*names, OTHERS] if len(names) == 1 and names != [OTHERS] else names
+def with_others(vocabulary: Vocabulary) -> Vocabulary:
+    """Append "others" to a single class that isn't "others" itself; return other vocabularies as they are."""
+    names, words = vocabulary.class_names, vocabulary.words
+    if len(names) != 1 or OTHERS in (*names, *words[0]):
+        return vocabulary
+    return Vocabulary((*names, OTHERS), (*words, (OTHERS,)))
 
 
 @torch.no_grad()

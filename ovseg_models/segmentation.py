@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ovseg_models.class_names import CLASSES_IN_8_BIT, CLASSES_MAX
 from ovseg_models.encoding import EncodedImage
+from ovseg_models.fusion import best_of_words
 from ovseg_models.masked_crops import mask_boxes
 from ovseg_models.overlay import overlay_picture
 from ovseg_models.query_mode import UNLABELLED
@@ -106,11 +107,13 @@ class Segmentation:
 
     Attributes:
         class_names: By class index, as given; in query mode with "others" at the end if one name was given.
-        label_map: Class index of each pixel of the image, on the CPU; in query mode -1 where nothing was found.
+        label_map: Class index of each pixel of the image, on the CPU; -1 where nothing was found in query
+            mode, or others than the classes won.
         encoded: The image and its proposals.
         query_scores: Of both branches together.
         proposal_probs: Of the proposal net.
-        text_embeddings: Of the class names, in CLIP's space.
+        text_embeddings: Of the classes' words, in CLIP's space.
+        word_counts: Number of words of each class, whose embeddings lie side by side.
         scores: Fused scores of each class and pixel, on the CPU; None unless asked for.
         found_queries: In query mode the proposal that each class was given, -1 for none; else None.
     """
@@ -120,7 +123,8 @@ class Segmentation:
     encoded: EncodedImage
     query_scores: Float[Tensor, "query class"]
     proposal_probs: Float[Tensor, "query class"]
-    text_embeddings: Float[Tensor, "class dim"]
+    text_embeddings: Float[Tensor, "word dim"]
+    word_counts: tuple[int, ...]
     scores: Float[Tensor, "class height width"] | None = None
     found_queries: Int64[Tensor, "class"] | None = None
 
@@ -274,7 +278,8 @@ class Segmentation:
 
         At ensemble weight 0 the segmenter does without them, and CLIP runs when they are first read.
         """
-        return self.encoded.class_logits(self.encoded.image_embeddings, self.text_embeddings).softmax(dim=-1)
+        logits = self.encoded.class_logits(self.encoded.image_embeddings, self.text_embeddings)
+        return best_of_words(logits, self.word_counts).softmax(dim=-1)
 
     @cached_property
     def masks(self) -> tuple[MaskRow, ...]:

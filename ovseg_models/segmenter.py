@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float, UInt8
 from PIL import Image
 from torch import Tensor
 
-from ovseg_models.class_names import checked_class_names
+from ovseg_models.class_names import OTHERS, ClassNames, Vocabulary, checked_class_names
 from ovseg_models.devices import chosen_device
 from ovseg_models.encoding import (
     EncodedImage,
@@ -30,7 +30,7 @@ from ovseg_models.encoding import (
     net_pixels,
     propose,
 )
-from ovseg_models.fusion import ClassScores, classify, fused_labels, fused_scores
+from ovseg_models.fusion import ClassScores, best_of_words, classify, fused_labels, fused_scores
 from ovseg_models.host_to_device import sent
 from ovseg_models.image_input import ImageInput, rgb_image
 from ovseg_models.mask_adapted_clip import MaskAdaptedClip
@@ -47,7 +47,7 @@ from ovseg_models.one_pass import OnePass
 from ovseg_models.precision import autocast
 from ovseg_models.proposal_masks import hard_masks
 from ovseg_models.proposal_net import ProposalNet
-from ovseg_models.query_mode import OTHERS, find_regions, with_others
+from ovseg_models.query_mode import UNLABELLED, find_regions, with_others
 from ovseg_models.segmentation import Branches, Segmentation
 from ovseg_models.segmenter_folder import (
     SegmenterParts,
@@ -70,9 +70,9 @@ _PICTURES_AT_ONCE = 8  # of equal size through the proposal net
 
 
 class _Named(NamedTuple):
-    """Class scores of the proposals, and the text embeddings of these classes."""
+    """Class scores of the proposals, and the text embeddings of the classes' words."""
 
-    text_embeddings: Float[Tensor, "class dim"]
+    text_embeddings: Float[Tensor, "word dim"]
     classes: ClassScores
 
 
@@ -195,13 +195,13 @@ class Segmenter:
         return self.proposal_net.no_object_embedding.device
 
     @overload
-    def segment(self, image: Picture, class_names: Sequence[str], *, return_scores: bool = False) -> Segmentation: ...
+    def segment(self, image: Picture, class_names: ClassNames, *, return_scores: bool = False) -> Segmentation: ...
     @overload
     def segment(
-        self, image: SeveralPictures, class_names: Sequence[str], *, return_scores: bool = False
+        self, image: SeveralPictures, class_names: ClassNames, *, return_scores: bool = False
     ) -> list[Segmentation]: ...
     def segment(
-        self, image: Picture | SeveralPictures, class_names: Sequence[str], *, return_scores: bool = False
+        self, image: Picture | SeveralPictures, class_names: ClassNames, *, return_scores: bool = False
     ) -> Segmentation | list[Segmentation]:
         """Give each pixel of an image one of the classes.
 
@@ -210,7 +210,8 @@ class Segmenter:
                 orientation is applied to files and Pillow images), or what `encode` returned. Of a list or tuple of
                 these a list comes back, and images of equal padded size go through the proposal net together; each
                 result is that of the image alone.
-            class_names: In index order, at least one; what isn't named cannot be found.
+            class_names: In index order, at least one; what isn't named cannot be found. Names, of which "sofa|couch"
+                is one class of two words, or a `Vocabulary`.
             return_scores: Return the fused scores too; 4 bytes per class and pixel.
 
         Raises:
@@ -219,21 +220,21 @@ class Segmenter:
                 that is not valid UTF-8.
             TypeError: If ``class_names`` is one string or holds what is none, or the image is of another type.
         """
-        names = checked_class_names(class_names)  # before the nets run
+        names = Vocabulary.of(class_names)  # before the nets run
         results = [self.classify(one, names, return_scores=return_scores) for one in self._all_encoded(image)]
         return results if isinstance(image, list | tuple) else results[0]
 
     __call__ = segment
 
     @overload
-    def find(self, image: Picture, class_names: Sequence[str], *, min_score: float | int = 0.0) -> Segmentation: ...
+    def find(self, image: Picture, class_names: ClassNames, *, min_score: float | int = 0.0) -> Segmentation: ...
     @overload
     def find(
-        self, image: SeveralPictures, class_names: Sequence[str], *, min_score: float | int = 0.0
+        self, image: SeveralPictures, class_names: ClassNames, *, min_score: float | int = 0.0
     ) -> list[Segmentation]: ...
     @torch.no_grad()
     def find(
-        self, image: Picture | SeveralPictures, class_names: Sequence[str], *, min_score: float | int = 0.0
+        self, image: Picture | SeveralPictures, class_names: ClassNames, *, min_score: float | int = 0.0
     ) -> Segmentation | list[Segmentation]:
         """Find the named things and leave the rest unlabelled (OVSeg, figure 5); see `query_mode`.
 
@@ -247,12 +248,13 @@ class Segmenter:
             ValueError: As `segment`.
             TypeError: As `segment`.
         """
-        names = with_others(checked_class_names(class_names))
+        names = with_others(Vocabulary.of(class_names))
         results = []
         for encoded in self._all_encoded(image):
             named = self._named(encoded, names)
             scores = named.classes.scores
-            found = find_regions(scores, encoded.hard_masks(), names, encoded.size, min_score=float(min_score))
+            masks, lowest = encoded.hard_masks(), float(min_score)
+            found = find_regions(scores, masks, names.class_names, encoded.size, min_score=lowest)
             results.append(_segmentation(encoded, names, named, found.label_map, found_queries=found.queries.cpu()))
         return results if isinstance(image, list | tuple) else results[0]
 
@@ -266,11 +268,9 @@ class Segmenter:
         return encoded if isinstance(image, list | tuple) else encoded[0]
 
     @torch.no_grad()
-    def classify(
-        self, encoded: EncodedImage, class_names: Sequence[str], *, return_scores: bool = False
-    ) -> Segmentation:
+    def classify(self, encoded: EncodedImage, class_names: ClassNames, *, return_scores: bool = False) -> Segmentation:
         """Do what is left of `segment` for an encoded image; arguments and errors are the same."""
-        names = checked_class_names(class_names)
+        names = Vocabulary.of(class_names)
         if self.settings.ensemble_weight == 1 and not encoded.valid.any():
             logger.warning(
                 "no mask has a pixel above mask_threshold %s and ensemble_weight is 1, so that CLIP sees nothing and "
@@ -282,7 +282,8 @@ class Segmenter:
         if return_scores:  # else no array of classes by pixels is made, which takes gigabytes for many classes
             scores = fused_scores(named.classes.scores, encoded.mask_logits, **sizes).cpu()
             return _segmentation(encoded, names, named, scores.argmax(dim=0), scores=scores)
-        return _segmentation(encoded, names, named, fused_labels(named.classes.scores, encoded.mask_logits, **sizes))
+        labels = fused_labels(named.classes.scores, encoded.mask_logits, **sizes)
+        return _segmentation(encoded, names, named, labels)
 
     @torch.no_grad()
     def branches(self, image: ImageInput, class_names: Sequence[str]) -> Branches:
@@ -310,10 +311,10 @@ class Segmenter:
         )
 
     @torch.no_grad()
-    def scores(self, image: Picture, class_names: Sequence[str]) -> Float[Tensor, "class height width"]:
+    def scores(self, image: Picture, class_names: ClassNames) -> Float[Tensor, "class height width"]:
         """Return the fused scores of each class and pixel, at the image's own size, on the CPU."""
         encoded = self._encoded(image)
-        scores = self._named(encoded, checked_class_names(class_names)).classes.scores
+        scores = self._named(encoded, Vocabulary.of(class_names)).classes.scores
         return fused_scores(scores, encoded.mask_logits, net_size=encoded.net_size, size=encoded.size).cpu()
 
     @torch.no_grad()
@@ -431,7 +432,7 @@ class Segmenter:
             logger.warning("%s", warning)
         return self._classifier.text_embeddings(names, self.settings.prompt_templates)
 
-    def check_names(self, class_names: Sequence[str]) -> str:
+    def check_names(self, class_names: ClassNames) -> str:
         """Return a warning of words that CLIP does not know; empty for a published tokenizer, which spells any word.
 
         Raises:
@@ -440,7 +441,8 @@ class Segmenter:
         if self.tokenizer is None:
             return ""
         around = {word for template in self.settings.prompt_templates for word in split_words(template)}
-        return self.tokenizer.check_names([name for name in class_names if name != OTHERS], no_names=around)
+        words = Vocabulary.of(class_names).all_words
+        return self.tokenizer.check_names([word for word in words if word != OTHERS], no_names=around)
 
     def _encoded(self, image: Picture) -> EncodedImage:
         """Encode an image that isn't yet."""
@@ -508,28 +510,33 @@ class Segmenter:
             return None
         return self.proposal_net.class_logits(proposals.proposal_embeddings, text_embeddings)
 
-    def _named(self, encoded: EncodedImage, class_names: Sequence[str]) -> _Named:
+    def _named(self, encoded: EncodedImage, vocabulary: Vocabulary) -> _Named:
         """Name the proposals; at ensemble weight 0 CLIP's embeddings are asked for by a memory alone."""
-        weight, memory = self.settings.ensemble_weight, self._memory
-        text_embeddings = self.text_embeddings(class_names)
+        weight, memory, counts = self.settings.ensemble_weight, self._memory, vocabulary.word_counts
+        text_embeddings = self.text_embeddings(vocabulary.all_words)
         proposal_logits = self._proposal_logits(encoded, text_embeddings)
+        if proposal_logits is not None:
+            proposal_logits = best_of_words(proposal_logits, counts)
         if weight == 0 and memory is None:
             return _Named(text_embeddings, classify(proposal_logits, ensemble_weight=weight))
         embeddings, valid = encoded.regions
-        clip_logits = self.clip.class_logits(embeddings, text_embeddings)
+        clip_logits = best_of_words(self.clip.class_logits(embeddings, text_embeddings), counts)
         classes = classify(proposal_logits, clip_logits, valid, ensemble_weight=weight)
-        near = None if memory is None else memory.similarities(embeddings, class_names)
+        near = None if memory is None else memory.similarities(embeddings, vocabulary.class_names)
         if near is not None:
             classes = classes._replace(scores=remembered_scores(classes.scores, clip_logits, valid, near))
         return _Named(text_embeddings, classes)
 
 
 def _segmentation(
-    encoded: EncodedImage, class_names: Sequence[str], named: _Named, label_map: Tensor, **more: Any
+    encoded: EncodedImage, vocabulary: Vocabulary, named: _Named, label_map: Tensor, **more: Any
 ) -> Segmentation:
-    """Put a result together, its maps on the CPU."""
+    """Put a result together, its maps on the CPU; what others than the named classes have won has no label."""
+    if vocabulary.has_others:
+        label_map = torch.where(label_map == len(vocabulary.class_names) - 1, UNLABELLED, label_map)
     return Segmentation(
-        class_names=tuple(class_names),
+        class_names=vocabulary.class_names,
+        word_counts=vocabulary.word_counts,
         label_map=label_map.cpu(),
         encoded=encoded,
         query_scores=named.classes.scores,

@@ -279,3 +279,23 @@ def test_a_picture_has_all_its_files_or_none(model, photos, tmp_path, capsys, en
     names = sorted(path.name for path in (tmp_path / "out").iterdir())
     assert names == sorted([f"one.{ending}", "two.json", "two.labels.png", "two.overlay.png"])
     assert "1 of 2 images failed" in capsys.readouterr().err
+
+
+def test_a_vocabulary_file_names_classes(model, photos, tmp_path):
+    words = tmp_path / "words.txt"
+    words.write_text("cat | dog\nother: sky, grass\n")
+    assert segment((photos / "one.png",), vocabulary=words, model=model, out=tmp_path / "out") == 0
+    content = json.loads((tmp_path / "out" / "one.json").read_text())
+    assert content["class_names"] == ["cat", "others"]
+    labels = np.asarray(Image.open(tmp_path / "out" / "one.labels.png"))
+    assert set(np.unique(labels).tolist()) <= {0, content["nothing_found"]}
+
+
+def test_faults_of_a_vocabulary_file_are_reported_with_place(model, photos, tmp_path):
+    words = tmp_path / "words.txt"
+    words.write_text("cat\ncat\n")
+    for given, found in (({"vocabulary": words}, "line 2"), ({"vocabulary": tmp_path / "absent"}, "absent")):
+        with pytest.raises(PipelineError, match=rf"^--vocabulary: .*{found}"):
+            segment((photos,), **given, model=model, out=tmp_path / "out")
+    with pytest.raises(PipelineError, match="beside --vocabulary"):
+        segment((photos,), classes=("cat",), vocabulary=words, model=model, out=tmp_path / "out")

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from ovseg_models.class_names import Vocabulary
 from ovseg_models.query_mode import UNLABELLED, find_regions, with_others
 
 
@@ -79,9 +80,10 @@ def test_regions_keep_their_area_at_another_size():
 
 
 def test_a_single_name_is_compared_with_others():
-    assert with_others(["oculus"]) == ["oculus", "others"]
-    assert with_others(["oculus", "ukulele"]) == ["oculus", "ukulele"]
-    assert with_others(["others"]) == ["others"]
+    assert with_others(Vocabulary.of(["oculus"])) == Vocabulary.of(["oculus", "others"])
+    assert with_others(Vocabulary.of(["eye|oculus"])) == Vocabulary.of(["eye|oculus", "others"])
+    for several in (["oculus", "ukulele"], ["others"]):
+        assert with_others(Vocabulary.of(several)) == Vocabulary.of(several)
 
 
 def test_sizes_that_do_not_fit_are_refused():
