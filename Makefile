@@ -76,7 +76,7 @@ namer-table: $(STAMP)  ## Measure one pass beside crops on the drawn world (an h
 
 finetune-table: $(STAMP)  ## Measure the orders of FT and MPT on the drawn world (hours; goes on where it stopped)
 	$(BIN)/python -m tools.measure_finetuning --out $(or $(OUT),runs/finetune-table)
-	$(BIN)/python -m tools.measure_finetuning --out $(or $(OUT),runs/finetune-table) --write docs/guides/finetuning.md
+	$(BIN)/python -m tools.measure_finetuning --out $(or $(OUT),runs/finetune-table) --write docs/results/finetuning_table.md
 	cp $(or $(OUT),runs/finetune-table)/results.jsonl docs/results/finetuning_results.jsonl
 
 status: $(STAMP)  ## Show what is complete, stale, missing or corrupt of CONFIG (flows/configs/demo.toml)
@@ -104,10 +104,12 @@ format: $(STAMP)  ## Format the code and fix what ruff can fix
 bench: $(STAMP)  ## Run the benchmarks; each prints ratios measured in one run
 	$(BIN)/python -m tests.benchmarks
 
-docs: $(STAMP)  ## Write the pages of docs that are made from the code
+docs: $(STAMP)  ## Write the pages that are made from the code, and build the site of docs in build/site
 	$(BIN)/python -m tools.write_settings_docs
 	$(BIN)/python -m tools.write_contracts_docs
 	$(BIN)/python -m tools.write_dataflow_docs
+	$(BIN)/python -m tools.write_commands_docs
+	$(BIN)/python -m tools.build_site
 
 constraints: $(STAMP)  ## Write constraints.txt from what .venv holds
 	$(BIN)/python -m tools.write_constraints

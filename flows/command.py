@@ -9,6 +9,7 @@ import functools
 import importlib.metadata
 import itertools
 import os
+import shutil
 import sys
 import textwrap
 import traceback
@@ -30,7 +31,7 @@ usage: ovseg COMMAND [OPTIONS]
 Open-vocabulary segmentation with mask-adapted CLIP: name what you want to find in a photograph, in your own words.
 What a command has finished is kept; the same command again does only the rest.
 """
-_HEADINGS = {  # of the groups of subcommands, in this order; a group that is not here has its own name
+HEADINGS = {  # of the groups of subcommands, in this order; a group that is not here has its own name
     "run": "whole runs",
     "stages": "one stage at a time, in their order",
     "segment": "segment pictures",
@@ -86,8 +87,8 @@ def overview() -> str:
     """Return what ``ovseg --help`` prints: every subcommand under its heading, general options, examples."""
     width = max(len(subcommand.name) for subcommand in SUBCOMMANDS) + 4
     lines = [_INTRODUCTION]
-    for group in dict.fromkeys([*_HEADINGS, *(subcommand.group for subcommand in SUBCOMMANDS)]):
-        lines.append(f"{_HEADINGS.get(group, group)}:")
+    for group in dict.fromkeys([*HEADINGS, *(subcommand.group for subcommand in SUBCOMMANDS)]):
+        lines.append(f"{HEADINGS.get(group, group)}:")
         for subcommand in SUBCOMMANDS:
             if subcommand.group == group:
                 lines.extend(
@@ -155,7 +156,9 @@ def _call(subcommand: Subcommand, arguments: Sequence[str]) -> int:
 
     if {"-h", "--help"} & set(itertools.takewhile(lambda argument: argument != "--", arguments)):
         # tyro would join the lines of a description into one that no terminal is wide enough for.
-        sys.stdout.write(f"{description_of(subcommand.function)}\n\n")
+        width = min(shutil.get_terminal_size().columns, 110)
+        for paragraph in description_of(subcommand.function):
+            sys.stdout.write(f"{textwrap.fill(paragraph, width)}\n\n")
     try:
         code = tyro.cli(
             with_readable_options(run_visibly),

@@ -3,8 +3,6 @@
 import functools
 import inspect
 import re
-import shutil
-import textwrap
 import types
 import typing
 from collections.abc import Callable
@@ -16,7 +14,6 @@ import tyro
 from flows.arguments import RunArguments
 
 _METAVARS = {Path: "PATH", int: "INT", float: "FLOAT"}
-_MOST_COLUMNS = 110
 _CONTINUED = re.compile(r"\n {8,}(?=\S)")  # the lines of an entry below "Args:" but its first
 
 
@@ -71,9 +68,8 @@ def _metavar(kind: Any, name: str) -> str:
     return ""
 
 
-def description_of(function: Callable[..., Any]) -> str:
-    """Return what a command's docstring says above its arguments, each paragraph wrapped to the terminal."""
+def description_of(function: Callable[..., Any]) -> list[str]:
+    """Return what a command's docstring says above its arguments, a paragraph a line."""
     text = inspect.getdoc(function) or ""
     paragraphs = text.partition("\nArgs:")[0].partition("\nRaises:")[0].strip().split("\n\n")
-    width = min(shutil.get_terminal_size().columns, _MOST_COLUMNS)
-    return "\n\n".join(textwrap.fill(" ".join(paragraph.split()), width) for paragraph in paragraphs)
+    return [" ".join(paragraph.split()) for paragraph in paragraphs]

@@ -11,7 +11,7 @@ them. A memory is a set: adding a mask and removing it again leaves the very num
 References:
     Hariharan et al., 2012, for whitening by what is not looked for; Zhang et al., 2022 (Tip-Adapter), for the bonus on
     CLIP's logits. The gate and its threshold, which follow from the memory itself, are this project's;
-    docs/guides/memory.md has the measurements.
+    docs/results/memory_table.md has the measurements.
 """
 
 import hashlib
@@ -38,8 +38,8 @@ _TENSOR, _SURROUNDINGS = "embeddings", "surroundings"
 _FIELDS = ("class_name", "picture", "source")
 SURROUNDINGS_MAX = 32
 
-# Chosen on drawn scenes of other seeds than those that are reported; see docs/guides/memory.md. Half or twice the bonus
-# or the gate's width make no difference there.
+# Chosen on drawn scenes of other seeds than those that are reported; see docs/results/memory_table.md. Half or twice
+# the bonus or the gate's width make no difference there.
 _BONUS, _FALLOFF = 20.0, 10.0  # on CLIP's logits, 100 times a cosine: 20 for the very mask, 7 at a similarity of 0.9
 _GATE_WIDTH = 0.04
 _STRANGERS_BELOW = 0.8  # quantile of the nearest masks of other classes, above which a region counts as known

@@ -2,7 +2,7 @@
 
 ``python -m tools.measure_finetuning --out DIR`` writes one line per seed, schedule and kind of mask to
 ``DIR/results.jsonl``; a run that was stopped goes on. ``--write PAGE`` puts the tables made of it between the marks of
-a page, such as docs/guides/finetuning.md.
+a page, such as docs/results/finetuning_table.md.
 ``--rate-ft 3e-5 --schedules FT "FT then MPT"`` measures some schedules at another rate, which has a table of its own.
 Per seed all is new: the world's scenes, the pairs mined from them, prompts, order of pairs, and the scenes to test on.
 """

@@ -1,10 +1,11 @@
 """Measure what a memory of a few masks of each unseen class brings on the drawn world, over several seeds.
 
 ``python -m tools.measure_memory --out DIR`` trains and evaluates what is missing, and writes one line per seed and row
-to ``DIR/results.jsonl``; a run that was stopped goes on. ``--write PAGE`` writes the table of docs/guides/memory.md.
-Scenes, seeds and settings are those of `tools.measure_paper_tables`; the masks are ground truth of the mined scenes,
-which no evaluation sees, drawn by lot among regions of at least one percent of a picture. The constants of the fusion
-were chosen on other seeds (`DEVELOPMENT_SEEDS`), which this tool measures too where they are asked for.
+to ``DIR/results.jsonl``; a run that was stopped goes on. ``--write PAGE`` writes the table of
+docs/results/memory_table.md. Scenes, seeds and settings are those of `tools.measure_paper_tables`; the masks are ground
+truth of the mined scenes, which no evaluation sees, drawn by lot among regions of at least one percent of a picture.
+The constants of the fusion were chosen on other seeds (`DEVELOPMENT_SEEDS`), which this tool measures too where they
+are asked for.
 """
 
 import shutil

@@ -19,8 +19,8 @@ _INTRODUCTION = """# The paper's ablations on the drawn world
 [drawn_world_results.jsonl](drawn_world_results.jsonl), one line per seed and row, each with a digest of what made it.
 
 The four stages do the work as a user would run them: the miner takes the proposals of the net that the project ships
-([its card](../../pipeline/drawn_world/small_proposal_net/README.md); stage 1 is one training step of rate 1e-9), the
-small CLIP ([its card](../../pipeline/drawn_world/small_clip/README.md)) names them, stage 3 adapts it with the settings
+(its card: `pipeline/drawn_world/small_proposal_net/README.md`; stage 1 is one training step of rate 1e-9), the
+small CLIP (its card: `pipeline/drawn_world/small_clip/README.md`) names them, stage 3 adapts it with the settings
 of `flows/configs/demo.toml` (four epochs of FT, two of MPT), stage 4 evaluates with ensemble weight 0.7. Per seed the
 scenes to mine and to test on, the prompts and the order of the pairs are new; proposal net and small CLIP are the same
 for all seeds. Nothing was tuned on these scenes: net, epochs and rates were chosen on validation scenes and seeds 101

@@ -30,6 +30,7 @@ SHELL_WORDS = frozenset(
             "grep",
             "ln",
             "ls",
+            "md5sum",
             "mkdir",
             "mv",
             "nvidia-smi",

@@ -1,4 +1,4 @@
-"""The measured tables of docs/guides/finetuning.md: made of stored results, by the command that the page names."""
+"""The measured tables of docs/results/finetuning_table.md: made of stored results, by the command it names."""
 
 import json
 from concurrent.futures import ThreadPoolExecutor
@@ -19,7 +19,7 @@ from tools.seed_results import (
     write_into,
 )
 
-PAGE = ROOT / "docs" / "guides" / "finetuning.md"
+PAGE = ROOT / "docs" / "results" / "finetuning_table.md"
 RESULTS = ROOT / "docs" / "results" / "finetuning_results.jsonl"
 
 

@@ -197,10 +197,11 @@ def test_the_papers_architectures_are_the_models_presets(config, preset, kind):
 # The shipped configurations
 
 
-def test_there_are_four_configurations():
+def test_there_are_five_configurations():
     assert sorted(path.name for path in CONFIGS.glob("*.toml")) == [
         "coco_sample.toml",
         "demo.toml",
         "ovseg_r101c_vitb16.toml",
         "ovseg_swinb_vitl14.toml",
+        "own_data.toml",
     ]
