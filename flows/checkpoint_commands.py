@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from flows.arguments import RunArguments
+from flows.arguments import Overrides, RunArguments
 
 if TYPE_CHECKING:
     from ovseg_models.segmenter_folder import SegmenterParts
@@ -132,21 +132,46 @@ def bundle(run: RunArguments, *, out: Path, ensemble_weight: float = 0.7, origin
     sys.stdout.write(f"{out}\n")
 
 
-def export_clip(run: RunArguments, *, out: Path) -> None:
-    """Write the adapted CLIP as a plain open_clip file, without the mask prompts, for which open_clip has no place.
+def export_clip(
+    model: Annotated[Path | None, tyro.conf.Positional, tyro.conf.arg(metavar="DIR", help_behavior_hint="")] = None,
+    *,
+    out: Path,
+    config: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = None,
+    overrides: Overrides = (),
+) -> None:
+    """Write the adapted CLIP of a segmenter or of a run so that open_clip loads it.
+
+    What open_clip has no place for, such as mask prompts, is left out, and the log says so.
 
     Args:
-        run: Where the settings come from.
-        out: File to be written, ending in .safetensors; its JSON is written beside it.
+        model: Folder of a segmenter.
+        out: New folder, for open_clip's 'local-dir:'; or a file ending in .safetensors, with a JSON beside it.
+        config: Settings file (TOML) of a run, in place of a segmenter.
+        overrides: Setting that takes the place of the file's; may be given many times.
 
     Raises:
         MissingInputError: If stage 3 is not finished.
-        PipelineError: If no phase trained the image tower, or a file is there already.
+        PipelineError: If no phase trained the image tower, the segmenter has no CLIP, or a file is there already.
     """
-    from pipeline.bundle import export_open_clip
+    from pipeline.errors import PipelineError
 
-    config = export_open_clip(run.settings(), out)
-    sys.stdout.write(
-        f"open_clip.add_model_config({str(config)!r})\n"
-        f"open_clip.create_model({config.stem!r}, pretrained={str(out)!r})\n"
-    )
+    if (model is None) == (config is None):
+        found = "neither a segmenter's folder nor --config" if model is None else f"{model} and --config {config}"
+        raise PipelineError(f"export-clip: found {found}, one of them is expected; say whose CLIP to write")
+    if config is not None:
+        from pipeline.bundle import export_open_clip
+        from pipeline.settings import load_settings
+
+        sys.stdout.write(export_open_clip(load_settings(config, overrides), out))
+    if model is not None:
+        from ovseg_models.open_clip_folder import require_free, write_for_open_clip
+        from ovseg_models.segmenter_folder import read_segmenter_folder
+
+        try:
+            require_free(out)
+            parts = read_segmenter_folder(model)
+            if parts.clip is None:
+                raise PipelineError(f"{model}: holds a proposal net and no CLIP; give a segmenter with one")
+            sys.stdout.write(write_for_open_clip(out, parts.clip, parts.tokenizer))
+        except (ValueError, OSError) as error:
+            raise PipelineError(f"export-clip: {error}") from error

@@ -181,9 +181,12 @@ _LISTED = (
     Subcommand(
         name="export-clip",
         group="segment",
-        summary="write the adapted CLIP as a plain open_clip file",
+        summary="write the adapted CLIP so that open_clip loads it",
         function=export_clip,
-        examples=("ovseg export-clip --config flows/configs/demo.toml --out models/adapted.safetensors",),
+        examples=(
+            "ovseg export-clip models/demo --out models/demo-clip",
+            "ovseg export-clip --config flows/configs/demo.toml --out models/adapted.safetensors",
+        ),
     ),
     Subcommand(
         name="segment",

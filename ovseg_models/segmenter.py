@@ -44,6 +44,7 @@ from ovseg_models.memory import (
 )
 from ovseg_models.neighbours import Neighbour, Neighbours
 from ovseg_models.one_pass import OnePass
+from ovseg_models.open_clip_folder import write_open_clip_folder
 from ovseg_models.precision import autocast
 from ovseg_models.proposal_masks import hard_masks
 from ovseg_models.proposal_net import ProposalNet
@@ -182,6 +183,18 @@ class Segmenter:
             memory=self._memory,
         )
         write_segmenter_folder(Path(folder), parts)
+
+    def save_open_clip(self, folder: str | Path) -> None:
+        """Write the adapted CLIP for ``open_clip.create_model_and_transforms("local-dir:FOLDER")``.
+
+        What open_clip has no place for, such as mask prompts, is left out, and logged.
+
+        Raises:
+            FileExistsError: If there is something in the folder already.
+            ValueError: If CLIP was built by hand, so that its configuration isn't known.
+        """
+        for sentence in write_open_clip_folder(Path(folder), self.clip, self.tokenizer):
+            logger.warning("%s: %s", folder, sentence)
 
     def to(self, device: str | torch.device) -> "Segmenter":
         """Move both nets to a device and return the segmenter."""

@@ -8,9 +8,6 @@ JSON. A folder is written under a temporary name and renamed, so that it is comp
 
 import json
 import math
-import os
-import secrets
-import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,13 +16,14 @@ from typing import Any, TypeVar
 
 import safetensors
 import torch
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ovseg_models.checkpoint_keys.key_report import take_tensors
 from ovseg_models.hub_text_towers import NAME_KEY, SIZES_KEY, hub_text_tower
 from ovseg_models.mask_adapted_clip import MaskAdaptedClip
 from ovseg_models.memory import Memory
+from ovseg_models.new_folder import new_folder, require_new, write_json, write_tensors
 from ovseg_models.pretrained_clip import build_mask_adapted_clip
 from ovseg_models.proposal_net import ProposalNet
 from ovseg_models.proposal_presets import build_proposal_net
@@ -108,30 +106,19 @@ def write_segmenter_folder(folder: Path, parts: SegmenterParts) -> None:
         FileExistsError: If there is something in the folder already.
         ValueError: If a net doesn't know the arguments that it was built from.
     """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise FileExistsError(f"{folder}: is there already, a new folder is expected; choose another name or delete it")
+    require_new(folder)
     content = _json_content(parts)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = folder.parent / f".tmp-{folder.name}-{secrets.token_hex(4)}"
-    temporary.mkdir()
-    try:
+    with new_folder(folder) as temporary:
         for net, name in ((parts.proposal_net, _PROPOSAL_NET_NAME), (parts.clip, _CLIP_NAME)):
             if net is not None:
-                _write_tensors(temporary / name, net.state_dict())
+                write_tensors(temporary / name, net.state_dict())
         if parts.published is not None and parts.published.extras:
-            _write_tensors(temporary / _PUBLISHED_NAME, parts.published.extras)
+            write_tensors(temporary / _PUBLISHED_NAME, parts.published.extras)
         if parts.clip is not None and parts.tokenizer is None and isinstance(parts.clip.tokenize, ModelTokenizer):
             parts.clip.tokenize.save(temporary / _TOKENIZER_NAME)
         if parts.memory is not None:
             parts.memory.save(temporary / MEMORY_NAME)
-        with (temporary / _JSON_NAME).open("w", encoding="utf-8") as file:
-            json.dump(content, file, indent=2, ensure_ascii=False)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.rename(folder)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
+        write_json(temporary / _JSON_NAME, content)
 
 
 def read_segmenter_folder(folder: Path, settings: Mapping[str, Any] | None = None) -> SegmenterParts:
@@ -224,14 +211,6 @@ def _arguments(net: ProposalNet | MaskAdaptedClip | None, name: str, builder: st
             f"build it with {builder} and load the weights into that"
         )
     return net.arguments
-
-
-def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write tensors and see that they reach the disk."""
-    # Not save_file, whose files only their owner may read, whatever the umask.
-    path.write_bytes(save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}))
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -1,14 +1,8 @@
-"""What users take from a run: a segmenter's folder, and the adapted CLIP as a plain open_clip file."""
+"""What users take from a run: a segmenter's folder, and the adapted CLIP as open_clip loads it."""
 
-import json
-import logging
 from pathlib import Path
-from typing import Any
 
-import safetensors.torch
-
-from ovseg_models.mask_adapted_clip import MaskAdaptedClip
-from ovseg_models.preprocessing import OPENAI
+from ovseg_models.open_clip_folder import require_free, write_for_open_clip
 from ovseg_models.prompt_templates import prompt_templates
 from ovseg_models.segmenter import Segmenter
 from ovseg_models.segmenter_settings import SegmenterSettings
@@ -19,9 +13,6 @@ from pipeline.settings import Settings
 from pipeline.text_side import text_side_of
 from pipeline.trained_nets import load_adapted_clip, load_proposal_net, stock_mask_adapted_clip
 from storage_schemas.checkpoints import IMAGE_TOWER
-from storage_schemas.commit import Disk, write_file
-
-logger = logging.getLogger(__name__)
 
 
 def bundle(settings: Settings, folder: Path, *, ensemble_weight: float = 0.7, original_clip: bool = False) -> None:
@@ -77,24 +68,23 @@ def bundle(settings: Settings, folder: Path, *, ensemble_weight: float = 0.7, or
         raise PipelineError(f"bundle: {error}") from error
 
 
-def export_open_clip(settings: Settings, file: Path) -> Path:
-    """Write the adapted CLIP as a plain open_clip file, which has no place for mask prompts.
+def export_open_clip(settings: Settings, out: Path) -> str:
+    """Write the adapted CLIP for open_clip, which has no place for mask prompts.
 
     Args:
-        file: To be written, ending in .safetensors; must not exist.
+        out: A new folder, or a file ending in .safetensors; see `ovseg_models.open_clip_folder`.
 
     Returns:
-        The JSON file beside it that describes the model, for ``open_clip.add_model_config``.
+        The lines of Python that load it.
 
     Raises:
         MissingInputError: If stage 3 is not finished.
-        PipelineError: If no phase trained the image tower, or a file is there already or cannot be written.
+        PipelineError: If no phase trained the image tower, or something is there already or cannot be written.
     """
-    config_file = file.with_suffix(".json")
-    taken = [path for path in (file, config_file) if path.exists()]
-    if file.suffix != ".safetensors" or taken:
-        found = f"{taken[0]} is there already" if taken else f"{file} does not end in .safetensors"
-        raise PipelineError(f"export-clip: {found}; choose another name")
+    try:
+        require_free(out)
+    except (ValueError, OSError) as error:
+        raise PipelineError(f"export-clip: {error}") from error
     node = dataflow(settings).only("adapted_clip")
     node.manifest()
     artifact = node.artifact
@@ -104,31 +94,9 @@ def export_open_clip(settings: Settings, file: Path) -> Path:
             f"{artifact.directory}: holds {held} alone, without them it is the original CLIP; "
             "finetune in a mode that trains the image tower, or use 'ovseg bundle'"
         )
-    adapted = load_adapted_clip(artifact, load_clip(settings.clip))
-    if adapted.blank_patches == "dropped":
-        logger.warning(
-            "%s: this CLIP was trained without the tokens of patches outside the mask, which open_clip keeps: it "
-            "names regions otherwise there; to mine with it, set mine.embed.blank_patches to 'dropped'",
-            file,
-        )
-    if (pixels := adapted.crop.preprocessing) != OPENAI:
-        logger.warning(
-            "%s: this CLIP was trained on pixels of mean %s and standard deviation %s, resized %s; open_clip takes "
-            "OpenAI's for a file: give its image transform these",
-            *(file, list(pixels.mean_rgb), list(pixels.std_rgb), pixels.interpolation),
-        )
-    write_open_clip(adapted, file, config_file)
-    return config_file
-
-
-def write_open_clip(adapted: MaskAdaptedClip, file: Path, config_file: Path) -> None:
-    """Write the weights of an adapted CLIP, prompts left out, and its configuration as open_clip reads them.
-
-    Raises:
-        WriteError: If the operating system refuses.
-    """
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in adapted.clip.state_dict().items()}
-    config: Any = adapted.arguments["model"]
-    file.parent.mkdir(parents=True, exist_ok=True)
-    write_file(config_file, (json.dumps(config, indent=2) + "\n").encode(), Disk())
-    write_file(file, safetensors.torch.save(tensors), Disk())
+    base = load_clip(settings.clip)
+    adapted = load_adapted_clip(artifact, base)
+    try:
+        return write_for_open_clip(out, adapted, base.words)
+    except OSError as error:
+        raise PipelineError(f"export-clip: {error}") from error

@@ -26,7 +26,15 @@ from tests.flows.test_checkpoint_commands import parts
 from tools.write_constraints import closure, requirements
 
 ROOT = Path(__file__).parents[2]
-LIGHT = {"segment", "import-checkpoint", "export-checkpoint", "memory add", "memory remove", "memory show"}
+LIGHT = {
+    "segment",
+    "import-checkpoint",
+    "export-checkpoint",
+    "export-clip",
+    "memory add",
+    "memory remove",
+    "memory show",
+}
 HEAVY = {"prefect", "dask", "distributed", "pyarrow", "tensorboard", "pydantic", "matplotlib", "gradio", "nltk"}
 
 # Run in a process of its own: modules of other distributions than those that the project's own dependencies pull in

@@ -109,7 +109,7 @@ def test_a_failed_save_leaves_nothing_behind(tmp_path, monkeypatch):
     def fail(*_, **__):
         raise OSError("no space left")
 
-    monkeypatch.setattr("ovseg_models.segmenter_folder.json.dump", fail)
+    monkeypatch.setattr("ovseg_models.new_folder.json.dump", fail)
     with pytest.raises(OSError, match="no space left"):
         tiny_segmenter().save(tmp_path / "segmenter")
     assert list(tmp_path.iterdir()) == []

@@ -111,8 +111,8 @@ def test_a_bundle_of_a_run_without_stage_3_says_what_to_do(settings: Settings, t
 
 def test_open_clip_loads_the_exported_file_and_computes_the_same(settings: Settings, tmp_path: Path) -> None:
     file = tmp_path / "exported" / "adapted.safetensors"
-    config = export_open_clip(settings, file)
-    open_clip.add_model_config(config)
+    export_open_clip(settings, file)
+    open_clip.add_model_config(file.with_suffix(".json"))
     clip = open_clip.create_model("adapted", pretrained=str(file)).eval()
     base = load_clip(settings.clip)
     adapted = load_adapted_clip(artifact_of(settings, "adapted_clip"), base)
@@ -124,6 +124,17 @@ def test_open_clip_loads_the_exported_file_and_computes_the_same(settings: Setti
         assert torch.equal(clip.encode_text(tokens, normalize=True), adapted.encode_text(tokens))
         assert torch.equal(clip.logit_scale, adapted.logit_scale)
         assert not torch.equal(clip.encode_image(crops), base.clip.encode_image(crops))
+
+
+def test_the_folder_of_a_run_is_loaded_by_open_clip(settings: Settings, tmp_path: Path) -> None:
+    lines = export_open_clip(settings, tmp_path / "clip")
+    assert lines == f"open_clip.create_model_and_transforms('local-dir:{tmp_path}/clip')\n"
+    clip, *_ = open_clip.create_model_and_transforms(f"local-dir:{tmp_path}/clip")
+    adapted = load_adapted_clip(artifact_of(settings, "adapted_clip"), load_clip(settings.clip))
+    crops, _ = crops_with_masks()
+    with torch.no_grad():
+        expected = clip.eval().encode_image(crops, normalize=True)
+        torch.testing.assert_close(adapted.encode_image(crops), expected, rtol=0, atol=1e-6)
 
 
 def test_an_export_that_cannot_be_is_refused(settings: Settings, tmp_path: Path) -> None:
