@@ -10,6 +10,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Literal, TypeAlias
 
 import torch
+from torch import nn
 
 Precision: TypeAlias = Literal["fp32", "tf32", "bf16", "fp16"]  # in pipeline.settings too, which imports no torch
 
@@ -81,3 +82,22 @@ def tf32_products(*, enabled: bool) -> Iterator[None]:
             # Contexts of one thread are left in reverse order: of equal ones it doesn't matter which.
             del _entered[len(_entered) - 1 - _entered[::-1].index(enabled)]
             matmul.allow_tf32, cudnn.allow_tf32 = (_entered[-1],) * 2 if _entered else _before
+
+
+def keep_half(module: nn.Module, dtype: torch.dtype) -> None:
+    """Keep the weights of products and convolutions in half precision, in place.
+
+    These are the weights that autocast rounds to half precision whenever it multiplies with them, so that under it
+    results stay the same to the bit. All others (norms, positions, prompts), which are few, stay in single precision.
+    """
+    for part in module.modules():
+        if isinstance(part, nn.Linear | nn.Conv2d):
+            names = ("weight", "bias")
+        elif isinstance(part, nn.MultiheadAttention):
+            names = ("in_proj_weight", "in_proj_bias")
+        else:
+            continue
+        for name in names:
+            parameter = getattr(part, name)
+            if parameter is not None:
+                parameter.data = parameter.data.to(dtype)

@@ -9,14 +9,16 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias, overload
+from typing import Any, Literal, NamedTuple, TypeAlias, overload
 
 import numpy as np
 import torch
+from huggingface_hub import ModelCard, ModelHubMixin
 from jaxtyping import Bool, Float, UInt8
 from PIL import Image
 from torch import Tensor
 
+from ovseg_models import hub
 from ovseg_models.class_names import OTHERS, ClassNames, Vocabulary, checked_class_names
 from ovseg_models.devices import chosen_device
 from ovseg_models.encoding import (
@@ -45,12 +47,14 @@ from ovseg_models.memory import (
 from ovseg_models.neighbours import Neighbour, Neighbours
 from ovseg_models.one_pass import OnePass
 from ovseg_models.open_clip_folder import write_open_clip_folder
-from ovseg_models.precision import autocast
+from ovseg_models.precision import autocast, half_precision, keep_half
 from ovseg_models.proposal_masks import hard_masks
 from ovseg_models.proposal_net import ProposalNet
 from ovseg_models.query_mode import UNLABELLED, find_regions, with_others
 from ovseg_models.segmentation import Branches, Segmentation
 from ovseg_models.segmenter_folder import (
+    FORMAT,
+    JSON_NAME,
     SegmenterParts,
     have_same_dimension,
     read_segmenter_folder,
@@ -77,8 +81,11 @@ class _Named(NamedTuple):
     classes: ClassScores
 
 
-class Segmenter:
+class Segmenter(ModelHubMixin):
     """Segments images into classes that are named when it is called.
+
+    ``segmenter(image, class_names)`` is `segment`. `from_pretrained`, `save_pretrained` and `push_to_hub` are those of
+    huggingface_hub, with JSON and safetensors alone.
 
     Attributes:
         proposal_net: In evaluation mode.
@@ -88,6 +95,7 @@ class Segmenter:
         settings: See `SegmenterSettings`.
         same_space: Whether the proposal net's embeddings can be compared with CLIP's texts. If not, it finds masks and
             CLIP alone names them.
+        published_layout: Of the published checkpoint that the weights were imported from; empty for others.
 
     References:
         OVSeg, section 3; steps and their order are those of the published code.
@@ -131,6 +139,9 @@ class Segmenter:
             self.namer = OnePass(clip, **sizes, pooled=settings.namer == "pooled")
         self.tokenizer = tokenizer
         self.settings = settings
+        self.published_layout = ""
+        self._hub_mixin_config = {"format": FORMAT, "library_name": hub.LIBRARY}  # its config.json; ours says the rest
+        self._is_half = False
         self._warnings: set[str] = set()
         self._memory: Memory | None = None
         self._own_space: str | None = None
@@ -168,21 +179,125 @@ class Segmenter:
             same_space=parts.same_space,
         )
         segmenter.memory = parts.memory
+        segmenter.published_layout = "" if parts.published is None else parts.published.layout
         return segmenter.to(where)
+
+    @classmethod
+    def from_pretrained(  # the mixin's names, and what `load` takes
+        cls,
+        pretrained_model_name_or_path: str | Path,
+        *,
+        force_download: bool = False,
+        token: str | bool | None = None,
+        cache_dir: str | Path | None = None,
+        local_files_only: bool = False,
+        revision: str | None = None,
+        device: str | torch.device = "auto",
+        **settings: Any,
+    ) -> "Segmenter":
+        """Load a segmenter from its folder, or from the Hugging Face Hub.
+
+        Fetched are JSON, safetensors and a tokenizer's text files alone; no code is run. Every tensor must be there and
+        have its place. What was fetched before is taken from the Hub's cache where there is no network.
+
+        Args:
+            pretrained_model_name_or_path: A folder as `save` wrote it, or ORG/NAME on the Hub.
+            force_download: Fetch files that are in the cache, too.
+            token: Of the Hub; None for that of ``hf auth login``.
+            cache_dir: None for the Hub's.
+            local_files_only: Ask no network.
+            revision: Branch, tag or commit; None for the latest.
+            device: As for `load`, like ``settings``.
+
+        Raises:
+            FileNotFoundError: If it is neither a folder nor a name of the Hub, or no segmenter lies there.
+            ConnectionError: If the files can neither be fetched nor are in the cache.
+            ValueError: As `load`.
+        """
+        folder = Path(pretrained_model_name_or_path)
+        if not folder.is_dir():
+            folder = hub.downloaded_folder(
+                str(pretrained_model_name_or_path),
+                force_download=force_download,
+                token=token,
+                cache_dir=cache_dir,
+                local_files_only=local_files_only,
+                revision=revision,
+            )
+        return cls.load(folder, device=device, **settings)
 
     def save(self, folder: str | Path) -> None:
         """Write all that `load` needs into a new folder: one JSON and safetensors; it appears when it is complete.
 
         Raises:
             FileExistsError: If there is something in the folder already.
-            ValueError: If a net was built by hand, so that it isn't known how to build it again.
+            ValueError: If a net was built by hand, so that it isn't known how to build it again, or after `half`.
         """
+        self._require_single("save")
         parts = SegmenterParts(
             *(self.proposal_net, self.clip, self.tokenizer, self.settings),
             same_space=self.same_space,
             memory=self._memory,
         )
         write_segmenter_folder(Path(folder), parts)
+
+    def save_pretrained(
+        self,
+        save_directory: str | Path,
+        *,
+        license: str | None = None,  # noqa: A002
+        **options: Any,
+    ) -> str | None:
+        """Write a folder for `from_pretrained`: the files of `save`, a config.json for the Hub, and a model card.
+
+        Args:
+            save_directory: May hold a README.md, which stays, and hidden files, such as those of Git.
+            license: Of the weights, as the Hub abbreviates it, such as "apache-2.0"; for the card.
+            **options: Of huggingface_hub's ``ModelHubMixin.save_pretrained``.
+
+        Raises:
+            FileExistsError: If there is anything else in the folder.
+            ValueError: As `save`.
+        """
+        self._require_single("save_pretrained")
+        folder = Path(save_directory)
+        if taken := sorted(file.name for file in folder.glob("[!.]*") if file.name != "README.md"):
+            raise FileExistsError(f"{folder}: holds {taken[0]} already; choose another name or delete it")
+        options["model_card_kwargs"] = _card_options(license, options.get("model_card_kwargs"), folder.name)
+        found: str | None = super().save_pretrained(folder, **options)
+        return found
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        """Write the mixin's files; called by `save_pretrained`."""
+        temporary = save_directory / ".tmp-segmenter"
+        self.save(temporary)
+        for file in sorted(temporary.iterdir(), key=lambda file: file.name == JSON_NAME):  # the description last
+            file.rename(save_directory / file.name)
+        temporary.rmdir()
+
+    def push_to_hub(self, repo_id: str, *, license: str | None = None, **options: Any) -> str:  # noqa: A002
+        """Upload the files of `save_pretrained` to the Hugging Face Hub, in one commit.
+
+        Args:
+            repo_id: ORG/NAME; is made if need be, publicly unless ``private=True`` or the organisation says otherwise.
+            license: Of the weights, as the Hub abbreviates it, such as "apache-2.0".
+            **options: Of huggingface_hub's ``ModelHubMixin.push_to_hub``: private, token, branch, create_pr, ...
+
+        Returns:
+            The address of the commit.
+
+        Raises:
+            ValueError: As `save`.
+        """
+        self._require_single("push_to_hub")
+        options["model_card_kwargs"] = _card_options(license, options.get("model_card_kwargs"), repo_id)
+        url: str = super().push_to_hub(repo_id, **options)
+        return url
+
+    def generate_model_card(self, *args: Any, **options: Any) -> ModelCard:
+        """Describe the segmenter; see `hub.model_card`. The mixin asks for it where it writes a README.md."""
+        del args
+        return hub.model_card(self, **options)
 
     def save_open_clip(self, folder: str | Path) -> None:
         """Write the adapted CLIP for ``open_clip.create_model_and_transforms("local-dir:FOLDER")``.
@@ -197,10 +312,59 @@ class Segmenter:
             logger.warning("%s: %s", folder, sentence)
 
     def to(self, device: str | torch.device) -> "Segmenter":
-        """Move both nets to a device and return the segmenter."""
+        """Move both nets to a device and return the segmenter.
+
+        Raises:
+            ValueError: After `half`, if the device is no CUDA device.
+        """
+        if torch.device(device).type != "cuda":
+            self._require_single("to")
         self.proposal_net.to(device)
         self.clip.to(device)
         return self
+
+    def half(self, precision: Literal["fp16", "bf16"] = "fp16") -> "Segmenter":
+        """Compute in half precision, and keep the weights of both image nets in it: half the memory, on CUDA alone.
+
+        Results are those of the setting ``precision``, which keeps weights in single precision; the text tower stays in
+        it. There is no way back, as bits are lost: load the segmenter again.
+
+        Raises:
+            ValueError: On a CPU, which always computes in single precision, or if the precision is another one.
+        """
+        dtype = half_precision(self.device, precision)
+        if dtype is None:
+            raise ValueError(
+                f"half: found precision {precision!r} on {self.device}, 'fp16' or 'bf16' on CUDA is expected; a CPU "
+                "computes in single precision: call segmenter.to('cuda') before"
+            )
+        _ = self.space  # of memories and indices; it is that of the weights before, as with the setting
+        keep_half(self.proposal_net, dtype)
+        keep_half(self.clip.clip.visual, dtype)
+        self.settings = replace(self.settings, precision=precision)
+        self._is_half = True
+        return self
+
+    def compile(self, **options: Any) -> "Segmenter":
+        """Let torch.compile make faster code of both image nets; the first pictures take minutes, for that.
+
+        Compiled are the proposal net as a whole and each layer of CLIP's image tower, which is one code for all of
+        them; a tower without patch tokens as a whole. Another size of pictures, or another number of crops, makes torch
+        compile once more, then for any size. The text tower, which runs once per name, stays as it is.
+
+        Args:
+            **options: Of ``torch.compile``, such as ``mode`` or ``backend``.
+        """
+        self.proposal_net.compile(**options)
+        tower = self.clip.tower
+        for part in [self.clip.clip.visual] if tower is None else tower.layers:
+            part.compile(**options)
+        return self
+
+    def _require_single(self, caller: str) -> None:
+        """Refuse what weights in half precision are no good for."""
+        if self._is_half:
+            raise ValueError(f"{caller}: half() has rounded the weights; load the segmenter again for this")
 
     @property
     def device(self) -> torch.device:
@@ -539,6 +703,11 @@ class Segmenter:
         if near is not None:
             classes = classes._replace(scores=remembered_scores(classes.scores, clip_logits, valid, near))
         return _Named(text_embeddings, classes)
+
+
+def _card_options(license: str | None, given: dict[str, Any] | None, name: str) -> dict[str, Any]:  # noqa: A002
+    """Return the arguments of the card; what the caller gave as such goes before."""
+    return {"name": name, **({} if license is None else {"license": license}), **(given or {})}
 
 
 def _segmentation(

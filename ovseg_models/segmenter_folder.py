@@ -36,7 +36,7 @@ FORMAT = "ovseg-segmenter"
 SCHEMA_VERSION = 2
 """Of folders with what version 1 has no place for: a proposal net of another CLIP, a CLIP that differs from OpenAI's in
 more than sizes. All others are still written as version 1, for older readers; both are read."""
-_JSON_NAME = "segmenter.json"
+JSON_NAME = "segmenter.json"
 _PROPOSAL_NET_NAME = "proposal_net.safetensors"
 _CLIP_NAME = "clip.safetensors"
 _PUBLISHED_NAME = "published_extras.safetensors"
@@ -118,7 +118,7 @@ def write_segmenter_folder(folder: Path, parts: SegmenterParts) -> None:
             parts.clip.tokenize.save(temporary / _TOKENIZER_NAME)
         if parts.memory is not None:
             parts.memory.save(temporary / MEMORY_NAME)
-        write_json(temporary / _JSON_NAME, content)
+        write_json(temporary / JSON_NAME, content)
 
 
 def read_segmenter_folder(folder: Path, settings: Mapping[str, Any] | None = None) -> SegmenterParts:
@@ -132,7 +132,7 @@ def read_segmenter_folder(folder: Path, settings: Mapping[str, Any] | None = Non
         FileNotFoundError: If the folder or one of its files isn't there.
         ValueError: If what is in it doesn't fit, or a setting is wrong.
     """
-    where = folder / _JSON_NAME
+    where = folder / JSON_NAME
     content = _read_json(where)
     net = clip = tokenizer = None
     with torch.random.fork_rng(devices=[]):  # building draws random weights, which the caller's numbers mustn't feel
@@ -351,7 +351,7 @@ def _read_origin(folder: Path, content: dict[str, Any] | None) -> PublishedOrigi
         isinstance(content[key], dict if key == "dtypes" else str) for key in _ORIGIN_KEYS
     ):
         raise ValueError(
-            f"{folder / _JSON_NAME}: published is {_short(content)}, texts {sorted(_ORIGIN_KEYS - {'dtypes'})} and a "
+            f"{folder / JSON_NAME}: published is {_short(content)}, texts {sorted(_ORIGIN_KEYS - {'dtypes'})} and a "
             "table 'dtypes' are expected; import the checkpoint again"
         )
     path = folder / _PUBLISHED_NAME
