@@ -26,12 +26,11 @@ def shows_shipped_nets(settings: Settings) -> bool:
     return tested.dataset == "drawn-world" and settings.clip.pretrained == SHIPPED
 
 
-def first_picture(settings: Settings, *, images: int) -> Image.Image:
-    """Segment the first scenes of the data set that is evaluated, and draw them beside their label maps.
+def shipped_segmenter(settings: Settings) -> Segmenter:
+    """Put the net and the CLIP that settings start from into a segmenter, as they would be evaluated untrained.
 
     Args:
         settings: As `shows_shipped_nets` expects them.
-        images: Scenes to draw.
     """
     base = load_clip(settings.clip)
     clip = stock_mask_adapted_clip(base)
@@ -46,8 +45,18 @@ def first_picture(settings: Settings, *, images: int) -> Image.Image:
         max_side_px=section.max_side_px,
         prompt_templates=prompt_templates(section.prompt_templates),
     )
-    segmenter = Segmenter(net, clip, tokenizer=base.words, settings=as_evaluated)
-    tested = settings.datasets[section.datasets[0].dataset]
+    return Segmenter(net, clip, tokenizer=base.words, settings=as_evaluated)
+
+
+def first_picture(settings: Settings, *, images: int) -> Image.Image:
+    """Segment the first scenes of the data set that is evaluated, and draw them beside their label maps.
+
+    Args:
+        settings: As `shows_shipped_nets` expects them.
+        images: Scenes to draw.
+    """
+    segmenter = shipped_segmenter(settings)
+    tested = settings.datasets[settings.evaluate.datasets[0].dataset]
     world = DrawnWorld(seed=tested.drawn_world.seed, size_px=tested.drawn_world.size_px)
     rows = []
     with torch.inference_mode():

@@ -77,6 +77,7 @@ TABLES: dict[str, tuple[Line, ...]] = {
         Line("FT masks-seen-1-caption", "ground-truth masks of seen classes, nouns of 1 caption", (7.9, 24.2, 53.2)),
         Line("FT masks-1-caption", "ground-truth masks of all classes, nouns of 1 caption"),
         Line("FT", "proposals, nouns of 1 caption", (8.8, 28.8, 55.7)),
+        Line("FT for longer", "proposals, nouns of 1 caption, as many steps as with 5 captions"),
         Line("FT proposals-5-captions", "proposals, nouns of 5 captions", (8.8, 28.6, 55.5)),
     ),
     "Table 3: mask prompt tuning": (
@@ -128,6 +129,8 @@ CLAIMS = (
     Claim("FT then MPT", "proposal net alone", 10.0),
     Claim("proposal net alone", "CLIP alone, original", 5.3),
 )
+TAUGHT_NAMES = "taught names"
+"""Row of the two branches among the names that the proposal net was taught: `net`, `clip` and `both` [percent]."""
 FIRST_CLAIMS = tuple(claim for claim in CLAIMS if claim.worse in {"original", "FT masks-seen-classes", "FT"})
 """Those that README.md shows."""
 
@@ -201,11 +204,25 @@ def claims_table(results: Results, claims: Sequence[Claim] = CLAIMS) -> str:
     return "\n".join(rows)
 
 
+def taught_table(results: Results) -> str:
+    """Write what each branch makes of the classes that the net was taught, and how far the net is ahead."""
+    lines = [line for line in results if line["row"] == TAUGHT_NAMES]
+    ahead = [line["net"] - line["clip"] for line in lines]
+    rows = [
+        *("| among the 30 taught names, on their pixels | mIoU |", "|---|---|"),
+        f"| proposal net alone | {with_interval([line['net'] for line in lines])} |",
+        f"| CLIP alone, original | {with_interval([line['clip'] for line in lines])} |",
+        f"| both, original CLIP | {with_interval([line['both'] for line in lines])} |",
+        f"| proposal net alone above original CLIP alone | {with_interval(ahead, sign='+')}: {verdict(ahead)} |",
+    ]
+    return "\n".join(rows)
+
+
 def pairs_table(results: Results) -> str:
     """Write how many pairs each source gave, and how many of them are right."""
     rows = ["| source | pairs per seed | right [%] |", "|---|---|---|"]
-    for source in dict.fromkeys(line["source"] for line in results):
-        by_seed = {line["seed"]: line for line in results if line["source"] == source}.values()
+    for source in dict.fromkeys(line["source"] for line in results if "source" in line):
+        by_seed = {line["seed"]: line for line in results if line.get("source") == source}.values()
         counts, right = [line["pairs"] for line in by_seed], [line["right"] for line in by_seed]
         rows.append(f"| `{source}` | {statistics.fmean(counts):,.0f} | {with_interval(right)} |")
     return "\n".join(rows)

@@ -8,12 +8,13 @@ import pytest
 from pipeline.mine.pair import PairNouns
 from tests.docs.pages import ROOT
 from tools import measure_paper_tables
-from tools.measure_paper_tables import COMPARED_SEEDS, ROWS, made_by, outdated, seeds_and_rows
+from tools.measure_paper_tables import COMPARED_SEEDS, ROWS, made_by, measured_on_taught_names, outdated, seeds_and_rows
 from tools.paper_tables_page import (
     APPEARS,
     CLAIMS,
     REVERSED,
     TABLES,
+    TAUGHT_NAMES,
     UNDECIDED,
     claims_table,
     in_short,
@@ -21,9 +22,10 @@ from tools.paper_tables_page import (
     pairs_table,
     summary,
     table,
+    taught_table,
     verdict,
 )
-from tools.seed_results import between_marks, read_lines, read_results
+from tools.seed_results import append_result, between_marks, read_lines, read_results
 
 
 def test_every_row_that_is_reported_of_is_measured():
@@ -78,6 +80,10 @@ def measure(monkeypatch, out, *options):
 
     monkeypatch.setattr(measure_paper_tables, "measured", measured)
     monkeypatch.setattr(measure_paper_tables, "ROWS", ROWS[:2])
+    monkeypatch.setattr(measure_paper_tables, "measured_on_taught_names", lambda seed, scale: pytest.fail("is there"))
+    for seed in (1, 2):
+        mark = made_by(ROWS[0], seed, 1.0)
+        append_result(out, {"seed": seed, "row": TAUGHT_NAMES, "made_by": mark}, alike=("seed", "row"))
     monkeypatch.setattr("sys.argv", ["measure_paper_tables", "--out", str(out), *options])
     measure_paper_tables.main()
     return asked
@@ -96,11 +102,11 @@ def test_results_that_were_made_otherwise_are_measured_again(monkeypatch, tmp_pa
     with pytest.raises(SystemExit, match="2"):
         measure(monkeypatch, tmp_path, "--write", str(page))
     error = capsys.readouterr().err
-    assert all(fact in error for fact in ("2 of 4 lines", "(seed 1, ", "without --write"))
+    assert all(fact in error for fact in ("2 of 6 lines", "(seed 1, ", "without --write"))
     assert not page.exists()
     assert measure(monkeypatch, tmp_path, "--seeds", "1", "2") == [(1, second), (2, first)]
     results = read_results(tmp_path)
-    assert len(results) == 4
+    assert sum(line["row"] != TAUGHT_NAMES for line in results) == 4
     assert outdated(results, 1.0) == []
     assert outdated([{**results[0], "row": "a row that is gone"}], 1.0) == ["seed 1, a row that is gone"]
 
@@ -144,6 +150,24 @@ def test_a_table_has_our_mean_and_the_papers_numbers():
     assert pairs_table(made_up(2)).splitlines()[2] == "| `s` | 15 | 50.0 ± 0.0 |"
 
 
+def test_branches_are_compared_among_taught_names_seed_by_seed():
+    results = [
+        {"seed": seed, "row": TAUGHT_NAMES, "net": 40.0 + seed, "clip": 35.0 + seed, "both": 50.0} for seed in (1, 2)
+    ]
+    lines = taught_table(results).splitlines()
+    assert lines[2] == "| proposal net alone | 41.5 ± 6.4 |"
+    assert lines[-1] == "| proposal net alone above original CLIP alone | +5.0 ± 0.0: appears |"
+    assert "| `s` |" in pairs_table(made_up(2) + results)
+
+
+def test_each_branch_names_taught_classes_among_their_names_alone():
+    line = measured_on_taught_names(101, 0.03)
+    assert (line["seed"], line["row"], line["images"]) == (101, TAUGHT_NAMES, 6)
+    values = [line[branch] for branch in ("net", "clip", "both")]
+    assert all(10 < value < 90 for value in values)
+    assert len(set(values)) == 3
+
+
 def test_the_page_holds_all_that_is_made_of_the_results():
     results = made_up(3)
     text = page(results)
@@ -157,7 +181,7 @@ def test_the_pages_show_their_results(tmp_path):
     docs = ROOT / "docs" / "results"
     (tmp_path / "results.jsonl").write_bytes((docs / "drawn_world_results.jsonl").read_bytes())
     results = read_results(tmp_path)
-    assert {line["row"] for line in results} <= {row.name for row in ROWS}
+    assert {line["row"] for line in results} <= {TAUGHT_NAMES, *(row.name for row in ROWS)}
     assert all(re.fullmatch("[0-9a-f]{16}", line["made_by"]) for line in results)
     others = [read_lines(docs / f"{name}_results.jsonl") for name in ("recipe", "trust", "namer")]
     assert (docs / "drawn_world_results.md").read_text(encoding="utf-8") == page(results, *others)
