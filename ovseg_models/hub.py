@@ -22,6 +22,47 @@ PAPER = "https://arxiv.org/abs/2210.04150"
 HUB_FILES = [JSON_NAME, "*.safetensors", "tokenizer/*.json", "tokenizer/*.txt", "tokenizer/*.model"]
 """What of a repository is fetched."""
 _WORDS_SHOWN = 120
+_CARD = """---
+{data}
+---
+
+# Open-vocabulary segmentation with mask-adapted CLIP
+
+Segments a picture into classes that are named when it is called ([the paper]({paper})). A proposal net finds masks, and
+CLIP, adapted to masked pictures, names them.
+
+## How to use it
+
+`pip install {library}`
+
+```python
+from ovseg_models import Segmenter
+
+segmenter = Segmenter.from_pretrained("{name}")
+result = segmenter("photo.jpg", ["sky", "street", "traffic light"])
+result["sky"], result.segments  # a mask; all masks with label and score
+result.save("out")  # label map, picture and JSON
+```
+
+## What it is
+
+| part | |
+|---|---|
+{parts}
+
+| setting | value |
+|---|---|
+{settings}
+
+## Limits
+
+With `segmenter(...)` each pixel gets one of the classes that are named, whether it is there or not; `segmenter.find`
+leaves the rest unlabelled. Scores are no calibrated probabilities.
+
+## Licence
+
+{licence}
+"""
 
 
 def downloaded_folder(name: str, **options: Any) -> Path:
@@ -95,47 +136,15 @@ def model_card(segmenter: "Segmenter", *, license: str = "unknown", name: str = 
             "most of their repository."
         )
     return ModelCard(
-        f"""---
-{data.to_yaml()}
----
-
-# Open-vocabulary segmentation with mask-adapted CLIP
-
-Segments a picture into classes that are named when it is called ([the paper]({PAPER})). A proposal net finds masks, and
-CLIP, adapted to masked pictures, names them.
-
-## How to use it
-
-`pip install {LIBRARY}`
-
-```python
-from ovseg_models import Segmenter
-
-segmenter = Segmenter.from_pretrained("{name}")
-result = segmenter("photo.jpg", ["sky", "street", "traffic light"])
-result["sky"], result.segments  # a mask; all masks with label and score
-result.save("out")  # label map, picture and JSON
-```
-
-## What it is
-
-| part | |
-|---|---|
-{_table(rows)}
-
-| setting | value |
-|---|---|
-{_table({f"`{key}`": value for key, value in settings.items()})}
-
-## Limits
-
-With `segmenter(...)` each pixel gets one of the classes that are named, whether it is there or not; `segmenter.find`
-leaves the rest unlabelled. Scores are no calibrated probabilities.
-
-## Licence
-
-{licence}
-"""
+        _CARD.format(
+            data=data.to_yaml(),
+            paper=PAPER,
+            library=LIBRARY,
+            name=name,
+            parts=_table(rows),
+            settings=_table({f"`{key}`": value for key, value in settings.items()}),
+            licence=licence,
+        )
     )
 
 
