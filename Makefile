@@ -17,7 +17,7 @@ TESTERS ?= $(shell $(BIN)/python -c 'import os; print(min(8, os.cpu_count() + 1)
 # Processes that tests start would compile our modules each time where Python is told to write none.
 TEST_ENV := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 DO_NOT_TRACK=1 PREFECT_SERVER_ANALYTICS_ENABLED=false
 
-.PHONY: help install demo run ui proposals mine finetune bundle eval demo-results paper-tables recipe-table namer-table finetune-table status test test-gpu lint format bench docs constraints clean
+.PHONY: help install demo run ui proposals mine finetune bundle eval demo-results paper-tables recipe-table namer-table finetune-table status test test-lowest test-gpu lint format bench docs constraints clean
 
 help:  ## Print this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -84,6 +84,14 @@ status: $(STAMP)  ## Show what is complete, stale, missing or corrupt of CONFIG 
 
 test: $(STAMP)  ## Run the tests in several processes (TESTERS=0: in one)
 	$(TEST_ENV) $(BIN)/python -m pytest --numprocesses $(TESTERS) --dist worksteal
+
+test-lowest:  ## Run the tests (TESTS=tests) with the lowest version of each dependency, in build/lowest (7 GB; needs uv)
+	@command -v uv > /dev/null || { echo "uv is not installed; run: pip install uv"; exit 1; }
+	uv venv --quiet --clear --python $(PYTHON) build/lowest
+	uv pip compile --quiet --resolution lowest-direct --python $(PYTHON) --extra dev pyproject.toml --output-file build/lowest/lowest.txt
+	uv pip install --python build/lowest/bin/python --requirement build/lowest/lowest.txt
+	uv pip install --python build/lowest/bin/python --no-deps --editable .
+	$(TEST_ENV) build/lowest/bin/python -m pytest $(or $(TESTS),tests)
 
 # cuBLAS adds up in a fixed order only with a workspace of its own, which is chosen before CUDA starts.
 test-gpu: $(STAMP)  ## Check parity, resume, processes and memory on this machine's GPUs; prints a report for an issue
