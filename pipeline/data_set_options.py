@@ -9,6 +9,7 @@ DataSetName = Literal[
     "pascal-context-59",
     "pascal-context-459",
     "pascal-voc-20",
+    "pascal-voc-21",
     "folder",
     "drawn-world",
 ]

@@ -45,6 +45,8 @@ def main(source: Path) -> None:
     for name in ONE_BASED:
         class_names = (source / f"{name.replace('-', '_')}.txt").read_text(encoding="utf-8").splitlines()
         lists[name] = (class_names, list(range(1, len(class_names) + 1)))
+    names_20, values_20 = lists["pascal-voc-20"]
+    lists["pascal-voc-21"] = (["background", *names_20], [0, *values_20])
     for name, (class_names, source_ids) in lists.items():
         write_vocabulary(name, class_names, source_ids, [mark_of(text, stuff_names) for text in class_names])
 

@@ -66,12 +66,14 @@ class ScoreJob:
     Attributes:
         variants: The first is the main one, whose predictions are kept.
         stored: Branches that were stored before; nets run for the others.
+        background: The class that names beyond the classes mean; None where there are none.
     """
 
     scenes: LabelledScenes
     variants: tuple[Variant, ...]
     nets: NetSources
     stored: StoredSources = field(default_factory=StoredSources)
+    background: int | None = None
 
     def open(self) -> Nets:
         """Set up the nets, of which none is loaded before it is used."""
@@ -99,13 +101,16 @@ class ScoreJob:
             class_count=class_count,
             ignore_label=ignore_label,
             net_sides_px=(self.nets.short_side_px, self.nets.max_side_px),
-            seen=self.scenes.seen,
+            # words for the background beyond the classes count as unseen
+            seen=(*self.scenes.seen, *(False for _ in self.nets.class_names[class_count:])),
         )
         counted: dict[object, ImageCounts] = {}
         for number, variant in enumerate(self.variants):
             kept = None  # variants of several sections may be the same prediction, such as a sweep's main weight
             if variant.prediction_key() not in counted:
                 predicted = predictor.predict(variant)
+                if self.background is not None:
+                    predicted[predicted >= class_count] = self.background
                 counts = count_labels(scene.labels, predicted, class_count=class_count, ignore_label=ignore_label)
                 counted[variant.prediction_key()] = ImageCounts(**vars(counts))
                 kept = encode_png(predicted.astype(index_dtype(ignore_label))) if number == 0 else None

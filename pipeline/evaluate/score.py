@@ -49,6 +49,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+BACKGROUND = "background"
+"""Name of the class that is whatever the others are not, such as that of pascal-voc-21."""
+
 _OPTIONS = ("short_side_px", "max_side_px", "prompt_templates", "precision", "temperature")
 SCORE_BYTES = 12_000
 _PRODUCER_VERSION = 3  # of branches and scores alike: the nets' outputs
@@ -115,6 +118,7 @@ class Score(Step):
         """
         check_labels(node, self.dataset)
         self._check_sentences(node)
+        self._check_background(node)
         scenes = node["scenes"]
         without = self.ablate or self.settings.error_sources or not self.settings.masked_crops
         if self.settings.memory and (without or not self._clip_names_proposals):
@@ -128,6 +132,23 @@ class Score(Step):
             if not marks >= {"seen", "unseen"}:
                 message = "has no classes marked as seen and as unseen, which ensemble_on 'unseen' tells apart"
                 raise SettingsError([f"evaluate.datasets: {self.dataset.dataset}: {message}; set it to 'all'"])
+
+    def _check_background(self, node: Node) -> None:
+        """Check that words for the background have a class to mean, and are none themselves.
+
+        Raises:
+            SettingsError: If not.
+        """
+        words = self.dataset.background_names
+        if not words or not node["scenes"].is_complete():
+            return
+        names, where = class_names_of(node), f"evaluate.datasets: {self.dataset.dataset}: background_names"
+        if BACKGROUND not in names:
+            message = f"the data set has no class {BACKGROUND!r}; pascal-voc-21 has one, pascal-voc-20 ignores it"
+            raise SettingsError([f"{where}: {message}; leave them out"])
+        odd = [word for place, word in enumerate(words) if word in set(names) - {BACKGROUND} or word in words[:place]]
+        if odd:
+            raise SettingsError([f"{where}: {odd[0]!r} is a class, or there twice; name what is no class, each once"])
 
     def _check_sentences(self, node: Node) -> None:
         """Check that classes are named by the sentences that stage 3 trains weights for."""
@@ -149,7 +170,10 @@ class Score(Step):
         memory = memory_of(self.settings)
         remembered: dict[str, Json] = {} if memory is None else {"memory": memory.digest()}
         variants: list[Json] = [variant.to_json() for variant in self.variants]
-        return {**branch_options(self.settings), "variants": variants, **remembered}
+        words: dict[str, Json] = {}
+        if self.dataset.background_names:
+            words["background_names"] = list(self.dataset.background_names)
+        return {**branch_options(self.settings), "variants": variants, **remembered, **words}
 
     def attributes(self, node: Node) -> Mapping[str, Json]:
         """Return the classes and the variants."""
@@ -162,8 +186,9 @@ class Score(Step):
         return ScoreJob(
             scenes=labelled_scenes_of(node),
             variants=self.variants,
+            background=class_names_of(node).index(BACKGROUND) if self.dataset.background_names else None,
             nets=replace(
-                net_sources(node, self.settings, self.compute, class_names_of(node)),
+                net_sources(node, self.settings, self.compute, named_classes(node, self.dataset)),
                 clip_names_alone=self.clip_names_alone,
                 memory=memory_of(self.settings),
             ),
@@ -184,7 +209,7 @@ class Score(Step):
                     *(node.label, node.clip.settings.architecture, self.dataset.ensemble_weight),
                 )
             if any(variant.oracle_threshold is None for variant in self.variants):
-                names, templates = class_names_of(node), self.settings.prompt_templates
+                names, templates = named_classes(node, self.dataset), self.settings.prompt_templates
                 what = f"class names of {self.dataset.dataset}"
                 embed_names(node, names, templates, self.compute, execution, what=what)
         stored = self._stored(node, execution)
@@ -205,7 +230,12 @@ class Score(Step):
             roles += [view.clip] if view is not None and view.clip != ORIGINAL else []
             sources = {role: node.sources[role] for role in roles}
             step = StoreBranch(
-                self.settings, self.compute, view, None if of_labels else proposals, self.clip_names_alone
+                self.settings,
+                self.compute,
+                view,
+                None if of_labels else proposals,
+                self.clip_names_alone,
+                named_classes(node, self.dataset) if self.dataset.background_names else (),
             )
             name = f"{node.name.removesuffix('-ablation')}-{'proposals' if view is None else view.slug}"
             made = Node(step, name, node.runs, sources)
@@ -234,6 +264,7 @@ class StoreBranch(Step):
         view: How CLIP sees the regions; None for the proposal net's branch.
         proposals: The proposal net's branch, whose masks CLIP's regions are; None where they are the label map's.
         clip_names_alone: The proposal net cannot name what it finds.
+        names: What is named, where that is not the classes alone.
     """
 
     settings: EvaluateSettings
@@ -241,6 +272,7 @@ class StoreBranch(Step):
     view: ClipView | None
     proposals: Node | None
     clip_names_alone: bool = False
+    names: tuple[str, ...] = ()
 
     kind = branches.KIND
     schema_version = branches.SCHEMA_VERSION
@@ -253,7 +285,8 @@ class StoreBranch(Step):
         del node
         view = None if self.view is None else self.view.to_json()
         alone: dict[str, Json] = {"clip_names_alone": True} if self.clip_names_alone else {}
-        return {**branch_options(self.settings), "view": view, **alone}
+        names: dict[str, Json] = {"names": list(self.names)} if self.names else {}
+        return {**branch_options(self.settings), "view": view, **alone, **names}
 
     def job(self, node: Node) -> "BranchJob":
         """Return what stores a shard."""
@@ -262,7 +295,7 @@ class StoreBranch(Step):
         return BranchJob(
             scenes=labelled_scenes_of(node),
             nets=replace(
-                net_sources(node, self.settings, self.compute, class_names_of(node)),
+                net_sources(node, self.settings, self.compute, self.names or class_names_of(node)),
                 clip_names_alone=self.clip_names_alone,
             ),
             view=self.view,
@@ -310,6 +343,14 @@ def labelled_scenes_of(node: Node) -> LabelledScenes:
 def class_names_of(node: Node) -> tuple[str, ...]:
     """Return the classes of the scenes that a node of stage 4 reads."""
     return ScenesAttributes.of(node["scenes"].artifact).class_names
+
+
+def named_classes(node: Node, dataset: EvaluatedDatasetSettings) -> tuple[str, ...]:
+    """Return what is named: the classes in order, the first word for the background in its place, then the others."""
+    names, words = class_names_of(node), dataset.background_names
+    if not words:
+        return names
+    return (*(words[0] if name == BACKGROUND else name for name in names), *words[1:])
 
 
 def net_sources(

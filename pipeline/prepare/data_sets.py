@@ -8,7 +8,7 @@ from pipeline.prepare.coco import CocoSource
 from pipeline.prepare.data_root import DataRoot, LayoutError
 from pipeline.prepare.drawn_world import DrawnWorldSource
 from pipeline.prepare.folder import folder
-from pipeline.prepare.pascal import pascal_context_59, pascal_context_459, pascal_voc_20
+from pipeline.prepare.pascal import pascal_context_59, pascal_context_459, pascal_voc
 from pipeline.prepare.source import SceneSource
 from pipeline.settings import PrepareSettings
 
@@ -58,6 +58,7 @@ _READERS: dict[str, Callable[[DataRoot, PrepareSettings], SceneSource]] = {
     "ade20k-847": _ade20k_847,
     "pascal-context-59": lambda root, settings: pascal_context_59(root, settings.split),
     "pascal-context-459": lambda root, settings: pascal_context_459(root, settings.split),
-    "pascal-voc-20": lambda root, settings: pascal_voc_20(root, settings.split, settings.voc_labels),
+    "pascal-voc-20": lambda root, settings: pascal_voc("pascal-voc-20", root, settings.split, settings.voc_labels),
+    "pascal-voc-21": lambda root, settings: pascal_voc("pascal-voc-21", root, settings.split, settings.voc_labels),
     "folder": lambda root, settings: folder(root, settings.split),
 }

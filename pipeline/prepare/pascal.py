@@ -1,4 +1,4 @@
-"""Pascal: VOC 2012 without background (PAS-20), and Pascal Context with 59 or 459 classes.
+"""Pascal: VOC 2012 without background (PAS-20) and with it (PAS-21), and Pascal Context with 59 or 459 classes.
 
 VOC: ``ROOT/ImageSets/Segmentation/SPLIT.txt``, ``ROOT/JPEGImages/*.jpg`` and ``ROOT/SegmentationClassAug/*.png`` or
 ``ROOT/SegmentationClass/*.png``, where ROOT is ``VOCdevkit/VOC2012``.
@@ -10,6 +10,7 @@ classes, ``ROOT/labels.txt``, where ROOT is ``VOCdevkit/VOC2010``. ``59_labels.t
 import io
 import re
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 
@@ -133,10 +134,13 @@ def _source(
     )
 
 
-def pascal_voc_20(root: DataRoot, split: str, labels: VocLabelDirectory) -> PairedSource:
-    """Return the scenes of a list; values 0 (background) and 255 (border) are ignored, 1..20 are the classes.
+def pascal_voc(
+    name: Literal["pascal-voc-20", "pascal-voc-21"], root: DataRoot, split: str, labels: VocLabelDirectory
+) -> PairedSource:
+    """Return the scenes of a list; value 255 (border) is ignored, 1..20 are the classes.
 
     Args:
+        name: Of the classes: without background, whose value 0 is ignored then, or with it, as class 0.
         root: ``VOC2012``.
         split: Name of a list in ``ImageSets/Segmentation``, such as ``val``.
         labels: Directory of the labels. The paper's numbers are on ``SegmentationClassAug``; for the 1,449 images of
@@ -145,7 +149,7 @@ def pascal_voc_20(root: DataRoot, split: str, labels: VocLabelDirectory) -> Pair
     Raises:
         LayoutError: If the list or a directory is not there.
     """
-    vocabulary = load_vocabulary("pascal-voc-20")
+    vocabulary = load_vocabulary(name)
     indices = {value: index for index, value in enumerate(vocabulary.source_ids)}
     list_file = f"ImageSets/Segmentation/{split}.txt"
     pairs = pairs_of_list(root, list_file, _DOWNLOAD, "JPEGImages/{}.jpg", f"{labels}/{{}}.png")
@@ -155,7 +159,7 @@ def pascal_voc_20(root: DataRoot, split: str, labels: VocLabelDirectory) -> Pair
         root,
         pairs,
         vocabulary,
-        ClassTable(indices, ignore_label=255, ignored=frozenset({0, 255})),
+        ClassTable(indices, ignore_label=255, ignored=frozenset({0, 255} - indices.keys())),
         "Pascal VOC 2012; pictures from Flickr under its terms of use, http://host.robots.ox.ac.uk/pascal/VOC",
         label_files=root.those_there(pair.label_path for pair in pairs.values()),
         text_files=[list_file],

@@ -39,6 +39,7 @@ OFFICIAL_SCENES = {
     ("pascal-context-59", "val"): 5105,
     ("pascal-context-459", "val"): 5105,
     ("pascal-voc-20", "val"): 1449,
+    ("pascal-voc-21", "val"): 1449,
 }
 """Pictures of official splits, for data that is not there yet."""
 

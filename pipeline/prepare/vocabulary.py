@@ -38,6 +38,7 @@ VOCABULARY_NAMES = (
     "pascal-context-459",
     "pascal-context-59",
     "pascal-voc-20",
+    "pascal-voc-21",
 )
 COLUMNS = ("index", "source_id", "name", "seen")
 

@@ -113,7 +113,7 @@ def _inherited_stride() -> Any:
 
 # Data sets
 
-# An option that one data set alone has, and that data set.
+# An option that few data sets have, and these.
 _OWN_OPTIONS = {
     "labels": "coco",
     "captions": "coco",
@@ -121,7 +121,7 @@ _OWN_OPTIONS = {
     "images": "coco",
     "present_only": "coco",
     "stuff_values": "coco",
-    "voc_labels": "pascal-voc-20",
+    "voc_labels": "pascal-voc-20 and pascal-voc-21",
     "reference_resize": "ade20k-847",
     "drawn_world": "drawn-world",
 }
@@ -200,7 +200,7 @@ class PrepareSettings(SettingsModel):
         faults = [
             f"{option}: is an option of {owner} only (got it for {self.dataset})"
             for option, owner in _OWN_OPTIONS.items()
-            if self.dataset != owner
+            if self.dataset not in owner.split(" and ")
             and getattr(self, option) != type(self).model_fields[option].get_default(call_default_factory=True)
         ]
         if not self.split and self.dataset != "folder" and not (self.annotations and self.images):
@@ -978,6 +978,12 @@ class EvaluatedDatasetSettings(SettingsModel):
         default="all",
         description="'unseen' = CLIP decides among unseen classes alone, as in ZegFormer; of scores alone, the "
         "segmenter knows no seen classes.",
+        json_schema_extra=LATER_SETTING,
+    )
+    background_names: ListOf[str] = Field(
+        default=(),
+        description="Words in place of the class 'background': what is named by any of them is background. Empty = the "
+        "word 'background' itself.",
         json_schema_extra=LATER_SETTING,
     )
     predictions: PredictionsSettings | None = Field(

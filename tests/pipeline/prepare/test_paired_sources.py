@@ -9,7 +9,7 @@ import scipy.io
 from pipeline.prepare.ade20k import ade20k_150, ade20k_847
 from pipeline.prepare.data_root import DataRoot, LayoutError
 from pipeline.prepare.paired import PairedSource
-from pipeline.prepare.pascal import pascal_context_59, pascal_context_459, pascal_voc_20
+from pipeline.prepare.pascal import pascal_context_59, pascal_context_459, pascal_voc
 from pipeline.prepare.source import Found
 from storage_schemas.scenes import Scene
 from tests.pipeline.prepare.layouts import (
@@ -185,10 +185,18 @@ def test_mat_files_that_cannot_be_used_become_rows(tmp_path):
 @pytest.mark.parametrize("labels", ["SegmentationClassAug", "SegmentationClass"])
 def test_pascal_voc_takes_palette_indices_and_ignores_background_and_border(tmp_path, labels):
     make_pascal_voc(tmp_path, labels=labels)
-    source = pascal_voc_20(data_root(tmp_path), "val", labels)
+    source = pascal_voc("pascal-voc-20", data_root(tmp_path), "val", labels)
     scene = scenes_of(source)["2011_000000"]
     assert columns(scene, 0, 4, 9, 12) == [255, 0, 19, 255]
     assert names(source, scene) == ["aeroplane", "tvmonitor"]
+
+
+def test_pascal_voc_with_background_has_it_as_class_0(tmp_path):
+    make_pascal_voc(tmp_path)
+    source = pascal_voc("pascal-voc-21", data_root(tmp_path), "val", "SegmentationClassAug")
+    scene = scenes_of(source)["2011_000000"]
+    assert columns(scene, 0, 4, 9, 12) == [0, 1, 20, 255]
+    assert names(source, scene) == ["background", "aeroplane", "tvmonitor"]
 
 
 def test_pascal_voc_faults(tmp_path):
@@ -196,7 +204,7 @@ def test_pascal_voc_faults(tmp_path):
     put(tmp_path / "SegmentationClassAug" / "2011_000000.png", encoded(np.full((16, 24), 21, np.uint8)))
     put(tmp_path / "SegmentationClassAug" / "2011_000001.png", encoded(np.full((16, 24), 20, np.uint8))[:-20])
     put(tmp_path / "ImageSets/Segmentation/val.txt", "2011_000000\n2011_000001\n../../../x\n")
-    scenes = scenes_of(pascal_voc_20(data_root(tmp_path), "val", "SegmentationClassAug"))
+    scenes = scenes_of(pascal_voc("pascal-voc-20", data_root(tmp_path), "val", "SegmentationClassAug"))
     assert sorted(scene.status for scene in scenes.values()) == [
         "label_outside_vocabulary",
         "label_unreadable",
@@ -209,7 +217,7 @@ def test_pascal_voc_never_falls_back_to_other_labels(tmp_path):
     with pytest.raises(
         LayoutError, match="has no SegmentationClassAug; put it there, or use --voc-labels Segmentation"
     ):
-        pascal_voc_20(data_root(tmp_path), "val", "SegmentationClassAug")
+        pascal_voc("pascal-voc-20", data_root(tmp_path), "val", "SegmentationClassAug")
 
 
 @pytest.mark.parametrize(

@@ -70,6 +70,7 @@ MAKERS = {
     "pascal-context-59": (layouts.make_pascal_context, "val"),
     "pascal-context-459": (layouts.make_pascal_context, "val"),
     "pascal-voc-20": (layouts.make_pascal_voc, "val"),
+    "pascal-voc-21": (layouts.make_pascal_voc, "val"),
     "folder": (layouts.make_folder, ""),
     "coco": (layouts.make_coco, "val2017"),
 }

@@ -46,6 +46,7 @@ def files_of(artifact: Artifact) -> dict[str, bytes]:
         ("pascal-context-59", layouts.make_pascal_context, "val", 3),
         ("pascal-context-459", layouts.make_pascal_context, "val", 3),
         ("pascal-voc-20", layouts.make_pascal_voc, "val", 3),
+        ("pascal-voc-21", layouts.make_pascal_voc, "val", 3),
         ("folder", layouts.make_folder, "", 3),
         ("coco", layouts.make_coco, "val2017", 3),
     ],

@@ -138,6 +138,9 @@ def test_pascal_voc_agrees_with_its_labels_less_one(tmp_path):
         original = np.asarray(Image.open(root / "SegmentationClass" / f"{scene.key}.png")).astype(int)
         expected = np.where((original == 0) | (original == 255), 255, original - 1)
         assert np.array_equal(decoded(scene.label_png), expected)
+    for scene in prepared(tmp_path / "21", "pascal-voc-21", root, split="val", voc_labels="SegmentationClass"):
+        original = np.asarray(Image.open(root / "SegmentationClass" / f"{scene.key}.png"))
+        assert np.array_equal(decoded(scene.label_png), original), "background is class 0, as the file has it"
 
 
 def test_camvid_as_a_folder_keeps_its_labels_byte_by_byte(tmp_path):

@@ -24,6 +24,7 @@ SIZES = {
     "pascal-context-459": 459,
     "pascal-context-59": 59,
     "pascal-voc-20": 20,
+    "pascal-voc-21": 21,
 }
 
 
@@ -36,7 +37,7 @@ def test_every_vocabulary_has_its_size_and_no_repeated_name_or_id():
         assert vocabulary.ignore_label == (65535 if size > 255 else 255)
 
 
-@pytest.mark.parametrize("name", sorted(set(SIZES) - {"coco-things-80"}))
+@pytest.mark.parametrize("name", sorted(set(SIZES) - {"coco-things-80", "pascal-voc-21"}))
 def test_names_are_those_of_the_shared_lists(name):
     path = SHARED / f"{name.replace('-', '_')}.txt"
     if not path.exists():
@@ -50,6 +51,10 @@ def test_source_ids_have_the_known_ends():
     assert load_vocabulary("coco-panoptic-133").source_ids[-1] == 200
     assert (min(load_vocabulary("ade20k-847").source_ids), max(load_vocabulary("ade20k-847").source_ids)) == (6, 3156)
     assert load_vocabulary("pascal-context-459").class_names[430] == "unknown"
+    without, with_background = load_vocabulary("pascal-voc-20"), load_vocabulary("pascal-voc-21")
+    assert with_background.class_names == ("background", *without.class_names)
+    assert with_background.source_ids == tuple(range(21))
+    assert with_background.uncertain == (True, *without.uncertain), "background is neither seen nor unseen"
     # The COCO json id is the pixel value + 1, and the 80 things come first in all three vocabularies.
     things = load_vocabulary("coco-things-80")
     assert things.source_ids == tuple(pixel_id + 1 for pixel_id in load_vocabulary("coco-stuff-171").source_ids[:80])

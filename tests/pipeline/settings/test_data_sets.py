@@ -14,7 +14,10 @@ from pipeline.settings import PrepareSettings, result_settings
         ({"dataset": "folder", "captions": False}, r"captions: is an option of coco only \(got it for folder\)"),
         ({"dataset": "ade20k-150", "split": "val", "reference_resize": True}, "is an option of ade20k-847 only"),
         ({"dataset": "folder", "drawn_world": {"seed": 1}}, "drawn_world: is an option of drawn-world only"),
-        ({"dataset": "folder", "voc_labels": "SegmentationClass"}, "is an option of pascal-voc-20 only"),
+        (
+            {"dataset": "folder", "voc_labels": "SegmentationClass"},
+            "is an option of pascal-voc-20 and pascal-voc-21 only",
+        ),
         ({"dataset": "folder", "split": "a/b"}, "String should match pattern"),
         ({"dataset": "folder", "scenes_per_shard": 0}, "greater than or equal to 1"),
         ({"dataset": "folder", "max_image_px": 10**9}, "less than or equal to 89478485"),
