@@ -98,7 +98,7 @@ def run_missing(
     home = prefect_home(writable_runs_dir(first.runs_dir))
     set_prefect_environment(home, server_start_limit_s=first.flow.server_start_limit_s)
     try:
-        with prefect_server(home, start_limit_s=first.flow.server_start_limit_s):
+        with prefect_server(home, runs=first.runs_dir, start_limit_s=first.flow.server_start_limit_s):
             from flows.ovseg_flow import run_flow
 
             for variant, settings in to_do.items():
@@ -113,8 +113,9 @@ def run_missing(
 def ui(*, runs: Path = Path("runs"), port: int = 4200) -> None:
     """Run Prefect's server, whose pages show runs and results, until Ctrl-C.
 
-    While it runs, 'ovseg run' with the same runs directory uses it, and 'ovseg serve' can offer runs on its pages. It
-    is reached from this machine alone, and nothing is reported to anybody.
+    While it runs, 'ovseg run' with the same runs directory uses it, and 'ovseg serve' can offer runs on its pages. The
+    reports that they link to are served, too, at /files/. It is reached from this machine alone, and nothing is
+    reported to anybody.
 
     Args:
         runs: Runs directory.
@@ -138,7 +139,7 @@ def ui(*, runs: Path = Path("runs"), port: int = 4200) -> None:
     set_prefect_environment(home, server_start_limit_s=120)
     with listening(port) as listener, announced(home, f"{address_of(listener)}/api"):
         logger.info("Prefect UI: %s (Ctrl-C ends it)", address_of(listener))
-        serve_prefect(listener)
+        serve_prefect(listener, runs)
 
 
 def serve(arguments: RunArguments) -> None:

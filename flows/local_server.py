@@ -6,14 +6,20 @@ requests, and a name of theirs may suddenly mean 127.0.0.1 (DNS rebinding). So a
 so a server that listens for other machines answers to all of them.
 """
 
+import hashlib
 import ipaddress
 import os
 import socket
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
+FILES = "/files/"
+"""Where the server of Prefect's pages shows the files of the runs directory; see `report_files`."""
+RUNS_HEADER = "X-Ovseg-Runs"
+"""Header of these answers: which runs directory it is, see `digest_of_place`."""
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -37,6 +43,11 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def digest_of_place(folder: Path) -> str:
+    """Return what a folder is known by to whoever knows its path, and to nobody else."""
+    return hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()
 
 
 class AllowedHosts:

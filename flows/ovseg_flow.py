@@ -84,7 +84,7 @@ def ovseg_flow(
                 else:
                     _stage_flow(stage, graph, variant)(settings)
         finally:
-            show_run((node for stage in stages for node in graph.of_stage(stage)), settings.name, variant)
+            show_run([node for stage in stages for node in graph.of_stage(stage)], settings.name, variant)
 
 
 def _stage_flow(stage: StageName, graph: Graph, variant: str) -> Flow[[Settings], None]:

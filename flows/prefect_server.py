@@ -22,7 +22,7 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
-from flows.local_server import AllowedHosts, reach_this_machine_directly
+from flows.local_server import FILES, RUNS_HEADER, AllowedHosts, digest_of_place, reach_this_machine_directly
 from pipeline.errors import PipelineError
 from pipeline.interrupts import held_back
 
@@ -44,6 +44,7 @@ _CONSTANT = {
 END_LIMIT_S = 10.0
 """How long a server may take to write down what it still holds in memory [s]."""
 _SERVER_FILE = "server.json"
+_RUNS_VARIABLE = "OVSEG_SERVED_RUNS"
 _ANSWER_LIMIT_S = 5.0
 
 
@@ -69,11 +70,12 @@ def set_prefect_environment(home: Path, *, server_start_limit_s: int) -> None:
     reach_this_machine_directly()
 
 
-def serve_prefect(listener: socket.socket) -> None:
+def serve_prefect(listener: socket.socket, runs: Path) -> None:
     """Serve Prefect's API and UI until SIGTERM or SIGINT, to this machine's programs and to the UI's own pages.
 
     Args:
         listener: Bound to an address of this machine.
+        runs: Runs directory, whose reports are served beside the UI; see `ReportFiles`.
     """
     address = address_of(listener)
     os.environ["PREFECT_SERVER_UI_API_URL"] = f"{address}/api"
@@ -83,7 +85,10 @@ def serve_prefect(listener: socket.socket) -> None:
     import uvicorn
     from prefect.server.api.server import create_app
 
-    uvicorn.Server(uvicorn.Config(AllowedHosts(create_app()), log_level="error", lifespan="on")).run(sockets=[listener])
+    from flows.report_files import ReportFiles
+
+    served = AllowedHosts(ReportFiles(create_app(), runs=runs, private=(prefect_home(runs), runs / "prefect")))
+    uvicorn.Server(uvicorn.Config(served, log_level="error", lifespan="on")).run(sockets=[listener])
 
 
 def listening(port: int) -> socket.socket:
@@ -113,7 +118,7 @@ def main() -> None:
     sys.stdout.flush()
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # a pipe that nobody reads any more would fill up and stop us
     threading.Thread(target=_end_with_input, daemon=True).start()
-    serve_prefect(listener)
+    serve_prefect(listener, Path(os.environ[_RUNS_VARIABLE]))
 
 
 def _end_with_input() -> None:
@@ -126,13 +131,14 @@ def _end_with_input() -> None:
 
 
 @contextlib.contextmanager
-def prefect_server(home: Path, *, start_limit_s: float) -> Iterator[str]:
+def prefect_server(home: Path, *, runs: Path, start_limit_s: float) -> Iterator[str]:
     """Yield the address of a Prefect API, and make it Prefect's in this process and those that it starts.
 
     Call it before Prefect is imported.
 
     Args:
         home: Prefect's directory, where ``ovseg ui`` writes down its server's address.
+        runs: Runs directory, whose reports a server that is started here serves.
         start_limit_s: How long to wait for a server that is started here [s].
 
     Raises:
@@ -141,7 +147,7 @@ def prefect_server(home: Path, *, start_limit_s: float) -> Iterator[str]:
     with contextlib.ExitStack() as stack:
         url = os.environ.get("PREFECT_API_URL") or announced_server(home, wait_s=start_limit_s)
         if url is None:
-            url = stack.enter_context(temporary_server(home, start_limit_s=start_limit_s))
+            url = stack.enter_context(temporary_server(home, runs=runs, start_limit_s=start_limit_s))
         logger.info("Prefect UI: %s", url.removesuffix("/api"))
         before = os.environ.get("PREFECT_API_URL")
         os.environ["PREFECT_API_URL"] = url
@@ -204,8 +210,18 @@ def answers(api_url: str) -> bool:
         return False
 
 
+def shows_files_of(api_url: str, runs: Path) -> bool:
+    """Return whether a server shows the files of a runs directory; one elsewhere, or of other runs, does not."""
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with direct.open(f"{api_url.removesuffix('/api')}{FILES}", timeout=_ANSWER_LIMIT_S) as answer:
+            return bool(answer.headers.get(RUNS_HEADER) == digest_of_place(runs))
+    except (OSError, ValueError):
+        return False
+
+
 @contextlib.contextmanager
-def temporary_server(home: Path, *, start_limit_s: float) -> Iterator[str]:
+def temporary_server(home: Path, *, runs: Path, start_limit_s: float) -> Iterator[str]:
     """Start a server on a free port of 127.0.0.1 and stop it in the end; yields its API's address.
 
     Raises:
@@ -216,6 +232,7 @@ def temporary_server(home: Path, *, start_limit_s: float) -> Iterator[str]:
     with log.open("ab") as output:
         process = subprocess.Popen(
             [sys.executable, "-m", "flows.prefect_server"],
+            env=os.environ | {_RUNS_VARIABLE: str(runs.absolute())},
             stdin=subprocess.PIPE,  # which ends when this process does
             stdout=subprocess.PIPE,
             stderr=output,

@@ -8,10 +8,11 @@ import base64
 import logging
 import re
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar, cast
+from urllib.parse import quote
 from uuid import UUID
 
 import httpx
@@ -24,7 +25,8 @@ from prefect.artifacts import (
 from prefect.exceptions import PrefectException
 from prefect.settings import PREFECT_API_URL
 
-from flows.prefect_server import answers
+from flows.local_server import FILES
+from flows.prefect_server import answers, shows_files_of
 from flows.state_table import PAGE_COLUMNS, row
 from pipeline.graph import Graph, Node, summary
 from pipeline.interrupts import held_back
@@ -153,20 +155,15 @@ class StageBoard:
         key, description = _key(self._variant, self._stage, "units"), self._titled(self._stage)
         description = f"{description}: {summary(self._nodes)}"
         self._pages.show(lambda: create_table_artifact(rows, key=key, description=description))
+        is_shown = shows_files_of(PREFECT_API_URL.value() or "", self._nodes[0].runs) if self._nodes else False
         for node in self._nodes:
             if not node.is_complete():
                 continue
-            label, links = _label(node.artifact), []
+            label = _label(node.artifact)
             for file in report_files(node.artifact):
-                if file.suffix in PAGES:
-                    path = file.path.absolute()
-                    links.append(f"* {file.title}: [{path}]({path.as_uri()})")
-                else:
+                if file.suffix not in PAGES:
                     self._write(_markdown(file), label, file.title)
-            folder = node.artifact.directory.absolute()
-            text = "\n".join([*links, f"* folder: [{folder}]({folder.as_uri()})"])
-            hint = "Browsers open links to files only from a new tab: copy the address."
-            self._write(f"{text}\n\n{hint}\n", label, "links")
+            self._write(_links(node, is_shown=is_shown), label, "links")
 
     def _write(self, markdown: str, label: str, title: str) -> None:
         """Show a text, with the pictures in it."""
@@ -177,12 +174,34 @@ class StageBoard:
         return f"{label} ({self._variant})" if self._variant else label
 
 
-def show_run(nodes: Iterable[Node], name: str, variant: str = "") -> None:
-    """Show how far the artifacts of a run have come, as one table."""
+def show_run(nodes: Sequence[Node], name: str, variant: str = "") -> None:
+    """Show how far the artifacts of a run have come, as one table, and where their reports are, as one list."""
+    pages = Pages()
     rows = [row(state_of_node(node), ("stage", *PAGE_COLUMNS)) for node in nodes]
     title = f"{name} ({variant})" if variant else name
-    key, description = _key("run", variant), f"{title}: all artifacts"
-    Pages().show(lambda: create_table_artifact(rows, key=key, description=description))
+    table = _key("run", variant), f"{title}: all artifacts"
+    pages.show(lambda: create_table_artifact(rows, key=table[0], description=table[1]))
+    complete = [node for node in reversed(nodes) if node.is_complete()]  # scores and their reports first
+    if not complete:
+        return
+    is_shown = shows_files_of(PREFECT_API_URL.value() or "", complete[0].runs)
+    texts = [f"### {_label(node.artifact)}\n\n{_links(node, is_shown=is_shown)}" for node in complete]
+    reports = _key("run", variant, "reports"), f"{title}: reports of all artifacts"
+    pages.show(lambda: create_markdown_artifact("\n\n".join(texts), key=reports[0], description=reports[1]))
+
+
+def _links(node: Node, *, is_shown: bool) -> str:
+    """List an artifact's reports and its folder in Markdown: links that can be followed, or their paths.
+
+    Args:
+        is_shown: Whether the server shows the files of the runs directory. Links to ``file://`` would do nothing.
+    """
+    entries = [(file.title, file.path.absolute(), "") for file in report_files(node.artifact)]
+    lines = []
+    for title, path, end in [*entries, ("folder", node.artifact.directory.absolute(), "/")]:
+        inside = quote(path.relative_to(node.runs.absolute()).as_posix()) + end
+        lines.append(f"* {title}: [{path.name}]({FILES}{inside})" if is_shown else f"* {title}: `{path}`")
+    return "\n".join(lines)
 
 
 def _markdown(file: ReportFile) -> str:

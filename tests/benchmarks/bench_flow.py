@@ -100,7 +100,7 @@ def main() -> None:
         set_prefect_environment(prefect_home(folder), server_start_limit_s=300)
         os.environ.pop("PREFECT_API_URL", None)
         start = time.perf_counter()
-        with prefect_server(prefect_home(folder), start_limit_s=300):
+        with prefect_server(prefect_home(folder), runs=folder, start_limit_s=300):
             started_s = seconds_since(start)
             import flows.ovseg_flow  # noqa: F401 - not to be timed
 

@@ -29,13 +29,14 @@ def prefect_api(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) 
     before = dict(os.environ)
     os.environ.pop("PREFECT_API_URL", None)
     os.environ.pop("PREFECT_HOME", None)
-    home = prefect_home(tmp_path_factory.mktemp("prefect"))
+    runs = tmp_path_factory.mktemp("prefect")
+    home = prefect_home(runs)
     set_prefect_environment(home, server_start_limit_s=600)
     with empty_database.with_suffix(".lock").open("w") as lock, ExitStack() as stack:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if empty_database.exists():
             copy_database(empty_database, home)
-        url = stack.enter_context(prefect_server(home, start_limit_s=600))
+        url = stack.enter_context(prefect_server(home, runs=runs, start_limit_s=600))
         if not empty_database.exists():
             # A plain copy would miss what SQLite still keeps beside the file.
             with (

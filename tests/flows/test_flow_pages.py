@@ -1,6 +1,7 @@
 """Prefect's pages after a run, in a headless browser: runs, tasks, artifacts with their pictures."""
 
 import ipaddress
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,8 +35,9 @@ def pages(prefect_api: str, tmp_path_factory: pytest.TempPathFactory) -> Pages:
 
 
 def settings_in(folder: Path) -> Path:
-    path = folder / "settings.toml"
-    path.write_text(f'name = "paged"\nruns_dir = "{folder / "runs"}"\n')
+    """Write settings of the runs directory whose files the server shows."""
+    path, runs = folder / "settings.toml", Path(os.environ["PREFECT_HOME"]).parent
+    path.write_text(f'name = "paged"\nruns_dir = "{runs}"\n')
     return path
 
 
@@ -69,6 +71,26 @@ def test_the_pages_show_runs_tasks_and_artifacts(pages: Pages, browser: Page) ->
     assert browser.wait_for(f"{picture} !== null && {picture}.naturalWidth") == 1
     browser.open(f"{address}/artifacts/artifact/{shown['test-small-shard-00000-card']['id']}")
     assert shows(browser, "All is well")
+
+
+def test_links_lead_to_the_reports_and_their_folder(pages: Pages, browser: Page) -> None:
+    address, runs = pages.api.removesuffix("/api"), pages.flow_runs()
+    of_run, of_stage = pages.artifacts(runs["paged"]), pages.artifacts(runs["evaluate paged"])
+    for artifact, link, shown in (
+        (of_stage["test-small-links"], "shard-00000.report.html", "All scores are here"),
+        (of_run["run-reports"], "shard-00000.report.html", "All scores are here"),
+        (of_stage["test-small-links"], "small-", "shard-00000.sheet.png"),
+    ):
+        browser.open(f"{address}/artifacts/artifact/{artifact['id']}")
+        found = f"[...document.querySelectorAll('a')].find(each => each.innerText.includes({link!r}))"
+        browser.wait_for(f"{found} !== undefined")
+        assert browser.run(f"{found}.href").startswith(f"{address}/files/test/small-")
+        browser.run(f"{found}.removeAttribute('target')")  # the tab that is looked at
+        browser.run(f"{found}.click()")
+        browser.wait_for("location.pathname.startsWith('/files/')")
+        assert shows(browser, shown)
+    browser.run("[...document.querySelectorAll('a')].find(each => each.innerText.includes('sheet.png')).click()")
+    assert browser.wait_for("document.images.length && document.images[0].naturalWidth") == 1
 
 
 def test_the_pages_ask_nobody_else(browser: Page) -> None:

@@ -105,7 +105,7 @@ def test_an_announcement_that_cannot_be_read_is_none(tmp_path: Path, text: str) 
 TALKATIVE = """
 import sys
 from flows import prefect_server
-def serve(listener):
+def serve(listener, runs):
     sys.stdout.write("x" * 1_000_000)
     sys.stdout.flush()
 prefect_server.serve_prefect = serve
@@ -114,8 +114,9 @@ prefect_server.main()
 
 
 def test_a_server_may_say_more_than_its_address_though_nobody_listens() -> None:
+    environment = os.environ | {"OVSEG_SERVED_RUNS": "runs"}
     streams = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
-    with subprocess.Popen([sys.executable, "-c", TALKATIVE], cwd=ROOT, **streams) as process:
+    with subprocess.Popen([sys.executable, "-c", TALKATIVE], cwd=ROOT, env=environment, **streams) as process:
         assert process.stdout is not None
         assert process.stdout.readline().startswith(b"http://127.0.0.1:")
         assert process.wait(timeout=200) == 0
