@@ -9,6 +9,7 @@ Each works on the device of its net. Mixed precision is the caller's, by `torch.
 precision.
 """
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -25,7 +26,7 @@ from ovseg_models.host_to_device import sent
 from ovseg_models.image_input import resize_image
 from ovseg_models.mask_adapted_clip import MaskAdaptedClip
 from ovseg_models.mask_sharing import shared_masks
-from ovseg_models.masked_crops import Fill, masked_crops_of_pictures, patch_mask
+from ovseg_models.masked_crops import Fill, mask_boxes, masked_crops_of_pictures, patch_mask
 from ovseg_models.one_pass import OnePass, PictureFeatures
 from ovseg_models.preprocessing import CropFormat
 from ovseg_models.proposal_masks import hard_masks, query_chunks, upsampled_mask_probs
@@ -131,6 +132,12 @@ class EncodedImage(Proposals):
     seen: SeenPicture | None = field(default=None, repr=False, compare=False)
     source: str = ""
 
+    def of_file(self, source: str) -> "EncodedImage":
+        """Return the same encoded image as of another file; what has been computed of it is shared."""
+        other = copy.copy(self)  # unlike dataclasses.replace, with what is cached
+        object.__setattr__(other, "source", source)
+        return other
+
     @cached_property
     def regions(self) -> Regions:
         """CLIP's embeddings of the proposals; made when they are first read."""
@@ -146,6 +153,21 @@ class EncodedImage(Proposals):
         """Whether a proposal's hard mask has a pixel at net size, on the host; CLIP need not run for this."""
         known = vars(self).get("regions")
         return self.hard_masks().flatten(1).any(dim=1).cpu() if known is None else known.valid
+
+    @cached_property
+    def mask_extents(self) -> tuple[Int64[Tensor, "query"], Int64[Tensor, "query 4"]]:
+        """Pixels of each hard mask at the image's own size, and tight boxes around them [px], all zero if there are none.
+
+        Seconds for a picture of many megapixels, and the same for any class names.
+        """
+        areas, boxes = [], []
+        for masks in self.hard_masks_at_image_size():
+            areas.append(masks.flatten(1).sum(dim=1))
+            rows, found = mask_boxes(masks)
+            of_all = found.new_zeros(len(masks), 4)  # an empty mask has no box
+            of_all[rows] = found
+            boxes.append(of_all)
+        return torch.cat(areas), torch.cat(boxes)
 
     @property
     def size(self) -> tuple[int, int]:

@@ -1,8 +1,10 @@
-"""A picture with its classes painted over it and a legend below, and the colours of the classes."""
+"""A picture with its classes painted over it and a legend below, and the colours of classes by index and by name."""
 
+import hashlib
 import unicodedata
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import cache, lru_cache
+from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
@@ -16,6 +18,10 @@ _LIGHTNESS_RANGE = (35.0, 92.0)  # neither lost in shadows nor like paper
 _CHROMA_MIN = 25.0  # grey is for unlabelled pixels
 _SRGB_TO_XYZ = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
 _WHITE_XYZ = np.array([0.9505, 1.0, 1.089])
+# How those see colours who lack the receptors of red or of green (Machado and others, 2009), in linear RGB.
+_WITHOUT_RED = np.array([[0.1523, 1.0526, -0.2049], [0.1145, 0.7863, 0.0992], [-0.0039, -0.0481, 1.0520]])
+_WITHOUT_GREEN = np.array([[0.3673, 0.8607, -0.2280], [0.2801, 0.6725, 0.0474], [-0.0118, 0.0429, 0.9689]])
+_COMMON_NAMES = Path(__file__).with_name("common_names.txt")
 _PAINT_SHARE = 0.55
 _LEGEND_ENTRIES_MAX = 24
 _LEGEND_WIDTH_MIN_PX = 220
@@ -23,7 +29,6 @@ _FONT_SIZE_RANGE_PX = (12, 48)
 _COLUMN_WIDTH_EM = 14
 _BREAKING = frozenset({"Cc", "Cs", "Zl", "Zp"})  # line ends, lone surrogates and the like
 _NAME_SIGNS = 200  # no column is wider, and measuring takes time
-_COLOURS_MAX = 1024
 _PAPER, _INK = (255, 255, 255), (20, 20, 20)
 _ELLIPSIS = "..."  # the built-in font is sure to have a full stop
 _UNDRAWABLE = "\U0010ffff"  # no font has this sign, so it is drawn like any missing one
@@ -45,30 +50,95 @@ def palette(colours: int) -> npt.NDArray[np.uint8]:
     Raises:
         ValueError: If the number is out of range.
     """
-    steps = np.linspace(0, 255, _GRID_STEPS).round().astype(np.uint8)
-    candidates = np.stack(np.meshgrid(steps, steps, steps, indexing="ij"), axis=-1).reshape(-1, 3)
-    lab = _cielab(candidates)
-    chroma = np.hypot(lab[:, 1], lab[:, 2])
-    usable = (lab[:, 0] > _LIGHTNESS_RANGE[0]) & (lab[:, 0] < _LIGHTNESS_RANGE[1]) & (chroma > _CHROMA_MIN)
-    candidates, lab = candidates[usable], lab[usable]
+    candidates = _candidates()
     if not 1 <= colours <= len(candidates):
         raise ValueError(
             f"palette: {colours} colours are asked for, 1 to {len(candidates)} are expected; ask for fewer"
         )
-    chosen = [int(chroma[usable].argmax())]
-    distances = np.full(len(lab), np.inf)
-    while len(chosen) < colours:
-        distances = np.minimum(distances, ((lab - lab[chosen[-1]]) ** 2).sum(axis=1))
-        chosen.append(int(distances.argmax()))
-    rgb = candidates[chosen]
+    rgb = candidates[_spread(_cielab(candidates)[None], colours)]
     rgb.flags.writeable = False
     return rgb
 
 
-def _cielab(rgb: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
-    """Convert sRGB [colour 3] to CIELAB under D65, where distances are about those that the eye sees."""
+def name_colours(class_names: Sequence[str]) -> npt.NDArray[np.uint8]:
+    """Return a colour for each name that depends on nothing but the name, so that it has the same in every picture.
+
+    Names are compared without case and surplus blanks. Some 300 common ones have colours that were chosen to differ as
+    far as possible, also for those who cannot tell red from green, the most common ones the furthest. All others take
+    theirs from a digest of the name: different, but of many some are alike.
+
+    Returns:
+        RGB [name 3].
+    """
+    known = _common_colours()
+    colours = np.zeros((len(class_names), 3), dtype=np.uint8)
+    for place, name in enumerate(class_names):
+        plain = " ".join(name.casefold().split())
+        colours[place] = known[plain] if plain in known else _colour_of_digest(plain)
+    return colours
+
+
+@cache
+def _common_colours() -> dict[str, npt.NDArray[np.uint8]]:
+    """Return the colours of the common names."""
+    names = _COMMON_NAMES.read_text(encoding="utf-8").splitlines()
+    candidates = _candidates()
+    seen = np.stack([_cielab(candidates), _cielab(candidates, _WITHOUT_RED), _cielab(candidates, _WITHOUT_GREEN)])
+    return dict(zip(names, candidates[_spread(seen, len(names))], strict=True))
+
+
+def _colour_of_digest(name: str) -> npt.NDArray[np.uint8]:
+    """Return the first usable one of the colours that a name's digests are read as."""
+    digest = name.encode("utf-8", errors="surrogatepass")
+    while True:
+        digest = hashlib.sha256(digest).digest()
+        rgb = np.frombuffer(digest[:30], dtype=np.uint8).reshape(-1, 3)
+        usable = rgb[_is_usable(_cielab(rgb))]
+        if len(usable):
+            return usable[0]
+
+
+@cache
+def _candidates() -> npt.NDArray[np.uint8]:
+    """Return the usable colours of a grid, RGB [colour 3]."""
+    steps = np.linspace(0, 255, _GRID_STEPS).round().astype(np.uint8)
+    grid = np.stack(np.meshgrid(steps, steps, steps, indexing="ij"), axis=-1).reshape(-1, 3)
+    return grid[_is_usable(_cielab(grid))]
+
+
+def _is_usable(lab: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
+    """Return which colours are neither too dark nor too light nor grey."""
+    chroma = np.hypot(lab[:, 1], lab[:, 2])
+    return np.asarray((lab[:, 0] > _LIGHTNESS_RANGE[0]) & (lab[:, 0] < _LIGHTNESS_RANGE[1]) & (chroma > _CHROMA_MIN))
+
+
+def _spread(lab: npt.NDArray[np.float64], colours: int) -> list[int]:
+    """Choose colours one by one, each as far as possible from all before it: the most vivid one is the first.
+
+    Args:
+        lab: CIELAB [eye colour 3]; the distance of two colours is that of the eye which sees it as the least.
+        colours: How many to choose.
+    """
+    chosen = [int(np.hypot(lab[0, :, 1], lab[0, :, 2]).argmax())]
+    distances = np.full(lab.shape[1], np.inf)
+    while len(chosen) < colours:
+        latest = ((lab - lab[:, chosen[-1:]]) ** 2).sum(axis=2).min(axis=0)
+        distances = np.minimum(distances, latest)
+        chosen.append(int(distances.argmax()))
+    return chosen
+
+
+def _cielab(rgb: npt.NDArray[np.uint8], eye: npt.NDArray[np.float64] | None = None) -> npt.NDArray[np.float64]:
+    """Convert sRGB [colour 3] to CIELAB under D65, where distances are about those that the eye sees.
+
+    Args:
+        rgb: Colours.
+        eye: What an eye makes of linear RGB; None for all three receptors.
+    """
     parts = rgb / 255
     linear = np.where(parts > 0.04045, ((parts + 0.055) / 1.055) ** 2.4, parts / 12.92)
+    if eye is not None:
+        linear = (linear @ eye.T).clip(0, 1)
     xyz = linear @ _SRGB_TO_XYZ.T / _WHITE_XYZ
     roots = np.where(xyz > (6 / 29) ** 3, np.cbrt(xyz), xyz / (3 * (6 / 29) ** 2) + 4 / 29)
     x, y, z = roots.T
@@ -77,6 +147,8 @@ def _cielab(rgb: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
 
 def overlay_picture(image: Image.Image, label_map: npt.NDArray[np.integer], class_names: Sequence[str]) -> Image.Image:
     """Paint the classes over an image, draw the borders between them, and list them below, the largest first.
+
+    Colours are those of `name_colours`.
 
     Args:
         image: RGB.
@@ -101,8 +173,7 @@ def overlay_picture(image: Image.Image, label_map: npt.NDArray[np.integer], clas
             f"overlay: class indices {label_map.min()} to {label_map.max()} are found for {len(class_names)} names; "
             f"indices below that or {UNLABELLED} are expected"
         )
-    few = palette(max(1, min(len(class_names), _COLOURS_MAX)))
-    colours = few[np.arange(max(1, len(class_names))) % len(few)]  # beyond these they repeat
+    colours = name_colours(class_names) if len(class_names) else np.zeros((1, 3), dtype=np.uint8)
     font = ImageFont.load_default(_font_size_px(image))
     painted = Image.fromarray(_painted(np.asarray(image.convert("RGB")), label_map, colours))
     classes, counts = np.unique(label_map[label_map != UNLABELLED], return_counts=True)

@@ -20,7 +20,6 @@ from torch import Tensor
 from ovseg_models.class_names import CLASSES_IN_8_BIT, CLASSES_MAX
 from ovseg_models.encoding import EncodedImage
 from ovseg_models.fusion import best_of_words
-from ovseg_models.masked_crops import mask_boxes
 from ovseg_models.overlay import overlay_picture
 from ovseg_models.query_mode import UNLABELLED
 
@@ -283,15 +282,8 @@ class Segmentation:
 
     @cached_property
     def masks(self) -> tuple[MaskRow, ...]:
-        """One row per proposal, in their order. Areas and boxes are measured when this is first asked for."""
-        areas, boxes = [], []
-        for masks in self.encoded.hard_masks_at_image_size():
-            areas.append(masks.flatten(1).sum(dim=1))
-            rows, found = mask_boxes(masks)
-            of_all = found.new_zeros(len(masks), 4)  # an empty mask has no box
-            of_all[rows] = found
-            boxes.append(of_all)
-        areas_px, boxes_xyxy = torch.cat(areas), torch.cat(boxes)
+        """One row per proposal, in their order. Areas and boxes of an image are measured when they are first asked for."""
+        areas_px, boxes_xyxy = self.encoded.mask_extents
         clip_probs = torch.full_like(self.proposal_probs, torch.nan)
         clip_probs[self.encoded.valid] = self.clip_probs
         best = self.query_scores.max(dim=1)

@@ -3,6 +3,7 @@
 import hashlib
 import threading
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import NamedTuple
 
 from PIL import Image
@@ -25,8 +26,8 @@ class EncodedImages:
     """Encodes photographs and keeps those asked for last.
 
     They are known by their pixels, so users who bring the same photograph share one and those who bring others never
-    meet. Threads may ask at once; they are served one after the other, so that a photograph is encoded only once and
-    the nets' memory is needed only once.
+    meet. Threads may ask at once: the nets see one photograph after the other, so that each is encoded only once and
+    the nets' memory is needed only once. Nobody waits for the nets who asks for a photograph that is kept.
 
     Args:
         limit_bytes: What all kept photographs may take together. The latest one is kept even if it alone takes more.
@@ -35,23 +36,39 @@ class EncodedImages:
     def __init__(self, segmenter: Segmenter, *, limit_bytes: int) -> None:
         self._segmenter = segmenter
         self._limit_bytes = limit_bytes
-        self._lock = threading.Lock()
+        self._nets = threading.Lock()
+        self._lock = threading.Lock()  # of what is kept; never held while a net runs
         self._kept: OrderedDict[str, EncodedImage] = OrderedDict()  # the one asked for last is the last
 
-    def encoded(self, photograph: Image.Image) -> Remembered:
+    def encoded(self, photograph: Image.Image, begun: Callable[[], object] | None = None) -> Remembered:
         """Return a photograph encoded, from memory if it is there.
 
         Args:
             photograph: RGB.
+            begun: Is called when the nets are free and begin with it.
         """
         key = hashlib.sha256(f"{photograph.size}".encode() + photograph.tobytes()).hexdigest()
+        if (known := self._known(key)) is not None:
+            return Remembered(known, True)
+        with self._nets:
+            if (known := self._known(key)) is not None:  # somebody else's, while this one waited
+                return Remembered(known, True)
+            if begun is not None:
+                begun()
+            found = self._segmenter.encode(photograph)
+            _ = found.mask_extents  # whatever names are asked for, they are needed
+            with self._lock:
+                self._kept[key] = found
+                while len(self._kept) > 1 and self.size_bytes() > self._limit_bytes:
+                    self._kept.popitem(last=False)  # the longest unused
+        return Remembered(found, False)
+
+    def _known(self, key: str) -> EncodedImage | None:
+        """Return a kept photograph, which becomes the one asked for last."""
         with self._lock:
-            known = self._kept.pop(key, None)
-            found = self._segmenter.encode(photograph) if known is None else known
-            self._kept[key] = found
-            while len(self._kept) > 1 and self.size_bytes() > self._limit_bytes:
-                self._kept.popitem(last=False)  # the longest unused
-        return Remembered(found, known is not None)
+            if key in self._kept:
+                self._kept.move_to_end(key)
+            return self._kept.get(key)
 
     def __len__(self) -> int:
         return len(self._kept)

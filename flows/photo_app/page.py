@@ -1,10 +1,13 @@
 """The page in the browser: what is asked for on the left, the answer on the right, below each other on a phone."""
 
 import logging
-from collections.abc import Sequence
+import secrets
+from collections.abc import Iterator, Sequence
 from html import escape
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NoReturn
+from urllib.parse import quote
 
 import gradio
 from gradio import processing_utils
@@ -12,17 +15,22 @@ from gradio.utils import get_upload_folder
 from starlette.middleware import Middleware
 
 from flows.local_server import AllowedHosts
-from flows.photo_app.answers import TABLE_HEADERS, Answer, LegendEntry, answer
+from flows.photo_app.answers import STEPS, TABLE_HEADERS, Answer, LegendEntry, Step, answering
 from flows.photo_app.encoded_images import EncodedImages
+from flows.photo_app.limits import Limits, hint_of, limits_of
 from flows.photo_app.questions import NAMES_MAX, QuestionError, class_names, question, uploaded_file
 from ovseg_models.neighbours import Neighbours
-from ovseg_models.segmentation import Segmentation
+from ovseg_models.segmentation import RESULT_ENDINGS, Segmentation
 from ovseg_models.segmenter import Segmenter
 
 _LOGGER = logging.getLogger(__name__)
 _EVERY_PIXEL, _FIND = "give every pixel one of the names", "find the named things, leave the rest"
 _UPLOADS_KEPT_S = 3600
 _ASKERS_WAITING_MAX = 32
+_ASKERS_AT_ONCE = 8
+_OPACITY = 60
+_JPEG_SIDE_MAX_PX = 65_000
+_DOWNLOADS = ("Label map", "Overlay", "JSON")
 _INTRODUCTION = """\
 # Segment by names of your own
 
@@ -30,16 +38,7 @@ Choose a photograph and type the names of what is in it. Other names for the sam
 moment only, as the image models don't run again.
 """
 _FONTS = [gradio.themes.Font("system-ui"), gradio.themes.Font("sans-serif")]  # of the browser: none is fetched
-CSS = """
-.gradio-container { max-width: min(1280px, 100vw) !important; margin: auto; }
-#table { max-width: calc(100vw - 4.5rem); overflow-x: auto; }
-#message .html-container { padding: 0; }
-.legend { display: flex; flex-wrap: wrap; gap: .25rem 1.25rem; margin-top: .75rem; }
-.legend i { display: inline-block; width: 1em; height: 1em; margin-right: .4em; vertical-align: -.1em; }
-@media (max-width: 640px) { #pictures .grid-container { grid-template-columns: repeat(2, minmax(0, 1fr)) !important; } }
-.message { padding: .5rem .75rem; border-radius: .5rem; border: 1px solid var(--border-color-primary); }
-.message.fault { border-color: var(--color-red-500, #ef4444); background: rgb(239 68 68 / 10%); font-weight: 600; }
-"""
+_CSS, _SCRIPT = (Path(__file__).with_name(name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
 _FETCHERS = ("async_ssrf_protected_download", "ssrf_protected_download", "save_url_to_cache")
 
 
@@ -51,6 +50,7 @@ def build_page(
     examples: Sequence[Path] = (),
     neighbours: Neighbours | None = None,
     memory: Path | None = None,
+    layout: str | None = None,
 ) -> gradio.Blocks:
     """Build the page; it keeps nothing of a user but the uploaded file, for an hour, and ``images``.
 
@@ -62,45 +62,75 @@ def build_page(
         examples: Photographs to choose from.
         neighbours: Mined pairs, of which a click on a mask shows the nearest; None for none.
         memory: File in which masks are remembered that a user names; None lets nobody do so.
+        layout: Of the published checkpoint that the segmenter is, see `published_layout`; None for none.
     """
     refuse_fetching()
+    limits = limits_of(segmenter, layout)
 
-    def ask(photograph: object, names: object, mode: object) -> tuple[Any, ...]:
+    def ask(photograph: object, names: object, mode: object) -> Iterator[tuple[Any, ...]]:
+        as_before = [gradio.skip()] * (4 + len(_DOWNLOADS))
+        off = [gradio.DownloadButton(value=None, interactive=False)] * len(_DOWNLOADS)
         try:
             # Gradio's own check covers files with a mark that its pages send; a request without it must not pass.
             path, file_name = uploaded_file(photograph, uploads=Path(get_upload_folder()), examples=examples)
             typed = names if isinstance(names, str) else ""
-            found = answer(question(path, file_name, typed, find=mode == _FIND), segmenter, images)
+            yield _working(Step(1, f"{file_name or 'the photograph'} is read")), *as_before
+            asked = question(path, file_name, typed, find=mode == _FIND)
+            for found in answering(asked, segmenter, images):
+                if isinstance(found, Step):
+                    yield _working(found), *as_before
+                    continue
+                _LOGGER.info("%s", found.message)
+                warned = _message(found.warning, kind="warning") if found.warning else ""
+                rows, pictures = [list(row) for row in found.rows], list(found.pictures)
+                yield _message(found.message) + warned, _view(found, limits, view), rows, pictures, found, *off
         except QuestionError as error:
             _LOGGER.info("refused: %s", error)
-            return _message(str(error), is_fault=True), None, [], [], None
-        _LOGGER.info("%s", found.message)
-        return (
-            _message(found.message) + _legend(found.legend),
-            found.overlay,
-            [list(row) for row in found.rows],
-            list(found.pictures),
-            found,
-        )
+            yield _message(str(error), kind="fault"), "", [], [], None, *off
+
+    def write(found: Answer | None) -> Iterator[Any]:
+        """Write what ``ovseg segment`` writes, once the answer is shown; Gradio copies it before the folder goes."""
+        if found is None:
+            return
+        with TemporaryDirectory(dir=get_upload_folder()) as folder:
+            json_path = found.result.save(folder)
+            stem = json_path.name.removesuffix(RESULT_ENDINGS[-1])
+            yield [
+                gradio.DownloadButton(value=json_path.with_name(stem + ending), interactive=True)
+                for ending in RESULT_ENDINGS
+            ]
 
     with gradio.Blocks(title=title, analytics_enabled=False, delete_cache=(600, _UPLOADS_KEPT_S)) as page:
         gradio.Markdown(_INTRODUCTION)
         with gradio.Row():
             with gradio.Column(scale=2, min_width=320):
-                photograph, names, mode, button = _question_side(examples)
+                photograph, names, mode, button = _question_side(examples, segmenter, limits)
             with gradio.Column(scale=3, min_width=320):
-                answer_side = _answer_side()
+                message = gradio.HTML(_message("The answer appears here."), padding=False, elem_id="message")
+                view = gradio.HTML("", padding=False, elem_id="view")
+                opacity = gradio.Slider(
+                    0, 100, value=_OPACITY, step=1, label="Opacity of the masks, in %", elem_id="opacity"
+                )
+                with gradio.Row(elem_id="downloads"):
+                    files = [gradio.DownloadButton(label, size="sm", interactive=False) for label in _DOWNLOADS]
+                table, pictures = _mask_tables()
                 shown = gradio.State(None)
-                _mask_side(shown, answer_side[-1], segmenter, neighbours, memory)
-        gradio.on(
+                _mask_side(shown, pictures, segmenter, neighbours, memory)
+        # In the browser alone: nothing is computed, nothing is sent.
+        opacity.change(
+            None, [opacity], None, js="(share) => document.documentElement.style.setProperty('--paint', share / 100)"
+        )
+        asked = gradio.on(
             [button.click, names.submit],
             ask,
             [photograph, names, mode],
-            [*answer_side, shown],
+            [message, view, table, pictures, shown, *files],
             preprocess=False,  # a file that is no image is refused by us, in words
-            show_progress="full",
+            show_progress="hidden",  # the message says what is being done
+            concurrency_limit=_ASKERS_AT_ONCE,  # the nets see one photograph at a time; others need not wait for them
             api_visibility="private",
         )
+        asked.then(write, [shown], files, show_progress="hidden", api_visibility="private")
     page.queue(max_size=_ASKERS_WAITING_MAX, default_concurrency_limit=1, api_open=False)
     return page
 
@@ -146,13 +176,24 @@ def serve(
         mcp_server=False,
         app_kwargs={"middleware": [Middleware(AllowedHosts, host=host, names=allowed_hosts)]},
         theme=gradio.themes.Default(font=_FONTS, font_mono=_FONTS),
-        css=CSS,
+        css=_CSS,
+        head=f"<script>{_SCRIPT}</script>",
     )
     return str(address)
 
 
-def _question_side(examples: Sequence[Path]) -> tuple[gradio.Image, gradio.Textbox, gradio.Radio, gradio.Button]:
+def _question_side(
+    examples: Sequence[Path], segmenter: Segmenter, limits: Limits
+) -> tuple[gradio.Image, gradio.Textbox, gradio.Radio, gradio.Button]:
     """Put photograph, names, what to do, and the button on the page."""
+
+    def hint(typed: object) -> str:
+        try:
+            found = hint_of(segmenter, class_names(typed)) if isinstance(typed, str) and typed.strip() else ""
+        except QuestionError as error:
+            found = str(error)
+        return _message(found, kind="warning") if found else ""
+
     photograph = gradio.Image(
         label="Photograph",
         type="filepath",
@@ -167,6 +208,17 @@ def _question_side(examples: Sequence[Path]) -> tuple[gradio.Image, gradio.Textb
         info=f"Separated by commas; at most {NAMES_MAX}.",
         elem_id="names",
     )
+    hints = gradio.HTML("", padding=False, elem_id="hint")
+    gradio.HTML(_limits(limits), padding=False, elem_id="limits")
+    names.change(
+        hint,
+        [names],
+        [hints],
+        show_progress="hidden",
+        trigger_mode="always_last",
+        queue=False,
+        api_visibility="private",
+    )
     mode = gradio.Radio([_EVERY_PIXEL, _FIND], value=_EVERY_PIXEL, label="What to do", elem_id="mode")
     button = gradio.Button("Segment", variant="primary", elem_id="ask")
     if examples:
@@ -174,22 +226,19 @@ def _question_side(examples: Sequence[Path]) -> tuple[gradio.Image, gradio.Textb
     return photograph, names, mode, button
 
 
-def _answer_side() -> list[gradio.Component]:
-    """Put message, overlay, table and pictures on the page."""
-    return [
-        gradio.HTML(_message("The answer appears here."), padding=False, elem_id="message"),
-        gradio.Image(
-            label="Overlay", interactive=False, format="png", elem_id="overlay", buttons=["download", "fullscreen"]
-        ),
-        gradio.Dataframe(
-            headers=list(TABLE_HEADERS),
-            label="Masks, the best score first",
-            interactive=False,
-            max_height=320,
-            elem_id="table",
-        ),
-        gradio.Gallery(label="The first masks", columns=3, format="png", object_fit="contain", elem_id="pictures"),
-    ]
+def _mask_tables() -> tuple[gradio.Dataframe, gradio.Gallery]:
+    """Put the table and the pictures of masks on the page."""
+    table = gradio.Dataframe(
+        headers=list(TABLE_HEADERS),
+        label="Masks, the best score first",
+        interactive=False,
+        max_height=320,
+        elem_id="table",
+    )
+    pictures = gradio.Gallery(
+        label="The first masks", columns=3, format="png", object_fit="contain", elem_id="pictures"
+    )
+    return table, pictures
 
 
 def _mask_side(
@@ -211,7 +260,7 @@ def _mask_side(
 
     def remember(clicked: tuple[Segmentation, int] | None, name: object) -> str:
         if clicked is None or memory is None:
-            return _message("No mask is chosen; click on one first.", is_fault=True)
+            return _message("No mask is chosen; click on one first.", kind="fault")
         try:
             class_name, *others = class_names(name if isinstance(name, str) else "")
             if others:
@@ -219,7 +268,7 @@ def _mask_side(
             result, query = clicked
             segmenter.remember(class_name, result.encoded, query, source="a click")
         except (ValueError, QuestionError) as error:
-            return _message(str(error), is_fault=True)
+            return _message(str(error), kind="fault")
         if segmenter.memory is not None:
             segmenter.memory.save(memory)
         return _message(f"The mask is remembered as {class_name}; segment again to see what it does.")
@@ -242,18 +291,73 @@ def _mask_side(
     remembering.click(remember, [clicked, name], [of_mask], api_visibility="private")
 
 
-def _message(message: str, *, is_fault: bool = False) -> str:
-    """Return a message as HTML; whatever the user typed or named stays text."""
-    return f'<div class="message{" fault" if is_fault else ""}" role="status">{escape(message)}</div>'
+def _message(message: str, *, kind: str = "") -> str:
+    """Return a message as HTML; whatever the user typed or named stays text.
+
+    Args:
+        kind: "fault", "warning", or nothing.
+    """
+    return f'<div class="{f"message {kind}".strip()}" role="status">{escape(message)}</div>'
 
 
-def _legend(entries: Sequence[LegendEntry]) -> str:
-    """Return the classes of the overlay as HTML."""
-    lines = (
-        f'<span><i style="background: rgb{entry.colour}"></i>{escape(entry.name)} {entry.share:.1%}</span>'
-        for entry in entries
+def _working(step: Step) -> str:
+    """Return what is being done as HTML."""
+    text = f"Step {step.number} of {STEPS}: {escape(step.text)}"
+    return f'<div class="message working" role="status"><progress></progress>{text}</div>'
+
+
+def _limits(limits: Limits) -> str:
+    """Return what the segmenter can name as HTML."""
+    if not limits.words:
+        return f'<div class="limits">{escape(limits.summary)}</div>'
+    words = escape(", ".join(limits.words))
+    return f'<details class="limits"><summary>{escape(limits.summary)}</summary>{words}</details>'
+
+
+def _view(found: Answer, limits: Limits, component: gradio.HTML) -> str:
+    """Return the photograph, its paint and the legend as HTML; both pictures have the photograph's size.
+
+    Args:
+        found: What is shown.
+        limits: Of the segmenter.
+        component: Shows it, and has the files removed when they are old.
+    """
+    image = found.result.encoded.image
+    width, height = image.size
+    photograph_format = "jpeg" if max(width, height) <= _JPEG_SIDE_MAX_PX else "png"
+    folder = Path(component.GRADIO_CACHE) / secrets.token_urlsafe(16)
+    folder.mkdir(parents=True)
+    addresses = []
+    for picture, name, options in (
+        (image, f"photograph.{photograph_format}", {"quality": 92} if photograph_format == "jpeg" else {}),
+        (found.paint, "paint.png", {}),
+    ):
+        picture.save(folder / name, **options)
+        component.temp_files.add(str(folder / name))
+        addresses.append(f"gradio_api/file={quote(str(folder / name))}")
+    legend = "".join(map(_legend_entry, found.legend))
+    shown_width = f"min(100%, calc(75vh * {width / height:.6f}), {max(width, 480)}px)"
+    return (
+        f'<figure class="view"><div class="stack"><div style="width: {shown_width}; aspect-ratio: {width} / {height}">'
+        f'<img class="photo" src="{addresses[0]}" alt="{escape(found.file_name)}">'
+        f'<img class="paint" src="{addresses[1]}" alt=""><canvas class="only" hidden></canvas></div></div>'
+        f"<figcaption><span><bdi>{escape(found.file_name)}</bdi>, {width} x {height} px</span>"
+        '<span class="under" role="status"></span></figcaption>'
+        f'<div class="legend" aria-label="named classes">{legend}</div>'
+        f'<p class="limits">{escape(limits.summary)}</p></figure>'
     )
-    return f'<div class="legend">{"".join(lines)}</div>'
+
+
+def _legend_entry(entry: LegendEntry) -> str:
+    """Return a named class as HTML: pointing at it fades all else, pointing at the picture prints its name."""
+    share = "0%" if not entry.share else "<0.1%" if entry.share < 0.001 else f"{entry.share:.1%}"
+    colour = ",".join(map(str, entry.colour))
+    without = f" (without {escape(', '.join(entry.unread))})" if entry.unread else ""
+    return (
+        f'<button type="button" class="{"" if entry.share else "absent"}" data-colour="{colour}" '
+        f'data-name="{escape(entry.name)}"><i style="background: rgb({colour})"></i>'
+        f"<span><bdi>{escape(entry.name)}</bdi>{without} {escape(share)}</span></button>"
+    )
 
 
 def refuse_fetching() -> None:

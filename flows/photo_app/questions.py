@@ -9,8 +9,7 @@ from PIL import Image
 from ovseg_models.class_names import split_class_names
 from ovseg_models.image_input import PIXELS_MAX, rgb_image
 
-SHOWN_SIDE_MAX_PX = 1600
-NAMES_MAX = 100
+NAMES_MAX = 1000
 NAME_LENGTH_MAX = 100
 
 
@@ -23,14 +22,16 @@ class Question:
     """A photograph and the names to find in it.
 
     Attributes:
-        photograph: RGB, upright, its long side at most `SHOWN_SIDE_MAX_PX`.
+        photograph: RGB, upright, at its own size.
         names: Class names, each once, in the order in which they were typed.
         find: Find the named things and leave the rest, instead of giving each pixel a name.
+        file_name: Of the photograph, without any folder.
     """
 
     photograph: Image.Image
     names: tuple[str, ...]
     find: bool
+    file_name: str = "photograph"
 
 
 def uploaded_file(sent: object, *, uploads: Path, examples: Collection[Path] = ()) -> tuple[Path | None, str]:
@@ -78,7 +79,7 @@ def question(path: Path | None, file_name: str, names: str, *, find: bool) -> Qu
     """
     if path is None:
         raise QuestionError("No photograph is chosen; upload one, or take one of the examples.")
-    return Question(photograph(path, file_name), class_names(names), find)
+    return Question(photograph(path, file_name), class_names(names), find, plain_file_name(file_name))
 
 
 def class_names(typed: str) -> tuple[str, ...]:
@@ -100,10 +101,16 @@ def class_names(typed: str) -> tuple[str, ...]:
     return names
 
 
-def photograph(path: Path, file_name: str) -> Image.Image:
-    """Read a photograph as RGB, upright, and shrink it if its long side is above `SHOWN_SIDE_MAX_PX`.
+def plain_file_name(name: str) -> str:
+    """Return what a user calls a file as a name without folders and odd signs; results are named after it."""
+    plain = "".join(sign for sign in name.replace("\\", "/").rpartition("/")[2] if sign.isprintable())
+    stem, dot, suffix = plain.rpartition(".")
+    short = f"{stem[:NAME_LENGTH_MAX]}{dot}{suffix[:8]}" if stem else plain[:NAME_LENGTH_MAX]
+    return short if short.strip(". ") else "photograph"
 
-    Its size is checked before its pixels are decoded.
+
+def photograph(path: Path, file_name: str) -> Image.Image:
+    """Read a photograph as RGB, upright, at its own size, which is checked before its pixels are decoded.
 
     Raises:
         QuestionError: If the file is no image, is damaged, or has too many pixels.
@@ -112,9 +119,7 @@ def photograph(path: Path, file_name: str) -> Image.Image:
         with Image.open(path) as opened:
             width_px, height_px = opened.size
         if width_px * height_px <= PIXELS_MAX:
-            image = rgb_image(path)
-            image.thumbnail((SHOWN_SIDE_MAX_PX, SHOWN_SIDE_MAX_PX), Image.Resampling.BICUBIC)
-            return image
+            return rgb_image(path)
     except Image.DecompressionBombError as error:
         raise QuestionError(f"{file_name} has far too many pixels; shrink it and upload it again.") from error
     except (ValueError, OSError, SyntaxError) as error:

@@ -82,7 +82,9 @@ def test_links_lead_to_the_reports_and_their_folder(pages: Pages, browser: Page)
         (of_stage["test-small-links"], "small-", "shard-00000.sheet.png"),
     ):
         browser.open(f"{address}/artifacts/artifact/{artifact['id']}")
-        found = f"[...document.querySelectorAll('a')].find(each => each.innerText.includes({link!r}))"
+        found = (
+            f"[...document.querySelectorAll('a[href*=\"/files/\"]')].find(each => each.innerText.includes({link!r}))"
+        )
         browser.wait_for(f"{found} !== undefined")
         assert browser.run(f"{found}.href").startswith(f"{address}/files/test/small-")
         browser.run(f"{found}.removeAttribute('target')")  # the tab that is looked at

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ovseg_models.overlay import overlay_picture, palette
+from ovseg_models.overlay import _WITHOUT_GREEN, _WITHOUT_RED, _cielab, name_colours, overlay_picture, palette
 
 
 def grey_image(width, height):
@@ -15,7 +15,7 @@ def test_each_class_is_painted_in_its_colour_and_the_unlabelled_rest_is_not():
     labels = np.full((40, 60), -1)
     labels[:, :20], labels[:, 20:40] = 0, 1
     painted = np.asarray(overlay_picture(grey_image(60, 40), labels, ["a", "b"]))
-    colours = palette(2).astype(float)
+    colours = name_colours(["a", "b"]).astype(float)
     for index, left in ((0, 10), (1, 30)):
         assert np.allclose(painted[20, left], 0.45 * 128 + 0.55 * colours[index], atol=1)
     assert painted[20, 50].tolist() == [128, 128, 128]
@@ -40,7 +40,8 @@ def test_names_of_any_length_and_script_stay_within_the_picture():
 
 
 def legend(name):
-    return np.asarray(overlay_picture(grey_image(300, 10), np.full((10, 300), 1), ["", name]))[10:]
+    """The legend's line without the colour, which is the name's own."""
+    return np.asarray(overlay_picture(grey_image(300, 10), np.full((10, 300), 1), ["", name]))[10:, 20:]
 
 
 def test_a_name_that_the_font_lacks_is_listed_by_its_number():
@@ -50,11 +51,14 @@ def test_a_name_that_the_font_lacks_is_listed_by_its_number():
     assert np.array_equal(legend(" <b>a</b>\n\tb "), legend("<b>a</b> b"))
 
 
-def test_more_classes_than_colours_are_painted_too():
+def test_thousands_of_classes_are_painted_too():
+    names = [f"class {index}" for index in range(6024)]
     labels = np.array([[0, 1024], [5000, 6023]])
-    painted = np.asarray(overlay_picture(grey_image(2, 2), labels, ["x"] * 6024))
-    assert np.array_equal(painted[0, 1], palette(1024)[0])
-    assert np.array_equal(painted[1, 0], palette(1024)[5000 % 1024])
+    painted = np.asarray(overlay_picture(grey_image(2, 2), labels, names))
+    colours = name_colours(names)
+    assert np.array_equal(painted[0, 1], colours[1024])
+    assert np.array_equal(painted[1, 0], colours[5000])
+    assert len(np.unique(colours, axis=0)) > 6000
 
 
 def test_only_classes_that_occur_are_listed_and_no_more_than_two_dozen():
@@ -93,3 +97,37 @@ def test_colours_differ_and_a_class_keeps_its_colour_in_larger_palettes():
 def test_an_impossible_number_of_colours_is_refused(colours):
     with pytest.raises(ValueError, match=f"palette: {colours} colours"):
         palette(colours)
+
+
+NAMES = ["sky", "grass", "Boat", "oculus", "ukulele", "猫", "naïve café", "", "\ud800", *map(str, range(300))]
+
+
+def test_a_name_has_the_same_colour_in_any_order_and_company():
+    colours = name_colours(NAMES)
+    assert np.array_equal(name_colours(NAMES[::-1])[::-1], colours)
+    for place in (0, 1, 3, 8, 250):
+        assert np.array_equal(name_colours([NAMES[place]])[0], colours[place])
+    assert np.array_equal(name_colours(["  BOAT "])[0], colours[2])
+    first, second = np.zeros((4, 4), int), np.ones((4, 4), int)
+    one = overlay_picture(grey_image(4, 4), first, ["dog", "oculus"]).crop((0, 0, 4, 4))
+    other = overlay_picture(grey_image(4, 4), second, ["kite", "dog"]).crop((0, 0, 4, 4))
+    assert one.tobytes() == other.tobytes()
+
+
+def test_three_hundred_names_have_different_colours():
+    assert len(np.unique(name_colours(NAMES), axis=0)) == len(NAMES)
+
+
+@pytest.mark.parametrize("eye", [None, _WITHOUT_RED, _WITHOUT_GREEN])
+def test_common_names_differ_for_every_eye(eye):
+    names = ["sky", "grass", "person", "tree", "building", "road", "water", "car", "dog", "cat"]
+    lab = _cielab(name_colours(names), eye)
+    gaps = np.sqrt(((lab[:, None] - lab[None]) ** 2).sum(axis=2))
+    assert gaps[~np.eye(len(names), dtype=bool)].min() > 25  # 2.3 can just be seen
+
+
+def test_colours_are_neither_dark_nor_pale_nor_grey():
+    lab = _cielab(name_colours([*NAMES, *(f"thing {index}" for index in range(2000))]))
+    assert lab[:, 0].min() > 35
+    assert lab[:, 0].max() < 92
+    assert np.hypot(lab[:, 1], lab[:, 2]).min() > 25

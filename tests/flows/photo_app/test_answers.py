@@ -1,15 +1,18 @@
 """What the page shows is what the segmenter says, and other names for a photograph run no image model."""
 
+import dataclasses
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-from flows.photo_app.answers import PICTURES_MAX, TABLE_HEADERS, answer
+from flows.photo_app.answers import PICTURES_MAX, TABLE_HEADERS, Answer, Step, _painted, answering
 from flows.photo_app.encoded_images import EncodedImages
 from flows.photo_app.questions import Question, QuestionError
-from ovseg_models.overlay import palette
+from ovseg_models.overlay import name_colours
 from tests.tiny_segmenter import CLASS_NAMES, picture, tiny_segmenter
 
 PHOTOGRAPH = Image.fromarray(picture())
@@ -27,6 +30,14 @@ def images(segmenter):
 
 def asked(*names, find=False, photograph=PHOTOGRAPH):
     return Question(photograph, names or tuple(CLASS_NAMES), find)
+
+
+def answer(question, segmenter, images):
+    """Go through the steps to the answer."""
+    *steps, found = answering(question, segmenter, images)
+    assert all(isinstance(step, Step) for step in steps)
+    assert isinstance(found, Answer)
+    return found
 
 
 def count_forwards(segmenter, counts):
@@ -80,30 +91,75 @@ def test_pictures_show_the_masks_and_fade_the_rest(segmenter, images):
         assert pixels[~inside].min(initial=255) >= 209
 
 
-def painted(result):
-    """The segmenter's own overlay without its legend."""
-    return result.overlay().crop((0, 0, *PHOTOGRAPH.size)).tobytes()
+def shares_of(result):
+    """Return the share of each name by the result's own label map."""
+    return {name: float((result.label_map == index).float().mean()) for index, name in enumerate(result.class_names)}
 
 
-def test_overlay_and_legend_are_the_segmenters(segmenter, images):
+def test_paint_and_legend_are_the_segmenters(segmenter, images):
     found = answer(asked(), segmenter, images)
     result = segmenter.segment(PHOTOGRAPH, CLASS_NAMES)
-    assert found.overlay.size == PHOTOGRAPH.size
-    assert found.overlay.tobytes() == painted(result)
-    shares = {name: float((result.label_map == index).float().mean()) for index, name in enumerate(CLASS_NAMES)}
-    assert {entry.name: entry.share for entry in found.legend} == pytest.approx(
-        {name: share for name, share in shares.items() if share}
-    )
+    assert found.paint.size == PHOTOGRAPH.size
+    colours = name_colours(CLASS_NAMES)
+    assert np.array_equal(np.asarray(found.paint.convert("RGB")), colours[result.label_map.numpy()])
+    assert {entry.name: entry.share for entry in found.legend} == pytest.approx(shares_of(result))
     assert [entry.share for entry in found.legend] == sorted((entry.share for entry in found.legend), reverse=True)
     for entry in found.legend:
-        assert entry.colour == tuple(palette(5)[CLASS_NAMES.index(entry.name)].tolist())
+        assert entry.colour == tuple(colours[CLASS_NAMES.index(entry.name)].tolist())
 
 
-def test_the_legend_of_found_things_leaves_the_rest_out(segmenter, images):
+def test_a_name_keeps_its_colour_whatever_else_is_named(segmenter, images):
+    colours = [
+        {entry.name: entry.colour for entry in answer(asked(*names), segmenter, images).legend}
+        for names in (("cat", "dog"), ("dog", "sky", "cat"), ("cat dog", "boat", "grass", "dog", "cat"))
+    ]
+    for name in ("cat", "dog"):
+        assert len({each[name] for each in colours}) == 1
+
+
+def test_what_is_not_found_is_clear_and_stays_listed(segmenter, images):
     found = answer(asked("cat", find=True), segmenter, images)
-    share = float((segmenter.find(PHOTOGRAPH, ["cat"]).label_map == 0).float().mean())
-    assert [(entry.name, entry.share) for entry in found.legend] == [("cat", pytest.approx(share))]
-    assert 0 < share < 1
+    labels = segmenter.find(PHOTOGRAPH, ["cat"]).label_map.numpy()
+    assert [(entry.name, entry.share) for entry in found.legend] == [("cat", pytest.approx((labels == 0).mean()))]
+    assert 0 < found.legend[0].share < 1
+    alpha = np.asarray(found.paint.convert("RGBA"))[..., 3]
+    assert np.array_equal(alpha, np.where(labels < 0, 0, 255))
+    nothing = tiny_segmenter(mask_threshold=0.999999999)
+    found = answer(asked("cat", "dog", find=True), nothing, EncodedImages(nothing, limit_bytes=1))
+    assert [(entry.name, entry.share) for entry in found.legend] == [("cat", 0), ("dog", 0)]
+    assert not np.asarray(found.paint.convert("RGBA"))[..., 3].any()
+
+
+def test_the_paint_of_more_classes_than_a_palette_holds_is_right_too(segmenter, images):
+    height, width = 40, 50
+    result = segmenter.segment(PHOTOGRAPH, ["cat", "dog"])
+    names = [f"cat {index}" for index in range(400)]
+    labels = torch.arange(height * width).reshape(height, width) % 401 - 1
+    paint, legend = _painted(dataclasses.replace(result, class_names=tuple(names), label_map=labels), names, segmenter)
+    rgba = np.asarray(paint.convert("RGBA"))
+    assert np.array_equal(rgba[..., 3], np.where(labels.numpy() < 0, 0, 255))
+    assert np.array_equal(rgba[labels.numpy() >= 0][:, :3], name_colours(names)[labels.numpy()[labels.numpy() >= 0]])
+    assert len(legend) == 400
+    assert legend[0].unread == ("0",)
+
+
+def test_steps_are_reported_while_models_work_and_while_another_photograph_is_encoded(segmenter, monkeypatch):
+    monkeypatch.setattr("flows.photo_app.answers._SECONDS_BETWEEN_STEPS", 0.01)
+    free, images = threading.Event(), EncodedImages(segmenter, limit_bytes=10**9)
+    encode = segmenter.encode
+    monkeypatch.setattr(segmenter, "encode", lambda image: (free.wait(60), encode(image))[1])
+    first, second = (
+        answering(asked("cat", photograph=Image.fromarray(picture(seed=seed))), segmenter, images) for seed in (5, 6)
+    )
+    while "both image models look at 70 x 50 px" not in (step := next(first)).text:
+        assert step.number == 2
+    while "another photograph is being encoded before this one" not in (step := next(second)).text:
+        assert step.number == 2
+    free.set()
+    for steps in (first, second):
+        *texts, found = steps
+        assert next(step for step in texts if step.number == 3).text.startswith("1 name for 70 x 50 px")
+        assert len(found.rows) > 1
 
 
 def test_finding_shows_one_mask_for_each_thing_found(segmenter, images):
@@ -111,7 +167,7 @@ def test_finding_shows_one_mask_for_each_thing_found(segmenter, images):
     result = segmenter.find(PHOTOGRAPH, ["cat"])
     assert len(found.rows) == 1
     assert found.message.startswith("1 mask for 1 name, ")
-    assert found.overlay.tobytes() == painted(result)
+    assert len(result.found_masks) == 1
 
 
 def test_a_photograph_without_a_mask_is_an_answer_too():
@@ -121,9 +177,12 @@ def test_a_photograph_without_a_mask_is_an_answer_too():
     assert found.message.startswith("0 masks for 2 names")
 
 
-def test_pictures_of_large_photographs_are_small(segmenter, images):
-    found = answer(asked("cat", photograph=Image.fromarray(picture(500, 1000))), segmenter, images)
-    assert {shown.size for shown, _ in found.pictures} == {(480, 240)}
+def test_pictures_of_large_photographs_are_small_and_all_else_has_their_own_size(segmenter, images):
+    found = answer(asked("cat", photograph=Image.fromarray(picture(500, 2000))), segmenter, images)
+    assert {shown.size for shown, _ in found.pictures} == {(480, 120)}
+    assert found.paint.size == (2000, 500)
+    assert found.result.label_map.shape == (500, 2000)
+    assert "photograph 2000 x 500 px" in found.message
 
 
 def test_users_at_once_get_their_own_answers(segmenter, images):
@@ -138,12 +197,13 @@ def test_users_at_once_get_their_own_answers(segmenter, images):
         together = list(threads.map(lambda question: answer(question, segmenter, fresh), questions * 3))
     for one, other in zip(alone * 3, together, strict=True):
         assert one.rows == other.rows
-        assert one.overlay.tobytes() == other.overlay.tobytes()
+        assert one.paint.tobytes() == other.paint.tobytes()
 
 
 def test_a_name_that_clip_does_not_know_is_refused_and_one_known_in_part_gives_a_warning(segmenter, images):
     with pytest.raises(QuestionError, match=r"knows no word of \['excavator'\].*it knows boat, cat, dog"):
         answer(asked("cat", "excavator"), segmenter, images)
-    assert "Warning: " in (printed := answer(asked("striped cat", "dog"), segmenter, images).message)
-    assert "'striped cat' without striped" in printed
-    assert "Warning" not in answer(asked("cat", "dog"), segmenter, images).message
+    found = answer(asked("striped cat", "dog"), segmenter, images)
+    assert "'striped cat' without striped" in found.warning
+    assert {entry.name: entry.unread for entry in found.legend} == {"striped cat": ("striped",), "dog": ()}
+    assert not answer(asked("cat", "dog"), segmenter, images).warning

@@ -91,6 +91,21 @@ def test_threads_get_their_own_photograph_and_encode_each_once(counting):
         assert encoded.image.tobytes() == PHOTOGRAPHS[index].tobytes()
 
 
+def test_nobody_waits_for_the_nets_who_asks_for_a_kept_photograph(counting, monkeypatch):
+    images = EncodedImages(counting, limit_bytes=10**9)
+    images.encoded(PHOTOGRAPHS[0])
+    busy, free = threading.Event(), threading.Event()
+    encode = counting.encode
+    monkeypatch.setattr(counting, "encode", lambda image: (free.wait(60), encode(image))[1])
+    with ThreadPoolExecutor(1) as threads:
+        slow = threads.submit(images.encoded, PHOTOGRAPHS[1], busy.set)
+        assert busy.wait(60)
+        assert images.encoded(PHOTOGRAPHS[0]).was_kept
+        assert not slow.done()
+        free.set()
+        assert not slow.result(60).was_kept
+
+
 def test_a_photograph_that_failed_is_tried_again(counting, monkeypatch):
     images = EncodedImages(counting, limit_bytes=10**9)
     with monkeypatch.context() as patched:

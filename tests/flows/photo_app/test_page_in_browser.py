@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from flows.command import main
 from ovseg_models.segmenter import Segmenter
 from tests.flows.outside_watch import OUTSIDE, WATCH
 from tests.flows.photo_app.browser import chromium, open_browser
@@ -132,7 +133,9 @@ def ask(page, names, *, find=False):
             document.querySelector('#ask').click();
         }})()"""
     )
-    page.wait_for("document.querySelector('#message .message') && !document.querySelector('#message .message.old')")
+    page.wait_for(
+        "document.querySelector('#message .message') && !document.querySelector('#message .old, #message .working')"
+    )
     return page.run("document.querySelector('#message .message').innerText.trim()")
 
 
@@ -145,6 +148,15 @@ def shown_rows(page):
     )
 
 
+def legend(page):
+    """Return the shares of the names that are listed, as texts."""
+    entries = page.run(
+        """[...document.querySelectorAll('#view .legend button')].map(
+            entry => [entry.dataset.name, entry.innerText.trim().split(' ').at(-1)])"""
+    )
+    return dict(entries)
+
+
 def test_masks_overlay_and_table_are_shown_and_other_names_are_quick(page, folder):
     upload(page, folder / "photo.png")
     printed = ask(page, ", ".join(CLASS_NAMES))
@@ -154,14 +166,88 @@ def test_masks_overlay_and_table_are_shown_and_other_names_are_quick(page, folde
     first = shown_rows(page)[0]
     assert first[:3] == ["1", masks[0].class_name, f"{masks[0].score:.2f}"]
     page.wait_for(f"document.querySelectorAll('#pictures img').length >= {len(masks)}")
-    size = "[document.querySelector('#overlay img').naturalWidth, document.querySelector('#overlay img').naturalHeight]"
-    page.wait_for(f"document.querySelector('#overlay img') && {size}[0] > 0")
-    assert page.run(size) == [240, 160]
+    for kind in ("photo", "paint"):
+        image = f"document.querySelector('#view .{kind}')"
+        page.wait_for(f"{image} && {image}.naturalWidth")
+        assert page.run(f"[{image}.naturalWidth, {image}.naturalHeight]") == [240, 160]
     found = {CLASS_NAMES[index] for index in expected.label_map.unique().tolist()}
-    legend = page.run("[...document.querySelectorAll('#message .legend span')].map(entry => entry.innerText.trim())")
-    assert {entry.rpartition(" ")[0] for entry in legend} == found
+    assert {name for name, share in legend(page).items() if share != "0%"} == found
+    assert set(legend(page)) == set(CLASS_NAMES)
     assert "still in memory" in ask(page, "sky, boat")
     assert "1 mask for 1 name, " in ask(page, "dog", find=True)
+
+
+def test_the_opacity_slider_asks_nobody(page, folder):
+    upload(page, folder / "photo.png")
+    ask(page, "sky, boat")
+    page.wait_for("document.querySelector('#view .paint').naturalWidth")
+    page.wait_for("!document.querySelector('#downloads button[disabled]')")  # the files have come, too
+    before = len(page.requests)
+    for percent in (25, 0, 100):
+        page.run(
+            f"""(() => {{
+                const slider = document.querySelector('#opacity input[type=range]');
+                slider.value = {percent};
+                slider.dispatchEvent(new Event('input', {{bubbles: true}}));
+            }})()"""
+        )
+        page.wait_for(f"getComputedStyle(document.querySelector('#view .paint')).opacity === '{percent / 100:g}'")
+    assert [request for request in page.requests[before:] if "queue" in request or "run" in request] == []
+
+
+def test_a_name_fades_all_else_and_the_picture_says_its_names(page, folder):
+    upload(page, folder / "photo.png")
+    ask(page, ", ".join(CLASS_NAMES))
+    page.wait_for("document.querySelector('#view .paint').naturalWidth")
+    labels = Segmenter.load(folder / "model").segment(folder / "photo.png", CLASS_NAMES).label_map
+    name = CLASS_NAMES[int(labels[80, 120])]
+    page.run(
+        f"""[...document.querySelectorAll('#view .legend button')].find(each => each.dataset.name === {name!r})
+            .dispatchEvent(new Event('pointerover', {{bubbles: true}}))"""
+    )
+    alpha = page.run(
+        """(() => { const only = document.querySelector('#view .only');
+            return [...only.getContext('2d').getImageData(0, 0, only.width, only.height).data]
+                .filter((_, at) => at % 4 === 3)
+        })()"""
+    )
+    expected = np.where(labels.numpy() == CLASS_NAMES.index(name), 0, 205)
+    assert np.array_equal(np.reshape(alpha, (160, 240)), expected)
+    page.run(
+        """(() => { const box = document.querySelector('#view .paint').getBoundingClientRect();
+            document.querySelector('#view .paint').dispatchEvent(new PointerEvent('pointermove', {bubbles: true,
+                clientX: box.left + box.width * 120.5 / 240, clientY: box.top + box.height * 80.5 / 160}));
+        })()"""
+    )
+    assert page.run("document.querySelector('#view .under').innerText") == name
+
+
+def test_the_downloads_are_the_files_that_the_command_writes(page, address, folder, monkeypatch):
+    upload(page, folder / "photo.png")
+    ask(page, ", ".join(CLASS_NAMES))
+    page.wait_for("!document.querySelector('#downloads button[disabled]')")
+    links = page.run(
+        """(() => { const found = {}, click = HTMLAnchorElement.prototype.click;
+            HTMLAnchorElement.prototype.click = function () { found[this.download] = this.href; };
+            document.querySelectorAll('#downloads button').forEach(each => each.click());
+            HTMLAnchorElement.prototype.click = click;
+            return found; })()"""
+    )
+    monkeypatch.chdir(folder)
+    assert main(["segment", "photo.png", "--classes", *CLASS_NAMES, "--model", "model", "--out", "written"]) == 0
+    assert sorted(links) == sorted(path.name for path in (folder / "written").iterdir())
+    for name, link in links.items():
+        with urllib.request.urlopen(link, timeout=60) as answered:
+            assert answered.read() == (folder / "written" / name).read_bytes(), name
+
+
+def test_names_that_the_model_does_not_know_are_said_before_they_are_asked_for(page):
+    assert "knows 6 words" in page.run("document.querySelector('#limits').innerText")
+    page.run(
+        """(() => { const names = document.querySelector('#names textarea, #names input');
+            names.value = 'cat, excavator'; names.dispatchEvent(new Event('input', {bubbles: true})); })()"""
+    )
+    page.wait_for("document.querySelector('#hint').innerText.includes('does not know: excavator')")
 
 
 def test_faults_are_reported_in_words(page, folder):

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from flows.photo_app import questions
-from flows.photo_app.questions import QuestionError, class_names, photograph, question, uploaded_file
+from flows.photo_app.questions import QuestionError, class_names, photograph, plain_file_name, question, uploaded_file
 from tests.tiny_segmenter import picture
 
 
@@ -29,9 +29,9 @@ def test_no_name_is_refused(typed):
 
 
 def test_too_many_and_too_long_names_are_refused():
-    assert len(class_names(",".join(map(str, range(100))))) == 100
-    with pytest.raises(QuestionError, match="101 class names are typed, at most 100 are expected"):
-        class_names(",".join(map(str, range(101))))
+    assert len(class_names(",".join(map(str, range(1000))))) == 1000
+    with pytest.raises(QuestionError, match="1001 class names are typed, at most 1000 are expected"):
+        class_names(",".join(map(str, range(1001))))
     assert class_names("x" * 100)
     with pytest.raises(QuestionError, match=r"The name 'x{30}\.\.\.' has 101 characters, at most 100 are expected"):
         class_names("x" * 101)
@@ -40,7 +40,7 @@ def test_too_many_and_too_long_names_are_refused():
 def test_a_question_holds_the_photograph_and_the_names(file):
     found = question(file, "one.png", "sky, boat", find=True)
     assert np.array_equal(np.asarray(found.photograph), picture())
-    assert (found.names, found.find) == (("sky", "boat"), True)
+    assert (found.names, found.find, found.file_name) == (("sky", "boat"), True, "one.png")
 
 
 def test_no_photograph_is_refused():
@@ -48,11 +48,30 @@ def test_no_photograph_is_refused():
         question(None, "", "sky", find=False)
 
 
-def test_large_photographs_are_shrunk_and_turned_upright(tmp_path):
+def test_large_photographs_keep_their_size_and_are_turned_upright(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6  # the camera was turned by 90 degrees
     Image.new("RGB", (3200, 800), "red").save(tmp_path / "large.jpg", exif=exif)
-    assert photograph(tmp_path / "large.jpg", "large.jpg").size == (400, 1600)
+    assert photograph(tmp_path / "large.jpg", "large.jpg").size == (800, 3200)
+
+
+@pytest.mark.parametrize(
+    ("name", "plain"),
+    [
+        ("holiday.jpg", "holiday.jpg"),
+        ("/etc/passwd", "passwd"),
+        ("..\\..\\a b.png", "a b.png"),
+        ("..", "photograph"),
+        ("x/..", "photograph"),
+        ("", "photograph"),
+        ("a\nb\0.jpg", "ab.jpg"),
+        ("猫.jpeg", "猫.jpeg"),
+        ("x" * 500 + ".png", "x" * 100 + ".png"),
+        (".hidden", ".hidden"),
+    ],
+)
+def test_results_are_named_after_the_file_and_lie_in_no_other_folder(name, plain):
+    assert plain_file_name(name) == plain
 
 
 @pytest.mark.parametrize(("kind", "cut"), [("PNG", 0.5), ("JPEG", 0.5), ("PNG", 0.01)])
