@@ -156,7 +156,7 @@ class EncodedImage(Proposals):
 
     @cached_property
     def mask_extents(self) -> tuple[Int64[Tensor, "query"], Int64[Tensor, "query 4"]]:
-        """Pixels of each hard mask at the image's own size, and tight boxes around them [px], all zero if there are none.
+        """Pixels of each hard mask at the image's own size, and tight boxes [px], all zero for a mask without a pixel.
 
         Seconds for a picture of many megapixels, and the same for any class names.
         """

@@ -95,7 +95,8 @@ def _colour_of_digest(name: str) -> npt.NDArray[np.uint8]:
         rgb = np.frombuffer(digest[:30], dtype=np.uint8).reshape(-1, 3)
         usable = rgb[_is_usable(_cielab(rgb))]
         if len(usable):
-            return usable[0]
+            first: npt.NDArray[np.uint8] = usable[0]
+            return first
 
 
 @cache

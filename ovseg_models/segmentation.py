@@ -282,7 +282,7 @@ class Segmentation:
 
     @cached_property
     def masks(self) -> tuple[MaskRow, ...]:
-        """One row per proposal, in their order. Areas and boxes of an image are measured when they are first asked for."""
+        """One row per proposal, in their order; areas and boxes are measured once for an image."""
         areas_px, boxes_xyxy = self.encoded.mask_extents
         clip_probs = torch.full_like(self.proposal_probs, torch.nan)
         clip_probs[self.encoded.valid] = self.clip_probs

@@ -88,18 +88,6 @@ def build_page(
             _LOGGER.info("refused: %s", error)
             yield _message(str(error), kind="fault"), "", [], [], None, *off
 
-    def write(found: Answer | None) -> Iterator[Any]:
-        """Write what ``ovseg segment`` writes, once the answer is shown; Gradio copies it before the folder goes."""
-        if found is None:
-            return
-        with TemporaryDirectory(dir=get_upload_folder()) as folder:
-            json_path = found.result.save(folder)
-            stem = json_path.name.removesuffix(RESULT_ENDINGS[-1])
-            yield [
-                gradio.DownloadButton(value=json_path.with_name(stem + ending), interactive=True)
-                for ending in RESULT_ENDINGS
-            ]
-
     with gradio.Blocks(title=title, analytics_enabled=False, delete_cache=(600, _UPLOADS_KEPT_S)) as page:
         gradio.Markdown(_INTRODUCTION)
         with gradio.Row():
@@ -130,7 +118,7 @@ def build_page(
             concurrency_limit=_ASKERS_AT_ONCE,  # the nets see one photograph at a time; others need not wait for them
             api_visibility="private",
         )
-        asked.then(write, [shown], files, show_progress="hidden", api_visibility="private")
+        asked.then(_write, [shown], files, show_progress="hidden", api_visibility="private")
     page.queue(max_size=_ASKERS_WAITING_MAX, default_concurrency_limit=1, api_open=False)
     return page
 
@@ -180,6 +168,16 @@ def serve(
         head=f"<script>{_SCRIPT}</script>",
     )
     return str(address)
+
+
+def _write(found: Answer | None) -> Iterator[list[gradio.DownloadButton]]:
+    """Write what ``ovseg segment`` writes, once the answer is shown; Gradio copies it before the folder goes."""
+    if found is None:
+        return
+    with TemporaryDirectory(dir=get_upload_folder()) as folder:
+        json_path = found.result.save(folder)
+        paths = [json_path.with_name(json_path.name.removesuffix(RESULT_ENDINGS[-1]) + end) for end in RESULT_ENDINGS]
+        yield [gradio.DownloadButton(value=path, interactive=True) for path in paths]
 
 
 def _question_side(
@@ -328,11 +326,8 @@ def _view(found: Answer, limits: Limits, component: gradio.HTML) -> str:
     folder = Path(component.GRADIO_CACHE) / secrets.token_urlsafe(16)
     folder.mkdir(parents=True)
     addresses = []
-    for picture, name, options in (
-        (image, f"photograph.{photograph_format}", {"quality": 92} if photograph_format == "jpeg" else {}),
-        (found.paint, "paint.png", {}),
-    ):
-        picture.save(folder / name, **options)
+    for picture, name in ((image, f"photograph.{photograph_format}"), (found.paint, "paint.png")):
+        picture.save(folder / name, quality=92)  # which a PNG has not
         component.temp_files.add(str(folder / name))
         addresses.append(f"gradio_api/file={quote(str(folder / name))}")
     legend = "".join(map(_legend_entry, found.legend))
