@@ -82,7 +82,6 @@ def app(
         reach_this_machine_directly()
         from flows.photo_app.encoded_images import EncodedImages
         from flows.photo_app.page import build_page, serve
-        from ovseg_models.segmenter_folder import published_layout
 
         images = EncodedImages(segmenter, limit_bytes=memory_mib * _MIB)
         page = build_page(
@@ -92,7 +91,6 @@ def app(
             examples=photographs,
             neighbours=neighbours,
             memory=memory,
-            layout=published_layout(model),
         )
         try:
             address = serve(

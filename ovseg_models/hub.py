@@ -5,17 +5,14 @@ could hold code, such as a pickle.
 """
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from huggingface_hub import ModelCard, ModelCardData, snapshot_download
 from huggingface_hub.errors import HFValidationError
 
 import ovseg_models
 from ovseg_models.image_towers import tower_name
-from ovseg_models.segmenter_folder import JSON_NAME
-
-if TYPE_CHECKING:
-    from ovseg_models.segmenter import Segmenter
+from ovseg_models.segmenter_folder import JSON_NAME, SegmenterParts
 
 LIBRARY = "ovseg-pipeline"
 PAPER = "https://arxiv.org/abs/2210.04150"
@@ -95,12 +92,23 @@ def downloaded_folder(name: str, **options: Any) -> Path:
     return folder
 
 
-def model_card(segmenter: "Segmenter", *, license: str = "unknown", name: str = "ORG/NAME") -> ModelCard:  # noqa: A002
+def model_card(
+    parts: SegmenterParts,
+    *,
+    published_layout: str = "",
+    license: str = "unknown",  # noqa: A002
+    name: str = "ORG/NAME",
+) -> ModelCard:
     """Describe a segmenter: how to use it, what it is made of, its settings and licence.
 
     Args:
+        parts: Of a whole segmenter, with both nets.
+        published_layout: Of the published checkpoint that the weights were imported from; empty for others.
         license: Of the weights, as the Hub abbreviates it, such as "apache-2.0".
         name: On the Hub, for the example.
+
+    Raises:
+        ValueError: If one of the nets is missing.
     """
     data = ModelCardData(
         library_name=LIBRARY,
@@ -108,7 +116,9 @@ def model_card(segmenter: "Segmenter", *, license: str = "unknown", name: str = 
         license=license,
         tags=["open-vocabulary-segmentation", "semantic-segmentation", "clip", "ovseg"],
     )
-    net, clip, words = segmenter.proposal_net, segmenter.clip, segmenter.tokenizer
+    net, clip, words = parts.proposal_net, parts.clip, parts.tokenizer
+    if net is None or clip is None:
+        raise ValueError("model_card: found one net, both are expected; load a whole segmenter")
     prompts = f"mask prompts in {clip.prompt_depth} layers" if clip.prompt_depth else "no mask prompts"
     reads = "any"
     if words is not None:
@@ -122,15 +132,14 @@ def model_card(segmenter: "Segmenter", *, license: str = "unknown", name: str = 
         "words that it reads": reads,
         "written by": f"{LIBRARY} {ovseg_models.__version__}",
     }
-    if segmenter.published_layout:
-        rows["weights"] = f"imported from a published checkpoint, in the layout of {segmenter.published_layout}"
-    settings = segmenter.settings.to_json()
-    settings["prompt_templates"] = f"{len(segmenter.settings.prompt_templates)} sentences"
-    licence = {
-        True: "Whoever saved these weights did not say under which licence. Ask before you use them.",
-        False: f"The weights are under {license}, as whoever saved them says.",
-    }[license == "unknown"]
-    if segmenter.published_layout:
+    if published_layout:
+        rows["weights"] = f"imported from a published checkpoint, in the layout of {published_layout}"
+    settings = parts.settings.to_json()
+    settings["prompt_templates"] = f"{len(parts.settings.prompt_templates)} sentences"
+    licence = f"The weights are under {license}, as whoever saved them says."
+    if license == "unknown":
+        licence = "Whoever saved these weights did not say under which licence. Ask before you use them."
+    if published_layout:
         licence += (
             " They come from a published checkpoint, whose own terms hold: the authors of OVSeg state CC BY-NC 4.0 for "
             "most of their repository."

@@ -234,12 +234,7 @@ class Segmenter(ModelHubMixin):
             ValueError: If a net was built by hand, so that it isn't known how to build it again, or after `half`.
         """
         self._require_single("save")
-        parts = SegmenterParts(
-            *(self.proposal_net, self.clip, self.tokenizer, self.settings),
-            same_space=self.same_space,
-            memory=self._memory,
-        )
-        write_segmenter_folder(Path(folder), parts)
+        write_segmenter_folder(Path(folder), self._parts())
 
     def save_pretrained(
         self,
@@ -297,7 +292,15 @@ class Segmenter(ModelHubMixin):
     def generate_model_card(self, *args: Any, **options: Any) -> ModelCard:
         """Describe the segmenter; see `hub.model_card`. The mixin asks for it where it writes a README.md."""
         del args
-        return hub.model_card(self, **options)
+        return hub.model_card(self._parts(), published_layout=self.published_layout, **options)
+
+    def _parts(self) -> SegmenterParts:
+        """Return what a folder holds."""
+        return SegmenterParts(
+            *(self.proposal_net, self.clip, self.tokenizer, self.settings),
+            same_space=self.same_space,
+            memory=self._memory,
+        )
 
     def save_open_clip(self, folder: str | Path) -> None:
         """Write the adapted CLIP for ``open_clip.create_model_and_transforms("local-dir:FOLDER")``.

@@ -170,17 +170,6 @@ def read_segmenter_folder(folder: Path, settings: Mapping[str, Any] | None = Non
     )
 
 
-def published_layout(folder: Path) -> str | None:
-    """Return the layout of the published checkpoint that a folder was imported from, see `PublishedOrigin`; or None.
-
-    Raises:
-        FileNotFoundError: As `read_segmenter_folder`.
-        ValueError: As `read_segmenter_folder`.
-    """
-    published = _read_json(folder / _JSON_NAME)["published"]
-    return published["layout"] if published else None
-
-
 def _json_content(parts: SegmenterParts) -> dict[str, Any]:
     """Make what goes into the JSON."""
     tokenizer, origin = parts.tokenizer, parts.published

@@ -29,15 +29,10 @@ class Limits(NamedTuple):
     words: tuple[str, ...]
 
 
-def limits_of(segmenter: Segmenter, layout: str | None = None) -> Limits:
-    """Return what a segmenter can name.
-
-    Args:
-        segmenter: Of the page.
-        layout: Of the published checkpoint that it is, see `published_layout`.
-    """
+def limits_of(segmenter: Segmenter) -> Limits:
+    """Return what a segmenter can name."""
     if segmenter.tokenizer is None:
-        trained = _TRAINED_WITH.get(layout or "", "Its folder does not say what it was trained with.")
+        trained = _TRAINED_WITH.get(segmenter.published_layout, "Its folder does not say what it was trained with.")
         return Limits(f"{trained} {_ANY_WORD}", ())
     around = {word for template in segmenter.settings.prompt_templates for word in split_words(template)}
     words = tuple(sorted(set(segmenter.tokenizer.words) - around))

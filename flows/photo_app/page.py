@@ -50,7 +50,6 @@ def build_page(
     examples: Sequence[Path] = (),
     neighbours: Neighbours | None = None,
     memory: Path | None = None,
-    layout: str | None = None,
 ) -> gradio.Blocks:
     """Build the page; it keeps nothing of a user but the uploaded file, for an hour, and ``images``.
 
@@ -62,10 +61,9 @@ def build_page(
         examples: Photographs to choose from.
         neighbours: Mined pairs, of which a click on a mask shows the nearest; None for none.
         memory: File in which masks are remembered that a user names; None lets nobody do so.
-        layout: Of the published checkpoint that the segmenter is, see `published_layout`; None for none.
     """
     refuse_fetching()
-    limits = limits_of(segmenter, layout)
+    limits = limits_of(segmenter)
 
     def ask(photograph: object, names: object, mode: object) -> Iterator[tuple[Any, ...]]:
         as_before = [gradio.skip()] * (4 + len(_DOWNLOADS))
