@@ -72,7 +72,11 @@ def finetune(run: RunArguments) -> None:
 
 
 def evaluate(
-    arguments: tyro.conf.OmitArgPrefixes[RunArguments], *, ablate: bool = False, predictions: Path | None = None
+    arguments: tyro.conf.OmitArgPrefixes[RunArguments],
+    *,
+    ablate: bool = False,
+    predictions: Path | None = None,
+    baseline: str = "",
 ) -> None:
     """Score predictions on the labelled data sets that the settings name, and write the report.
 
@@ -87,6 +91,8 @@ def evaluate(
         predictions: Score the predictions of another model instead: a folder of label PNGs or NPZ files, named as the
             pictures, or detectron2's sem_seg_predictions.json. The settings must name one data set to evaluate on;
             evaluate.datasets.predictions has further settings.
+        baseline: Compare with another evaluation in the report, class by class and picture by picture: the directory of
+            scores or of a report on the same scenes, or 'original' for the CLIP as it was before.
 
     Raises:
         MissingInputError: If the proposal net or the adapted CLIP is not finished.
@@ -100,6 +106,9 @@ def evaluate(
     settings = arguments.settings()
     if predictions is not None:
         settings = _with_predictions(settings, predictions)
+    if baseline:
+        section = settings.evaluate.model_copy(update={"baseline": baseline})
+        settings = settings.model_copy(update={"evaluate": section})
     done = run("evaluate", settings, ablate=ablate)
     if done.units_done == 0:
         sys.stdout.write(f"all {done.units_skipped} units were complete before; nothing to do\n")

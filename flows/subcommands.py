@@ -158,6 +158,7 @@ _LISTED = (
         examples=(
             "ovseg evaluate --config flows/configs/demo.toml",
             "ovseg evaluate --config flows/configs/demo.toml --set evaluate.clip=original",
+            "ovseg evaluate --config flows/configs/demo.toml --baseline original",
             "ovseg evaluate --config flows/configs/demo.toml --ablate",
         ),
     ),

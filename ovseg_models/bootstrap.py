@@ -100,11 +100,7 @@ def compare(
     Raises:
         ValueError: If there is no image or no round, or the models' counts differ in shape.
     """
-    if first.true_px.shape != second.true_px.shape:
-        raise ValueError(
-            f"compare: counts are {first.true_px.shape} and {second.true_px.shape} [image class]; "
-            "the same images and classes are expected for both models"
-        )
+    _check_shapes(first, second)
     whole_first, whole_second = (metrics_of(counts.summed(), marks) for counts in (first, second))
     differences: dict[str, list[npt.NDArray[np.float64]]] = {name: [] for name in METRICS}
     for one, other in zip(_resampled(first, rounds, seed), _resampled(second, rounds, seed), strict=True):
@@ -119,27 +115,44 @@ def compare(
     }
 
 
-def class_differences(
-    first: ClassCounts, second: ClassCounts, *, rounds: int, seed: int = 0
-) -> Float64[np.ndarray, "2 class"]:
-    """Return the 95 % interval of how much better the second model is in each class's IoU; NaN for absent classes.
+def compare_classes(first: ClassCounts, second: ClassCounts, *, rounds: int, seed: int = 0) -> list[Difference]:
+    """Compare the IoU of each class, with the resamplings that `compare` draws for the same seed.
 
     Args:
         first: Per image and class [image class].
-        second: Of the same images in the same order; each resampling is given to both.
+        second: Of the same images in the same order.
         seed: Decides which.
 
+    Returns:
+        By class index. A class that occurs in one model's counts alone, or in none, has a value or none; its interval
+        is over the resamplings in which both models have a value, NaN if there are none.
+
     Raises:
-        ValueError: If there is no image or no round.
+        ValueError: If there is no image or no round, or the models' counts differ in shape.
     """
-    pairs = zip(_resampled(first, rounds, seed), _resampled(second, rounds, seed), strict=True)
-    return _percentiles(np.concatenate([class_iou(other) - class_iou(one) for one, other in pairs]))
+    _check_shapes(first, second)
+    changes = [
+        class_iou(other) - class_iou(one)
+        for one, other in zip(_resampled(first, rounds, seed), _resampled(second, rounds, seed), strict=True)
+    ]
+    low, high = _percentiles(np.concatenate(changes))
+    values = zip(class_iou(first.summed()), class_iou(second.summed()), low, high, strict=True)
+    return [Difference(float(a), float(b), Interval(float(low), float(high))) for a, b, low, high in values]
 
 
 def interval_of(values: Float64[np.ndarray, "round"]) -> Interval:
     """Return where the middle 95 % of the values lie; NaN values are left out."""
     low, high = _percentiles(values[:, None])[:, 0]
     return Interval(float(low), float(high))
+
+
+def _check_shapes(first: ClassCounts, second: ClassCounts) -> None:
+    """Raise an error unless two models were counted on as many images and classes."""
+    if first.true_px.shape != second.true_px.shape:
+        raise ValueError(
+            f"compare: counts are {first.true_px.shape} and {second.true_px.shape} [image class]; "
+            "the same images and classes are expected for both models"
+        )
 
 
 def _resampled(counts: ClassCounts, rounds: int, seed: int) -> Iterator[ClassCounts]:

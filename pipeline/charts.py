@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
@@ -51,6 +52,15 @@ _STYLE: dict[Any, Any] = {
     "xtick.labelcolor": _FAINT,
     "ytick.labelcolor": _FAINT,
 }
+_DIAMOND: dict[str, Any] = {
+    "linestyle": "none",
+    "marker": "D",
+    "markersize": 5.5,
+    "markerfacecolor": "white",
+    "markeredgecolor": _INK,
+    "markeredgewidth": 1.3,
+    "zorder": 4,
+}
 _SVG = "http://www.w3.org/2000/svg"
 _ONE_AT_A_TIME = threading.Lock()  # Matplotlib's settings belong to the whole process
 
@@ -66,6 +76,7 @@ class Bar:
         interval: Where 95 % of resamplings lie, 0..1.
         colour: A key of ``COLOURS``.
         paper: The paper's value, 0..1, shown as a mark.
+        baseline: Value of what is compared with, 0..1, shown as a hollow diamond.
     """
 
     label: str
@@ -73,6 +84,21 @@ class Bar:
     interval: tuple[float, float] | None = None
     colour: str = "plain"
     paper: float | None = None
+    baseline: float | None = None
+
+
+@dataclass(frozen=True)
+class Change:
+    """How much one thing is better or worse than before.
+
+    Attributes:
+        value: -1..1.
+        interval: Where 95 % of resamplings lie; None where there is none.
+    """
+
+    label: str
+    value: float
+    interval: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -91,34 +117,43 @@ class Panel:
     noisy: bool = False
 
 
-def bar_chart(bars: Sequence[Bar], *, title: str, x_label: str = "IoU [%]", whole_scale: bool = True) -> str:
+def bar_chart(
+    bars: Sequence[Bar],
+    *,
+    title: str,
+    x_label: str = "IoU [%]",
+    end: float | None = 1.0,
+    from_zero: bool = True,
+    baseline_name: str = "baseline",
+) -> str:
     """Draw horizontal bars, the first on top, as an SVG element.
 
     Args:
         bars: At least one.
         x_label: With its unit; values are shown in percent.
-        whole_scale: Let the axis end at 100 %; else a little beyond what is longest.
+        end: Of the axis, 0..1; None for a little beyond what is longest.
+        from_zero: Draw bars, whose lengths are true; else dots, on an axis that shows how they differ.
+        baseline_name: What the diamonds are, where a bar has one.
     """
-    shows_paper = any(bar.paper is not None for bar in bars)
-    with _figure(WIDTH / 72, (62 + 16 * shows_paper + _BAR_UNITS * len(bars)) / 72) as figure:
+    shows_paper, shows_baseline = (any(getattr(bar, of) is not None for bar in bars) for of in ("paper", "baseline"))
+    keys = shows_paper + shows_baseline
+    with _figure(WIDTH / 72, (62 + 16 * keys + _BAR_UNITS * len(bars)) / 72) as figure:
         axes = _axes(figure, title, size=10)
-        names = [visible_line(bar.label) for bar in bars]
-        labels = [_shortened(name) for name in names]
-        axes.set_yticks(range(len(bars)), labels, color=_INK)
-        axes.set_ylim(len(bars) - 0.5, -0.5)
-        axes.tick_params(axis="y", length=0)
-        axes.grid(visible=False, axis="y")
+        cut = _label_rows(axes, [bar.label for bar in bars])
         # all bars, and all intervals, by one call: one each takes seconds for a hundred classes
         rows = [row for row, bar in enumerate(bars) if bar.value is not None]
         colours = [COLOURS[bars[row].colour] for row in rows]
-        axes.barh(rows, [100 * (bars[row].value or 0.0) for row in rows], height=0.66, color=colours or None)
+        lengths = [100 * (bars[row].value or 0.0) for row in rows]
+        if from_zero:
+            axes.barh(rows, lengths, height=0.66, color=colours or None)
         spans = [(row, *bar.interval) for row, bar in enumerate(bars) if bar.value is not None and bar.interval]
         if spans:
             places, lows, highs = np.array(spans).T
             middles, halves = 50 * (lows + highs), 50 * (highs - lows)
             axes.errorbar(middles, places, xerr=halves, fmt="none", ecolor=_INK, capsize=2.5, elinewidth=1)
-        for row, (bar, label) in enumerate(zip(bars, axes.get_yticklabels(), strict=True)):
-            label.set_gid(f"bar-{row}")
+        if not from_zero:
+            axes.scatter(lengths, rows, s=42, color=colours or None, zorder=3)
+        for row, bar in enumerate(bars):
             if bar.value is None:
                 axes.text(0.5, row, "not predicted, not in the labels", color=_FAINT, size=9, va="center")
                 continue
@@ -127,14 +162,77 @@ def bar_chart(bars: Sequence[Bar], *, title: str, x_label: str = "IoU [%]", whol
             # in a column of their own, so that they can be compared from row to row
             value = f"{100 * bar.value:.1f}"
             axes.text(1.015, row, value, transform=axes.get_yaxis_transform(), size=10, va="center")
-        furthest = 100 * max(end for bar in bars for end in (bar.value or 0, bar.paper or 0, *(bar.interval or ())))
-        axes.set_xlim(0, 100 if whole_scale else min(100, max(1.04 * furthest, 1)))
+        before = [(100 * bar.baseline, row) for row, bar in enumerate(bars) if bar.baseline is not None]
+        if before:
+            axes.plot(*np.array(before).T, **_DIAMOND)
+        shown = [100 * one for bar in bars for one in (bar.value, bar.paper, bar.baseline, *(bar.interval or ()))
+                 if one is not None]  # fmt: skip
+        low, high = (min(shown), max(shown)) if shown else (0.0, 1.0)
+        if from_zero:
+            axes.set_xlim(0, 100 * end if end is not None else min(100, max(1.04 * high, 1)))
+        else:
+            room = max(0.06 * (high - low), 0.2)
+            axes.set_xlim(max(0, low - room), min(100, high + room))
         axes.set_xlabel(x_label, size=10)
         if shows_paper:
             axes.vlines([], 0, 0, colors=COLOURS["paper"], linewidth=2.5, label="the paper's value")
+        if shows_baseline:
+            axes.plot([], [], label=visible_line(baseline_name), **_DIAMOND)
+        if keys:
             figure.legend(loc="outside lower right", frameon=False, fontsize=9)
-        cut = {f"bar-{row}": name for row, name in enumerate(names) if name != labels[row]}
         return _svg(figure, title, cut)
+
+
+def change_chart(
+    changes: Sequence[Change], *, title: str, x_label: str, limits: tuple[float, float] | None = None
+) -> str:
+    """Draw differences as bars to the left and right of zero, the first on top, as an SVG element.
+
+    Blue: better, the whole interval says so; orange: worse; grey: cannot tell.
+
+    Args:
+        changes: At least one.
+        x_label: With its unit; values are shown in percentage points.
+        limits: Of the axis, -1..1, such as those of a chart beside it; by default what holds all.
+    """
+    with _figure(WIDTH / 72, (62 + _BAR_UNITS * len(changes)) / 72) as figure:
+        axes = _axes(figure, title, size=10)
+        cut = _label_rows(axes, [change.label for change in changes])
+        colours = [COLOURS[_colour_of(change)] for change in changes]
+        axes.barh(range(len(changes)), [100 * change.value for change in changes], height=0.66, color=colours)
+        spans = [(row, *change.interval) for row, change in enumerate(changes) if change.interval]
+        if spans:
+            places, lows, highs = np.array(spans).T
+            middles, halves = 50 * (lows + highs), 50 * (highs - lows)
+            axes.errorbar(middles, places, xerr=halves, fmt="none", ecolor=_INK, capsize=2.5, elinewidth=1)
+        axes.axvline(0, color=_INK, linewidth=1)
+        if limits is not None:
+            axes.set_xlim(100 * limits[0], 100 * limits[1])
+        for row, change in enumerate(changes):
+            value = f"{100 * change.value:+.1f}"
+            axes.text(1.015, row, value, transform=axes.get_yaxis_transform(), size=10, va="center")
+        axes.set_xlabel(x_label, size=10)
+        return _svg(figure, title, cut)
+
+
+def _colour_of(change: Change) -> str:
+    """Return the colour of a verdict; a difference without an interval has none."""
+    if change.interval is None or change.interval[0] <= 0 <= change.interval[1]:
+        return "uncertain"
+    return "seen" if change.interval[0] > 0 else "unseen"
+
+
+def _label_rows(axes: "Axes", labels: Sequence[str]) -> dict[str, str]:
+    """Name the rows of horizontal bars; returns the whole names of those that are cut, by the ids of their labels."""
+    names = [visible_line(label) for label in labels]
+    short = [_shortened(name) for name in names]
+    axes.set_yticks(range(len(names)), short, color=_INK)
+    axes.set_ylim(len(names) - 0.5, -0.5)
+    axes.tick_params(axis="y", length=0)
+    axes.grid(visible=False, axis="y")
+    for row, label in enumerate(axes.get_yticklabels()):
+        label.set_gid(f"bar-{row}")
+    return {f"bar-{row}": name for row, name in enumerate(names) if name != short[row]}
 
 
 def curve_chart(
@@ -145,6 +243,8 @@ def curve_chart(
     y_label: str,
     colour: str = "plain",
     marks: Sequence[tuple[float, str]] = (),
+    name: str = "",
+    others: Mapping[str, Points] = MappingProxyType({}),
 ) -> str:
     """Draw a curve as an SVG element, on a scale that shows how it changes.
 
@@ -154,11 +254,19 @@ def curve_chart(
         y_label: With its unit; values of y are shown in percent.
         colour: A key of ``COLOURS``.
         marks: Values of x to be marked, each with a word above the curve.
+        name: Of the curve, for a legend; none without.
+        others: Curves to compare it with, such as that of before, by their names; dashed.
     """
-    with _figure(WIDTH / 72, (235 + 14 * len(marks)) / 72) as figure:
+    with _figure(WIDTH / 72, (235 + 14 * len(marks) + 16 * bool(others)) / 72) as figure:
         axes = _axes(figure, title, size=10)
         x, y = np.array(points, float).T * np.array([[1.0], [100.0]])
-        axes.plot(x, y, color=COLOURS[colour], marker="o", markersize=5, linewidth=2)
+        axes.plot(x, y, color=COLOURS[colour], marker="o", markersize=5, linewidth=2, label=name or None)
+        for other, of_other in others.items():
+            across, up = np.array(of_other, float).T
+            axes.plot(across, 100 * up, "--", color=_FAINT, marker="D", markersize=5, linewidth=1.5, label=other)
+            y = np.concatenate([y, 100 * up])
+        if others:
+            figure.legend(loc="outside lower center", frameon=False, fontsize=9, ncols=2)
         if np.ptp(y) < 1e-6 * max(1.0, float(np.abs(y).max())):  # what is all but equal gets some room
             axes.set_ylim(y[0] - 1, y[0] + 1)
         axes.ticklabel_format(useOffset=False)

@@ -14,11 +14,13 @@ finished pairs by commands of their own, and no stage reads them: ``pair_signs``
 """
 
 from collections.abc import Mapping
+from pathlib import Path
 
 from pipeline.clip_weights import ClipWeights
 from pipeline.data_set_options import RegionKind
-from pipeline.evaluate.report.report import Report
+from pipeline.evaluate.report.report import BASELINE, Report, StoredBaseline
 from pipeline.evaluate.score import Score
+from pipeline.evaluate.variants import ORIGINAL
 from pipeline.evaluate.weight_choice import ChooseWeight
 from pipeline.finetune.average import AverageWeights
 from pipeline.finetune.finetune import Finetune
@@ -150,8 +152,8 @@ def _imported(
 def _evaluation(graph: Graph, settings: Settings, net: Node, clips: Mapping[str, Node], *, ablate: bool) -> None:
     """Add scores on every data set, for ablations the choice of an ensemble weight, and the report of them all."""
     section, compute, suffix = settings.evaluate, settings.compute, "-ablation" if ablate else ""
-    read: dict[str, Node] = {}
-    for dataset in section.datasets:
+    read: dict[str, Source] = {}
+    for place, dataset in enumerate(section.datasets):
         if dataset.predictions is not None:
             scored = ScorePredictions(dataset=dataset, compute=compute)
             name = f"{settings.name}-{dataset.dataset}-predictions"
@@ -169,6 +171,19 @@ def _evaluation(graph: Graph, settings: Settings, net: Node, clips: Mapping[str,
         read[name] = graph.add(
             score, {"scenes": graph.scenes(dataset.dataset, "evaluate.datasets"), "clip": graph.clip, **nets}, name=name
         )
+        if section.baseline == ORIGINAL != section.clip:
+            before = section.model_copy(update={"clip": ORIGINAL, "use_mask_prompts": True})  # it has no prompts
+            score = Score(settings=before, dataset=dataset, compute=compute, clip_names_alone=alone)
+            scored_on = {"scenes": graph.scenes(dataset.dataset, "evaluate.datasets"), "clip": graph.clip}
+            read[f"{BASELINE}-{place}"] = graph.add(
+                score,
+                {**scored_on, **score.inputs_among(found)},
+                name=f"{settings.name}-{dataset.dataset}",
+                made_here=False,
+                command="ovseg evaluate --set evaluate.clip=original",
+            )
+    if section.baseline not in ("", ORIGINAL):
+        read[BASELINE] = StoredBaseline(Path(section.baseline))
     chosen_on = section.sweep.validation_dataset
     if ablate and chosen_on and section.proposals != "imported":  # whose ensemble is CLIP alone
         command = f"ovseg mine --set mine.dataset={chosen_on}"

@@ -8,6 +8,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +22,7 @@ UNLABELLED = (225, 225, 225)
 
 _PAPER, _FRAME, _FAINT = (255, 255, 255), (208, 208, 208), (100, 100, 100)
 _GAP_PX, _PAIR_GAP_PX, _LINE_PX, _FONT_PX, _TITLE_PX = 10, 4, 17, 13, 16
-_NAME_ROOM_PX = 9.0
+_NAME_ROOM = 0.69  # of the letters' size: depth of a region that is named
 
 Pixels = npt.NDArray[np.uint8]
 _Ink = tuple[int, int, int]
@@ -142,27 +143,67 @@ def painted(labels: npt.NDArray[np.integer], colours: Pixels, over: Pixels | Non
     return shown
 
 
-def write_name(picture: Image.Image, name: str, region: npt.NDArray[np.bool_], *, always: bool = False) -> None:
-    """Write a name where its region is thickest, but inside the picture.
+class NamePlace(NamedTuple):
+    """Where the middle of a name is, in pixels of the picture."""
+
+    name: str
+    x: float
+    y: float
+
+
+def name_places(
+    regions: Sequence[tuple[str, npt.NDArray[np.bool_]]],
+    size_px: tuple[float, float],
+    *,
+    font_px: int = _FONT_PX,
+    always: bool = False,
+) -> list[NamePlace]:
+    """Find places for the names of regions: each where its region is thickest, inside the picture, none over another.
+
+    A name without a place is left out, so it needs a legend, too.
 
     Args:
-        picture: To be written on; of any size.
-        region: [height width] of another size, perhaps.
-        always: Even where the region is too small to be read.
+        regions: Names with masks [height width] of one size, not necessarily the picture's.
+        size_px: Width and height of the picture.
+        font_px: Size of the letters.
+        always: Write a name even where its region is too small for it.
     """
     from scipy.ndimage import distance_transform_edt  # planning imports this module, and no scipy
 
+    width, height = size_px
     # one pixel of padding, so that the picture's edge is an edge of the region, too
-    depth = distance_transform_edt(np.pad(region, 1))
-    scale = min(picture.width / region.shape[1], picture.height / region.shape[0])
-    if not always and depth.max() * scale < _NAME_ROOM_PX:
-        return
-    row, column = np.unravel_index(int(depth.argmax()), depth.shape)
+    depths = [(name, distance_transform_edt(np.pad(region, 1))[1:-1, 1:-1]) for name, region in regions]
+    places: list[NamePlace] = []
+    taken: list[tuple[float, float, float, float]] = []
+    for name, depth in sorted(depths, key=lambda entry: -float(entry[1].max())):
+        rows, columns = depth.shape
+        scale = min(width / columns, height / rows)
+        half_width, half_height = 0.5 * float(_font(font_px).getlength(name)) + 2.0, 0.7 * font_px
+        if 2 * half_width > width and not always:
+            continue
+        # where the middle of the name is written if it belongs to a pixel of this column or row
+        x = np.clip((np.arange(columns) + 0.5) * scale, half_width, max(half_width, width - half_width))
+        y = np.clip((np.arange(rows) + 0.5) * scale, half_height, max(half_height, height - half_height))
+        free = depth.copy()
+        for other_x, other_y, other_width, other_height in taken:
+            beside = np.abs(x - other_x) >= half_width + other_width
+            below = np.abs(y - other_y) >= half_height + other_height
+            free[~(below[:, None] | beside[None, :])] = 0.0
+        row, column = np.unravel_index(int(free.argmax()), free.shape)
+        if free[row, column] * scale < (1e-9 if always else _NAME_ROOM * font_px):
+            continue
+        places.append(NamePlace(name, float(x[column]), float(y[row])))
+        taken.append((float(x[column]), float(y[row]), half_width, half_height))
+    return places
+
+
+def write_names(
+    picture: Image.Image, regions: Sequence[tuple[str, npt.NDArray[np.bool_]]], *, always: bool = False
+) -> None:
+    """Write names on a picture, in white with a black edge, which can be read on any colour; as `name_places`."""
     draw = ImageDraw.Draw(picture)
-    half = 0.5 * draw.textlength(name, font=_font()) + 2.0
-    x = min(max((float(column) - 0.5) * scale, half), picture.width - half)
-    y = min(max((float(row) - 0.5) * scale, 9.0), picture.height - 9.0)
-    draw.text((x, y), name, fill="white", font=_font(), anchor="mm", stroke_width=2, stroke_fill="black")
+    for name, x, y in name_places(regions, picture.size, always=always):
+        draw.text((x, y), name, fill="white", font=_font(), anchor="mm", stroke_width=2, stroke_fill="black")
 
 
 def fitted(shown: Image.Image | Pixels, side_px: int, *, smooth: bool) -> Image.Image:

@@ -6,11 +6,11 @@ from pathlib import Path
 
 from storage_schemas.artifact import Artifact
 from storage_schemas.errors import CorruptUnitError
-from storage_schemas.status import CARD_DIRECTORY, README_FILE
+from storage_schemas.status import CARD_DIRECTORY, PAGE_SUFFIX, README_FILE
 
 PICTURES = ("png", "jpg", "svg")
 TEXTS = ("md",)
-PAGES = ("html",)
+PAGES = (PAGE_SUFFIX,)
 _METADATA = re.compile(rb"\A---\n.*?^---\n\s*", re.DOTALL | re.MULTILINE)
 
 
@@ -45,9 +45,11 @@ class ReportFile:
 
 
 def report_files(artifact: Artifact) -> list[ReportFile]:
-    """List them: of complete units in order of units and names, then of the card."""
+    """List them: of complete units in order of units and names, their pages, then of the card."""
     sidecars = [unit.sidecar for unit in artifact.status().units if unit.sidecar is not None]
     paths = [artifact.directory / record.name for sidecar in sidecars for record in sidecar.files]
+    pages = [artifact.directory / f"{sidecar.unit}.{PAGE_SUFFIX}" for sidecar in sidecars]
+    paths += [page for page in pages if page not in paths and page.exists()]
     paths += [*artifact.directory.glob(README_FILE), *sorted((artifact.directory / CARD_DIRECTORY).glob("*"))]
     suffixes = (*PICTURES, *TEXTS, *PAGES)
     return [ReportFile(path, suffix) for path in paths if (suffix := path.name.rpartition(".")[2]) in suffixes]

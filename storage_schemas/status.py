@@ -15,6 +15,8 @@ LOCAL_DIRECTORY = "_local"
 CARD_DIRECTORY = "card"
 README_FILE = "README.md"
 """Reports on a finished artifact, and the one that tools look for at its root; see `storage_schemas.cards`."""
+PAGE_SUFFIX = "html"
+"""Of the page of a unit, which says when it was made, and so is no part of the unit; see `storage_schemas.reports`."""
 AUDIT_DIRECTORY = "audit"
 """What people found in an artifact; see `storage_schemas.verdicts`."""
 
@@ -135,7 +137,7 @@ def _foreign_files(directory: Path, statuses: tuple[UnitStatus, ...]) -> tuple[s
     units = {status.unit for status in statuses}
     unfinished = {status.unit for status in statuses if status.sidecar is None}
     known = {ARTIFACT_FILE, MANIFEST_FILE, LOCAL_DIRECTORY, CARD_DIRECTORY, README_FILE, AUDIT_DIRECTORY}
-    known |= {f"{unit}.json" for unit in units}
+    known |= {f"{unit}.{suffix}" for unit in units for suffix in ("json", PAGE_SUFFIX)}
     for status in statuses:
         if status.sidecar is not None:
             known.update(record.name for record in status.sidecar.files)

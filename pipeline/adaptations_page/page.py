@@ -11,7 +11,7 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from ovseg_models.bootstrap import class_differences, compare
+from ovseg_models.bootstrap import compare, compare_classes
 from ovseg_models.segmentation_metrics import ClassCounts, class_iou
 from pipeline.adaptations import ADAPTATIONS, AFTER, BEFORE, GROUPS, AdaptationTable, Estimate, estimate
 from pipeline.dataflow import dataflow
@@ -101,12 +101,12 @@ class Rows:
         """Return the classes that occur, those that gain most first."""
         attributes = self.scores[0].attributes
         ious = np.stack([class_iou(counts.summed()) for counts in self.counts])  # [row class]
-        lows, highs = class_differences(self.counts[0], self.counts[-1], rounds=self.rounds)
+        differences = compare_classes(self.counts[0], self.counts[-1], rounds=self.rounds)
         rows = []
         for label in np.flatnonzero(self.counts[0].summed().true_px > 0).tolist():
-            low, high = float(lows[label]), float(highs[label])
-            change = estimate(float(ious[-1, label] - ious[0, label]), low, high)
-            verdict = "better" if low > 0 else "worse" if high < 0 else ""
+            found = differences[label]
+            change = estimate(found.second - found.first, found.interval.low, found.interval.high)
+            verdict = "" if found.verdict == "cannot tell" else found.verdict
             shown = tuple(estimate(float(iou), 0.0, 0.0).value for iou in ious[:, label])
             rows.append(ClassRow(attributes.class_names[label], attributes.seen[label], shown, change, verdict))
         return sorted(rows, key=lambda row: (-(row.change.value or 0.0), row.name))

@@ -16,7 +16,7 @@ from pipeline.drawn_world.stuff import STUFF_NOUNS
 from pipeline.drawn_world.things import THING_NOUNS
 from pipeline.drawn_world.words import IGNORE_LABEL, NOUNS
 from pipeline.drawn_world.world import DrawnWorld
-from pipeline.picture_sheets import Cell, fitted, in_rows, painted, picture_sheet, stacked, write_name, write_picture
+from pipeline.picture_sheets import Cell, fitted, in_rows, painted, picture_sheet, stacked, write_names, write_picture
 
 SCENE_PX, THING_PX = 192, 96
 
@@ -65,11 +65,11 @@ def _named_labels(scene: DrawnScene) -> Image.Image:
     shown = painted(scene.label_map, (np.array(hues) * 255.0).astype(np.uint8), over=scene.image)
     shown[_outlines(scene.instance_map)] = 0
     picture = fitted(shown, SCENE_PX, smooth=False)
-    for thing in scene.things:
-        write_name(picture, thing.noun, scene.instance_map == thing.instance, always=True)
     stuff_map = np.where(scene.instance_map == 0, scene.label_map, IGNORE_LABEL)
-    for label in sorted(set(np.unique(stuff_map).tolist()) - {IGNORE_LABEL}):
-        write_name(picture, NOUNS[label], stuff_map == label, always=True)
+    stuff = sorted(set(np.unique(stuff_map).tolist()) - {IGNORE_LABEL})
+    regions = [(thing.noun, scene.instance_map == thing.instance) for thing in scene.things]
+    regions += [(NOUNS[label], stuff_map == label) for label in stuff]
+    write_names(picture, regions, always=True)
     return picture
 
 

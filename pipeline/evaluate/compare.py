@@ -3,14 +3,15 @@
 Reads ``scores``, or ``reports`` that say which scores they are of.
 """
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from ovseg_models.bootstrap import Difference
+from ovseg_models.bootstrap import Difference, compare_classes
 from ovseg_models.bootstrap import compare as compare_counts
-from ovseg_models.segmentation_metrics import ClassCounts
+from ovseg_models.segmentation_metrics import ClassCounts, metrics_of
 from pipeline.errors import PipelineError
 from pipeline.evaluate.stored_scores import Scores, json_number
 from storage_schemas import reports, scores
@@ -28,6 +29,10 @@ class Comparison:
         images: Images that both have scored.
         left_out: Images that only one of them has scored.
         differences: Per metric.
+        class_names: By class index.
+        classes: IoU of each class that either predicted or that has ground truth, by its index.
+        per_image: Mean IoU over the classes of its label map, in the first and in the second evaluation, by the image's
+            key; images without a labelled pixel are left out.
     """
 
     dataset: str
@@ -35,6 +40,9 @@ class Comparison:
     images: int
     left_out: int
     differences: dict[str, Difference]
+    class_names: tuple[str, ...]
+    classes: dict[int, Difference]
+    per_image: dict[str, tuple[float, float]]
 
     def to_json(self) -> dict[str, Json]:
         """Return the comparison as JSON values."""
@@ -43,16 +51,26 @@ class Comparison:
             "variants": list(self.variants),
             "images": self.images,
             "left_out": self.left_out,
-            "metrics": {
-                name: {
-                    "first": json_number(found.first),
-                    "second": json_number(found.second),
-                    "interval": [json_number(found.interval.low), json_number(found.interval.high)],
-                    "verdict": found.verdict,
-                }
-                for name, found in self.differences.items()
-            },
+            "metrics": {name: _difference_json(found) for name, found in self.differences.items()},
+            "classes": [
+                {"index": index, "name": self.class_names[index], **_difference_json(found)}
+                for index, found in self.classes.items()
+            ],
+            "per_image": [
+                {"key": key, "first": first, "second": second} for key, (first, second) in self.per_image.items()
+            ],
         }
+
+
+def _difference_json(found: Difference) -> dict[str, Json]:
+    """Return one value of both, and what may be said of it."""
+    return {
+        "first": json_number(found.first),
+        "second": json_number(found.second),
+        "difference": json_number(found.second - found.first),
+        "interval": [json_number(found.interval.low), json_number(found.interval.high)],
+        "verdict": found.verdict,
+    }
 
 
 def compare_runs(
@@ -125,12 +143,17 @@ def compare_scores(first: Scores, second: Scores, *, variants: tuple[str, str] =
     for table in tables:  # the images that both have scored, in one order, as resamplings are drawn for both at once
         rows = np.searchsorted(np.array(table.keys, object), np.array(keys, object))
         counts.append(ClassCounts(**{name: per_image[rows] for name, per_image in vars(table.counts).items()}))
+    mious = [metrics_of(of, [""] * len(first.attributes.class_names))["miou_present"].tolist() for of in counts]
+    ious = enumerate(compare_classes(counts[0], counts[1], rounds=rounds))
     return Comparison(
         dataset=first.attributes.dataset,
         variants=(names[0], names[1]),
         images=len(keys),
         left_out=len(set(tables[0].keys) ^ set(tables[1].keys)),
         differences=compare_counts(counts[0], counts[1], first.attributes.seen, rounds=rounds),
+        class_names=tuple(first.attributes.class_names),
+        classes={index: found for index, found in ious if not (math.isnan(found.first) and math.isnan(found.second))},
+        per_image={key: (one, other) for key, one, other in zip(keys, *mious, strict=True) if not math.isnan(one)},
     )
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from ovseg_models.overlay import palette
 from pipeline.evaluate.report.pictures import PictureBook, spread
-from pipeline.picture_sheets import Cell, fitted, painted, picture_sheet, write_name
+from pipeline.picture_sheets import Cell, fitted, painted, picture_sheet, write_names
 
 PICTURE_PX = 224
 
@@ -20,7 +20,7 @@ def side_by_side(books: Mapping[str, PictureBook], class_names: Sequence[str], *
     """Draw a few images in rows: the image, its label map, and one prediction per evaluation.
 
     The images are spread evenly over the data set, so that nobody has chosen them. Pixels without a class are grey in
-    all maps. A class is named in each of its places that are large enough.
+    all maps. A class is named where it is thickest, if there is room.
 
     Args:
         books: Evaluations on the same scenes, by the headings of their columns.
@@ -52,6 +52,6 @@ def named_map(labels: npt.NDArray[np.integer], class_names: Sequence[str]) -> Im
         class_names: By class index.
     """
     shown = fitted(painted(labels, palette(len(class_names))), PICTURE_PX, smooth=False)
-    for label in np.unique(labels[labels < len(class_names)]).tolist():
-        write_name(shown, class_names[label], labels == label)
+    found = np.unique(labels[labels < len(class_names)]).tolist()
+    write_names(shown, [(class_names[label], labels == label) for label in found])
     return shown

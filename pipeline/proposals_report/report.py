@@ -19,7 +19,7 @@ from storage_schemas.artifact import Artifact
 from storage_schemas.digests import Json
 from storage_schemas.manifest import Sidecar
 from storage_schemas.proposals import KIND as PROPOSALS
-from storage_schemas.reports import KIND, SCHEMA_VERSION, UNIT, write_report
+from storage_schemas.reports import KIND, SCHEMA_VERSION, UNIT, html_path, take_back_without_page, write_report
 from storage_schemas.scenes import KIND as SCENES
 from storage_schemas.scenes import ScenesAttributes, labelled_scenes
 from storage_schemas.scores import ScoresAttributes
@@ -43,7 +43,7 @@ class ProposalsReport(Step):
 
     kind = KIND
     schema_version = SCHEMA_VERSION
-    producer_version = 1
+    producer_version = 2
     stage: StageName = "evaluate"
     computes = False
     labels_of = ("scenes",)
@@ -73,6 +73,10 @@ class ProposalsReport(Step):
         scores = node["scores"].artifact if "scores" in node else None
         return ProposalsReportJob(self, node["scenes"].artifact, node["proposals"].artifact, scores)
 
+    def is_complete(self, node: Node) -> bool:
+        """Return whether there is a page."""
+        return html_path(node.artifact).exists()
+
     def make(self, node: Node, execution: Execution) -> StageReport:
         """Write the report, in this process.
 
@@ -80,6 +84,7 @@ class ProposalsReport(Step):
             SettingsError: If no scene has a labelled pixel.
         """
         self.check(node)
+        take_back_without_page(node.artifact)
         return execution.run(self.job(node), node.artifact, inline=True)
 
     def unit_count(self, node: Node) -> int:

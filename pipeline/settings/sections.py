@@ -1027,6 +1027,14 @@ class EvaluateSettings(SettingsModel):
     clip: Literal["adapted", "original"] = Field(
         default="adapted", description="CLIP as stage 3 adapted it, or 'original' = as it was before: the baseline."
     )
+    # Changes no scores. The digests of what it names are among the report's inputs.
+    baseline: str = Field(
+        default="",
+        description="What the report compares with, class by class and picture by picture: 'original' = the same with "
+        "the CLIP as it was before, which is to be evaluated first (--set evaluate.clip=original); or the directory of "
+        "any scores or report on the same scenes; empty = nothing.",
+        json_schema_extra=CHANGES_NO_RESULT,
+    )
     short_side_px: SideLength = _inherited("net_input.short_side_px", "Short side of the net's input [px].")
     max_side_px: SideLength = _inherited("net_input.max_side_px", "Upper limit of the input's long side [px].")
     mask_threshold: MaskThreshold = _inherited(

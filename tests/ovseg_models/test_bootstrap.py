@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from ovseg_models.bootstrap import Difference, Interval, bootstrap, compare, interval_of
+from ovseg_models.bootstrap import Difference, Interval, bootstrap, compare, compare_classes, interval_of
 from ovseg_models.segmentation_metrics import METRICS, ClassCounts, class_iou, metrics_of
 from tests.ovseg_models.test_segmentation_metrics import FIELDS, marks_of
 
@@ -57,6 +57,27 @@ def test_more_images_give_a_narrower_interval():
         for interval in (bootstrap(c, marks_of(CLASSES), rounds=300).metrics["miou"] for c in (few, many))
     ]
     assert widths[1] < 0.6 * widths[0]
+
+
+def test_differences_of_classes_are_those_of_a_plain_loop():
+    """A class that no image shows has no difference; one that is often left out has that of the other resamplings."""
+    one, other = image_counts(4, 0.4), image_counts(4, 0.6)
+    for counts in (one, other):
+        for array in vars(counts).values():
+            array[:, 5] = 0
+            array[1:, 4] = 0
+    generator = np.random.default_rng(7)
+    draws = np.concatenate([generator.integers(IMAGES, size=(n, IMAGES)) for n in (100, 50)])
+    changes = np.stack([class_iou(taken(other, rows)) - class_iou(taken(one, rows)) for rows in draws])
+    found = compare_classes(one, other, rounds=150, seed=7)
+    low, high = np.nanpercentile(changes[:, :5], (2.5, 97.5), axis=0)
+    assert [difference.interval.low for difference in found[:5]] == pytest.approx(low.tolist(), abs=1e-9)
+    assert [difference.interval.high for difference in found[:5]] == pytest.approx(high.tolist(), abs=1e-9)
+    assert [difference.second for difference in found[:5]] == pytest.approx(class_iou(other.summed())[:5].tolist())
+    assert math.isnan(found[5].first)
+    assert found[5].verdict == "cannot tell"
+    with pytest.raises(ValueError, match="the same images and classes are expected"):
+        compare_classes(one, taken(other, np.arange(IMAGES)), rounds=1)
 
 
 @pytest.mark.parametrize(("share", "verdict"), [(0.8, "better"), (0.2, "worse"), (0.5, "cannot tell")])

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.charts import COLOURS, WIDTH, Bar, Panel, bar_chart, curve_chart, training_curves
+from pipeline.charts import COLOURS, WIDTH, Bar, Change, Panel, bar_chart, change_chart, curve_chart, training_curves
 
 SVG = "{http://www.w3.org/2000/svg}"
 FALLING = [(float(step), 5.0 / step) for step in range(1, 200)]
@@ -57,17 +57,49 @@ def test_a_bar_is_as_long_as_its_value():
 
 def test_names_keep_what_has_a_meaning_elsewhere():
     """Signs of mathematics, letters that the font lacks, and control characters, in labels and titles."""
-    svg = bar_chart([Bar("$x^2$ \u72ac", 0.1), Bar("\x1b[31mred\n", 0.2)], title="a\x07 b", whole_scale=False)
+    svg = bar_chart([Bar("$x^2$ \u72ac", 0.1), Bar("\x1b[31mred\n", 0.2)], title="a\x07 b", end=None)
     assert {"$x^2$ \u72ac", "\\x1b[31mred\\n", "a\\x07 b"} <= set(texts(svg))
 
 
 def test_bars_without_any_value_can_be_drawn():
-    assert "absent" in texts(bar_chart([Bar("absent", None)], title="t", whole_scale=False))
+    assert "absent" in texts(bar_chart([Bar("absent", None)], title="t", end=None))
 
 
 def test_a_scale_that_is_not_whole_ends_near_the_longest_bar():
-    assert "100" not in texts(bar_chart([Bar("a", 0.031)], title="t", whole_scale=False))
+    assert "100" not in texts(bar_chart([Bar("a", 0.031)], title="t", end=None))
     assert "100" in texts(bar_chart([Bar("a", 0.031)], title="t"))
+
+
+def test_dots_show_small_differences_where_bars_would_not():
+    """Values between 28 and 32 fill the axis; a bar would begin at zero."""
+    svg = bar_chart([Bar("a", 0.28, (0.27, 0.29)), Bar("b", 0.32)], title="t", end=None, from_zero=False)
+    assert {"a", "b", "28.0", "32.0", "IoU [%]"} <= set(texts(svg))
+    assert not {"0", "10", "100"} & set(texts(svg))
+    bars = bar_chart([Bar("a", 0.28), Bar("b", 0.32)], title="t", end=None)
+    assert "0" in texts(bars)
+
+
+def test_what_is_compared_with_is_a_diamond_on_the_bar_and_in_the_legend():
+    bars = [Bar("a", 0.5, baseline=0.25), Bar("b", 0.5)]
+    assert "before" in texts(bar_chart(bars, title="t", baseline_name="before"))
+    assert "before" not in texts(bar_chart(bars[1:], title="t", baseline_name="before"))
+
+
+def test_differences_are_left_and_right_of_zero_in_the_colour_of_what_can_be_said():
+    changes = [Change("up", 0.2, (0.1, 0.3)), Change("even", 0.1, (-0.1, 0.3)), Change("down", -0.2, (-0.3, -0.1))]
+    svg = change_chart(changes, title="t", x_label="difference [percentage points]", limits=(-0.4, 0.4))
+    assert {"up", "even", "down", "+20.0", "+10.0", "-20.0", "difference [percentage points]"} <= set(texts(svg))
+    assert all(len(painted(svg, f"fill: {COLOURS[colour]}")) == 1 for colour in ("seen", "uncertain", "unseen"))
+    assert "never" in texts(change_chart([Change("never", 0.0)], title="t", x_label="x"))
+
+
+def test_a_curve_of_before_is_dashed_beside_the_other_and_named():
+    curve = [(0.0, 0.30), (1.0, 0.32)]
+    svg = curve_chart(
+        curve, title="t", x_label="x", y_label="y", name="after", others={"before": [(0.0, 0.1), (1.0, 0.1)]}
+    )
+    assert {"after", "before", "10"} <= set(texts(svg))
+    assert "before" not in texts(curve_chart(curve, title="t", x_label="x", y_label="y"))
 
 
 def test_a_curve_has_two_axes_with_labels_and_marks_and_a_scale_that_shows_its_change():

@@ -4,7 +4,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.picture_sheets import INK, RED, UNLABELLED, Cell, in_rows, painted, picture_sheet, png, write_name
+from pipeline.picture_sheets import (
+    INK,
+    RED,
+    UNLABELLED,
+    Cell,
+    in_rows,
+    name_places,
+    painted,
+    picture_sheet,
+    png,
+    write_names,
+)
 
 GREEN = (20, 200, 40)
 
@@ -85,8 +96,34 @@ def test_names_are_written_where_they_have_room(side, always, written):
     region = np.zeros((100, 100), np.bool_)
     region[:side, :side] = True
     picture = plain(100, 100)
-    write_name(picture, "sea", region, always=always)
+    write_names(picture, [("sea", region)], always=always)
     assert (len(picture.getcolors(2**16)) > 1) == written
+
+
+def test_names_are_inside_their_regions_and_none_is_over_another():
+    """Four quarters and a middle that is thickest where the quarters meet; two names fit no region."""
+    labels = np.zeros((80, 80), np.int64)
+    labels[40:, :40], labels[:40, 40:], labels[40:, 40:] = 1, 2, 3
+    labels[25:55, 25:55], labels[0, 0] = 4, 5
+    names = ["grass", "water", "tree", "sky", "house", "speck"]
+    regions = [(name, labels == index) for index, name in enumerate(names)]
+    places = name_places(regions, (300, 300), font_px=17)
+    assert {place.name for place in places} == set(names[:5])
+    for place in places:
+        assert labels[int(place.y * 80 / 300), int(place.x * 80 / 300)] == names.index(place.name)
+        others = [other for other in places if other is not place]
+        assert all(abs(place.y - other.y) > 17 or abs(place.x - other.x) > 30 for other in others)
+    assert not name_places([("a name that is much wider than its picture", labels >= 0)], (60, 60))
+
+
+def test_a_name_moves_out_of_the_way_of_another_or_is_left_out():
+    tall = np.zeros((100, 100), np.bool_)
+    tall[:, 40:60] = True
+    long = "a broad name across"
+    first, second = name_places([(long, ~tall | tall), ("pole", tall)], (200, 200))
+    assert abs(first.y - second.y) > 13
+    low = [(name, region[:10]) for name, region in ((long, ~tall | tall), ("pole", tall))]
+    assert len(name_places(low, (200, 20))) == 1
 
 
 def test_equal_sheets_are_equal_files():

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, cast
 
 import numpy as np
@@ -17,6 +18,7 @@ from ovseg_models.segmentation_metrics import (
     metrics_of,
     top_confusions,
 )
+from pipeline.evaluate.compare import compare_scores
 from pipeline.evaluate.error_sources import error_sources
 from pipeline.evaluate.overlap import overlap_numbers
 from pipeline.evaluate.protocol import protocol
@@ -41,6 +43,7 @@ def report_numbers(
     choices: Mapping[str, Json] | None = None,
     *,
     clip_is_random: bool = False,
+    baselines: Mapping[str, tuple[str, Scores]] = MappingProxyType({}),
 ) -> Numbers:
     """Compute the numbers of a report.
 
@@ -49,6 +52,7 @@ def report_numbers(
         choices: How well ensemble weights name mined validation pairs; None if that was not tried.
         clip_is_random: Whether CLIP's weights are random though the settings name others, as none could be
             downloaded; the report then says so.
+        baselines: Name and scores of what is compared with, by the digest of their scenes.
     """
     given = settings
     if clip_is_random:
@@ -72,17 +76,25 @@ def report_numbers(
         if not evaluations or any("clip" in node for node in evaluations)
         else None,
         "bootstrap_rounds": settings.evaluate.bootstrap_rounds,
-        "datasets": [dataset_numbers(settings, node) for node in evaluations],
+        "datasets": [
+            dataset_numbers(settings, node, baselines.get(node.artifact.identity.inputs["scenes"]))
+            for node in evaluations
+        ],
         "weight_choice": choices,
         "settings": result_settings(given),
     }
 
 
-def dataset_numbers(settings: Settings, node: Node) -> Numbers:
-    """Compute the numbers of one data set."""
+def dataset_numbers(settings: Settings, node: Node, baseline: tuple[str, Scores] | None = None) -> Numbers:
+    """Compute the numbers of one data set.
+
+    Args:
+        baseline: Name and scores of what is compared with, image by image.
+    """
     scores = Scores(node.artifact)
     attributes = scores.attributes
     table = scores.counts(attributes.main_variant)
+    summed = table.counts.summed()
     boot = _bootstrapped(table, attributes.seen, settings.evaluate.bootstrap_rounds)
     identity = node.artifact.identity
     step = cast("Score", node.step)
@@ -95,8 +107,9 @@ def dataset_numbers(settings: Settings, node: Node) -> Numbers:
         "failed": scores.failures(),
         "classes_total": scores.class_count,
         "variants": [_variant_numbers(settings, scores, variant, boot) for variant in step.variants],
-        "classes": _class_numbers(attributes.class_names, attributes.seen, table.counts.summed(), boot),
+        "classes": _class_numbers(attributes.class_names, attributes.seen, summed, boot),
         "confusions": _confusion_numbers(scores, attributes.class_names),
+        "wrong_px": int(summed.true_px.sum() - summed.intersection_px.sum()),
         "per_image": _image_numbers(table),
         "protocol": protocol(
             scores,
@@ -106,11 +119,26 @@ def dataset_numbers(settings: Settings, node: Node) -> Numbers:
         ),
         "overlap": overlap_numbers(node, settings) if settings.evaluate.audit_overlap else None,
         "error_sources": error_sources(scores, rounds=settings.evaluate.bootstrap_rounds),
+        "comparison": None
+        if baseline is None
+        else comparison_numbers(*baseline, scores, rounds=settings.evaluate.bootstrap_rounds),
         "digests": {
             "scores": identity.digest(),
             **identity.inputs,
         },
     }
+
+
+def comparison_numbers(name: str, baseline: Scores, scores: Scores, *, rounds: int) -> Numbers:
+    """Compare an evaluation with another one of the same scenes: per metric, class and image.
+
+    Args:
+        name: Of the other one, as pages show it.
+        baseline: The other one, which is "first" in every difference.
+        rounds: Resamplings, each given to both.
+    """
+    found = compare_scores(baseline, scores, rounds=rounds).to_json()
+    return {"baseline": name, "digest": baseline.artifact.identity.digest(), **found}
 
 
 def training_overlap(settings: Settings, node: Node) -> str:

@@ -1,20 +1,24 @@
 """The report as one HTML page that needs no network, and the same numbers in Markdown."""
 
+import base64
 import html
-import json
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from pipeline.charts import Bar, bar_chart, curve_chart
+from pipeline.charts import Bar, Change, bar_chart, change_chart, curve_chart
 from pipeline.evaluate.error_sources import CHARTED, error_chart, most_lost
+from pipeline.evaluate.report.links import Link
 from pipeline.evaluate.report.numbers import Numbers
 from pipeline.evaluate.report.paper import A150_SEEN, A150_UNSEEN, PAPER_ABLATIONS
-from pipeline.evaluate.report.pictures import ConfusionExample, PictureBook, PictureRow, spread
-from pipeline.evaluate.variants import Section
+from pipeline.evaluate.report.pictures import NAME_PX, ConfusionExample, PictureBook, PictureRow, picture_row, spread
+from pipeline.evaluate.variants import ORIGINAL, Section
+from pipeline.provenance import Provenance
 from pipeline.visible_text import visible
 
 BARS_WHOLE, BARS_AT_EACH_END = 64, 24
@@ -60,23 +64,57 @@ class Pictures:
         samples: Images spread evenly over the data set.
         worst: Images with the lowest mean IoU; none where the samples are all images.
         best: Images with the highest; likewise.
+        gained: Images of which the mean IoU is most above that of the evaluation that is compared with.
+        lost: Images of which it is most below.
         confusions: Example of each of the first confusions; None where no image shows it.
     """
 
     samples: Sequence[PictureRow]
     worst: Sequence[PictureRow]
     best: Sequence[PictureRow]
+    gained: Sequence[PictureRow]
+    lost: Sequence[PictureRow]
     confusions: Sequence[ConfusionExample | None]
 
 
-def pictures_of(dataset: Numbers, book: PictureBook) -> Pictures:
-    """Draw the pictures of one data set."""
+@dataclass(frozen=True)
+class Making:
+    """How a page was made; none of it is in the numbers, which are the same whenever they are made.
+
+    Attributes:
+        command: That makes it again from the settings.
+        settings: All of them, as TOML.
+        links: To what the models were made of.
+    """
+
+    provenance: Provenance
+    command: str
+    settings: str
+    links: Sequence[Link] = ()
+
+
+def pictures_of(dataset: Numbers, book: PictureBook, before: PictureBook | None = None) -> Pictures:
+    """Draw the pictures of one data set.
+
+    Args:
+        before: Of the evaluation that is compared with; its prediction stands beside ours.
+    """
+
+    def row(key: str) -> PictureRow:
+        if before is None or key not in before:
+            return book.row(key)
+        return picture_row({dataset["comparison"]["baseline"]: before, "prediction": book}, key)
+
     ranked = [entry["key"] for entry in dataset["per_image"]]
     shown = min(RANKED_ROWS, len(ranked) // 2) if len(ranked) > SAMPLE_ROWS else 0
+    changes = [] if before is None else dataset["comparison"]["per_image"]
+    changed = sorted(changes, key=lambda entry: (entry["first"] - entry["second"], entry["key"]))
     return Pictures(
-        samples=[book.row(key) for key in spread([image.key for image in book.images], SAMPLE_ROWS)],
-        worst=[book.row(key) for key in ranked[:shown]],
-        best=[book.row(key) for key in ranked[::-1][:shown]],
+        samples=[row(key) for key in spread([image.key for image in book.images], SAMPLE_ROWS)],
+        worst=[row(key) for key in ranked[:shown]],
+        best=[row(key) for key in ranked[::-1][:shown]],
+        gained=[row(entry["key"]) for entry in changed[:RANKED_ROWS] if entry["second"] > entry["first"]],
+        lost=[row(entry["key"]) for entry in changed[::-1][:RANKED_ROWS] if entry["second"] < entry["first"]],
         confusions=[
             book.confusion(pair["true_index"], pair["predicted_index"])
             for pair in dataset["confusions"][:CONFUSION_EXAMPLES]
@@ -84,9 +122,9 @@ def pictures_of(dataset: Numbers, book: PictureBook) -> Pictures:
     )
 
 
-def html_page(numbers: Numbers, pictures: Sequence[Pictures]) -> str:
+def html_page(numbers: Numbers, pictures: Sequence[Pictures], making: Making) -> str:
     """Write the page; every text is escaped."""
-    environment = _environment()
+    environment = report_environment()
     return environment.get_template("page.html").render(
         report=numbers,
         datasets=[_shown(dataset, numbers) | {"pictures": own} for dataset, own in zip(
@@ -94,15 +132,18 @@ def html_page(numbers: Numbers, pictures: Sequence[Pictures]) -> str:
         )],
         style=Markup(environment.get_template("page.css").render()),  # noqa: S704 - our own file
         paper_seen_unseen=(A150_SEEN, A150_UNSEEN),
-        settings=json.dumps(numbers["settings"], indent=2, ensure_ascii=False),
+        making=making,
+        links={group: list(some) for group, some in groupby(making.links, lambda link: link.group)},
+        settings_url=Markup(  # noqa: S704 - base64
+            f"data:application/toml;base64,{base64.b64encode(making.settings.encode()).decode()}"
+        ),
     )  # fmt: skip
 
 
 def markdown_page(numbers: Numbers) -> str:
     """Write the same numbers as Markdown, for a terminal or a pull request."""
     datasets = [_shown(dataset, numbers) for dataset in numbers["datasets"]]
-    environment = _environment()
-    environment.filters["cell"] = cell
+    environment = report_environment()
     return environment.get_template("report.md").render(report=numbers, datasets=datasets)
 
 
@@ -117,10 +158,19 @@ def percent(value: float | None, digits: int = 1) -> str:
     return "-" if value is None else f"{100 * value:.{digits}f}"
 
 
-def _environment() -> Environment:
-    """Return where templates are found."""
+def change(value: float | None) -> str:
+    """Write a difference in percentage points, with its sign; a dash for what does not exist."""
+    return "-" if value is None else f"{100 * value:+.1f}"
+
+
+def report_environment(*packages: str) -> Environment:
+    """Return an environment that finds this report's templates: ``page.css``, and ``parts.html`` with its macros.
+
+    Args:
+        packages: Others whose templates are found first.
+    """
     environment = Environment(
-        loader=PackageLoader("pipeline.evaluate.report"),
+        loader=ChoiceLoader([PackageLoader(package) for package in (*packages, "pipeline.evaluate.report")]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -128,8 +178,8 @@ def _environment() -> Environment:
         keep_trailing_newline=True,
         finalize=_without_control_characters,
     )
-    environment.filters["percent"] = percent
-    environment.globals["shown_metrics"] = SHOWN_METRICS
+    environment.filters |= {"percent": percent, "change": change, "cell": cell}
+    environment.globals |= {"shown_metrics": SHOWN_METRICS, "map_font_px": NAME_PX}
     return environment
 
 
@@ -151,16 +201,22 @@ def _shown(dataset: Numbers, report: Numbers) -> dict[str, Any]:
             "paper": PAPER_ABLATIONS[section],
             "rows": [main, *rows],
             "chart": _safe(_variant_chart([main, *rows])),
+            "key": section,
         }
         for section, (title, text) in SECTIONS.items()
         if (rows := [variant for variant in dataset["variants"] if variant["section"] == section])
     ]
+    comparison = dataset["comparison"]
     return {
         "numbers": dataset,
         "main": main,
-        "class_charts": [_safe(chart) for chart in _class_charts(dataset["classes"])],
-        "tables": tables,
         "error_chart": _error_chart(dataset["error_sources"]),
+        "class_charts": [_safe(chart) for chart in _class_charts(dataset["classes"], comparison)],
+        "changes": {} if comparison is None else {entry["index"]: entry for entry in comparison["classes"]},
+        "verdicts": {} if comparison is None else Counter(entry["verdict"] for entry in comparison["classes"]),
+        "change_charts": [_safe(chart) for chart in change_charts(comparison)] if comparison else [],
+        "bottleneck": [table for table in tables if table["key"] == "bottleneck"],
+        "tables": [table for table in tables if table["key"] != "bottleneck"],
         "curves": [_safe(chart) for chart in _curves(dataset, report["weight_choice"])],
         "choice": _choice(dataset, report["weight_choice"]),
     }
@@ -180,28 +236,69 @@ def _error_chart(sources: Numbers | None) -> Markup | None:
     return _safe(error_chart(shown, title=f"What names and masks lose{more}"))
 
 
-def _class_charts(classes: Sequence[Numbers]) -> list[str]:
-    """Draw the IoU of the classes that occur, one chart per mark, the best first."""
+def _class_charts(classes: Sequence[Numbers], comparison: Numbers | None) -> list[str]:
+    """Draw the IoU of the classes that occur, one chart per mark, the best first, all on one scale."""
+    before = {entry["index"]: entry["first"] for entry in comparison["classes"]} if comparison else {}
+    name = comparison["baseline"] if comparison else ""
+    known = [entry for entry in classes if entry["iou"] is not None]
+    ends = [end for entry in known for end in (entry["iou"], *entry["iou_interval"], before.get(entry["index"]))]
+    end = _round_end(max((end for end in ends if end is not None), default=1.0))
+
+    def chart(some: Sequence[Numbers], mark: str, title: str) -> str:
+        bars = [
+            Bar(entry["name"], entry["iou"], _interval(entry["iou_interval"]), mark, None, before.get(entry["index"]))
+            for entry in some
+        ]
+        return bar_chart(bars, title=title, end=end, baseline_name=name)
+
     charts = []
     for mark in MARKS:
-        own = [entry for entry in classes if entry["mark"] == mark and entry["iou"] is not None]
-        own.sort(key=lambda entry: -entry["iou"])
-        if not own:
-            continue
-        if len(own) <= BARS_WHOLE:
-            charts.append(_class_chart(own, mark, f"{mark} classes ({len(own)})"))
-        else:
-            ends = (own[:BARS_AT_EACH_END], own[-BARS_AT_EACH_END:])
-            for part, word in zip(ends, ("best", "worst"), strict=True):
-                charts.append(_class_chart(part, mark, f"{mark} classes: {word} {len(part)} of {len(own)}"))
+        own = sorted((entry for entry in known if entry["mark"] == mark), key=lambda entry: -entry["iou"])
+        if 0 < len(own) <= BARS_WHOLE:
+            charts.append(chart(own, mark, f"{mark} classes ({len(own)})"))
+        elif own:
+            for part, word in ((own[:BARS_AT_EACH_END], "best"), (own[-BARS_AT_EACH_END:], "worst")):
+                charts.append(chart(part, mark, f"{mark} classes: {word} {len(part)} of {len(own)}"))
     return charts
 
 
-def _class_chart(classes: Sequence[Numbers], mark: str, title: str) -> str:
-    """Draw the IoU of some classes."""
-    return bar_chart(
-        [Bar(entry["name"], entry["iou"], _interval(entry["iou_interval"]), mark) for entry in classes], title=title
-    )
+def _round_end(value: float) -> float:
+    """Return where an axis ends that begins at zero and holds a value, on a round number."""
+    return next((end for end in (0.05, 0.1, 0.2, 0.4, 0.6, 0.8) if value <= end), 1.0)
+
+
+def change_charts(comparison: Numbers) -> list[str]:
+    """Draw how much each class is better or worse than what is compared with, the largest gain first."""
+    changes = [
+        Change(entry["name"], entry["difference"], _interval(entry["interval"]))
+        for entry in sorted(comparison["classes"], key=lambda entry: -(entry["difference"] or 0.0))
+        if entry["difference"] is not None
+    ]
+    if not changes:
+        return []
+    name, count = comparison["baseline"], len(changes)
+    half = (count + 1) // 2
+    if count > BARS_WHOLE:
+        gains, losses = changes[:BARS_AT_EACH_END], changes[-BARS_AT_EACH_END:]
+        parts = {
+            f"the {len(gains)} largest gains of {count} classes": gains,
+            f"the {len(losses)} largest losses": losses,
+        }
+    elif count > BARS_AT_EACH_END:
+        parts = {f"{half} of {count} classes": changes[:half], f"the other {count - half}": changes[half:]}
+    else:
+        parts = {f"all {count} classes": changes}
+    ends = [end for one in changes for end in (0.0, one.value, *(one.interval or ()))]
+    room = 0.03 * (max(ends) - min(ends)) or 0.01
+    return [
+        change_chart(
+            some,
+            title=f"Minus {name}: {title}",
+            x_label="difference in IoU [percentage points]",
+            limits=(min(ends) - room, max(ends) + room),
+        )
+        for title, some in parts.items()
+    ]
 
 
 def _variant_chart(variants: Sequence[Numbers]) -> str:
@@ -217,7 +314,7 @@ def _variant_chart(variants: Sequence[Numbers]) -> str:
         for variant in variants
     ]
     title = "mIoU of each variant" + (", and the paper's" if any(bar.paper is not None for bar in bars) else "")
-    return bar_chart(bars, title=title, x_label=_MIOU, whole_scale=False)
+    return bar_chart(bars, title=title, x_label=_MIOU, end=None, from_zero=False)
 
 
 def _interval(bounds: Sequence[float | None] | None) -> tuple[float, float] | None:
@@ -236,7 +333,19 @@ def _curves(dataset: Numbers, weight_choice: Numbers | None) -> list[str]:
         marks = [(choice["best"]["weight"], "best on the test set")]
         if choice["chosen"] is not None:
             marks.append((choice["chosen"]["weight"], "chosen on pairs"))
-        charts.append(curve_chart(weights, title="Ensemble weight", x_label=_WEIGHT, y_label=_MIOU, marks=marks))
+        before = _points_before(dataset)
+        others = {"original CLIP, before training": before} if len(before) > 1 else {}
+        charts.append(
+            curve_chart(
+                weights,
+                title="Ensemble weight",
+                x_label=_WEIGHT,
+                y_label=_MIOU,
+                marks=marks,
+                name="this CLIP",
+                others=others,
+            )
+        )
     if weight_choice is not None:
         charts.append(
             curve_chart(
@@ -261,6 +370,19 @@ def _points(dataset: Numbers, section: Section, value: Callable[[Numbers], float
         (value(variant), variant["metrics"]["miou"])
         for variant in dataset["variants"]
         if variant["section"] == section and variant["metrics"]["miou"] is not None
+    )
+
+
+def _points_before(dataset: Numbers) -> list[tuple[float, float]]:
+    """Return mIoU by ensemble weight of the CLIP before training, at the weights at which ablations have it."""
+    main = next(variant for variant in dataset["variants"] if variant["name"] == dataset["main_variant"])
+    if main["view"] is None or main["view"]["clip"] == ORIGINAL:
+        return []
+    return sorted(
+        (variant["ensemble_weight"], variant["metrics"]["miou"])
+        for variant in dataset["variants"]
+        if (variant["section"] == "adaptation" and variant["view"] and variant["view"]["clip"] == ORIGINAL)
+        or variant["name"] == "proposal-net-only"  # in which no CLIP has a say
     )
 
 

@@ -2,7 +2,7 @@
 
 import base64
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,14 +12,17 @@ from PIL import Image
 from ovseg_models.overlay import palette
 from pipeline.errors import StageError
 from pipeline.evaluate.labelled_images import FailedImage, LabelledImage, LabelledScenes, decoded, decoded_labels
-from pipeline.evaluate.stored_scores import ScoredImage, Scores
+from pipeline.evaluate.stored_scores import ScoredImage, Scores, json_number
+from pipeline.picture_sheets import NamePlace, name_places, painted
 from storage_schemas.scenes import SceneShard
 from storage_schemas.scores import read_predictions
 
 SIDE_PX = 320
-_UNLABELLED = (225, 225, 225)
+NAMED_PX, NAME_PX = 300, 17
+"""Width of a map in the units in which names are placed, and size of their letters in them."""
+_NO_CLASS = np.uint16(65535)
 _CONFUSED = np.array((217, 40, 30), np.float32)
-_LEGEND = 6
+_LEGEND = 8
 
 
 @dataclass(frozen=True)
@@ -30,32 +33,53 @@ class LegendEntry:
         name: Class name.
         colour: CSS colour.
         true_share: Its share of the labelled pixels.
-        predicted_share: Its share of them in the prediction.
+        predicted_share: Its share of them in the last prediction.
+        ious: Its IoU in this picture, of each prediction; None where it is in neither map.
     """
 
     name: str
     colour: str
     true_share: float
     predicted_share: float
+    ious: tuple[float | None, ...]
+
+
+@dataclass(frozen=True)
+class ShownMap:
+    """A label map or a prediction.
+
+    Attributes:
+        title: What it is.
+        url: Data URL of the map in its classes' colours, grey where nothing is labelled.
+        names: Where the names of classes are written, in the row's units; those without room are in the legend alone.
+        classes: Names of all classes in it, those with most pixels first.
+        miou: Mean IoU over the classes of the label map, of this picture; None for the label map itself.
+    """
+
+    title: str
+    url: str
+    names: tuple[NamePlace, ...]
+    classes: tuple[str, ...]
+    miou: float | None
 
 
 @dataclass(frozen=True)
 class PictureRow:
-    """An image, its label map and its prediction.
+    """An image, its label map and its predictions.
 
     Attributes:
         key: Key of the scene.
+        size: Width and height in which names are placed.
         image: Data URL.
-        truth: Data URL; grey where nothing is labelled.
-        prediction: Data URL; grey where nothing is labelled.
-        legend: The classes with most pixels in either.
-        more: Further classes in either.
+        maps: The label map and each prediction.
+        legend: The classes with most pixels in any of them.
+        more: Further classes.
     """
 
     key: str
+    size: tuple[int, int]
     image: str
-    truth: str
-    prediction: str
+    maps: tuple[ShownMap, ...]
     legend: tuple[LegendEntry, ...]
     more: int
 
@@ -86,25 +110,18 @@ class PictureBook:
     def __init__(self, scores: Scores, scenes: LabelledScenes) -> None:
         self._scores = scores
         self._scenes = scenes
-        self._names = scores.attributes.class_names
-        self._colours = palette(scores.class_count)
+        self.class_names = scores.attributes.class_names
+        self.ignore_label = scenes.ignore_label
         self.images = scores.images()
         self._by_key = {image.key: image for image in self.images}
         self._rows_of_unit: dict[str, dict[str, int]] = {}
 
+    def __contains__(self, key: str) -> bool:
+        return key in self._by_key
+
     def row(self, key: str) -> PictureRow:
         """Draw an image, its label map and its prediction."""
-        scene, predicted = self.maps(key)
-        labelled = scene.labels != self._scenes.ignore_label
-        legend, more = self._legend(scene.labels[labelled], predicted[labelled])
-        return PictureRow(
-            key=key,
-            image=photo_url(scene.image),
-            truth=drawing_url(self._painted(scene.labels, labelled)),
-            prediction=drawing_url(self._painted(predicted, labelled)),
-            legend=legend,
-            more=more,
-        )
+        return picture_row({"prediction": self}, key)
 
     def maps(self, key: str) -> tuple[LabelledImage, npt.NDArray[np.uint16]]:
         """Return an image with its label map, and the prediction [height width] of it."""
@@ -147,29 +164,68 @@ class PictureBook:
         (png,) = read_predictions(self._scores.artifact, image.unit, [image.prediction])
         return found, decoded_labels(png)
 
-    def _painted(self, labels: npt.NDArray[np.uint16], labelled: npt.NDArray[np.bool_]) -> Image.Image:
-        """Paint a label map in its classes' colours."""
-        painted = self._colours[np.where(labelled, labels, 0)]
-        return Image.fromarray(np.where(labelled[:, :, None], painted, np.array(_UNLABELLED, np.uint8)))
 
-    def _legend(
-        self, true: npt.NDArray[np.uint16], predicted: npt.NDArray[np.uint16]
-    ) -> tuple[tuple[LegendEntry, ...], int]:
-        """List the classes with most pixels, and count those that are left out."""
-        counts = [np.bincount(values, minlength=len(self._names)) for values in (true, predicted)]
-        shares = np.stack(counts) / max(1, len(true))
-        order = np.argsort(-shares.max(axis=0), kind="stable")
-        present = [int(index) for index in order if shares[:, index].max() > 0]
-        entries = tuple(
-            LegendEntry(
-                self._names[index],
-                "#" + "".join(f"{part:02x}" for part in self._colours[index].tolist()),
-                float(shares[0, index]),
-                float(shares[1, index]),
+def picture_row(books: Mapping[str, PictureBook], key: str) -> PictureRow:
+    """Draw an image, its label map and its prediction in each of some evaluations of the same scenes.
+
+    Args:
+        books: Evaluations by what is written above their predictions; at least one.
+    """
+    found = [book.maps(key) for book in books.values()]
+    scene, book = found[0][0], next(iter(books.values()))
+    names, ignored = book.class_names, scene.labels == book.ignore_label
+    colours = palette(len(names))
+    maps = [np.where(ignored, _NO_CLASS, labels) for labels in (scene.labels, *(predicted for _, predicted in found))]
+    true, *predictions = [labels[~ignored] for labels in maps]
+    shares = np.stack([_counts(values, len(names)) for values in (true, *predictions)]) / max(1, len(true))
+    ious = [_ious(true, predicted, len(names)) for predicted in predictions]
+    width = NAMED_PX
+    height = max(1, round(width * scene.labels.shape[0] / scene.labels.shape[1]))
+    shown = []
+    for place, (title, labels) in enumerate(zip(("label map", *books), maps, strict=True)):
+        small = np.asarray(_reduced(Image.fromarray(labels), Image.Resampling.NEAREST))
+        present = [int(index) for index in np.argsort(-shares[place], kind="stable") if shares[place, index] > 0]
+        miou = None
+        if place:
+            of_labels = ious[place - 1][shares[0] > 0]
+            miou = float(of_labels.mean()) if len(of_labels) else None
+        shown.append(
+            ShownMap(
+                title=title,
+                url=drawing_url(Image.fromarray(painted(small, colours))),
+                names=tuple(
+                    name_places([(names[index], small == index) for index in present], (width, height), font_px=NAME_PX)
+                ),
+                classes=tuple(names[index] for index in present),
+                miou=miou,
             )
-            for index in present[:_LEGEND]
         )
-        return entries, max(0, len(present) - _LEGEND)
+    order = [int(index) for index in np.argsort(-shares.max(axis=0), kind="stable") if shares[:, index].max() > 0]
+    legend = tuple(
+        LegendEntry(
+            name=names[index],
+            colour="#" + "".join(f"{part:02x}" for part in colours[index].tolist()),
+            true_share=float(shares[0, index]),
+            predicted_share=float(shares[-1, index]),
+            ious=tuple(json_number(of_prediction[index]) for of_prediction in ious),
+        )
+        for index in order[:_LEGEND]
+    )
+    image = photo_url(scene.image)
+    return PictureRow(key, (width, height), image, tuple(shown), legend, max(0, len(order) - _LEGEND))
+
+
+def _counts(labels: npt.NDArray[np.integer], classes: int) -> npt.NDArray[np.int64]:
+    """Count the pixels of each class."""
+    counts: npt.NDArray[np.int64] = np.bincount(labels[labels < classes], minlength=classes)
+    return counts
+
+
+def _ious(true: npt.NDArray[np.integer], predicted: npt.NDArray[np.integer], classes: int) -> npt.NDArray[np.float64]:
+    """Return the IoU of each class in one picture; NaN where it is in neither map."""
+    both = _counts(true[true == predicted], classes)
+    union = _counts(true, classes) + _counts(predicted, classes) - both
+    return np.where(union > 0, both / np.maximum(union, 1), np.nan)
 
 
 def spread(keys: Sequence[str], count: int) -> list[str]:

@@ -13,7 +13,7 @@ from ovseg_models.segmentation_metrics import top_confusions
 from pipeline.errors import StageError
 from pipeline.evaluate.labelled_images import LabelledScenes
 from pipeline.evaluate.report.page import pictures_of
-from pipeline.evaluate.report.pictures import SIDE_PX, PictureBook, drawing_url, photo_url, spread
+from pipeline.evaluate.report.pictures import SIDE_PX, PictureBook, photo_url, picture_row, spread
 from pipeline.evaluate.score import labelled_scenes_of
 from pipeline.evaluate.stored_scores import Scores
 from pipeline.prepare.prepare import prepare
@@ -53,18 +53,41 @@ def test_a_row_paints_label_map_and_prediction_and_counts_their_shares(book):
     for key, true in labels.items():
         row = pictures.row(key)
         labelled = true != 255
-        for url, values in ((row.truth, true), (row.prediction, predictions[key])):
-            painted = shown(url)
+        assert [each.title for each in row.maps] == ["label map", "prediction"]
+        for each, values in zip(row.maps, (true, predictions[key]), strict=True):
+            painted = shown(each.url)
             assert np.array_equal(painted[labelled], colours[values[labelled]])
             assert {tuple(colour) for colour in painted[~labelled]} == {GREY}
+            assert set(each.classes) == {NAMES[index] for index in set(values[labelled].tolist())}
+            assert {place.name for place in each.names} <= set(each.classes)
+            assert all(0 <= place.x <= row.size[0] and 0 <= place.y <= row.size[1] for place in each.names)
+        assert any(each.names for each in row.maps)
         for entry in row.legend:
             index = NAMES.index(entry.name)
             assert entry.true_share == pytest.approx((true[labelled] == index).mean())
             assert entry.predicted_share == pytest.approx((predictions[key][labelled] == index).mean())
             assert entry.colour == "#{:02x}{:02x}{:02x}".format(*colours[index].tolist())
+            union = ((true == index) | (predictions[key] == index)) & labelled
+            assert entry.ious == (
+                pytest.approx(((true == index) & (predictions[key] == index))[labelled].sum() / union.sum()),
+            )
+        ious = {entry.name: entry.ious[0] for entry in row.legend}
+        assert row.maps[0].miou is None
+        assert row.maps[1].miou == pytest.approx(
+            np.mean([ious[NAMES[index]] for index in set(true[labelled].tolist())])
+        )
         occurring = set(true[labelled]) | set(predictions[key][labelled])
         assert (len(row.legend), row.more) == (len(occurring), 0)
         assert row.image.startswith("data:image/png")
+
+
+def test_a_row_of_two_evaluations_shows_both_predictions_and_both_ious(book):
+    pictures, _, predictions = book
+    row = picture_row({"before": pictures, "after": pictures}, min(predictions))
+    assert [each.title for each in row.maps] == ["label map", "before", "after"]
+    assert row.maps[1].url == row.maps[2].url
+    assert row.maps[1].miou == row.maps[2].miou
+    assert all(len(entry.ious) == 2 for entry in row.legend)
 
 
 def test_a_confusion_is_shown_on_the_image_with_most_of_it(book):
@@ -96,7 +119,7 @@ def test_a_scene_that_has_gone_bad_is_reported(book, tmp_path):
 
 def test_large_pictures_are_made_smaller():
     large = Image.fromarray(np.random.default_rng(0).integers(0, 256, (2 * SIDE_PX, SIDE_PX, 3), np.uint8))
-    assert shown(photo_url(large)).shape == shown(drawing_url(large)).shape == (SIDE_PX, SIDE_PX // 2, 3)
+    assert shown(photo_url(large)).shape == (SIDE_PX, SIDE_PX // 2, 3)
 
 
 class Named:
