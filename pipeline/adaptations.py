@@ -17,6 +17,7 @@ from pipeline.evaluate.report.pictures import PictureBook
 from pipeline.evaluate.score import labelled_scenes_of
 from pipeline.evaluate.side_by_side import side_by_side
 from pipeline.evaluate.stored_scores import Scores
+from pipeline.evaluate.variants import ORIGINAL
 from pipeline.settings import Mode, Settings
 from pipeline.text_tables import text_table
 from storage_schemas.artifact import Artifact
@@ -46,7 +47,7 @@ class Adaptation:
 
     def settings_of(self, settings: Settings) -> Settings:
         """Return the settings with which the four stages make this row."""
-        evaluation = {"clip": self.clip, "use_mask_prompts": self.use_mask_prompts}
+        evaluation = {"clip": self.clip, "use_mask_prompts": self.use_mask_prompts, "baseline": ORIGINAL}
         return settings.model_copy(
             update={
                 "finetune": settings.finetune.model_copy(update={"mode": self.mode}),

@@ -174,10 +174,10 @@ def _evaluation(graph: Graph, settings: Settings, net: Node, clips: Mapping[str,
         if section.baseline == ORIGINAL != section.clip:
             before = section.model_copy(update={"clip": ORIGINAL, "use_mask_prompts": True})  # it has no prompts
             score = Score(settings=before, dataset=dataset, compute=compute, clip_names_alone=alone)
-            scored_on = {"scenes": graph.scenes(dataset.dataset, "evaluate.datasets"), "clip": graph.clip}
+            scenes = graph.scenes(dataset.dataset, "evaluate.datasets")
             read[f"{BASELINE}-{place}"] = graph.add(
                 score,
-                {**scored_on, **score.inputs_among(found)},
+                {"scenes": scenes, "clip": graph.clip, **score.inputs_among(found)},
                 name=f"{settings.name}-{dataset.dataset}",
                 made_here=False,
                 command="ovseg evaluate --set evaluate.clip=original",

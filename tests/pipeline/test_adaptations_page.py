@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ovseg_models.bootstrap import class_differences
+from ovseg_models.bootstrap import Interval, compare_classes
 from ovseg_models.segmentation_metrics import ClassCounts, class_iou
 from pipeline.adaptations import ADAPTATIONS, AFTER, BEFORE, adaptation_tables, report_of
 from pipeline.adaptations_page.page import Rows, adaptations_page
@@ -84,10 +84,10 @@ def test_a_change_of_one_class_alone_is_known_to_within_nothing():
         ClassCounts(**{**dict.fromkeys(names, true), "intersection_px": true // 2 + np.array([0, more, 0])})
         for more in (0, 25)
     )
-    low, high = class_differences(first, second, rounds=50)
-    assert low[[0, 2]].tolist() == high[[0, 2]].tolist() == [0.0, 0.0]
-    assert low[1] == pytest.approx(high[1])
-    assert low[1] == pytest.approx(75 / 125 - 50 / 150)
+    found = compare_classes(first, second, rounds=50)
+    assert [found[place].interval for place in (0, 2)] == [Interval(0.0, 0.0)] * 2
+    assert found[1].interval.low == pytest.approx(found[1].interval.high)
+    assert found[1].interval.low == pytest.approx(75 / 125 - 50 / 150)
 
 
 def test_the_first_picture_shows_scenes_of_the_test_split_before_any_training(tmp_path):

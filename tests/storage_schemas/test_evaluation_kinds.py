@@ -9,6 +9,7 @@ from storage_schemas import branches, reports, scores, weight_choices
 from storage_schemas.artifact import Artifact
 from storage_schemas.errors import ArtifactError, CorruptUnitError, SchemaError
 from storage_schemas.manifest import Description, Identity
+from storage_schemas.report_files import report_files
 from storage_schemas.tars import Member
 
 CLASSES = 5
@@ -130,6 +131,15 @@ def test_weight_choices_and_reports_come_back(tmp_path):
     reports.write_report(report, html="<p>", markdown="# a", numbers={"miou": 0.5})
     assert reports.html_path(report).read_text() == "<p>"
     assert reports.read_numbers(report) == {"miou": 0.5}
+    assert [file.path.name for file in report_files(report)] == ["report.md", "report.html"]
+    sidecar = (report.directory / "report.json").read_bytes()
+    reports.write_report(report, html="<p>another day", markdown="# a", numbers={"miou": 0.5})
+    assert (report.directory / "report.json").read_bytes() == sidecar  # the page is no part of the unit
+    reports.take_back_without_page(report)
+    assert not report.status().todo
+    reports.html_path(report).unlink()
+    reports.take_back_without_page(report)
+    assert report.status().todo == (reports.UNIT,)
     (report.directory / "report.numbers.json").write_text("[]")
     with pytest.raises(SchemaError, match="holds a list, a JSON object is expected"):
         reports.read_numbers(report)

@@ -25,8 +25,9 @@ from pipeline.graph import MissingInputError
 from pipeline.picture_sheets import write_picture
 from pipeline.settings import Settings, settings_toml
 from pipeline.stages import run
-from storage_schemas.reports import read_numbers
+from storage_schemas.reports import html_path, read_numbers
 from tests.pipeline.evaluate.test_adapted_clip import adapted_settings, write_adapted
+from tests.pipeline.evaluate.test_evaluate import require_sound
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +52,7 @@ def test_rows_differ_in_what_their_titles_say_alone():
         ("FT then MPT", "ft-then-mpt", "adapted"),
     ]
     assert [row.evaluate.use_mask_prompts for row in found.values()] == [True, True, False, True]
+    assert {row.evaluate.baseline for row in found.values()} == {"original"}
     for row in found.values():
         assert row.model_copy(update={"finetune": settings.finetune, "evaluate": settings.evaluate}) == settings
 
@@ -71,6 +73,20 @@ def test_the_table_holds_the_numbers_of_the_reports_and_of_their_comparison(sett
     assert table.gain["seen"] == Estimate(
         100 * (found.second - found.first), 100 * found.interval.low, 100 * found.interval.high
     )
+
+
+def test_each_report_compares_with_the_original_clip_class_by_class(settings):
+    for row in ADAPTATIONS:
+        report = report_of(row.settings_of(settings))
+        (dataset,) = read_numbers(report)["datasets"]
+        if row is BEFORE:
+            assert dataset["comparison"] is None
+            continue
+        (before,) = read_numbers(report_of(BEFORE.settings_of(settings)))["datasets"]
+        first = {each["index"]: each["first"] for each in dataset["comparison"]["classes"]}
+        assert first == {each["index"]: each["iou"] for each in before["classes"] if each["index"] in first}
+        assert dataset["comparison"]["baseline"] == "original CLIP"
+        require_sound(html_path(report))
 
 
 def test_the_table_goes_through_json_and_onto_paper():

@@ -1,7 +1,10 @@
 """The whole stage on drawn scenes and a folder whose class names are hostile: scores, report, comparison."""
 
+import base64
 import json
 import re
+from html.parser import HTMLParser
+from itertools import pairwise
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -39,7 +42,7 @@ NAMES = [
     "a|b*c_d[e]",
     "a rather long name, a",
 ]
-LOADED = re.compile(r"(?:src|href)\s*=(?![\"']?(?:data:|#))|@import|url\((?!#)", re.IGNORECASE)
+LOADED = re.compile(r"@import|url\((?!#)", re.IGNORECASE)
 
 
 def evaluated(runs: Path, data: Path, *, ablate: bool = False, **evaluate_settings) -> tuple[Settings, StageRun]:
@@ -108,6 +111,7 @@ def test_a_second_run_does_nothing_and_says_the_same(ablated):
 def test_the_page_stands_alone_and_takes_no_name_for_markup(ablated):
     page = html_path(ablated[1].artifact).read_text(encoding="utf-8")
     assert not LOADED.search(page)
+    require_sound(html_path(ablated[1].artifact))
     assert "<script" not in page
     assert "&lt;script&gt;document.body" in page
     assert page.count("data:image/") > 20
@@ -118,7 +122,7 @@ def test_the_page_stands_alone_and_takes_no_name_for_markup(ablated):
         "IoU of each class": "Figure 8",
     }
     for title, place in places.items():
-        heading = f"<h3>{title} <span class=.faint.>· the paper's {place}</span></h3>"
+        heading = f"<h4>{title} <span class=.faint.>· the paper's {place}</span></h4>"
         assert len(re.findall(heading, page)) == 2, title
     assert "proposals named perfectly\n<b>66.5</b>." in page
     assert "Ensemble weight" in page
@@ -129,6 +133,94 @@ def test_the_page_stands_alone_and_takes_no_name_for_markup(ablated):
         assert any("[%]" in text for text in texts)
 
 
+class Sound(HTMLParser):
+    """Collects what a page refers to, and what its pictures are for those who don't see them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loaded: list[str] = []
+        self.links: list[str] = []
+        self.ids: list[str] = []
+        self.headings: list[str] = []
+        self.unnamed: list[str] = []
+        self.heads_without_scope = 0
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        of = {name: value or "" for name, value in attrs}
+        self.ids += [of["id"]] if "id" in of and tag != "path" else []
+        self.headings += [tag] if re.fullmatch("h[1-6]", tag) else []
+        self.heads_without_scope += tag == "th" and "scope" not in of
+        if tag == "a":
+            self.links.append(of["href"])
+        elif tag in ("img", "image", "link", "use"):
+            self.loaded.append(of.get("src") or of.get("href") or of.get("xlink:href", ""))
+        if (tag == "img" and not of.get("alt")) or (tag == "svg" and not of.get("aria-label")):
+            self.unnamed.append(tag)
+
+
+def require_sound(path: Path) -> Sound:
+    """Check that a page loads nothing, that its links lead somewhere, and that its pictures have a text."""
+    page = Sound()
+    page.feed(path.read_text(encoding="utf-8"))
+    assert all(one.startswith(("data:", "#")) for one in page.loaded)
+    for link in page.links:
+        if link.startswith("#"):
+            assert link[1:] in page.ids
+        elif not link.startswith("data:"):
+            assert not Path(link).is_absolute()
+            assert (path.parent / link).is_file(), link
+    levels = [int(heading[1]) for heading in page.headings]
+    assert levels[0] == 1
+    assert all(later - earlier <= 1 for earlier, later in pairwise(levels))
+    assert (page.unnamed, page.heads_without_scope) == ([], 0)
+    return page
+
+
+def test_the_page_says_when_and_with_what_it_was_made_and_the_numbers_do_not(tmp_path, monkeypatch):
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "1700000000")
+    _, report = evaluated(tmp_path / "runs", tmp_path / "data")
+    page = html_path(report.artifact)
+    before = files_of(report.artifact)
+    text = page.read_text(encoding="utf-8").partition('id="provenance"')[2]
+    for what in ("2023-11-14 22:13 UTC", "ovseg-pipeline", "commit", "ovseg evaluate --config settings.toml"):
+        assert what in text
+    (settings_link,) = [link for link in require_sound(page).links if link.startswith("data:application/toml")]
+    (tmp_path / "settings.toml").write_bytes(base64.b64decode(settings_link.partition(",")[2]))
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "1800000000")
+    page.unlink()  # a page that is gone is written again, from the settings that it gives, too
+    assert main(["evaluate", "--config", str(tmp_path / "settings.toml")]) == 0
+    after = files_of(report.artifact)
+    assert {name for name in after if after[name] != before[name]} == {"report.html"}
+
+
+def test_any_run_on_the_same_scenes_can_be_compared_with(tmp_path, capsys):
+    settings, first = evaluated(tmp_path / "runs", tmp_path / "data")
+    config = tmp_path / "run.toml"
+    config.write_text(settings_toml(settings))
+    arguments = ["evaluate", "--config", str(config), "--set", "evaluate.oracle_labels=true", "--baseline"]
+    assert main([*arguments, str(first.artifact.directory)]) == 0
+    page = Path(re.search(r"report: (.*)", capsys.readouterr().out).group(1))
+    numbers = json.loads(page.with_name("report.numbers.json").read_text())
+    for entry, name in zip(numbers["datasets"], ("drawn", "mine"), strict=True):
+        compared = entry["comparison"]
+        assert compared["baseline"] == scores_on(first, name).directory.name
+        assert compared["metrics"]["miou"]["second"] == entry["variants"][0]["metrics"]["miou"]
+        assert compared["metrics"]["miou"]["first"] < compared["metrics"]["miou"]["second"]
+        ious = {each["index"]: each["iou"] for each in entry["classes"]}
+        assert {each["index"]: each["second"] for each in compared["classes"]}.items() <= ious.items()
+        mious = {each["key"]: each["miou"] for each in entry["per_image"]}
+        assert {each["key"]: each["second"] for each in compared["per_image"]} == pytest.approx(mious)
+    require_sound(page)
+    assert "Images that gained most" in page.read_text(encoding="utf-8")
+    assert main([*arguments, str(tmp_path / "nothing")]) != 0
+    assert "evaluate.baseline: " in capsys.readouterr().err
+
+
+def test_the_original_clip_is_compared_with_nothing(tmp_path):
+    _, report = evaluated(tmp_path / "runs", tmp_path / "data", baseline="original")
+    assert [entry["comparison"] for entry in read_numbers(report.artifact)["datasets"]] == [None, None]
+
+
 def test_markdown_and_json_say_what_the_page_says(ablated):
     report = ablated[1]
     markdown = html_path(report.artifact).with_suffix(".md").read_text(encoding="utf-8")
@@ -136,7 +228,7 @@ def test_markdown_and_json_say_what_the_page_says(ablated):
     for entry in read_numbers(report.artifact)["datasets"]:
         value = f"{100 * entry['variants'][0]['metrics']['miou']:.1f}"
         assert re.search(rf"\| {entry['dataset']} \| {value} \|", markdown)
-        assert f'<td class="number">{value}</td>' in page
+        assert re.search(rf'<td class="number">(<b class="main">)?{value}\b', page)
     assert "<script" not in markdown
     assert r"a\|b\*c\_d\[e\]" in markdown
     assert {line.count(" | ") for line in markdown.splitlines() if line.startswith("| sky | seen |")} == {4}

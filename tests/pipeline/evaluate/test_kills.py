@@ -50,7 +50,10 @@ def done_in(runs: Path) -> int:
 
 
 @pytest.mark.slow
-def test_a_run_killed_at_random_moments_ends_with_the_same_bytes(tmp_path: Path) -> None:
+def test_a_run_killed_at_random_moments_ends_with_the_same_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "0")  # pages say when they were made
     run("evaluate", ready(tmp_path / "calm"), ablate=True)
     calm = result_of(tmp_path / "calm")
     runs, config = tmp_path / "killed", tmp_path / "run.toml"
