@@ -126,7 +126,7 @@ def test_the_page_stands_alone_and_takes_no_name_for_markup(ablated):
         assert len(re.findall(heading, page)) == 2, title
     assert "proposals named perfectly\n<b>66.5</b>." in page
     assert "Ensemble weight" in page
-    charts = re.findall(r"<svg.*?</svg>", page, re.DOTALL)
+    charts = re.findall(r'<svg[^>]*class="chart".*?</svg>', page, re.DOTALL)
     assert len(charts) >= 10
     for chart in charts:
         texts = [text.text for text in ElementTree.fromstring(chart).iter("{http://www.w3.org/2000/svg}text")]
