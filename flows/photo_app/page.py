@@ -5,7 +5,6 @@ import secrets
 from collections.abc import Iterator, Sequence
 from html import escape
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, NoReturn
 from urllib.parse import quote
 
@@ -116,7 +115,9 @@ def build_page(
             concurrency_limit=_ASKERS_AT_ONCE,  # the nets see one photograph at a time; others need not wait for them
             api_visibility="private",
         )
-        asked.then(_write, [shown], files, show_progress="hidden", api_visibility="private")
+        asked.then(
+            lambda found: _write(found, files[0]), [shown], files, show_progress="hidden", api_visibility="private"
+        )
     page.queue(max_size=_ASKERS_WAITING_MAX, default_concurrency_limit=1, api_open=False)
     return page
 
@@ -168,14 +169,26 @@ def serve(
     return str(address)
 
 
-def _write(found: Answer | None) -> Iterator[list[gradio.DownloadButton]]:
-    """Write what ``ovseg segment`` writes, once the answer is shown; Gradio copies it before the folder goes."""
+def _write(found: Answer | None, component: gradio.Button) -> list[gradio.DownloadButton]:
+    """Write what ``ovseg segment`` writes, once the answer is shown.
+
+    Args:
+        found: What is shown; None for nothing.
+        component: Has the files removed when they are old.
+    """
     if found is None:
-        return
-    with TemporaryDirectory(dir=get_upload_folder()) as folder:
-        json_path = found.result.save(folder)
-        paths = [json_path.with_name(json_path.name.removesuffix(RESULT_ENDINGS[-1]) + end) for end in RESULT_ENDINGS]
-        yield [gradio.DownloadButton(value=path, interactive=True) for path in paths]
+        return [gradio.DownloadButton(value=None, interactive=False)] * len(_DOWNLOADS)
+    json_path = found.result.save(_served_folder(component))
+    paths = [json_path.with_name(json_path.name.removesuffix(RESULT_ENDINGS[-1]) + end) for end in RESULT_ENDINGS]
+    component.temp_files.update(map(str, paths))
+    return [gradio.DownloadButton(value=path, interactive=True) for path in paths]
+
+
+def _served_folder(component: gradio.blocks.Block) -> Path:
+    """Make a folder with a name that nobody guesses, whose files Gradio serves as they are and does not copy."""
+    folder = Path(component.GRADIO_CACHE) / secrets.token_urlsafe(16)
+    folder.mkdir(parents=True)
+    return folder
 
 
 def _question_side(
@@ -321,8 +334,7 @@ def _view(found: Answer, limits: Limits, component: gradio.HTML) -> str:
     image = found.result.encoded.image
     width, height = image.size
     photograph_format = "jpeg" if max(width, height) <= _JPEG_SIDE_MAX_PX else "png"
-    folder = Path(component.GRADIO_CACHE) / secrets.token_urlsafe(16)
-    folder.mkdir(parents=True)
+    folder = _served_folder(component)
     addresses = []
     for picture, name in ((image, f"photograph.{photograph_format}"), (found.paint, "paint.png")):
         picture.save(folder / name, quality=92)  # which a PNG has not
