@@ -1,7 +1,7 @@
 """By which rules an evaluation was counted, in words for its report: what numbers of others are compared with."""
 
-from pipeline.evaluate.stored_scores import Scores
 from pipeline.settings import EvaluateSettings, PredictionsSettings
+from storage_schemas.artifact import Artifact
 
 NUMBERS = "numbers"
 """Fact of a unit of scores of predictions: what the numbers in files were read as."""
@@ -13,7 +13,7 @@ _READ_AS = {
 
 
 def protocol(
-    scores: Scores, settings: EvaluateSettings, predictions: PredictionsSettings | None, *, ignore_label: int
+    scores: Artifact, settings: EvaluateSettings, predictions: PredictionsSettings | None, *, ignore_label: int
 ) -> dict[str, str]:
     """Return the rules by what they are about; of predictions in files, also how those were read.
 
@@ -37,7 +37,7 @@ def protocol(
             "the highest wins",
             "pixels without a class": "none: each pixel gets the likeliest of all classes",
         }
-    units = scores.artifact.status().units
+    units = scores.status().units
     kinds = {str(unit.sidecar.facts[NUMBERS]) for unit in units if unit.sidecar and NUMBERS in unit.sidecar.facts}
     read_as = ", ".join(_READ_AS.get(kind, kind) for kind in sorted(kinds))
     none = ", ".join(str(number) for number in predictions.no_class)

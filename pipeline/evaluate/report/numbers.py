@@ -112,7 +112,7 @@ def dataset_numbers(settings: Settings, node: Node, baseline: tuple[str, Scores]
         "wrong_px": int(summed.true_px.sum() - summed.intersection_px.sum()),
         "per_image": _image_numbers(table),
         "protocol": protocol(
-            scores,
+            scores.artifact,
             settings.evaluate,
             step.dataset.predictions,
             ignore_label=ScenesAttributes.of(node["scenes"].artifact).ignore_label,
