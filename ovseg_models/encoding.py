@@ -189,10 +189,16 @@ class EncodedImage(Proposals):
         """
         largest = max(self.size, self.net_size, key=lambda size: size[0] * size[1])
         for rows in query_chunks(self.mask_logits, largest):
-            probs = upsampled_mask_probs(self.mask_logits[rows], self.net_size)
-            if self.size != self.net_size:
-                probs = functional.interpolate(probs[None], size=self.size, mode="bilinear", align_corners=False)[0]
-            yield probs > self.mask_threshold
+            yield self.resized_hard_masks(rows, self.size)
+
+    def resized_hard_masks(
+        self, queries: slice | Sequence[int], size: tuple[int, int]
+    ) -> Bool[Tensor, "some height width"]:
+        """Return the hard masks of some queries at any height and width; soft masks are resized, then compared."""
+        probs = upsampled_mask_probs(self.mask_logits[queries], self.net_size)
+        if size != self.net_size:
+            probs = functional.interpolate(probs[None], size=size, mode="bilinear", align_corners=False)[0]
+        return probs > self.mask_threshold
 
 
 def net_pixels(image: Image.Image, *, short_side_px: int, max_side_px: int) -> UInt8[Tensor, "3 height width"]:

@@ -10,14 +10,12 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 import torch
 from PIL import Image
-from torch.nn import functional
 
 from flows.photo_app.encoded_images import EncodedImages
 from flows.photo_app.limits import unread_words
 from flows.photo_app.questions import Question, QuestionError
 from ovseg_models.encoding import EncodedImage
 from ovseg_models.overlay import name_colours
-from ovseg_models.proposal_masks import upsampled_mask_probs
 from ovseg_models.segmentation import MaskRow, Segmentation
 from ovseg_models.segmenter import Segmenter
 
@@ -205,11 +203,7 @@ def _pictures(result: Segmentation, rows: Sequence[MaskRow]) -> tuple[tuple[Imag
     encoded = result.encoded
     small = encoded.image.copy()
     small.thumbnail((_PICTURE_SIDE_PX, _PICTURE_SIDE_PX))
-    probs = upsampled_mask_probs(encoded.mask_logits[[row.query for row in rows]], encoded.net_size)
-    size = small.height, small.width
-    if size != encoded.net_size:  # as hard masks at the photograph's own size are made
-        probs = functional.interpolate(probs[None], size=size, mode="bilinear", align_corners=False)[0]
-    masks = (probs > encoded.mask_threshold).cpu().numpy()
+    masks = encoded.resized_hard_masks([row.query for row in rows], (small.height, small.width)).cpu().numpy()
     pixels = np.asarray(small)
     faded = (pixels * np.float32(1 - _FADED_SHARE) + np.float32(_PAPER * _FADED_SHARE)).astype(np.uint8)
     return tuple(
