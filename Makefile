@@ -59,7 +59,7 @@ eval: $(STAMP)  ## Evaluate CONFIG on its labelled data sets and write the repor
 demo-results: demo  ## Put the demo's table and picture into README.md and docs
 	$(BIN)/python -m tools.write_demo_results --config $(CONFIG)
 
-paper-tables: $(STAMP)  ## Measure the paper's tables 2 to 6 on the drawn world (half an hour or more; goes on where it stopped)
+paper-tables: $(STAMP)  ## Measure the paper's tables 2 to 6 on the drawn world (hours; goes on where it stopped)
 	$(BIN)/python -m tools.measure_paper_tables --out $(or $(OUT),runs/paper-tables)
 	cp $(or $(OUT),runs/paper-tables)/results.jsonl docs/results/drawn_world_results.jsonl
 	$(BIN)/python -m tools.measure_paper_tables --out $(or $(OUT),runs/paper-tables) --write docs/results/drawn_world_results.md

@@ -13,6 +13,7 @@ from tools.paper_tables_page import (
     APPEARS,
     CLAIMS,
     REVERSED,
+    SEEDS_TO_COMPARE,
     TABLES,
     TAUGHT_NAMES,
     UNDECIDED,
@@ -20,6 +21,8 @@ from tools.paper_tables_page import (
     in_short,
     page,
     pairs_table,
+    reasons,
+    so_far,
     summary,
     table,
     taught_table,
@@ -175,6 +178,24 @@ def test_the_page_holds_all_that_is_made_of_the_results():
         assert f"\n{part}\n" in text
     for title, lines in TABLES.items():
         assert f"### {title}\n\n{table(results, lines)}\n" in text
+
+
+def test_a_page_of_fewer_seeds_says_how_many():
+    few, enough = made_up(3), made_up(SEEDS_TO_COMPARE)
+    assert "**3 of 20 seeds" in page(few)
+    assert so_far(enough) == ""
+    assert len(COMPARED_SEEDS) == SEEDS_TO_COMPARE
+
+
+def test_what_was_tested_of_an_order_is_shown_with_its_figures():
+    rows = {"FT for longer": 3.0, "FT proposals-5-captions": 2.0, "FT": 1.0}
+    results = [{"seed": seed, "row": row, "all": value + seed} for row, value in rows.items() for seed in (1, 2)]
+    assert reasons(results) == ""
+    results += [{"seed": seed, "row": TAUGHT_NAMES, "net": 4.0, "clip": 3.0, "both": 5.0} for seed in (1, 2)]
+    text = reasons(results)
+    assert taught_table(results) in text
+    assert "by +1.0 ± 0.0 points" in " ".join(text.split())
+    assert "four epochs by +2.0 ± 0.0" in " ".join(text.split())
 
 
 def test_the_pages_show_their_results(tmp_path):
