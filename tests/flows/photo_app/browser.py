@@ -33,6 +33,10 @@ def chromium() -> str | None:
     return next((path for name in NAMES if (path := shutil.which(name))), None)
 
 
+class PageLeftError(RuntimeError):
+    """The browser went to another page before it answered."""
+
+
 class Page:
     """One tab of the browser; `requests` holds the address of each request that it made."""
 
@@ -53,6 +57,8 @@ class Page:
                 self.requests.append(message["params"]["request"]["url"])
             if message.get("id") == self._number:
                 if "error" in message:
+                    if "navigated" in message["error"]["message"]:
+                        raise PageLeftError(f"{method}: {message['error']}")
                     raise RuntimeError(f"{method}: {message['error']}")
                 return message["result"]
 
@@ -66,11 +72,16 @@ class Page:
     def wait_for(self, script: str):
         """Wait until an expression of the page is true, and return its value."""
         deadline_s = time.monotonic() + WAIT_S
-        while not (value := self.run(script)):
+        while True:
+            try:
+                value = self.run(script)
+            except PageLeftError:  # a click leads to another page, which is not there yet
+                value = None
+            if value:
+                return value
             if time.monotonic() > deadline_s:
                 raise TimeoutError(f"the page never came to {script}; it shows: {self.run('document.body.innerText')}")
             time.sleep(0.1)
-        return value
 
     def open(self, address: str) -> None:
         """Load a page and wait for it to be drawn."""
