@@ -9,18 +9,17 @@ from typing import Any
 
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
 
 from ovseg_models.bootstrap import compare, compare_classes
 from ovseg_models.segmentation_metrics import ClassCounts, class_iou
 from pipeline.adaptations import ADAPTATIONS, AFTER, BEFORE, GROUPS, AdaptationTable, Estimate, estimate
 from pipeline.dataflow import dataflow
+from pipeline.evaluate.report.page import without_control_characters
 from pipeline.evaluate.report.pictures import PictureBook, drawing_url, photo_url, spread
 from pipeline.evaluate.score import labelled_scenes_of
 from pipeline.evaluate.side_by_side import named_map
 from pipeline.evaluate.stored_scores import Scores
 from pipeline.settings import Settings
-from pipeline.visible_text import visible
 
 SPREAD_PICTURES, RANKED_PICTURES = 6, 4
 
@@ -148,16 +147,11 @@ def adaptations_page(settings: Settings, tables: Sequence[AdaptationTable]) -> s
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
-        finalize=_without_control_characters,
+        finalize=without_control_characters,
     )
     return environment.get_template("page.html").render(
         name=settings.name, datasets=datasets, groups=list(GROUPS), before=BEFORE.title, after=AFTER.title
     )
-
-
-def _without_control_characters(value: object) -> object:
-    """Write out control characters of names; what macros made is escaped already, its names too."""
-    return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def _shown(rows: Rows, table: AdaptationTable) -> Mapping[str, Any]:

@@ -176,14 +176,14 @@ def report_environment(*packages: str) -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
-        finalize=_without_control_characters,
+        finalize=without_control_characters,
     )
     environment.filters |= {"percent": percent, "change": change, "cell": cell}
     environment.globals |= {"shown_metrics": SHOWN_METRICS, "map_font_px": NAME_PX}
     return environment
 
 
-def _without_control_characters(value: object) -> object:
+def without_control_characters(value: object) -> object:
     """Write out control characters of names in whatever a template shows."""
     if isinstance(value, Markup):
         return Markup(visible(str(value)))  # noqa: S704 - it was markup before
