@@ -56,7 +56,7 @@ def write_negatives(unit: UnitWriter, rows: Sequence[Mapping[str, Any]]) -> Side
         WriteError: If the operating system refuses.
     """
     table = UnitTable(unit, SCHEMA)
-    table.write_columns({name: [row.get(name) for row in rows] for name in SCHEMA.columns.names})
+    table.write_sparse_rows(rows)
     return table.commit()
 
 

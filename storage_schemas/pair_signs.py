@@ -112,7 +112,7 @@ def write_pair_signs(unit: UnitWriter, rows: Sequence[Mapping[str, Any]]) -> Sid
         WriteError: If the operating system refuses.
     """
     table = UnitTable(unit, SCHEMA)
-    table.write_columns({name: [row.get(name) for row in rows] for name in SCHEMA.columns.names})
+    table.write_sparse_rows(rows)
     return table.commit()
 
 

@@ -65,7 +65,7 @@ def write_picture_hashes(unit: UnitWriter, rows: Sequence[Mapping[str, object]])
         WriteError: If the operating system refuses.
     """
     table = UnitTable(unit, SCHEMA)
-    table.write_columns({name: [row.get(name) for row in rows] for name in SCHEMA.columns.names})
+    table.write_sparse_rows(rows)
     return table.commit()
 
 

@@ -127,6 +127,7 @@ class UnitTable:
     def __init__(self, unit: UnitWriter, schema: TableSchema) -> None:
         self._unit = unit
         self._table = TableWriter(unit.file("parquet"), schema)
+        self._names = schema.columns.names
         self._counts: Counter[str] = Counter()
 
     def write_columns(self, columns: Mapping[str, Any]) -> None:
@@ -138,6 +139,10 @@ class UnitTable:
         """
         self._counts.update(columns["status"])
         self._table.write_columns(columns)
+
+    def write_sparse_rows(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Append rows as one row group; a column that a row lacks is null there. Errors as `write_columns`."""
+        self.write_columns({name: [row.get(name) for row in rows] for name in self._names})
 
     def commit(self, facts: Mapping[str, Json] = MappingProxyType({})) -> Sidecar:
         """Make the table a finished unit.
